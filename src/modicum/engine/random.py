@@ -58,8 +58,8 @@ def uniform(index: npt.ArrayLike, draws: int, *keys: Key) -> npt.NDArray[np.floa
     Returns:
         Shape `(batch, draws)`, float64. Row `i` depends on `keys` and `index[i]` only.
     """
-    samples = np.asarray(index, dtype=np.uint64)[:, None]
-    columns = np.arange(1, draws + 1, dtype=np.uint64)[None, :]
+    samples: npt.NDArray[np.uint64] = np.asarray(index, dtype=np.uint64)[:, None]
+    columns: npt.NDArray[np.uint64] = np.arange(1, draws + 1, dtype=np.uint64)[None, :]
     base = np.uint64(fold_keys(*keys))
     with np.errstate(over="ignore"):  # 64-bit arithmetic is meant to wrap
         bits = _mix(_mix(base + samples * _GOLDEN_RATIO) + columns * _GOLDEN_RATIO)
