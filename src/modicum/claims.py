@@ -7,12 +7,29 @@ trained by the method's own `train`; there is no second training loop for demons
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import hashlib
+import json
+import math
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import stats
+
+from modicum.engine.cache import cache_folder
+from modicum.engine.environment import code_digest, usable_cores
+from modicum.engine.files import write_text
+from modicum.engine.progress import Progress
+from modicum.method import load_method, room
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Word = Literal["holds", "does not hold", "inconclusive"]
 
@@ -42,6 +59,16 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image for the report."""
+
+    title: str
+    caption: str
+    """What to see in it; also the text for people who cannot see it."""
+    png: bytes
+
+
+@dataclass(frozen=True)
 class Study:
     """The arms and claims of one method on one data set."""
 
@@ -52,8 +79,15 @@ class Study:
     arms: Mapping[str, Any]
     """Configuration of each arm, by the arm's name."""
     claims: Sequence[Claim]
+    measure: Callable[[Any, nn.Module], Mapping[str, float]]
+    """Measures a trained network on the test data, given its arm's configuration. A function of a
+    module, so that other processes find it by name."""
+    pictures: Callable[[Mapping[str, Sequence[Path]]], Sequence[Picture]]
+    """Draws the method's own pictures from the run folders of each arm, one a seed."""
     caveat: str = ""
     """What this data cannot show."""
+    fingerprint: str = ""
+    """Changes whenever the data does; part of the key results are cached under."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +115,6 @@ class Verdict:
     """Lower end of the two-sided 95 % Student-t interval of the mean effect."""
     high: float
     word: Word
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image for the report."""
-
-    title: str
-    caption: str
-    """What to see in it; also the text for people who cannot see it."""
-    png: bytes
 
 
 @dataclass(frozen=True)
@@ -131,3 +155,153 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> V
     elif high <= claim.threshold:
         word = "does not hold"
     return Verdict(claim, differences.tolist(), mean, low, high, word)
+
+
+# Running a study
+
+THREADS = 1
+"""PyTorch threads of an arm. Arms run side by side, and sums must not depend on how many do."""
+
+
+def run_study(
+    study: Study, seeds: Iterable[int], *, jobs: int | None = None, fresh: bool = False
+) -> StudyResult:
+    """Train and measure every arm with every seed, in parallel processes, and judge the claims.
+
+    A finished arm is kept in the cache folder under a hash of its configuration, seed, data and the
+    code it ran: a second check is instant, and one that was interrupted goes on where it was.
+
+    Args:
+        study: What to run.
+        seeds: Seeds, the same for every arm.
+        jobs: Arms trained at a time; the number of usable cores if not given.
+        fresh: Train every arm anew.
+    """
+    seeds = list(seeds)
+    tasks = [(arm, seed) for arm in study.arms for seed in seeds]
+    folders = {task: _arm_folder(study, *task) for task in tasks}
+    missing = [t for t in tasks if fresh or not (folders[t] / "result.json").is_file()]
+    if missing:
+        _train_arms(study, {task: folders[task] for task in missing}, jobs, fresh)
+    results = [_read_result(arm, seed, folders[arm, seed]) for arm, seed in tasks]
+    values = {(r.arm, r.seed): r.metrics for r in results}
+    verdicts = [
+        judge(
+            claim,
+            [values[claim.method, seed][claim.metric] for seed in seeds],
+            [values[claim.baseline, seed][claim.metric] for seed in seeds],
+        )
+        for claim in study.claims
+    ]
+    runs = {arm: [folders[arm, seed] for seed in seeds] for arm in study.arms}
+    return StudyResult(study, seeds, results, verdicts, study.pictures(runs))
+
+
+def _arm_folder(study: Study, arm: str, seed: int) -> Path:
+    code = code_digest("engine", "events", "images", f"methods/{room(study.method)}")
+    config = json.dumps(asdict(study.arms[arm]), sort_keys=True, default=str)
+    key = "\n".join([study.method, config, str(seed), study.fingerprint, code])
+    return cache_folder() / "claims" / hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def _train_arms(
+    study: Study, folders: Mapping[tuple[str, int], Path], jobs: int | None, fresh: bool
+) -> None:
+    jobs = min(jobs or usable_cores(), len(folders))
+    # A process that has run PyTorch in threads must not be forked.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, mp_context=context)
+    with Progress(f"check {study.method}", len(folders)) as progress:
+        try:
+            # Seed by seed: an interrupted check then has whole seeds to show.
+            ordered = sorted(folders, key=lambda task: task[1])
+            futures: dict[Future[None], tuple[str, int]] = {
+                pool.submit(_train_arm, study, arm, seed, folders[arm, seed], fresh): (arm, seed)
+                for arm, seed in ordered
+            }
+            for done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                arm, seed = futures[future]
+                progress.advance(done, f"{arm}, seed {seed} done")
+        except BaseException:
+            # Finished arms are on disk already; arms in progress leave a checkpoint.
+            for process in multiprocessing.active_children():
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+
+
+def _train_arm(study: Study, arm: str, seed: int, folder: Path, fresh: bool) -> None:
+    """Train one arm in a process of its own and leave its run folder and result in `folder`."""
+    import torch
+
+    from modicum.engine.run import Run, RunOptions
+
+    torch.set_num_threads(THREADS)
+    config = study.arms[arm]
+    working = folder.with_suffix(".part")
+    if fresh:
+        shutil.rmtree(working, ignore_errors=True)
+    began = time.process_time()
+    options = RunOptions(seed=seed, device="cpu", workers=0)
+    with Run(
+        working, method=study.method, config=config, options=options, resume=True, quiet=True
+    ) as run:
+        module = load_method(study.method).train(config, run)
+        metrics = study.measure(config, module.eval())
+    seconds = time.process_time() - began
+    result = {"metrics": {name: float(v) for name, v in metrics.items()}, "seconds": seconds}
+    write_text(working / "result.json", json.dumps(result, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    working.rename(folder)
+
+
+def _read_result(arm: str, seed: int, folder: Path) -> ArmResult:
+    result = json.loads((folder / "result.json").read_text())
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        logged = json.loads(line)
+        for name, value in logged.items():
+            if name not in ("step", "epoch", "seconds") and value is not None:
+                curves.setdefault(name, []).append((logged["step"], value))
+    return ArmResult(arm, seed, result["metrics"], curves, result["seconds"])
+
+
+def summarise(studies: Sequence[StudyResult]) -> dict[str, Any]:
+    """The results of studies as JSON-able records, one a claim and one an arm and metric."""
+
+    def number(value: float) -> float | None:
+        return round(value, 6) if math.isfinite(value) else None
+
+    claims = [
+        {
+            "method": result.study.method,
+            "claim": verdict.claim.statement,
+            "effect": number(verdict.mean),
+            "low": number(verdict.low),
+            "high": number(verdict.high),
+            "threshold": verdict.claim.threshold,
+            "unit": verdict.claim.unit,
+            "seeds": len(result.seeds),
+            "verdict": verdict.word,
+        }
+        for result in studies
+        for verdict in result.verdicts
+    ]
+    arms = [
+        {
+            "method": result.study.method,
+            "arm": arm,
+            **{
+                metric: number(float(np.mean([r.metrics[metric] for r in of_arm])))
+                for metric in of_arm[0].metrics
+            },
+            "cpu_seconds": number(float(np.mean([r.seconds for r in of_arm]))),
+        }
+        for result in studies
+        for arm in result.study.arms
+        if (of_arm := [r for r in result.results if r.arm == arm])
+    ]
+    notes = {r.study.method: f"{r.study.data} {r.study.caveat}".strip() for r in studies}
+    return {"notes": notes, "arms": arms, "claims": claims}

@@ -1,0 +1,42 @@
+# Everything works from a fresh clone: `make demo` and `make test` build their own environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo test lint types unit slow docs clean
+
+demo: $(VENV)/core
+	$(BIN)/modicum check --report out $(ARGS)
+
+test: lint types unit
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+
+types: $(VENV)/dev
+	$(BIN)/pyright
+
+unit: $(VENV)/dev
+	$(BIN)/pytest $(ARGS)
+
+slow: $(VENV)/dev
+	$(BIN)/pytest -m slow $(ARGS)
+
+docs: $(VENV)/dev
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) out site .pytest_cache .ruff_cache .hypothesis
+
+# The marker files say which set of packages was installed from which pins.
+$(VENV)/core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/core

@@ -1,0 +1,67 @@
+"""Batch normalisation whose statistics span all processes, on CPUs too.
+
+Two processes with half a batch each must compute what one process computes with the whole batch.
+PyTorch's `SyncBatchNorm` does that on GPUs only.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed.nn.functional as differentiable
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+
+class CpuSyncBatchNorm(_BatchNorm):
+    """Batch normalisation over the batches of all processes, built from differentiable sums.
+
+    Input and output have shape `(batch, channels, *positions)`. State dict and evaluation are
+    those of `nn.BatchNorm2d`. Every process must hold equally many samples.
+    """
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected an input of at least 2 dimensions, found {input.dim()}")
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalise with the statistics of all processes in training, the running ones else."""
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        positions = [axis for axis in range(input.dim()) if axis != 1]
+        world = torch.distributed.get_world_size()
+        count = world * input.numel() // input.shape[1]
+        # Two sums, not one of x and x^2: E[x^2] - E[x]^2 loses digits where the mean is large.
+        mean = differentiable.all_reduce(input.sum(positions)) / count
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        centred = input - mean.view(shape)
+        variance = differentiable.all_reduce(centred.square().sum(positions)) / count
+        if self.track_running_stats:
+            self._update_running(mean.detach(), variance.detach() * (count / (count - 1)))
+        scale = (variance + self.eps).rsqrt()
+        if self.affine:
+            return centred * (scale * self.weight).view(shape) + self.bias.view(shape)
+        return centred * scale.view(shape)
+
+    def _update_running(self, mean: torch.Tensor, unbiased_variance: torch.Tensor) -> None:
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        self.num_batches_tracked += 1
+        momentum = self.momentum
+        if momentum is None:  # a cumulative average, as in PyTorch
+            momentum = 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(unbiased_variance, momentum)
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every batch normalisation in `module` by one that spans all processes."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm) and not isinstance(child, CpuSyncBatchNorm):
+            child.__class__ = CpuSyncBatchNorm  # same attributes, another forward
+        else:
+            setattr(module, name, synchronise_batch_norm(child, device))
+    return module

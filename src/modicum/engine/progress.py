@@ -1,0 +1,95 @@
+"""Progress with an estimate of the time left: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+LINE_SECONDS = 10.0
+"""Pause between two plain lines. The first comes after a fifth of it: short work stays silent."""
+
+
+def format_seconds(seconds: float) -> str:
+    """`75.2` as `"1:15"`, `3700` as `"1:01:40"`."""
+    whole = max(0, round(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+class Progress:
+    """Reports on work of known length to standard error, so that results can be piped.
+
+    Args:
+        what: What is being done, one or two words.
+        total: Number of pieces of work.
+        done: Pieces that were done before, by a run that is resumed; they do not count for speed.
+        quiet: Say nothing.
+    """
+
+    def __init__(self, what: str, total: int, *, done: int = 0, quiet: bool = False) -> None:
+        self._what, self._total, self._first, self._quiet = what, total, done, quiet
+        self._started = time.monotonic()
+        self._next_line = self._started + LINE_SECONDS / 5
+        self._bar: RichProgress | None = None
+        if not quiet and sys.stderr.isatty():
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(elapsed_when_finished=False),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(what, total=total, completed=done, note="")
+
+    def advance(self, done: int, note: str = "") -> None:
+        """Say that `done` pieces are finished, counted from the start of the work."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=note)
+            return
+        now = time.monotonic()
+        if self._quiet or now < self._next_line:
+            return
+        self._next_line = now + LINE_SECONDS
+        elapsed = now - self._started
+        speed = (done - self._first) / elapsed
+        left = format_seconds((self._total - done) / speed) if speed > 0 else "?"
+        share = 100 * done // max(1, self._total)
+        print(
+            f"{self._what}: {done}/{self._total} ({share} %), {format_seconds(elapsed)} elapsed, "
+            f"{left} left{', ' + note if note else ''}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Stop drawing. Safe to call twice."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        self._quiet = True
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,718 @@
+"""A training run: its folder on disk, its device, its randomness, and the loop's iteration.
+
+A method's loop stays its own; `Run` supplies what is the same in every loop::
+
+    model, optimizer = run.prepare(model, optimizer)
+    run.keep(model=model, optimizer=optimizer)
+    for batch in run.batches(loader, epochs=config.epochs):
+        loss = criterion(model(batch.image), batch.label)
+        run.step(loss, optimizer, learning_rate=schedule(run.steps))
+        run.log(loss=loss)
+        if run.epoch_ended:
+            run.score({"top1": ...}, best="top1")
+    run.finish()
+
+Killed at any moment, the run resumes from its newest checkpoint and, on a CPU, ends with the same
+bits as if it had never stopped: data order and augmentation are functions of (seed, epoch, index),
+PyTorch's global generator is seeded anew at every step from (seed, step), and schedules are
+functions of the step, so a checkpoint holds little but the kept objects and the number of steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import signal
+import sys
+import time
+import types
+import typing
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import GradientAccumulationPlugin
+from torch import Tensor, nn
+
+from modicum.engine import checkpoint
+from modicum.engine.distributed import synchronise_batch_norm
+from modicum.engine.environment import describe_environment
+from modicum.engine.files import write_text
+from modicum.engine.progress import Progress
+from modicum.engine.random import fold_keys
+from modicum.engine.weights import BEST_FILE, MODEL_FILE, save_model
+from modicum.errors import ConfigError, DataError, ModicumError, require
+
+if sys.platform != "win32":
+    import fcntl
+
+LOG_EVERY = 20
+"""Optimizer steps whose logged values are averaged into one line of metrics.jsonl."""
+
+_log = logging.getLogger("modicum")
+_Batch = TypeVar("_Batch", bound=tuple[Any, ...], covariant=True)
+
+
+class TrainingError(ModicumError):
+    """Training cannot go on: a loss is no longer a finite number."""
+
+
+class Interrupted(ModicumError):  # noqa: N818 (it reports a wish, not a fault)
+    """The run was asked to stop, and has written a checkpoint. The exit code is 128 + signal."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is executed, whatever the method."""
+
+    seed: int = 0
+    """Seed of initialisation, data order, augmentation and dropout."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+    precision: Literal["fp32", "bf16", "fp16", "mixed"] = "fp32"
+    """Number format of activations. mixed: bf16 or fp16, whichever the GPU has; fp32 on a CPU."""
+    accumulate: int = 1
+    """Micro-batches an optimizer step; the batch is split, so memory falls and the step is the same
+    but for batch statistics."""
+    clip: float | None = None
+    """Largest L2 norm of the gradient; none: no clipping."""
+    workers: int | None = None
+    """Processes that decode data; none: chosen from the data and the cores."""
+    checkpoint_every: float = 60.0
+    """Seconds from one checkpoint to the next; 0: one after every step."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files to the run folder."""
+
+
+class BatchSource(Protocol[_Batch]):
+    """What `Run.batches` draws from; `modicum.images.Loader` is one."""
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[_Batch]:
+        """Batches of one epoch from number `start` on, named tuples of tensors."""
+        ...
+
+
+class _Unchecked(NamedTuple):
+    """A loss that has not been looked at yet, since looking waits for the GPU."""
+
+    step: int
+    epoch: int
+    batch: int
+    samples: list[int]
+    names: tuple[str, ...]
+    values: Tensor
+
+
+def config_from_json(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """Rebuild a flat configuration dataclass from JSON: lists to tuples, strings to paths.
+
+    Raises:
+        ConfigError: `values` has a field `kind` does not know.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)})
+    if unknown:
+        raise ConfigError(
+            f"config.json: {kind.__name__} has no field {', '.join(unknown)}. The run was written "
+            f"by another version of modicum; resume it with that version."
+        )
+
+    def convert(value: Any, hint: Any) -> Any:
+        options = typing.get_args(hint)
+        if isinstance(value, list):
+            return tuple(typing.cast("list[Any]", value))
+        if isinstance(value, str) and (hint is Path or Path in options):
+            return Path(value)
+        return value
+
+    return kind(**{name: convert(value, hints[name]) for name, value in values.items()})
+
+
+def config_to_json(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as JSON-able values: paths become strings."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+class Run:
+    """One training run. See the module's text for its use.
+
+    Args:
+        folder: The run folder. It must be absent or empty, unless `resume`.
+        method: Name of the method in the catalogue.
+        config: The method's configuration, a flat frozen dataclass.
+        options: How to execute it.
+        resume: Go on from the newest checkpoint in `folder`, if there is one.
+        quiet: No progress on standard error.
+
+    Raises:
+        ConfigError: The folder is in use, or the options do not fit the machine.
+        CheckpointError: Every checkpoint is damaged.
+    """
+
+    folder: Path
+    device: torch.device
+    steps: int
+    """Optimizer steps done: the 0-based number of the step in progress."""
+    epoch: int
+    """Passes over the data done: the 0-based number of the pass in progress."""
+    epoch_ended: bool
+    """Whether the step in progress is the last of its epoch."""
+    resumed: bool
+    """Whether the run goes on from a checkpoint."""
+    last_scores: dict[str, float]
+    """What `score` was last given."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        method: str,
+        config: Any,
+        options: RunOptions | None = None,
+        resume: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self.method = method
+        self.options = options = options or RunOptions()
+        self.seed = options.seed
+        self._config = config
+        self._accelerator = _accelerator(options)
+        self.device = self._accelerator.device
+        self.rank = self._accelerator.process_index
+        self.world = self._accelerator.num_processes
+        self.is_main = self._accelerator.is_main_process
+        self._quiet = quiet or not self.is_main
+        self.steps = self.epoch = 0
+        self.epoch_ended = False
+        self._kept: dict[str, Any] = {}
+        self._published: tuple[nn.Module, Mapping[str, Any], Mapping[str, Any]] | None = None
+        self.last_scores: dict[str, float] = {}
+        self._best: dict[str, Any] | None = None
+        self._window: dict[str, list[Any]] = {}
+        self._unchecked: list[_Unchecked] = []
+        self._samples: list[int] = []
+        self._batch = 0
+        self._note = ""
+        self._signal: int | None = None
+        self._checkpointed = time.monotonic()
+        self._started = time.monotonic()
+        self._earlier_seconds = 0.0
+        self._lock: Any = None
+        self._board: Any = None
+        self._restored: dict[str, Any] | None = None
+
+        if self.is_main:
+            self._claim_folder(resume)
+        self._accelerator.wait_for_everyone()
+        if resume:
+            try:
+                self._restored = checkpoint.load_newest(self.folder / "checkpoints")
+            except BaseException:
+                self.close()
+                raise
+        if self._restored is not None:
+            self.steps = self._restored["steps"]
+            self._best = self._restored["best"]
+            self.last_scores = self._restored["scores"]
+            self._window = self._restored["window"]
+            self._earlier_seconds = self._restored["seconds"]
+        self.resumed = self._restored is not None
+        if self.is_main:
+            self._begin_files()
+        torch.manual_seed(fold_keys(self.seed, "initialise") >> 1)
+
+    # The folder
+
+    def _claim_folder(self, resume: bool) -> None:
+        """Make the folder ours: two processes writing one run would destroy both."""
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not resume:
+            raise ConfigError(
+                f"{self.folder}: the run folder exists and is not empty. Go on with it by "
+                f"`modicum train {self.method} --resume {self.folder}`, or give another --out."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if sys.platform != "win32":
+            self._lock = (self.folder / ".lock").open("w")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                self.close()
+                raise ConfigError(
+                    f"{self.folder}: another process is writing this run. Wait for it, or stop it."
+                ) from error
+
+    def _begin_files(self) -> None:
+        described = {
+            "method": self.method,
+            "config": config_to_json(self._config),
+            "run": config_to_json(self.options),
+        }
+        if not (self.folder / "config.json").is_file():
+            write_text(self.folder / "config.json", json.dumps(described, indent=2) + "\n")
+        environment = describe_environment() | {"processes": str(self.world)}
+        write_text(self.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+        metrics = self.folder / "metrics.jsonl"
+        kept: list[str] = []
+        if self.resumed and metrics.is_file():
+            # What was logged after the checkpoint will be logged again.
+            kept = [line for line in metrics.read_text().splitlines() if self._is_past(line)]
+        write_text(metrics, "".join(line + "\n" for line in kept))
+        if self.options.tensorboard:
+            require("tensorboard", "tensorboard", "--tensorboard")
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.steps)
+
+    def _is_past(self, line: str) -> bool:
+        try:
+            return int(json.loads(line)["step"]) <= self.steps
+        except (ValueError, KeyError, TypeError):  # torn by a crash
+            return False
+
+    # Preparation
+
+    def prepare(self, *objects: Any) -> Any:
+        """Place modules and optimizers on the device and spread them over the processes.
+
+        Returns:
+            The prepared objects in the same order; the object itself if there is only one.
+        """
+        if self.world > 1:
+            objects = tuple(
+                synchronise_batch_norm(o, self.device) if isinstance(o, nn.Module) else o
+                for o in objects
+            )
+        return self._accelerator.prepare(*objects)
+
+    def unwrap(self, module: nn.Module) -> nn.Module:
+        """The module as it was before `prepare`: to evaluate it and to save it."""
+        return self._accelerator.unwrap_model(module)
+
+    def keep(self, **objects: Any) -> None:
+        """Name what a checkpoint holds: modules, optimizers, tensors.
+
+        Everything that changes during training and is not a function of (seed, step) belongs here.
+        When the run is resumed, this call puts the saved state into the objects.
+
+        Args:
+            objects: Things with `state_dict` and `load_state_dict`, or tensors (filled in place).
+        """
+        self._kept.update(objects)
+        if self._restored is None:
+            return
+        for name, kept in objects.items():
+            if name not in self._restored["objects"]:
+                found = ", ".join(self._restored["objects"])
+                raise ConfigError(
+                    f"{self.folder}: the checkpoint holds {found}, but no {name!r}. It was written "
+                    f"by another version of the method; resume it with that version."
+                )
+            state = self._restored["objects"][name]
+            if isinstance(kept, Tensor):
+                with torch.no_grad():
+                    kept.copy_(state)
+            elif isinstance(kept, nn.Module):
+                self.unwrap(kept).load_state_dict(state)
+            else:
+                kept.load_state_dict(state)
+        if self._accelerator.scaler is not None and self._restored["scaler"]:
+            self._accelerator.scaler.load_state_dict(self._restored["scaler"])
+
+    def publish(
+        self, module: nn.Module, *, arguments: Mapping[str, Any], notes: Mapping[str, Any]
+    ) -> None:
+        """Name the network this run is for: it is written when the run ends and when it is best.
+
+        Args:
+            module: A module, prepared or not.
+            arguments: What `Method.network` rebuilds it from, JSON-able.
+            notes: What using it needs, JSON-able.
+        """
+        self._published = (module, arguments, notes)
+
+    # The loop
+
+    def batches(self, loader: BatchSource[_Batch], epochs: int) -> Iterator[_Batch]:
+        """The batches of all epochs that are still to do, their tensors on the run's device.
+
+        A loader's batch is a micro-batch: `options.accumulate` of them make an optimizer step.
+        """
+        per_epoch = len(loader) // self.options.accumulate
+        if per_epoch < 1:
+            raise ConfigError(
+                f"an epoch has {len(loader)} batches, fewer than the {self.options.accumulate} of "
+                f"one optimizer step (--accumulate). Lower it, or the batch size."
+            )
+        total = epochs * per_epoch
+        with self._working(total) as progress:
+            for epoch in range(self.steps // per_epoch, epochs):
+                self.epoch = epoch
+                first = (self.steps % per_epoch) * self.options.accumulate
+                numbers = range(first, per_epoch * self.options.accumulate)
+                # zip asks the numbers first, so that no batch beyond the last is drawn.
+                for self._batch, batch in zip(numbers, loader.epoch(epoch, first), strict=False):
+                    self._samples = _sample_indices(batch)
+                    yield from self._one(_to_device(batch, self.device), per_epoch)
+                    if self._accelerator.sync_gradients:
+                        self._step_done(progress, last=self.steps + 1 == total)
+            self.epoch = epochs
+
+    def iterations(self, total: int) -> Iterator[int]:
+        """The numbers, from 0, of the optimizer steps that are still to do."""
+        with self._working(total) as progress:
+            while self.steps < total:
+                yield from self._one(self.steps, None)
+                self._step_done(progress, last=self.steps + 1 == total)
+
+    @contextlib.contextmanager
+    def _working(self, total: int) -> Generator[Progress, None, None]:
+        with (
+            self._listening(),
+            Progress("train", total, done=self.steps, quiet=self._quiet) as progress,
+        ):
+            yield progress
+            self._look_at_losses()
+
+    def _one(self, item: Any, per_epoch: int | None) -> Iterator[Any]:
+        """Hand one (micro-)batch to the loop, randomness seeded and gradients gathered or not."""
+        modules = [o for o in self._kept.values() if isinstance(o, nn.Module)]
+        with self._accelerator.accumulate(*modules):
+            self.epoch_ended = (
+                per_epoch is not None
+                and self._accelerator.sync_gradients
+                and (self.steps + 1) % per_epoch == 0
+            )
+            torch.manual_seed(fold_keys(self.seed, self.steps, self._batch, self.rank) >> 1)
+            yield item
+
+    def _step_done(self, progress: Progress, *, last: bool) -> None:
+        self.steps += 1
+        if self.epoch_ended or self.steps % LOG_EVERY == 0:
+            self._write_window()
+        progress.advance(self.steps, self._note)
+        self._stop_if_asked()
+        due = time.monotonic() - self._checkpointed >= self.options.checkpoint_every
+        if last or self._agreed(due):
+            self.save_checkpoint()
+
+    def step(
+        self,
+        loss: Tensor | Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
+        learning_rate: float | None = None,
+    ) -> None:
+        """Backward, clip and update, with accumulation and precision taken care of.
+
+        Args:
+            loss: A scalar, or named terms that are summed; the names are for error messages.
+            optimizer: A prepared optimizer.
+            learning_rate: Set on every parameter group before the update, times the group's
+                `scale` if it has one.
+
+        Raises:
+            TrainingError: A term is NaN or infinite. On a GPU it may be noticed up to some steps
+                later, but before any checkpoint is written.
+        """
+        terms = loss if isinstance(loss, Mapping) else {"loss": loss}
+        values = torch.stack([term.detach().float() for term in terms.values()])
+        self._unchecked.append(
+            _Unchecked(self.steps, self.epoch, self._batch, self._samples, tuple(terms), values)
+        )
+        if self.device.type == "cpu" or len(self._unchecked) >= LOG_EVERY:
+            self._look_at_losses()
+        total = loss if isinstance(loss, Tensor) else torch.stack(list(loss.values())).sum()
+        self._accelerator.backward(total)
+        if self._accelerator.sync_gradients:
+            if self.options.clip is not None:
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                self._accelerator.clip_grad_norm_(parameters, self.options.clip)
+            if learning_rate is not None:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate * group.get("scale", 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def _look_at_losses(self) -> None:
+        unchecked, self._unchecked = self._unchecked, []
+        if not unchecked:
+            return
+        finite = torch.stack([u.values.sum() for u in unchecked]).isfinite().tolist()
+        for entry in (u for u, fine in zip(unchecked, finite, strict=True) if not fine):
+            values = dict(zip(entry.names, entry.values.tolist(), strict=True))
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
+            shown = ", ".join(map(str, entry.samples[:8])) + (", …" if entry.samples[8:] else "")
+            raise TrainingError(
+                f"the loss is not finite at step {entry.step} (epoch {entry.epoch}, batch "
+                f"{entry.batch}): {', '.join(f'{name} = {values[name]}' for name in bad or values)}"
+                + (f"; samples of that batch, by their index: {shown}" if shown else "")
+                + ". Lower the learning rate, clip the gradient (--clip 1), or look at those "
+                "samples. The newest checkpoint is from before."
+            )
+
+    # Logging
+
+    def log(self, **values: Tensor | float) -> None:
+        """Log training values; metrics.jsonl gets their means over up to 20 optimizer steps."""
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                value = value.detach().double() if self.device.type != "mps" else value.detach()
+            entry = self._window.setdefault(name, [0.0, 0])
+            entry[0], entry[1] = entry[0] + value, entry[1] + 1
+
+    def _write_window(self) -> None:
+        window, self._window = self._window, {}
+        if not window:
+            return
+        means = {name: float(total) / count for name, (total, count) in window.items()}
+        if self.world > 1:
+            values = torch.tensor(list(means.values()), device=self.device)
+            means = dict(zip(means, self.mean(values).tolist(), strict=True))
+        self._write(means)
+        self._note = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+
+    def score(
+        self, values: Mapping[str, float], *, best: str | None = None, higher_is_better: bool = True
+    ) -> None:
+        """Log measurements on held-out data, and keep the network that is best by one of them.
+
+        Every process must call this with the same values, in a step of the loop.
+
+        Args:
+            values: Measurements.
+            best: Which of them decides; the published network is written to best.safetensors when
+                it improves.
+            higher_is_better: Whether a larger value of it is better.
+        """
+        self.last_scores = dict(values)
+        self._write(values, step=self.steps + 1)
+        if best is None:
+            return
+        value = float(values[best])
+        if self._best is not None and math.isfinite(self._best["value"]):
+            margin = value - self._best["value"]
+            if not (margin > 0 if higher_is_better else margin < 0):
+                return
+        self._best = {"metric": best, "value": value, "step": self.steps + 1}
+        self._save_published(BEST_FILE)
+
+    def _write(self, values: Mapping[str, float], step: int | None = None) -> None:
+        if not self.is_main:
+            return
+        step = self.steps if step is None else step
+        line: dict[str, Any] = {
+            "step": step,
+            "epoch": self.epoch,
+            "seconds": round(self.seconds, 3),
+        }
+        # JSON has no NaN; null is what other readers understand.
+        line |= {n: float(v) if math.isfinite(v) else None for n, v in values.items()}
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the run so far, those before it was resumed included."""
+        return self._earlier_seconds + time.monotonic() - self._started
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`values` summed over all processes; every process gets the sum."""
+        return typing.cast(Tensor, self._accelerator.reduce(values, "sum"))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """`values` averaged over all processes; every process gets the mean."""
+        return typing.cast(Tensor, self._accelerator.reduce(values, "mean"))
+
+    # Stopping and saving
+
+    @contextlib.contextmanager
+    def _listening(self) -> Generator[None, None, None]:
+        """Note SIGINT and SIGTERM instead of dying; a second one takes effect at once."""
+
+        def note(number: int, frame: types.FrameType | None) -> None:
+            if self._signal is not None:
+                raise KeyboardInterrupt
+            self._signal = number
+            if not self._quiet:
+                print("stopping after this step …", file=sys.stderr, flush=True)
+
+        handlers: dict[int, Any] = {}
+        with contextlib.suppress(ValueError):  # not in the main thread: signals are not ours
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handlers[number] = signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _agreed(self, wish: bool) -> bool:
+        """Whether any process wishes it: all must do the same at the same step."""
+        if self.world == 1:
+            return wish
+        return bool(self.sum(torch.tensor(float(wish), device=self.device)) > 0)
+
+    def _stop_if_asked(self) -> None:
+        if self._agreed(self._signal is not None):
+            self.save_checkpoint()
+            number = self._signal or int(signal.SIGTERM)
+            raise Interrupted(
+                f"stopped by {signal.Signals(number).name} after step {self.steps}; a checkpoint "
+                f"is written. Go on with: modicum train {self.method} --resume {self.folder}",
+                number,
+            )
+
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint of everything kept. `batches` and `iterations` call this in time."""
+        self._look_at_losses()
+        if self.is_main:
+            scaler = self._accelerator.scaler
+            content = {
+                "steps": self.steps,
+                "best": self._best,
+                "scores": self.last_scores,
+                "window": self._window,
+                "seconds": self.seconds,
+                "scaler": scaler.state_dict() if scaler is not None else {},
+                "objects": {name: self._state_of(kept) for name, kept in self._kept.items()},
+            }
+            checkpoint.save_checkpoint(self.folder / "checkpoints", self.steps, content)
+        self._accelerator.wait_for_everyone()
+        self._checkpointed = time.monotonic()
+
+    def _state_of(self, kept: Any) -> Any:
+        if isinstance(kept, Tensor):
+            return kept.detach().cpu()
+        return (self.unwrap(kept) if isinstance(kept, nn.Module) else kept).state_dict()
+
+    def _save_published(self, name: str) -> None:
+        if self._published is not None and self.is_main:
+            module, arguments, notes = self._published
+            save_model(
+                self.folder / name,
+                self.unwrap(module),
+                method=self.method,
+                arguments=arguments,
+                notes=notes,
+            )
+
+    def finish(self) -> nn.Module | None:
+        """Write the published network and the report of the run; return the network, unwrapped."""
+        self._save_published(MODEL_FILE)
+        if self.is_main:
+            from modicum.report import write_run_report
+
+            if self._board is not None:
+                self._board.close()
+            write_run_report(self.folder)
+        self._accelerator.wait_for_everyone()
+        if self._published is None:
+            return None
+        return self._accelerator.unwrap_model(self._published[0], keep_fp32_wrapper=False)
+
+    def close(self) -> None:
+        """Give the folder back to other processes."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_run(folder: Path, config_of: Callable[[str], type[Any]]) -> tuple[str, Any, RunOptions]:
+    """The method, configuration and options a run folder was started with.
+
+    Args:
+        folder: A run folder.
+        config_of: From a method's name to its configuration class.
+
+    Raises:
+        ConfigError: It is not a run folder, or was written by another version.
+    """
+    file = folder / "config.json"
+    try:
+        described = json.loads(file.read_text())
+        method, config, options = described["method"], described["config"], described["run"]
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{folder}: not a run folder (it holds no config.json). Expected the folder given to "
+            f"`modicum train … --out`."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file}: not the description of a run ({error!r}). Restore it from a backup, or train "
+            f"anew in another folder."
+        ) from error
+    return (
+        method,
+        config_from_json(config_of(method), config),
+        config_from_json(RunOptions, options),
+    )
+
+
+def _accelerator(options: RunOptions) -> Accelerator:
+    """Accelerate's view of device, precision and processes, as the options ask."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: PyTorch finds no CUDA GPU. Use --device cpu.")
+    if options.device == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("--device mps: PyTorch finds no Apple GPU. Use --device cpu.")
+    if options.accumulate < 1:
+        raise ConfigError(f"--accumulate {options.accumulate}: must be at least 1.")
+    on_gpu = options.device != "cpu" and torch.cuda.is_available()
+    precision = options.precision
+    if precision == "mixed":
+        precision = "fp32" if not on_gpu else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "fp16" and not on_gpu:
+        raise ConfigError("--precision fp16 needs a CUDA GPU. Use bf16 or fp32 here.")
+    # Accelerate keeps its state in singletons; a process that does several runs, as the claims do,
+    # must not inherit the precision of the run before.
+    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
+    GradientState._reset_state()  # pyright: ignore[reportPrivateUsage]
+    plugin = GradientAccumulationPlugin(num_steps=options.accumulate, sync_with_dataloader=False)
+    return Accelerator(
+        cpu=options.device == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        gradient_accumulation_plugin=plugin,
+    )
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a named tuple."""
+    if device.type == "cpu":
+        return batch
+    moved = (v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in batch)
+    return type(batch)(*moved)
+
+
+def _sample_indices(batch: Any) -> list[int]:
+    """Which samples a batch holds, for the message when its loss is NaN."""
+    index = getattr(batch, "index", None)
+    return index.tolist() if isinstance(index, Tensor) else []

@@ -1,0 +1,146 @@
+"""A trained network as one safetensors file with everything needed to build and use it inside.
+
+The header's metadata holds the method's name, the arguments the network is built with, and notes
+for its use (class names, input size, normalisation). Nothing in the file is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from modicum.engine.environment import version
+from modicum.engine.files import atomic_write
+from modicum.errors import CheckpointError
+
+MODEL_FILE = "model.safetensors"
+BEST_FILE = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A network read back from its file."""
+
+    method: str
+    module: nn.Module
+    """In eval mode, on the CPU."""
+    notes: dict[str, Any]
+    """What using it needs, as the method's `train` wrote it."""
+    path: Path
+
+
+def save_model(
+    path: Path,
+    module: nn.Module,
+    *,
+    method: str,
+    arguments: Mapping[str, Any],
+    notes: Mapping[str, Any],
+) -> None:
+    """Write `module` to `path`, atomically.
+
+    Args:
+        path: File to write, by convention `*.safetensors`.
+        module: The network; its whole state dict is stored, parameters and buffers, as float32 or
+            whatever dtype they have.
+        method: Name of the method in the catalogue, whose `network(**arguments)` rebuilds it.
+        arguments: JSON-able.
+        notes: JSON-able.
+    """
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()  # clone: safetensors refuses shared memory
+        for name, tensor in module.state_dict().items()
+    }
+    metadata = {
+        "modicum.version": version(),
+        "modicum.method": method,
+        "modicum.arguments": json.dumps(dict(arguments)),
+        "modicum.notes": json.dumps(dict(notes)),
+    }
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(tensors, metadata))
+
+
+def find_model(path: Path, weights: str = "last") -> Path:
+    """The file of weights meant by `path`: itself, or the last or best of a run folder.
+
+    Raises:
+        CheckpointError: There is no such file, or the run has not got that far.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path}: no such run folder or file. Expected the folder given to "
+            f"`modicum train … --out`, or a .safetensors file."
+        )
+    file = path / (BEST_FILE if weights == "best" else MODEL_FILE)
+    if file.is_file():
+        return file
+    if weights == "best":
+        hint = f"The run was never scored on held-out data; use {MODEL_FILE} (--weights last)."
+    elif (path / BEST_FILE).is_file():
+        hint = (
+            f"The run has not ended: go on with `modicum train … --resume {path}`, or use the best "
+            f"network so far (--weights best)."
+        )
+    else:
+        hint = f"If the run was interrupted, go on with `modicum train … --resume {path}`."
+    raise CheckpointError(f"{path}: holds no {file.name}. {hint}")
+
+
+def load_saved(path: Path | str, weights: str = "last", *, method: str | None = None) -> SavedModel:
+    """Read a network that `save_model` wrote, with its notes.
+
+    Args:
+        path: A `.safetensors` file or a run folder.
+        weights: For a run folder: `"last"` or `"best"`.
+        method: If given, the method the file must be of.
+
+    Raises:
+        CheckpointError: The file is absent, damaged, not modicum's, or of another method.
+    """
+    from modicum.method import load_method  # the catalogue imports rooms, and rooms import this
+
+    file = find_model(Path(path), weights)
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            metadata: dict[str, str] = opened.metadata() or {}
+            state: dict[str, torch.Tensor] = {
+                name: opened.get_tensor(name)
+                for name in opened.keys()  # noqa: SIM118
+            }
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file}: cannot be read as safetensors ({error}). It is damaged or of another format; "
+            f"train again, or restore it from a backup."
+        ) from error
+    if "modicum.method" not in metadata:
+        raise CheckpointError(
+            f"{file}: a safetensors file, but not written by modicum (its header names no method). "
+            f"Weights of other programs are read by a method's own loader."
+        )
+    found = metadata["modicum.method"]
+    if method is not None and found != method:
+        raise CheckpointError(
+            f"{file}: holds a network of the method {found!r}, expected {method!r}. "
+            f"Use `modicum … {found}` with it."
+        )
+    try:
+        module = load_method(found).network(**json.loads(metadata["modicum.arguments"]))
+        module.load_state_dict(state)
+        notes = json.loads(metadata["modicum.notes"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{file}: written by modicum {metadata.get('modicum.version')}, this is {version()}; "
+            f"the network it describes cannot be built or filled: {error}"
+        ) from error
+    return SavedModel(found, module.eval(), notes, file)

@@ -1,0 +1,76 @@
+"""Files appear whole; damaged checkpoints are passed over; foreign ones are not executed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from modicum.engine.checkpoint import checkpoints, load_newest, save_checkpoint
+from modicum.engine.files import atomic_write, write_text
+from modicum.errors import CheckpointError
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError, match="power"), atomic_write(path) as file:
+        file.write(b"half of the ne")
+        raise RuntimeError("power")
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == ["file.txt"]
+    assert path.stat().st_mode & 0o600 == 0o600
+
+
+def test_two_newest_are_kept(tmp_path: Path) -> None:
+    for steps in (1, 20, 300):
+        save_checkpoint(tmp_path, steps, {"steps": steps, "w": torch.full((3,), float(steps))})
+    assert [path.name.split("-")[1] for path in checkpoints(tmp_path)] == ["00000300", "00000020"]
+    restored = load_newest(tmp_path)
+    assert restored is not None
+    assert restored["steps"] == 300
+    assert torch.equal(restored["w"], torch.full((3,), 300.0))
+    assert load_newest(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_a_damaged_newest_falls_back(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_checkpoint(tmp_path, 1, {"steps": 1})
+    newest = save_checkpoint(tmp_path, 2, {"steps": 2})
+    content = bytearray(newest.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    newest.write_bytes(content[: {"flip": None, "truncate": -7, "empty": 0}[damage]])
+    with caplog.at_level(logging.WARNING, "modicum"):
+        restored = load_newest(tmp_path)
+    assert restored == {"steps": 1}
+    assert newest.name in caplog.text
+    assert "damaged" in caplog.text
+
+
+def test_all_damaged_is_an_error(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, {"steps": 1}).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged"):
+        load_newest(tmp_path)
+
+
+def test_a_foreign_pickle_is_not_executed(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    path = save_checkpoint(tmp_path, 1, {"steps": 1})
+    torch.save(Hostile(), path)
+    import hashlib
+
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    path.rename(tmp_path / f"step-00000001-{digest}.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        load_newest(tmp_path)
+    assert not (tmp_path / "executed").exists()

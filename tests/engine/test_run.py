@@ -1,0 +1,280 @@
+"""The run: exact resume, accumulation, logging, signals, errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modicum.engine.random import generator, permutation
+from modicum.engine.run import (
+    Interrupted,
+    Run,
+    RunOptions,
+    TrainingError,
+    config_from_json,
+    config_to_json,
+    read_run,
+)
+from modicum.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Config:
+    epochs: int = 3
+    sizes: tuple[int, ...] = (1, 2)
+    data: Path | None = Path("somewhere")
+
+
+class Batch(NamedTuple):
+    image: Tensor
+    label: Tensor
+    index: Tensor
+
+
+class Points:
+    """A two-class problem, drawn in an order that depends on the epoch."""
+
+    def __init__(self, batch: int = 8, poison: int | None = None) -> None:
+        self.batch = batch
+        self.points = torch.randn(48, 4, generator=generator("points"))
+        self.labels = (self.points.sum(1) > 0).long()
+        if poison is not None:
+            self.points[poison] = torch.nan
+
+    def __len__(self) -> int:
+        return len(self.points) // self.batch
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        order = torch.from_numpy(permutation(len(self.points), 0, epoch, "order"))
+        for number in range(start, len(self)):
+            index = order[number * self.batch : (number + 1) * self.batch]
+            yield Batch(self.points[index], self.labels[index], index)
+
+
+def network() -> nn.Module:
+    # Dropout: randomness inside the network must resume too.
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
+
+
+def train(
+    folder: Path,
+    *,
+    stop_after: int | None = None,
+    resume: bool = False,
+    options: RunOptions | None = None,
+    points: Points | None = None,
+    epochs: int = 3,
+    by_signal: int | None = None,
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Train; `stop_after` breaks off after so many steps as a crash would, or by a signal."""
+    with Run(
+        folder, method="test", config=Config(), options=options, resume=resume, quiet=True
+    ) as run:
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        model, optimizer = run.prepare(model, optimizer)
+        run.keep(model=model, optimizer=optimizer)
+        for batch in run.batches(points or Points(), epochs):
+            loss = nn.functional.cross_entropy(model(batch.image), batch.label)
+            run.step(loss, optimizer, learning_rate=0.1 / (1 + run.steps))
+            run.log(loss=loss)
+            if run.epoch_ended:
+                run.score({"accuracy": float(run.steps)}, best="accuracy")
+            if stop_after is not None and run.steps + 1 == stop_after:
+                if by_signal is None:
+                    break
+                os.kill(os.getpid(), by_signal)
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        metrics = [json.loads(line) for line in lines]
+        for line in metrics:
+            line.pop("seconds")
+        return {name: value.clone() for name, value in model.state_dict().items()}, metrics
+
+
+def assert_same(
+    one: tuple[dict[str, Tensor], Any], other: tuple[dict[str, Tensor], Any]
+) -> None:
+    assert one[0].keys() == other[0].keys()
+    for name in one[0]:
+        assert torch.equal(one[0][name], other[0][name]), name
+    assert one[1] == other[1]
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6, 7, 13, 18])
+def test_a_broken_off_run_resumes_to_the_same_bits(tmp_path: Path, stop: int) -> None:
+    whole = train(tmp_path / "whole")
+    options = RunOptions(checkpoint_every=0)
+    train(tmp_path / "broken", stop_after=stop, options=options)
+    assert_same(whole, train(tmp_path / "broken", resume=True, options=options))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Interrupted, match=r"--resume") as caught:
+        train(tmp_path / "stopped", stop_after=4, by_signal=number)
+    assert caught.value.exit_code == 128 + number
+    assert len(list((tmp_path / "stopped" / "checkpoints").glob("*.pt"))) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert_same(whole, train(tmp_path / "stopped", resume=True))
+
+
+def test_resuming_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole")
+    options = RunOptions(checkpoint_every=0)
+    train(tmp_path / "broken", stop_after=9, options=options)
+    newest = max((tmp_path / "broken" / "checkpoints").glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert_same(whole, train(tmp_path / "broken", resume=True, options=options))
+
+
+def test_a_torn_line_of_metrics_is_dropped(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole")
+    options = RunOptions(checkpoint_every=0)
+    train(tmp_path / "broken", stop_after=8, options=options)
+    with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "lo')
+    assert_same(whole, train(tmp_path / "broken", resume=True, options=options))
+
+
+def test_accumulated_micro_batches_make_the_same_step(tmp_path: Path) -> None:
+    def one(folder: str, batch: int, accumulate: int) -> dict[str, Tensor]:
+        options = RunOptions(accumulate=accumulate)
+        with Run(tmp_path / folder, method="test", config=Config(), options=options) as run:
+            model = nn.Linear(4, 2)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+            model, optimizer = run.prepare(model, optimizer)
+            run.keep(model=model, optimizer=optimizer)
+            for drawn in run.batches(Points(batch), 2):
+                loss = nn.functional.cross_entropy(model(drawn.image), drawn.label)
+                run.step(loss, optimizer)
+            assert run.steps == 12
+            return model.state_dict()
+
+    whole, split = one("whole", 8, 1), one("split", 4, 2)
+    for name in whole:
+        torch.testing.assert_close(whole[name], split[name])
+
+
+def test_iterations_resume(tmp_path: Path) -> None:
+    def descend(folder: Path, stop: int | None = None, resume: bool = False) -> Tensor:
+        options = RunOptions(checkpoint_every=0)
+        with Run(folder, method="test", config=Config(), options=options, resume=resume) as run:
+            proxies = torch.randn(5, requires_grad=True)
+            optimizer = torch.optim.Adam([proxies], lr=0.1)
+            optimizer = run.prepare(optimizer)
+            run.keep(proxies=proxies, optimizer=optimizer)
+            for step in run.iterations(30):
+                run.step({"fit": (proxies - torch.randn(5)).square().sum()}, optimizer)
+                if step == stop:
+                    break
+            return proxies.detach().clone()
+
+    whole = descend(tmp_path / "whole")
+    descend(tmp_path / "broken", stop=17)
+    assert torch.equal(whole, descend(tmp_path / "broken", resume=True))
+
+
+def test_a_nan_stops_with_step_term_and_batch(tmp_path: Path) -> None:
+    points = Points(poison=11)
+    order = permutation(48, 0, 0, "order").tolist()
+    batch = order.index(11) // 8
+    with pytest.raises(TrainingError) as caught:
+        train(tmp_path / "run", points=points, options=RunOptions(checkpoint_every=0))
+    message = str(caught.value)
+    assert f"step {batch} (epoch 0, batch {batch})" in message
+    assert "loss = nan" in message
+    if batch:
+        kept = max((tmp_path / "run" / "checkpoints").glob("*.pt"))
+        state = torch.load(kept, weights_only=True)["objects"]["model"]
+        assert all(value.isfinite().all() for value in state.values())
+
+
+def test_the_nan_term_is_named(tmp_path: Path) -> None:
+    with Run(tmp_path, method="test", config=Config(), quiet=True) as run:
+        weight = torch.ones((), requires_grad=True)
+        optimizer = run.prepare(torch.optim.SGD([weight], lr=0.1))
+        run.keep(weight=weight)
+        with pytest.raises(TrainingError, match=r"step 2 .*: kl = inf"):
+            for step in run.iterations(5):
+                kl = weight * (torch.inf if step == 2 else 1.0)
+                run.step({"task": weight * 1.0, "kl": kl}, optimizer)
+
+
+def test_metrics_are_means_of_windows(tmp_path: Path) -> None:
+    with Run(tmp_path, method="test", config=Config(), quiet=True) as run:
+        for step in run.iterations(40):
+            run.log(number=float(step), tensor=torch.tensor(float(step)))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["number"], line["tensor"]) for line in lines] == [
+        (20, 9.5, 9.5),
+        (40, 29.5, 29.5),
+    ]
+
+
+def test_clipping_bounds_the_update(tmp_path: Path) -> None:
+    with Run(
+        tmp_path, method="test", config=Config(), options=RunOptions(clip=0.5), quiet=True
+    ) as run:
+        weight = torch.zeros(3, requires_grad=True)
+        optimizer = run.prepare(torch.optim.SGD([weight], lr=1.0))
+        for _ in run.iterations(1):
+            run.step((weight * torch.tensor([3.0, 4.0, 12.0])).sum(), optimizer)
+    assert weight.detach().norm().item() == pytest.approx(0.5, rel=1e-5)
+
+
+def test_bf16_trains(tmp_path: Path) -> None:
+    state, metrics = train(tmp_path, options=RunOptions(precision="bf16"))
+    assert all(value.dtype == torch.float32 for value in state.values())
+    assert metrics[-1]["step"] == 18
+
+
+def test_a_used_folder_is_not_overwritten(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        train(tmp_path / "run")
+
+
+def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
+    with (
+        Run(tmp_path, method="test", config=Config(), quiet=True),
+        pytest.raises(ConfigError, match="another process is writing"),
+    ):
+        Run(tmp_path, method="test", config=Config(), resume=True, quiet=True)
+
+
+def test_a_run_can_be_read_back(tmp_path: Path) -> None:
+    options = RunOptions(seed=5, clip=1.0)
+    config = Config(epochs=7, sizes=(3,), data=None)
+    Run(tmp_path, method="test", config=config, options=options, quiet=True).close()
+    assert read_run(tmp_path, lambda _: Config) == ("test", config, options)
+    assert config_from_json(Config, config_to_json(Config())) == Config()
+    with pytest.raises(ConfigError, match="no field colour"):
+        config_from_json(Config, {"colour": 1})
+    with pytest.raises(ConfigError, match="not a run folder"):
+        read_run(tmp_path / "nothing", lambda _: Config)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(DataError, match="not the description of a run"):
+        read_run(tmp_path, lambda _: Config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (RunOptions(accumulate=0), "at least 1"),
+        (RunOptions(precision="fp16", device="cpu"), "needs a CUDA GPU"),
+        (RunOptions(accumulate=7), "fewer than the 7"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path: Path, options: RunOptions, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(tmp_path, options=options)
