@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,14 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> None:
     torch.set_num_threads(1)
-    yield
 
 
 @pytest.fixture(autouse=True)
-def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _private_cache(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MODICUM_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
@@ -32,7 +33,7 @@ def shared_data() -> Callable[[str], Path]:
     def find(name: str) -> Path:
         path = SHARED / "data" / name
         if not path.exists():
-            pytest.skip(f"../shared/data/{name} is absent: real data does not lie in the repository")
+            pytest.skip(f"../shared/data/{name} is absent; real data is not kept here")
         return path
 
     return find

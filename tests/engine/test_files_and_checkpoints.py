@@ -18,9 +18,14 @@ from modicum.errors import CheckpointError
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a" / "file.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError, match="power"), atomic_write(path) as file:
-        file.write(b"half of the ne")
-        raise RuntimeError("power")
+
+    def fail() -> None:
+        with atomic_write(path) as file:
+            file.write(b"half of the ne")
+            raise RuntimeError("power")
+
+    with pytest.raises(RuntimeError, match="power"):
+        fail()
     assert path.read_text() == "old"
     assert os.listdir(path.parent) == ["file.txt"]
     assert path.stat().st_mode & 0o600 == 0o600

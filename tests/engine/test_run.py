@@ -100,9 +100,7 @@ def train(
         return {name: value.clone() for name, value in model.state_dict().items()}, metrics
 
 
-def assert_same(
-    one: tuple[dict[str, Tensor], Any], other: tuple[dict[str, Tensor], Any]
-) -> None:
+def assert_same(one: tuple[dict[str, Tensor], Any], other: tuple[dict[str, Tensor], Any]) -> None:
     assert one[0].keys() == other[0].keys()
     for name in one[0]:
         assert torch.equal(one[0][name], other[0][name]), name
@@ -204,10 +202,14 @@ def test_the_nan_term_is_named(tmp_path: Path) -> None:
         weight = torch.ones((), requires_grad=True)
         optimizer = run.prepare(torch.optim.SGD([weight], lr=0.1))
         run.keep(weight=weight)
-        with pytest.raises(TrainingError, match=r"step 2 .*: kl = inf"):
+
+        def descend() -> None:
             for step in run.iterations(5):
                 kl = weight * (torch.inf if step == 2 else 1.0)
                 run.step({"task": weight * 1.0, "kl": kl}, optimizer)
+
+        with pytest.raises(TrainingError, match=r"step 2 .*: kl = inf"):
+            descend()
 
 
 def test_metrics_are_means_of_windows(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -32,4 +33,4 @@ def test_warmup_cosine_follows_the_recipe() -> None:
     expected = minimum + (peak - minimum) * (1 + math.cos(math.pi * (50 + 1 - 5) / 95)) / 2
     assert rates[50] == pytest.approx(expected)
     assert rates[-1] == pytest.approx(minimum)
-    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
