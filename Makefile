@@ -25,7 +25,7 @@ slow: $(VENV)/dev
 	$(BIN)/pytest -m slow $(ARGS)
 
 docs: $(VENV)/dev
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) out site .pytest_cache .ruff_cache .hypothesis

@@ -44,7 +44,9 @@ HELP = """usage: modicum VERB METHOD [options]
 `modicum VERB METHOD --help` shows the options with units and defaults. --json, anywhere, prints
 results as JSON. Exit codes: 0 done, 1 unusable data or files, 2 wrong command, 130/143 interrupted.
 """.format(
-    verbs="".join(f"  modicum {f'{verb} METHOD …':<23} {METHOD_VERBS[verb]}\n" for verb in METHOD_VERBS)
+    verbs="".join(
+        f"  modicum {f'{verb} METHOD …':<23} {METHOD_VERBS[verb]}\n" for verb in METHOD_VERBS
+    )
 )
 
 
@@ -134,8 +136,11 @@ def list_methods() -> dict[str, Any]:
 
 def train(words: Sequence[str]) -> dict[str, Any]:
     """`modicum train METHOD [--preset NAME] [options]`, `modicum train [METHOD] --resume DIR`."""
+    from modicum.engine.launch import become_launcher, processes_wanted
     from modicum.engine.run import Run, read_run
 
+    if (processes := processes_wanted()) > 1:
+        become_launcher(processes, ["train", *words])
     words = list(words)
     name = words.pop(0) if words and not words[0].startswith("-") else None
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

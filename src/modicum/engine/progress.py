@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -93,3 +95,26 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@contextmanager
+def report_progress(
+    what: str, *, quiet: bool = False
+) -> Generator[Callable[[int, int], None], None, None]:
+    """Progress of work whose length is known only once it has begun.
+
+    Yields:
+        A function to be called with (pieces done, pieces in all).
+    """
+    progress: Progress | None = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal progress
+        progress = progress or Progress(what, total, quiet=quiet)
+        progress.advance(done)
+
+    try:
+        yield report
+    finally:
+        if progress is not None:
+            progress.close()

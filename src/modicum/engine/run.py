@@ -174,6 +174,8 @@ class Run:
     """Whether the step in progress is the last of its epoch."""
     resumed: bool
     """Whether the run goes on from a checkpoint."""
+    quiet: bool
+    """Whether this process says nothing: every one but the main process does."""
     last_scores: dict[str, float]
     """What `score` was last given."""
 
@@ -197,7 +199,7 @@ class Run:
         self.rank = self._accelerator.process_index
         self.world = self._accelerator.num_processes
         self.is_main = self._accelerator.is_main_process
-        self._quiet = quiet or not self.is_main
+        self.quiet = quiet or not self.is_main
         self.steps = self.epoch = 0
         self.epoch_ended = False
         self._kept: dict[str, Any] = {}
@@ -300,6 +302,12 @@ class Run:
             )
         return self._accelerator.prepare(*objects)
 
+    @contextlib.contextmanager
+    def main_first(self) -> Generator[None, None, None]:
+        """Let the main process do something, and fill caches, before the others do it."""
+        with self._accelerator.main_process_first():
+            yield
+
     def unwrap(self, module: nn.Module) -> nn.Module:
         """The module as it was before `prepare`: to evaluate it and to save it."""
         return self._accelerator.unwrap_model(module)
@@ -384,7 +392,7 @@ class Run:
     def _working(self, total: int) -> Generator[Progress, None, None]:
         with (
             self._listening(),
-            Progress("train", total, done=self.steps, quiet=self._quiet) as progress,
+            Progress("train", total, done=self.steps, quiet=self.quiet) as progress,
         ):
             yield progress
             self._look_at_losses()
@@ -552,7 +560,7 @@ class Run:
             if self._signal is not None:
                 raise KeyboardInterrupt
             self._signal = number
-            if not self._quiet:
+            if not self.quiet:
                 print("stopping after this step …", file=sys.stderr, flush=True)
 
         handlers: dict[int, Any] = {}

@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from modicum.errors import ConfigError
 from modicum.methods.vgnet.model import (
     BUILDERS,
-    EDGE,
-    EDGE_GAUSSIAN,
-    FixedFilter,
+    FixedDepthwise,
     VGNet,
     count_multiply_adds,
     count_parameters,
-    fixed_kernels,
-    gaussian_kernels,
+    downsampling_kernels,
+    edge_kernels,
     vgnetg_1_0mp,
 )
 
@@ -74,7 +72,7 @@ def network_of_case(case: dict[str, Any]) -> VGNet:
 
 def random_statistics(network: nn.Module, seed: int) -> None:
     """The golden set's recipe of weights: a function of names and shapes alone."""
-    fixed = {f"{n}.weight" for n, m in network.named_modules() if isinstance(m, FixedFilter)}
+    fixed = {f"{n}.weight" for n, m in network.named_modules() if isinstance(m, FixedDepthwise)}
     state = network.state_dict()
     for name, tensor in state.items():
         if name in fixed or name.endswith("num_batches_tracked"):
@@ -98,15 +96,23 @@ def random_statistics(network: nn.Module, seed: int) -> None:
 def test_fixed_kernels_are_the_authors() -> None:
     golden = load_file(GOLDEN / "kernels.safetensors")
     for mine, name in (
-        (gaussian_kernels(2, "paper"), "gaussian_down_paper_2ch"),
-        (gaussian_kernels(1, "release2"), "gaussian_down_2022"),
-        (fixed_kernels(4, "edge"), "edge4"),
-        (fixed_kernels(8, "edge_gaussian"), "edge_gauss8"),
+        (downsampling_kernels("paper"), "gaussian_down_paper_2ch"),
+        (downsampling_kernels("release2"), "gaussian_down_2022"),
+        (edge_kernels("edge"), "edge4"),
+        (edge_kernels("edge_gaussian"), "edge_gauss8"),
     ):
-        torch.testing.assert_close(mine, golden[name], rtol=0, atol=1e-7)
-    assert torch.equal(fixed_kernels(8, "edge")[:, 0], EDGE.repeat(2, 1, 1))
-    assert torch.equal(fixed_kernels(16, "edge_gaussian")[:, 0], EDGE_GAUSSIAN.repeat(2, 1, 1))
-    assert torch.equal(gaussian_kernels(6, "paper")[1], -gaussian_kernels(6, "paper")[4])
+        torch.testing.assert_close(mine[:, None], golden[name], rtol=0, atol=1e-7)
+
+    def filters(network: VGNet) -> tuple[Tensor, Tensor]:
+        state = network.state_dict()
+        key = "features.stage2.1.half3x3.0.weight"
+        return state["features.stage2.0.downsample.weight"][:, 0], state[key][:, 0]
+
+    down, half = filters(VGNet((16, 16, 32, 32, 32), (1, 2, 1, 1), kernels="edge"))
+    assert torch.equal(down[1], -down[4])
+    assert torch.equal(half, edge_kernels("edge").repeat(4, 1, 1))
+    _, half = filters(VGNet((16, 16, 32, 32, 32), (1, 2, 1, 1), kernels="edge_gaussian"))
+    assert torch.equal(half, edge_kernels("edge_gaussian").repeat(2, 1, 1))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
@@ -155,16 +161,14 @@ def test_a_small_network_computes_what_the_authors_code_does(case: dict[str, Any
 def test_a_published_network_computes_what_the_authors_code_does(full: dict[str, Any]) -> None:
     network = BUILDERS[full["name"]](revision=REVISION[full["rev"]])
     assert count_parameters(network) == (full["params_trainable"], full["params_total"])
-    fixed = [m.weight.numel() for m in network.modules() if isinstance(m, FixedFilter)]
+    fixed = [m.weight.numel() for m in network.modules() if isinstance(m, FixedDepthwise)]
     assert sum(fixed) == full["fixed_kernel_numel"]
     random_statistics(network, full["seed"])
     noise = np.random.RandomState(full["seed"] + 1).standard_normal(full["x_shape"])
     x = torch.from_numpy(noise.astype(np.float32))
     network.eval()
     with torch.no_grad():
-        maps = dict(
-            zip(("stem", "stage1", "stage2", "stage3", "stage4"), network.features(x), strict=True)
-        )
+        maps = network.features(x)._asdict()
         logits = network(x)
     for name, stage in maps.items():
         assert list(stage.shape) == full["stage_shapes"][name]
@@ -204,7 +208,7 @@ def test_fixed_kernels_are_stored_but_never_learned(revision: Any) -> None:
     before = {
         name: module.weight.clone()
         for name, module in network.named_modules()
-        if isinstance(module, FixedFilter)
+        if isinstance(module, FixedDepthwise)
     }
     assert len(before) == 4 + 4 + 1
     # Weight decay would shrink them if an optimizer had them, even without a gradient.
@@ -251,7 +255,7 @@ def test_maxpool_downsampling() -> None:
     network = VGNet((8, 16, 16, 32, 32), (2, 1, 1, 1), downsampling="maxpool")
     sizes = [m.shape[2] for m in network.features(torch.randn(2, 3, 224, 224))]
     assert sizes == [112, 55, 27, 13, 6]
-    assert not [m for m in network.modules() if isinstance(m, FixedFilter)]
+    assert not [m for m in network.modules() if isinstance(m, FixedDepthwise)]
 
 
 def test_feature_maps_are_fresh() -> None:
@@ -279,10 +283,10 @@ def test_double_and_half_precision() -> None:
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(3, 64, 64), "expected a float tensor of shape"),
+        (torch.zeros(3, 64, 64), r"expected images of shape \(batch, 3"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "torch.uint8"),
-        (torch.zeros(1, 1, 64, 64), "3 channels, found 1"),
-        (torch.zeros(1, 3, 64, 31), "at least 32 pixels, found"),
+        (torch.zeros(1, 1, 64, 64), r"expected images of shape \(batch, 3.*found \(1, 1"),
+        (torch.zeros(1, 3, 64, 31), "at least 32x32 pixels, found 64x31"),
     ],
 )
 def test_bad_images_are_refused(x: Tensor, message: str) -> None:
@@ -292,20 +296,23 @@ def test_bad_images_are_refused(x: Tensor, message: str) -> None:
 
 def test_small_images_are_refused_in_thumbnail_mode() -> None:
     network = VGNet((8, 16, 16, 32, 32), (1, 1, 1, 1), thumbnail=True)
-    with pytest.raises(ValueError, match="at least 8 pixels in thumbnail mode"):
+    with pytest.raises(ValueError, match="at least 8x8 pixels"):
         network(torch.zeros(1, 3, 7, 32))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": (8, 16, 16, 32)}, "expected 5 widths"),
-        ({"layers": (1, 1, 1)}, "4 depths"),
-        ({"layers": (1, 0, 1, 1)}, "at least 1 block"),
-        ({"channels": (8, 15, 16, 32, 32)}, "stage 1: found 15, expected a multiple of 2"),
-        ({"channels": (7, 16, 16, 32, 32)}, "stem: found 7"),
-        ({"channels": (8, 16, 16, 32, 36)}, "stage 4: found 36, expected a multiple of 8"),
-        ({"channels": (8, 16, 12, 32, 32), "kernels": "edge"}, "stage 2: .* multiple of 8"),
+        ({"channels": (8, 16, 16, 32)}, "expected 5"),
+        ({"layers": (1, 1, 1)}, "expected 4 numbers"),
+        ({"layers": (1, 0, 1, 1)}, "at least 1, found"),
+        ({"channels": (8, 15, 16, 32, 32)}, "stage 1 must be a positive multiple of 2 .* found 15"),
+        ({"channels": (7, 16, 16, 32, 32)}, "stem must .* found 7"),
+        ({"channels": (8, 16, 16, 32, 36)}, "stage 4 must be a multiple of 8.*found 36"),
+        (
+            {"channels": (8, 16, 12, 32, 32), "kernels": "edge"},
+            "stage 2 must be a positive multiple of 8",
+        ),
         ({"channels": (8, 16, 24, 32, 32), "kernels": "edge_gaussian"}, "multiple of 16"),
         ({"downsampling": "blur"}, "gaussian, depthwise, maxpool"),
         ({"kernels": "random"}, "learned, edge, edge_gaussian"),

@@ -1,192 +1,196 @@
-"""The VGNet family: small image classifiers whose spatial filters are mostly fixed.
+"""VGNet: image classifiers of 1 to 5 million parameters with half-identity blocks.
 
 Zhang, Shen, Luo, Cao, Pan, Wang and Feng, "Efficient CNN Architecture Design Guided by
-Visualization", ICME 2022, arXiv:2207.10318. Two revisions of the authors' code are built:
-
-- `paper` (December 2021) is the network of the abstract: ReLU, downsampling Gaussians whose sign
-  alternates by channel, and a last 3x3 kernel bank shared by eight groups of channels.
-- `release2` (November 2022): SiLU, positive Gaussians, a plain last 3x3, dropout.
-
-State dicts have the authors' keys, so their checkpoints load.
+Visualization", ICME 2022, arXiv:2207.10318. Submodules are named so that state dicts have the keys
+of the authors' two code revisions: `paper` (December 2021) and `release2` (November 2022).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from modicum.errors import ConfigError
 
-Revision: TypeAlias = Literal["paper", "release2"]
-Downsampling: TypeAlias = Literal["gaussian", "depthwise", "maxpool"]
-Kernels: TypeAlias = Literal["learned", "edge", "edge_gaussian"]
-Activation: TypeAlias = Literal["relu", "silu"]
+Revision = Literal["paper", "release2"]
+Downsampling = Literal["gaussian", "depthwise", "maxpool"]
+Kernels = Literal["learned", "edge", "edge_gaussian"]
+Activation = Literal["relu", "silu"]
 
-SHARING_GROUPS = 8
-"""Groups of channels that share the last 3x3 kernel bank of the `paper` revision."""
+Pair: TypeAlias = tuple[Tensor, Tensor]
+"""The state between blocks: older features, which the next block takes as they are, and newer."""
 
-# Fixed kernels (specification of the authors' code; cross-correlation weights).
+SHARED_GROUPS = 8
+"""Channel groups of the last 3x3 of `paper` that share one kernel bank (t in the paper)."""
 
-GAUSSIAN = torch.tensor(
-    [[0.0811, 0.1226, 0.0811], [0.1226, 0.1853, 0.1226], [0.0811, 0.1226, 0.0811]]
-)
-"""Gaussian of sigma 1.1, rounded to four decimals as in the authors' code; its sum is 1.0001."""
-
-EDGE = torch.tensor(
-    [
-        [[-1 / 2, -1, -1 / 2], [0, 0, 0], [1 / 2, 1, 1 / 2]],
-        [[-1 / 2, 0, 1 / 2], [-1, 0, 1], [-1 / 2, 0, 1 / 2]],
-        [[-1 / 12, -1 / 6, -1 / 12], [-1 / 6, 1, -1 / 6], [-1 / 12, -1 / 6, -1 / 12]],
-        [[0, -1 / 4, 0], [-1 / 4, 1, -1 / 4], [0, -1 / 4, 0]],
-    ]
-)
-"""Horizontal and vertical Sobel filters and two Laplacians: channel c uses kernel c mod 4."""
-
-EDGE_GAUSSIAN = torch.cat(
-    [
-        EDGE,
-        torch.tensor(
-            [
-                # Diagonal gradients, not of unit gain like the others: as in the authors' code.
-                [[-1, -2 / 3, -1 / 3], [-2 / 3, 0, 2 / 3], [1 / 3, 2 / 3, 1]],
-                [[-1 / 3, -2 / 3, -1], [2 / 3, 0, -2 / 3], [1, 2 / 3, 1 / 3]],
-            ]
-        ),
-        GAUSSIAN[None],
-        torch.tensor(
-            [[[0.0277, 0.1110, 0.0277], [0.1110, 0.4452, 0.1110], [0.0277, 0.1110, 0.0277]]]
-        ),
-    ]
-)
-"""The edge filters, two diagonal gradients, and Gaussians of sigma 1.1 and 0.6: kernel c mod 8."""
+# The constants are the authors', rounded as theirs are: the Gaussian of `paper` (sigma 1.1) sums to
+# 1.0001, and the diagonal gradients are not scaled to the gain of the other edge detectors.
+_GAUSSIAN_PAPER = [[0.0811, 0.1226, 0.0811], [0.1226, 0.1853, 0.1226], [0.0811, 0.1226, 0.0811]]
+_GAUSSIAN_NARROW = [[0.0277, 0.1110, 0.0277], [0.1110, 0.4452, 0.1110], [0.0277, 0.1110, 0.0277]]
+_EDGES = [
+    [[-1 / 2, -1, -1 / 2], [0, 0, 0], [1 / 2, 1, 1 / 2]],
+    [[-1 / 2, 0, 1 / 2], [-1, 0, 1], [-1 / 2, 0, 1 / 2]],
+    [[-1 / 12, -1 / 6, -1 / 12], [-1 / 6, 1, -1 / 6], [-1 / 12, -1 / 6, -1 / 12]],
+    [[0, -1 / 4, 0], [-1 / 4, 1, -1 / 4], [0, -1 / 4, 0]],
+]
+_DIAGONALS = [
+    [[-1, -2 / 3, -1 / 3], [-2 / 3, 0, 2 / 3], [1 / 3, 2 / 3, 1]],
+    [[-1 / 3, -2 / 3, -1], [2 / 3, 0, -2 / 3], [1, 2 / 3, 1 / 3]],
+]
 
 
-def gaussian_kernels(channels: int, revision: Revision, sigma: float = 1.0) -> Tensor:
-    """The downsampling filters of a stage, float32 `(channels, 1, 3, 3)`.
+def normalised_gaussian(sigma: float) -> Tensor:
+    """A 3x3 Gaussian with sum 1, float32, shape `(3, 3)`.
 
     Args:
-        channels: Channels to filter.
-        revision: `paper`: +K on even channels, -K on odd ones. `release2`: positive, sum 1.
-        sigma: Width in pixels, for `release2` only.
+        sigma: Standard deviation in pixels.
     """
-    if revision == "paper":
-        return torch.stack([GAUSSIAN, -GAUSSIAN]).repeat(channels // 2, 1, 1)[:, None]
-    axis = torch.exp(-torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64).square() / (2 * sigma**2))
-    kernel = torch.outer(axis, axis)
-    return (kernel / kernel.sum()).float().expand(channels, 1, 3, 3).clone()
+    row = torch.exp(-(torch.arange(-1, 2, dtype=torch.float64) ** 2) / (2 * sigma**2))
+    kernel = torch.outer(row, row)
+    return (kernel / kernel.sum()).float()
 
 
-def fixed_kernels(channels: int, kernels: Kernels) -> Tensor:
-    """The stride-1 filters of E (`edge`) and F (`edge_gaussian`), float32 `(channels, 1, 3, 3)`."""
-    bank = EDGE if kernels == "edge" else EDGE_GAUSSIAN
-    return bank.repeat(channels // len(bank), 1, 1)[:, None].clone()
+def downsampling_kernels(revision: Revision) -> Tensor:
+    """The fixed low-pass filters of downsampling, float32, shape `(kernels, 3, 3)`.
+
+    Channel `c` is filtered by kernel `c mod kernels`. The sign of `paper` alternates: it is not
+    cosmetic, because the identity stream carries it through the following blocks.
+    """
+    if revision == "release2":
+        return normalised_gaussian(1.0)[None]
+    kernel = torch.tensor(_GAUSSIAN_PAPER)
+    return torch.stack([kernel, -kernel])
 
 
-# Blocks
+def edge_kernels(kernels: Kernels) -> Tensor:
+    """The fixed filters in place of learned ones, float32, `(4, 3, 3)` (edge) or `(8, 3, 3)`.
 
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    # In place: a convolution does not need its output to compute its gradient.
-    "relu": lambda: nn.ReLU(inplace=True),
-    "silu": lambda: nn.SiLU(inplace=True),
-}
+    Channel `c` is filtered by kernel `c mod 4` or `c mod 8`.
+    """
+    chosen = list(_EDGES)
+    if kernels == "edge_gaussian":
+        chosen += [*_DIAGONALS, _GAUSSIAN_PAPER, _GAUSSIAN_NARROW]
+    return torch.tensor(chosen)
 
 
-class FixedFilter(nn.Module):
-    """A depthwise 3x3 convolution with a zero border whose kernels are not learned.
+class FixedDepthwise(nn.Module):
+    """A 3x3 depthwise convolution, zero-padded by 1, with given filters that are never trained.
 
-    In the `paper` revision they are a frozen parameter, which the published counts of all
-    parameters include; in `release2` a buffer. Either way they are in the state dict, follow the
-    module's dtype and device, and no optimizer sees them: they require no gradient.
+    Args:
+        kernels: `(K, 3, 3)`; channel `c` is filtered by kernel `c mod K`.
+        channels: A multiple of K.
+        stride: 1 or 2.
+        as_parameter: Hold the filters in a frozen parameter rather than a buffer. The revision
+            `paper` does, so its published parameter counts include them; `release2` does not. The
+            key in the state dict is the same.
     """
 
     weight: Tensor
 
-    def __init__(self, weight: Tensor, stride: int = 1, *, as_parameter: bool = True) -> None:
+    def __init__(self, kernels: Tensor, channels: int, stride: int, *, as_parameter: bool) -> None:
         super().__init__()
-        self.stride = stride
+        self.channels = channels
+        weight = kernels.repeat(channels // len(kernels), 1, 1)[:, None]
         if as_parameter:
+            # Frozen, so that an optimizer over trainable parameters and weight decay leave it out.
             self.weight = nn.Parameter(weight, requires_grad=False)
         else:
             self.register_buffer("weight", weight)
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, H, W)` to `(B, C, H / stride, W / stride)`, rounded up."""
-        return functional.conv2d(x, self.weight, None, self.stride, 1, groups=len(self.weight))
+        """`(B, channels, H, W)` to `(B, channels, ceil(H / stride), ceil(W / stride))`."""
+        # Detached, so that unfreezing a whole network for fine-tuning does not train the filters.
+        weight = self.weight.detach()
+        return functional.conv2d(x, weight, None, self.stride, 1, groups=self.channels)
+
+    def extra_repr(self) -> str:
+        """The size, as other convolutions show it."""
+        return f"{len(self.weight)}, kernel_size=(3, 3), stride={self.stride}"
 
 
-class SharedFilter(nn.Module):
-    """A learned depthwise 3x3 convolution whose kernels several groups of channels share."""
+class SharedDepthwise(nn.Module):
+    """A 3x3 depthwise convolution whose kernels are shared by 8 contiguous groups of channels.
 
-    def __init__(self, channels: int, groups: int = SHARING_GROUPS) -> None:
+    Args:
+        channels: A multiple of 8.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.groups = groups
-        # Holds the kernels under the authors' key; it is never called itself.
-        self.mux = nn.Conv2d(
-            channels // groups,
-            channels // groups,
-            3,
-            padding=1,
-            groups=channels // groups,
-            bias=False,
-        )
+        bank = channels // SHARED_GROUPS
+        self.mux = nn.Conv2d(bank, bank, 3, padding=1, groups=bank, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, H, W)` to the same shape; each C / groups channels meet the same kernels."""
-        weight = self.mux.weight.repeat(self.groups, 1, 1, 1)
-        return functional.conv2d(x, weight, None, 1, 1, groups=len(weight))
+        """`(B, channels, H, W)` to the same shape."""
+        groups = self.mux(x.unflatten(1, (SHARED_GROUPS, -1)).flatten(0, 1))
+        return groups.unflatten(0, (-1, SHARED_GROUPS)).flatten(1, 2)
 
 
 class SqueezeExcitation(nn.Module):
-    """Weights channels by a gate computed from their means (Hu et al., CVPR 2018)."""
+    """Channel attention of Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018.
+
+    Args:
+        channels: Channels of input and output.
+        ratio: Width of the bottleneck relative to `channels`, before rounding to a multiple of 8.
+        activation: Between the two layers.
+    """
 
     def __init__(self, channels: int, ratio: float, activation: Activation) -> None:
         super().__init__()
-        reduced = _multiple_of_8(int(channels * ratio))
-        self.reduce = nn.Conv2d(channels, reduced, 1)
-        self.act = _ACTIVATIONS[activation]()
-        self.expand = nn.Conv2d(reduced, channels, 1)
+        wanted = int(channels * ratio)
+        width = max(8, (wanted + 4) // 8 * 8)
+        if width < 0.9 * wanted:
+            width += 8
+        self.reduce = nn.Conv2d(channels, width, 1)
+        self.act = make_activation(activation)
+        self.expand = nn.Conv2d(width, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, H, W)` to the same shape."""
-        gate = functional.adaptive_avg_pool2d(x, 1)
-        return x * self.expand(self.act(self.reduce(gate))).sigmoid()
+        """`(B, channels, H, W)` to the same shape."""
+        pooled = x.mean((2, 3), keepdim=True)
+        return x * torch.sigmoid(self.expand(self.act(self.reduce(pooled))))
 
 
-def _multiple_of_8(value: int) -> int:
-    """The nearest multiple of 8 that is not below nine tenths of the value."""
-    rounded = max(8, (value + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * value else rounded
+def make_activation(name: Activation) -> nn.Module:
+    """An activation that may overwrite its input, which here is always a convolution's output."""
+    return nn.SiLU(inplace=True) if name == "silu" else nn.ReLU(inplace=True)
+
+
+def _convolution(
+    inputs: int, outputs: int, activation: Activation, kernel: int = 1, stride: int = 1
+) -> nn.Sequential:
+    # BatchNorm comes after the activation. It is not a slip: checkpoints depend on it.
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        make_activation(activation),
+        nn.BatchNorm2d(outputs),
+    )
 
 
 def _pointwise(
-    inputs: int, outputs: int, activation: Activation, squeeze_excitation: float = 0.0
+    inputs: int, outputs: int, activation: Activation, ratio: float, inner: Activation
 ) -> nn.Sequential:
-    """1x1 convolution, activation, batch normalisation, in this order; then squeeze-excitation."""
-    layers = nn.Sequential(
-        nn.Conv2d(inputs, outputs, 1, bias=False),
-        _ACTIVATIONS[activation](),
-        nn.BatchNorm2d(outputs),
-    )
-    if squeeze_excitation:
-        gate = SqueezeExcitation(outputs, squeeze_excitation, activation)
-        return nn.Sequential(layers, gate)
-    return layers
-
-
-def _depthwise(channels: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels, bias=False)
+    layers = _convolution(inputs, outputs, activation)
+    if ratio == 0:
+        return layers
+    return nn.Sequential(layers, SqueezeExcitation(outputs, ratio, inner))
 
 
 class Downsample(nn.Module):
-    """Opens a stage: filters, halves the resolution, and starts the two streams of the stage.
+    """Filter and subsample, then compute the channels that are missing: the first block of a stage.
 
-    `(B, inputs, H, W)` to a pair of `(B, outputs / 2, H / 2, W / 2)`. New features, made by a 1x1
-    convolution, are joined by `kept` filtered input channels, the last ones.
+    Args:
+        inputs: Channels in.
+        outputs: Channels of the stage.
+        downsample: Spatial filter on `inputs` channels.
+        pointwise: Makes the new channels from its output; takes the number of channels in and out.
     """
 
     def __init__(
@@ -194,104 +198,118 @@ class Downsample(nn.Module):
         inputs: int,
         outputs: int,
         downsample: nn.Module,
-        activation: Activation,
-        squeeze_excitation: float,
+        pointwise: Callable[[int, int], nn.Sequential],
     ) -> None:
         super().__init__()
         self.kept = 0 if inputs > outputs else min(outputs // 2, inputs)
-        # Where the streams would be unequal, the channels are joined and split anew.
-        self.split_anew = outputs > 2 * inputs or inputs > outputs
+        """The last so many filtered channels pass unchanged."""
+        self.uneven = outputs > 2 * inputs or inputs > outputs
+        """Whether kept and new channels must be joined to be halved."""
         self.downsample = downsample
-        self.conv1x1 = _pointwise(inputs, outputs - self.kept, activation, squeeze_excitation)
+        self.conv1x1 = pointwise(inputs, outputs - self.kept)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+    def forward(self, x: Tensor) -> Pair:
+        """`(B, inputs, H, W)` to two halves of `(B, outputs / 2, H', W')`."""
         x = self.downsample(x)
-        new, kept = self.conv1x1(x), x[:, x.shape[1] - self.kept :]
-        if self.split_anew:
-            first, second = torch.cat([kept, new], dim=1).chunk(2, dim=1)
-            return first, second
-        return kept, new
+        new = self.conv1x1(x)
+        if self.kept:
+            kept = x[:, -self.kept :]
+            if not self.uneven:
+                return kept, new
+            new = torch.cat((kept, new), 1)
+        first, second = new.chunk(2, 1)
+        return first, second
 
 
 class HalfIdentity(nn.Module):
-    """Filters one stream by depthwise 3x3 kernels, leaves the other as it is, and mixes the two.
+    """Filter one half of the channels, take the other as it is, and compute a new half from both.
 
-    Two streams of `(B, channels / 2, H, W)` to two of the same shape. The streams change roles:
-    the newest features are the identity half of the next block.
+    The newer half becomes the one the next block takes as it is.
+
+    Args:
+        half3x3: Spatial filter on half the channels of the stage.
+        conv1x1: Makes half the channels from all.
     """
 
-    def __init__(
-        self, channels: int, half3x3: nn.Module, activation: Activation, squeeze_excitation: float
-    ) -> None:
+    def __init__(self, half3x3: nn.Module, conv1x1: nn.Sequential) -> None:
         super().__init__()
         self.half3x3 = half3x3
-        self.conv1x1 = _pointwise(channels, channels // 2, activation, squeeze_excitation)
+        self.conv1x1 = conv1x1
 
-    def forward(self, streams: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """See the class."""
-        identity, filtered = streams
-        mixed = self.conv1x1(torch.cat([identity, self.half3x3(filtered)], dim=1))
-        return filtered, mixed
+    def forward(self, state: Pair) -> Pair:
+        """Two halves of `(B, C / 2, H, W)` to two of the same shape."""
+        older, newer = state
+        return newer, self.conv1x1(torch.cat((older, self.half3x3(newer)), 1))
 
 
-class Join(nn.Module):
-    """Ends a stage: two streams of `(B, channels / 2, H, W)` to one of `(B, channels, H, W)`."""
+class Concatenate(nn.Module):
+    """The two halves as one map: the last but the tail of a stage."""
 
-    def forward(self, streams: tuple[Tensor, Tensor]) -> Tensor:
-        """See the class; a new tensor of shape `(B, channels, H, W)`."""
-        return torch.cat(streams, dim=1)
+    def forward(self, state: Pair) -> Tensor:
+        """Two halves of `(B, C / 2, H, W)` to `(B, C, H, W)`."""
+        return torch.cat(state, 1)
+
+
+class FeatureMaps(NamedTuple):
+    """What the stages see: each `(B, channels[i], H_i, W_i)`.
+
+    For a 224x224 image the maps are 112, 56, 28, 14 and 7 pixels wide; in thumbnail mode the first
+    two keep the size of the image. `stage4` includes the tail.
+    """
+
+    stem: Tensor
+    stage1: Tensor
+    stage2: Tensor
+    stage3: Tensor
+    stage4: Tensor
 
 
 class Features(nn.Module):
-    """The stem and four stages; the last ends with a 3x3 filter and a 1x1 convolution."""
+    """Stem and four stages. Called on images, returns the maps of all of them."""
 
-    def __init__(self, stem: nn.Module, stages: Sequence[nn.Module]) -> None:
+    def __init__(self, stem: nn.Sequential, stages: Sequence[nn.Sequential]) -> None:
         super().__init__()
         self.stem = stem
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The maps of the stem and the stages, new tensors.
-
-        Images `(B, in_channels, H, W)` to five maps; at 224 pixels 112, 56, 28, 14 and 7 wide.
-        """
+    def forward(self, x: Tensor) -> FeatureMaps:
+        """Maps of images `(B, in_channels, H, W)`; no map shares memory with another."""
         stem = self.stem(x)
         stage1 = self.stage1(stem)
         stage2 = self.stage2(stage1)
         stage3 = self.stage3(stage2)
-        return stem, stage1, stage2, stage3, self.stage4(stage3)
-
-
-# The network
+        return FeatureMaps(stem, stage1, stage2, stage3, self.stage4(stage3))
 
 
 class VGNet(nn.Module):
-    """A VGNet of any width and depth. The published ones are built by `BUILDERS`.
+    """A VGNet for images `(B, in_channels, H, W)`, floating point.
 
-    Takes images `(B, in_channels, H, W)`, float, H and W of at least 32 pixels (8 in thumbnail
-    mode), and gives class logits `(B, num_classes)`. `net.features(x)` gives the maps of the stem
-    and the four stages.
+    `BUILDERS` has the published ones. Not every combination was published, but all that are
+    accepted are well defined: blocks, kernels and downsampling are independent of the revision,
+    which decides the default activation, the Gaussian, the last 3x3 and dropout.
 
     Args:
-        channels: Widths of the stem and the four stages.
-        layers: Blocks in each of the four stages, the opening one included.
+        channels: Widths of stem and stages 1 to 4, even numbers.
+        layers: Blocks in each stage, downsampling included, at least 1.
         num_classes: Classes.
         in_channels: Channels of the images.
-        downsampling: Filter that opens a stage: fixed `gaussian` (G, E, F), learned `depthwise`
-            (C), or 3x3 `maxpool` without a border.
-        kernels: 3x3 filters within the stages: `learned`, or fixed `edge` (E) or `edge_gaussian`
-            (F) detectors followed by a batch normalisation.
-        activation: `relu` or `silu`; None: the revision's, ReLU in `paper`, SiLU in `release2`.
-        squeeze_excitation: Width of the squeeze-excitation gates relative to what they gate; 0 for
-            none. The published `_se` networks have 0.25.
-        revision: Code revision of the authors, see the module's text.
-        thumbnail: Stem and first stage keep the resolution, for images below 128 pixels.
-        dropout: Share of the pooled features dropped in training; None: the revision's, none in
-            `paper`, 0.2 in `release2`.
+        downsampling: A fixed Gaussian (VGNetG, E and F), a learned depthwise convolution (C), or
+            max-pooling without padding. A stage of stride 1 has a learned one in any case.
+        kernels: 3x3 filters of stride 1: learned (G and C), fixed edge detectors (E), or those
+            and Gaussians (F).
+        activation: `"relu"` in `paper` and `"silu"` in `release2` if not given.
+        squeeze_excitation: Ratio of squeeze-and-excitation after every 1x1 of a block; 0 for none,
+            0.25 in the published `_se` networks.
+        revision: The authors' code of December 2021 or November 2022.
+        thumbnail: Stem and stage 1 keep the resolution; for images below 128 pixels.
+        dropout: Before the classifier; 0.2 in `release2` if not given. `paper` has none.
+
+    Attributes:
+        arguments: The arguments, JSON-able; `VGNet(**net.arguments)` is the same architecture.
+        features: Called on images, returns the maps of stem and stages (`FeatureMaps`).
 
     Raises:
-        ConfigError: The widths or depths do not fit the kernels, or an option is unknown.
+        ConfigError: An argument is out of range, or the widths do not go with the kernels.
     """
 
     def __init__(
@@ -311,9 +329,9 @@ class VGNet(nn.Module):
     ) -> None:
         super().__init__()
         if activation is None:
-            activation = "relu" if revision == "paper" else "silu"
+            activation = "silu" if revision == "release2" else "relu"
         if dropout is None:
-            dropout = 0.0 if revision == "paper" else 0.2
+            dropout = 0.2 if revision == "release2" else 0.0
         self.arguments: dict[str, Any] = {
             "channels": list(channels),
             "layers": list(layers),
@@ -327,296 +345,326 @@ class VGNet(nn.Module):
             "thumbnail": thumbnail,
             "dropout": dropout,
         }
-        """What `VGNet(**arguments)` builds this network from, JSON-able."""
         _check_arguments(**self.arguments)
-        self.in_channels = in_channels
-        self.smallest = 8 if thumbnail else 32
+        frozen = revision == "paper"
 
-        stem = nn.Sequential(
-            nn.Conv2d(in_channels, channels[0], 3, 1 if thumbnail else 2, padding=1, bias=False),
-            _ACTIVATIONS[activation](),
-            nn.BatchNorm2d(channels[0]),
-        )
-        stages: list[nn.Module] = []
-        for stage, depth in enumerate(layers, start=1):
-            inputs, outputs = channels[stage - 1], channels[stage]
+        def depthwise(width: int, stride: int) -> nn.Module:
+            if kernels == "learned":
+                return nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False)
+            return FixedDepthwise(edge_kernels(kernels), width, stride, as_parameter=frozen)
+
+        def downsample(width: int, stride: int) -> nn.Module:
+            if stride == 1 or downsampling == "depthwise":
+                return nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False)
+            if downsampling == "maxpool":
+                return nn.MaxPool2d(3, stride)
+            gaussian = downsampling_kernels(revision)
+            return FixedDepthwise(gaussian, width, stride, as_parameter=frozen)
+
+        def half3x3(width: int) -> nn.Module:
+            if kernels == "learned":
+                return depthwise(width, 1)
+            return nn.Sequential(depthwise(width, 1), nn.BatchNorm2d(width))
+
+        def pointwise(inputs: int, outputs: int) -> nn.Sequential:
+            inner: Activation = "silu" if revision == "release2" else "relu"
+            return _pointwise(inputs, outputs, activation, squeeze_excitation, inner)
+
+        def tail(width: int) -> nn.Sequential:
+            last = _convolution(width, width, activation)
+            if kernels != "learned":
+                return nn.Sequential(depthwise(width, 1), nn.BatchNorm2d(width), last)
+            if revision == "paper":
+                return nn.Sequential(SharedDepthwise(width), last)
+            return nn.Sequential(depthwise(width, 1), last)
+
+        stages: list[nn.Sequential] = []
+        for stage in range(1, 5):
+            inputs, outputs = channels[stage - 1 : stage + 1]
             stride = 1 if thumbnail and stage == 1 else 2
-            opening = _downsampling_filter(inputs, stride, downsampling, revision)
             blocks: list[nn.Module] = [
-                Downsample(inputs, outputs, opening, activation, squeeze_excitation)
+                Downsample(inputs, outputs, downsample(inputs, stride), pointwise)
             ]
-            for _ in range(depth - 1):
-                half3x3 = _stage_filter(outputs // 2, kernels, revision)
-                blocks.append(HalfIdentity(outputs, half3x3, activation, squeeze_excitation))
-            blocks.append(Join())
-            if stage == len(layers):
-                blocks.append(_tail(outputs, kernels, activation, revision))
+            for _ in range(layers[stage - 1] - 1):
+                half = outputs // 2
+                blocks.append(HalfIdentity(half3x3(half), pointwise(outputs, half)))
+            blocks.append(Concatenate())
+            if stage == 4:
+                blocks.append(tail(outputs))
             stages.append(nn.Sequential(*blocks))
+
+        stem = _convolution(in_channels, channels[0], activation, 3, 1 if thumbnail else 2)
         self.features = Features(stem, stages)
-        linear = nn.Linear(channels[-1], num_classes)
-        self.classifier: nn.Module = (
-            linear if revision == "paper" else nn.Sequential(nn.Dropout(dropout), linear)
-        )
+        linear = nn.Linear(channels[4], num_classes)
+        self.classifier: nn.Module = linear
+        if revision == "release2":
+            self.classifier = nn.Sequential(nn.Dropout(dropout), linear)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class logits `(B, num_classes)` of images `(B, in_channels, H, W)`."""
-        self.check_input(x)
-        return self.classifier(self.features(x)[-1].mean((2, 3)))
+        """Class logits of images.
 
-    def check_input(self, x: Tensor) -> None:
-        """Raise a `ValueError` that says what is wrong with a batch of images."""
-        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]  # sizes are symbols then
-            return
-        shape = tuple(x.shape)
-        if x.dim() != 4 or not x.is_floating_point():
-            raise ValueError(
-                f"expected a float tensor of shape (batch, {self.in_channels}, height, width), "
-                f"found {x.dtype} of shape {shape}"
-            )
-        if shape[1] != self.in_channels:
-            raise ValueError(
-                f"expected images with {self.in_channels} channels, found {shape[1]}: shape {shape}"
-            )
-        if min(shape[2:]) < self.smallest:
-            mode = " in thumbnail mode" if self.arguments["thumbnail"] else ""
-            raise ValueError(
-                f"expected height and width of at least {self.smallest} pixels{mode}, found {shape}"
-            )
+        Args:
+            x: `(B, in_channels, H, W)`, floating point, at least `minimum_size()` pixels high and
+                wide.
 
+        Returns:
+            `(B, num_classes)`.
 
-def _downsampling_filter(
-    channels: int, stride: int, downsampling: Downsampling, revision: Revision
-) -> nn.Module:
-    if stride == 1 or downsampling == "depthwise":
-        return _depthwise(channels, stride)
-    if downsampling == "maxpool":
-        return nn.MaxPool2d(3, 2)
-    weight = gaussian_kernels(channels, revision)
-    return FixedFilter(weight, stride, as_parameter=revision == "paper")
+        Raises:
+            ValueError: Shape or dtype of `x` is not as above.
+        """
+        check_images(x, self.arguments["in_channels"], self.minimum_size())
+        return self.classifier(self.features(x).stage4.mean((2, 3)))
+
+    def minimum_size(self) -> int:
+        """The least height and width of an image, in pixels."""
+        thumbnail = self.arguments["thumbnail"]
+        if self.arguments["downsampling"] == "maxpool":
+            # Without padding, maps shrink faster: 3 pixels are needed to make 1.
+            return 15 if thumbnail else 61
+        return 8 if thumbnail else 32
 
 
-def _stage_filter(channels: int, kernels: Kernels, revision: Revision) -> nn.Module:
-    """The 3x3 filter of a stage; fixed filters are followed by a batch normalisation."""
-    if kernels == "learned":
-        return _depthwise(channels)
-    fixed = FixedFilter(fixed_kernels(channels, kernels), as_parameter=revision == "paper")
-    return nn.Sequential(fixed, nn.BatchNorm2d(channels))
-
-
-def _tail(
-    channels: int, kernels: Kernels, activation: Activation, revision: Revision
-) -> nn.Sequential:
-    """The last 3x3 filter, over all channels, and the last 1x1 convolution."""
-    last = _pointwise(channels, channels, activation)
-    if kernels == "learned":
-        return nn.Sequential(
-            SharedFilter(channels) if revision == "paper" else _depthwise(channels), last
+def check_images(x: Tensor, in_channels: int, minimum: int) -> None:
+    """Raise a `ValueError` unless `x` is `(B, in_channels, H, W)`, floating point, large enough."""
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return  # sizes are tensors then, and a comparison would be recorded as a constant
+    if x.dim() != 4 or x.shape[1] != in_channels:
+        raise ValueError(
+            f"expected images of shape (batch, {in_channels}, height, width), found "
+            f"{tuple(x.shape)}"
         )
-    return nn.Sequential(*_stage_filter(channels, kernels, revision).children(), last)
+    if not x.is_floating_point():
+        raise ValueError(f"expected images of a floating-point dtype, found {x.dtype}")
+    if min(x.shape[2:]) < minimum:
+        raise ValueError(
+            f"expected images of at least {minimum}x{minimum} pixels, found "
+            f"{x.shape[2]}x{x.shape[3]}"
+        )
 
 
-def _check_arguments(**arguments: Any) -> None:
-    channels, layers = arguments["channels"], arguments["layers"]
-    kernels, revision = arguments["kernels"], arguments["revision"]
-    for option, known in (
-        ("downsampling", Downsampling),
-        ("kernels", Kernels),
-        ("activation", Activation),
-        ("revision", Revision),
+def _check_arguments(
+    *,
+    channels: list[int],
+    layers: list[int],
+    num_classes: int,
+    in_channels: int,
+    downsampling: str,
+    kernels: str,
+    activation: str,
+    squeeze_excitation: float,
+    revision: str,
+    thumbnail: bool,
+    dropout: float,
+) -> None:
+    for name, value, known in (
+        ("downsampling", downsampling, get_args(Downsampling)),
+        ("kernels", kernels, get_args(Kernels)),
+        ("activation", activation, get_args(Activation)),
+        ("revision", revision, get_args(Revision)),
     ):
-        if arguments[option] not in get_args(known):
-            raise ConfigError(
-                f"{option}: found {arguments[option]!r}, expected one of "
-                f"{', '.join(get_args(known))}."
-            )
-    if len(channels) != 5 or len(layers) != 4:
+        if value not in known:
+            raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {value!r}")
+    if len(channels) != 5:
+        raise ConfigError(f"channels: expected 5 (stem, stages 1 to 4), found {channels}")
+    if len(layers) != 4 or min(layers) < 1:
+        raise ConfigError(f"layers: expected 4 numbers of at least 1, found {layers}")
+    if num_classes < 1 or in_channels < 1:
         raise ConfigError(
-            f"expected 5 widths (stem and four stages) and 4 depths, found channels {channels} and "
-            f"layers {layers}."
+            f"num_classes and in_channels must be at least 1, found {num_classes} and {in_channels}"
         )
-    if min(layers) < 1:
-        raise ConfigError(f"layers: every stage needs at least 1 block, found {layers}.")
-    names = ["stem", *(f"stage {i}" for i in range(1, 5))]
-    for place, width in enumerate(channels):
-        divisor, reason = 2, "a stage's two streams are halves of it"
-        if place > 0 and kernels != "learned":
-            divisor = 2 * len(EDGE if kernels == "edge" else EDGE_GAUSSIAN)
-            reason = f"its halves take the kernels of {kernels!r} in turn"
-        if place == 4 and kernels == "learned" and revision == "paper":
-            divisor, reason = SHARING_GROUPS, "so many groups of it share the last 3x3 kernels"
-        if width < 1 or width % divisor:
+    divisor = {"learned": 2, "edge": 8, "edge_gaussian": 16}[kernels]
+    places = ("stem", "stage 1", "stage 2", "stage 3", "stage 4")
+    for place, width in zip(places, channels, strict=True):
+        # The stem has no block to halve, but the sign of the Gaussian alternates over its channels.
+        needed = 2 if place == "stem" else divisor
+        if width < needed or width % needed:
             raise ConfigError(
-                f"channels of {names[place]}: found {width}, expected a multiple of {divisor}, "
-                f"since {reason}."
+                f"channels: the width of {place} must be a positive multiple of {needed} with "
+                f"kernels={kernels!r}, found {width}"
             )
+    if revision == "paper" and kernels == "learned" and channels[4] % SHARED_GROUPS:
+        raise ConfigError(
+            f"channels: the width of stage 4 must be a multiple of {SHARED_GROUPS}, because the "
+            f"last 3x3 is shared by so many groups in the revision 'paper'; found {channels[4]}"
+        )
+    if not 0 <= squeeze_excitation <= 1:
+        raise ConfigError(f"squeeze_excitation: expected 0 to 1, found {squeeze_excitation}")
+    if not 0 <= dropout < 1 or (dropout > 0 and revision == "paper"):
+        raise ConfigError(
+            f"dropout: expected at least 0 and below 1, and 0 in the revision 'paper', which has "
+            f"none; found {dropout}"
+        )
 
 
-# The published networks
+def count_parameters(network: nn.Module) -> tuple[int, int]:
+    """Parameters of a network: trainable, and all that are stored as parameters.
 
-_SIZES = {
-    "1.0MP": ((28, 56, 112, 224, 368), (4, 7, 13, 2)),
-    "1.5MP": ((32, 64, 128, 256, 512), (3, 7, 14, 2)),
-    "2.0MP": ((32, 72, 168, 376, 512), (3, 6, 13, 2)),
-    "2.5MP": ((32, 80, 192, 400, 544), (3, 6, 16, 2)),
-    "5.0MP": ((32, 88, 216, 456, 856), (4, 7, 15, 5)),
-}
-"""Widths and depths, the same in both revisions."""
+    Fixed filters count among the stored ones in the revision `paper`, where they are frozen
+    parameters, and not at all in `release2`, where they are buffers; so do the published numbers.
+    """
+    parameters = list(network.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
 
 
-def _vgnet(size: str, chosen: dict[str, Any], **published: Any) -> VGNet:
-    channels, layers = _SIZES[size]
-    arguments: dict[str, Any] = {"channels": channels, "layers": layers, **published, **chosen}
-    return VGNet(**arguments)
+@torch.no_grad()
+def count_multiply_adds(network: nn.Module, size: Sequence[int]) -> int:
+    """Multiply-adds of one forward pass in eval mode, counted as fvcore does.
 
-
-def vgnetg_1_0mp(**arguments: Any) -> VGNet:
-    """G-1.0MP: 997,358 trainable parameters; 67.7 % top-1 on ImageNet (paper, abstract).
+    A multiplication with an addition counts one; a BatchNorm counts two for every number, average
+    pooling one for every number pooled, activations and products with channel weights none.
 
     Args:
-        arguments: Arguments of `VGNet`, in place of the published ones. The same holds for the
-            other builders.
+        network: Any network; its mode is left as it was.
+        size: Shape of the input, `(B, C, H, W)`.
     """
-    return _vgnet("1.0MP", arguments)
+    example = next(network.parameters())
+    training = {module: module.training for module in network.modules()}
+    # The counter counts a multiply-add of convolutions and matrix products as two operations.
+    norm = _operations_an_element(4)
+    counter = FlopCounterMode(
+        display=False,
+        custom_mapping={
+            torch.ops.aten.native_batch_norm: norm,
+            torch.ops.aten._native_batch_norm_legit_no_training: norm,
+            torch.ops.aten.cudnn_batch_norm: norm,
+            torch.ops.aten.mean: _operations_an_element(2),
+            torch.ops.aten._adaptive_avg_pool2d: _operations_an_element(2),
+        },
+    )
+    try:
+        network.eval()
+        with counter:
+            network(torch.zeros(*size, device=example.device, dtype=example.dtype))
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    return counter.get_total_flops() // 2
 
 
-def vgnetg_1_0mp_silu(**arguments: Any) -> VGNet:
-    """G-1.0MP with SiLU in the `paper` revision."""
-    return _vgnet("1.0MP", arguments, activation="silu")
+def _operations_an_element(operations: int) -> Callable[..., int]:
+    def count(input_shape: Sequence[int], *_: object, **__: object) -> int:
+        return operations * math.prod(input_shape)
+
+    return count
 
 
-def vgnetg_1_0mp_se(**arguments: Any) -> VGNet:
-    """G-1.0MP with squeeze-excitation: 1,143,190 trainable; 69.2 % top-1 (paper, abstract)."""
-    return _vgnet("1.0MP", arguments, squeeze_excitation=0.25)
+# The published networks. `options` are the arguments of `VGNet`, and win over the defaults.
+
+_1_0MP: dict[str, Any] = {"channels": (28, 56, 112, 224, 368), "layers": (4, 7, 13, 2)}
+_1_5MP: dict[str, Any] = {"channels": (32, 64, 128, 256, 512), "layers": (3, 7, 14, 2)}
+_2_0MP: dict[str, Any] = {"channels": (32, 72, 168, 376, 512), "layers": (3, 6, 13, 2)}
+_2_5MP: dict[str, Any] = {"channels": (32, 80, 192, 400, 544), "layers": (3, 6, 16, 2)}
+_5_0MP: dict[str, Any] = {"channels": (32, 88, 216, 456, 856), "layers": (4, 7, 15, 5)}
+_SE: dict[str, Any] = {"squeeze_excitation": 0.25}
 
 
-def vgnetc_1_0mp(**arguments: Any) -> VGNet:
-    """C-1.0MP, learned strided downsampling; published in `release2` only, and built so."""
-    return _vgnet("1.0MP", arguments, downsampling="depthwise", revision="release2")
+def _build(*arguments: dict[str, Any]) -> VGNet:
+    merged: dict[str, Any] = {}
+    for some in arguments:
+        merged |= some
+    return VGNet(**merged)
 
 
-def vgnetg_1_5mp(**arguments: Any) -> VGNet:
-    """G-1.5MP: 1,502,024 trainable parameters."""
-    return _vgnet("1.5MP", arguments)
+def vgnetg_1_0mp(**options: Any) -> VGNet:
+    """0.997 M trainable parameters, 144 M multiply-adds. ImageNet top-1 67.7 (release2: 68.128)."""
+    return _build(_1_0MP, options)
 
 
-def vgnetg_1_5mp_silu(**arguments: Any) -> VGNet:
-    """G-1.5MP with SiLU in the `paper` revision."""
-    return _vgnet("1.5MP", arguments, activation="silu")
+def vgnetg_1_0mp_se(**options: Any) -> VGNet:
+    """1.143 M trainable parameters, 145 M multiply-adds. ImageNet top-1 69.2 (release2: 70.122)."""
+    return _build(_1_0MP, _SE, options)
 
 
-def vgnetg_1_5mp_se(**arguments: Any) -> VGNet:
-    """G-1.5MP with squeeze-excitation."""
-    return _vgnet("1.5MP", arguments, squeeze_excitation=0.25)
+def vgnetg_1_0mp_silu(**options: Any) -> VGNet:
+    """`vgnetg_1_0mp` of the revision `paper` with SiLU."""
+    return _build(_1_0MP, {"activation": "silu"}, options)
 
 
-def vgnetc_1_5mp(**arguments: Any) -> VGNet:
-    """C-1.5MP, learned strided downsampling; published in `paper` only."""
-    return _vgnet("1.5MP", arguments, downsampling="depthwise")
+def vgnetc_1_0mp(**options: Any) -> VGNet:
+    """1.004 M parameters, 144 M multiply-adds, learned downsampling. Published in `release2`."""
+    return _build(_1_0MP, {"downsampling": "depthwise", "revision": "release2"}, options)
 
 
-def vgnete_1_5mp(**arguments: Any) -> VGNet:
-    """E-1.5MP, fixed edge detectors; published in `paper` only."""
-    return _vgnet("1.5MP", arguments, kernels="edge")
+def vgnetg_1_5mp(**options: Any) -> VGNet:
+    """1.502 M trainable parameters, 191 M multiply-adds. ImageNet top-1 70.494 (release2)."""
+    return _build(_1_5MP, options)
 
 
-def vgnetf_1_5mp(**arguments: Any) -> VGNet:
-    """F-1.5MP, fixed edge detectors and Gaussians; published in `paper` only."""
-    return _vgnet("1.5MP", arguments, kernels="edge_gaussian")
+def vgnetg_1_5mp_se(**options: Any) -> VGNet:
+    """1.702 M trainable parameters, 192 M multiply-adds. ImageNet top-1 72.422 (release2)."""
+    return _build(_1_5MP, _SE, options)
 
 
-def vgnetg_2_0mp(**arguments: Any) -> VGNet:
-    """G-2.0MP: 2,006,380 trainable parameters."""
-    return _vgnet("2.0MP", arguments)
+def vgnetg_1_5mp_silu(**options: Any) -> VGNet:
+    """`vgnetg_1_5mp` of the revision `paper` with SiLU."""
+    return _build(_1_5MP, {"activation": "silu"}, options)
 
 
-def vgnetg_2_0mp_se(**arguments: Any) -> VGNet:
-    """G-2.0MP with squeeze-excitation."""
-    return _vgnet("2.0MP", arguments, squeeze_excitation=0.25)
+def vgnetc_1_5mp(**options: Any) -> VGNet:
+    """1.506 M parameters, 191 M multiply-adds, learned downsampling. Published in `paper`."""
+    return _build(_1_5MP, {"downsampling": "depthwise"}, options)
 
 
-def vgnetg_2_5mp(**arguments: Any) -> VGNet:
-    """G-2.5MP: 2,492,756 trainable parameters."""
-    return _vgnet("2.5MP", arguments)
+def vgnete_1_5mp(**options: Any) -> VGNet:
+    """1.486 M trainable parameters, 192 M multiply-adds, fixed edge detectors (paper)."""
+    return _build(_1_5MP, {"kernels": "edge"}, options)
 
 
-def vgnetg_2_5mp_se(**arguments: Any) -> VGNet:
-    """G-2.5MP with squeeze-excitation."""
-    return _vgnet("2.5MP", arguments, squeeze_excitation=0.25)
+def vgnetf_1_5mp(**options: Any) -> VGNet:
+    """1.486 M trainable parameters, 192 M multiply-adds, fixed edges and Gaussians (paper)."""
+    return _build(_1_5MP, {"kernels": "edge_gaussian"}, options)
 
 
-def vgnetg_5_0mp(**arguments: Any) -> VGNet:
-    """G-5.0MP: 4,990,239 trainable parameters."""
-    return _vgnet("5.0MP", arguments)
+def vgnetg_2_0mp(**options: Any) -> VGNet:
+    """2.006 M trainable parameters, 304 M multiply-adds. ImageNet top-1 72.314 (release2)."""
+    return _build(_2_0MP, options)
 
 
-def vgnetg_5_0mp_se(**arguments: Any) -> VGNet:
-    """G-5.0MP with squeeze-excitation."""
-    return _vgnet("5.0MP", arguments, squeeze_excitation=0.25)
+def vgnetg_2_0mp_se(**options: Any) -> VGNet:
+    """2.345 M trainable parameters, 306 M multiply-adds. ImageNet top-1 74.324 (release2)."""
+    return _build(_2_0MP, _SE, options)
+
+
+def vgnetg_2_5mp(**options: Any) -> VGNet:
+    """2.493 M trainable parameters, 403 M multiply-adds. ImageNet top-1 73.740 (release2)."""
+    return _build(_2_5MP, options)
+
+
+def vgnetg_2_5mp_se(**options: Any) -> VGNet:
+    """2.922 M trainable parameters, 405 M multiply-adds. ImageNet top-1 75.590 (release2)."""
+    return _build(_2_5MP, _SE, options)
+
+
+def vgnetg_5_0mp(**options: Any) -> VGNet:
+    """4.990 M trainable parameters, 607 M multiply-adds. No accuracy was published."""
+    return _build(_5_0MP, options)
+
+
+def vgnetg_5_0mp_se(**options: Any) -> VGNet:
+    """5.887 M trainable parameters, 610 M multiply-adds. No accuracy was published."""
+    return _build(_5_0MP, _SE, options)
 
 
 BUILDERS: dict[str, Callable[..., VGNet]] = {
     builder.__name__: builder
     for builder in (
-        vgnetg_1_0mp, vgnetg_1_0mp_silu, vgnetg_1_0mp_se, vgnetc_1_0mp,
-        vgnetg_1_5mp, vgnetg_1_5mp_silu, vgnetg_1_5mp_se, vgnetc_1_5mp, vgnete_1_5mp, vgnetf_1_5mp,
-        vgnetg_2_0mp, vgnetg_2_0mp_se, vgnetg_2_5mp, vgnetg_2_5mp_se, vgnetg_5_0mp, vgnetg_5_0mp_se,
+        vgnetg_1_0mp,
+        vgnetg_1_0mp_se,
+        vgnetg_1_0mp_silu,
+        vgnetc_1_0mp,
+        vgnetg_1_5mp,
+        vgnetg_1_5mp_se,
+        vgnetg_1_5mp_silu,
+        vgnetc_1_5mp,
+        vgnete_1_5mp,
+        vgnetf_1_5mp,
+        vgnetg_2_0mp,
+        vgnetg_2_0mp_se,
+        vgnetg_2_5mp,
+        vgnetg_2_5mp_se,
+        vgnetg_5_0mp,
+        vgnetg_5_0mp_se,
     )
-}  # fmt: skip
-"""The published networks by name."""
-
-
-# What a network costs
-
-
-def count_parameters(network: nn.Module) -> tuple[int, int]:
-    """Numbers of (trainable, stored) parameters.
-
-    Stored ones include the fixed kernels of the `paper` revision, as the authors count; those of
-    `release2` are buffers and are in neither.
-    """
-    counts = [(p.numel(), p.requires_grad) for p in network.parameters()]
-    return sum(n for n, trainable in counts if trainable), sum(n for n, _ in counts)
-
-
-def count_multiply_adds(network: nn.Module, shape: Sequence[int]) -> int:
-    """Multiply-adds of a forward pass, counted as fvcore 0.1.5 does, whose numbers are published.
-
-    Convolutions and linear layers count one for each multiply-add, a batch normalisation two and a
-    global average one for each number they read; activations and gates do not count.
-
-    Args:
-        network: Put into eval mode for the pass, and back.
-        shape: Of the input, `(batch, channels, height, width)`.
-    """
-    counted = _MultiplyAdds()
-    training = network.training
-    example = next(network.parameters())
-    try:
-        network.eval()
-        with torch.no_grad(), counted:
-            network(torch.zeros(tuple(shape), dtype=example.dtype, device=example.device))
-    finally:
-        network.train(training)
-    return counted.total
-
-
-class _MultiplyAdds(TorchFunctionMode):
-    """Adds up the operations of the functions called under it."""
-
-    total = 0
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func in (torch.conv2d, functional.conv2d, functional.linear):
-            self.total += result.numel() * args[1][0].numel()
-        elif func is functional.batch_norm:
-            self.total += 2 * args[0].numel()
-        elif func in (Tensor.mean, functional.adaptive_avg_pool2d):
-            self.total += args[0].numel()
-        return result
+}
+"""The published networks by name. Each takes the arguments of `VGNet`, all optional."""

@@ -1,0 +1,36 @@
+"""Makes the pages of every method of the catalogue, so that a new method edits nothing here.
+
+`methods/<name>.md` is the README of the method's room; `api/methods/<name>.md` its docstrings.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+from modicum.method import CATALOGUE, room
+
+
+def on_config(config: Any) -> Any:
+    """Lists the pages where `mkdocs.yml` has the empty sections for them."""
+    titles = {name: card.title.split(":")[0] for name, card in CATALOGUE.items()}
+    for section in config["nav"]:
+        if "Methods" in section:
+            section["Methods"] = [{titles[n]: f"methods/{n}.md"} for n in CATALOGUE]
+        if "Reference" in section:
+            section["Reference"] += [
+                {f"modicum.methods.{room(n)}": f"api/methods/{n}.md"} for n in CATALOGUE
+            ]
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the pages."""
+    for name, card in CATALOGUE.items():
+        readme = f'--8<-- "src/modicum/methods/{room(name)}/README.md"\n'
+        title = card.title.split(":")[0]
+        reference = f"# {title}\n\n::: modicum.methods.{room(name)}\n"
+        for path, text in ((f"methods/{name}.md", readme), (f"api/methods/{name}.md", reference)):
+            files.append(File.generated(config, path, content=text))
+    return files

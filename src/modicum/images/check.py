@@ -1,0 +1,186 @@
+"""Are the files of a set images? Found out once, before hours of training, and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeAlias, TypeVar
+
+from modicum.engine.cache import cache_folder
+from modicum.engine.files import write_text
+from modicum.errors import DataError
+from modicum.images.decode import decode_image, opened
+from modicum.images.image_set import BadImage, FileImages, ImageSet
+from modicum.images.loader import available_cores
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with (files done, files in all)."""
+
+THOROUGH_UP_TO = 100_000
+"""Files; larger sets are decoded whole only on request."""
+
+_CHUNK = 256
+_Item = TypeVar("_Item")
+_Value = TypeVar("_Value")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check_images` found."""
+
+    count: int
+    """Files in the set."""
+    bad: tuple[BadImage, ...]
+    thorough: bool
+    """Whether every file was decoded whole; otherwise headers and ends were looked at."""
+    remembered: bool
+    """Whether the result of an earlier check of the same files was used."""
+
+
+def check_images(
+    image_set: ImageSet, *, thorough: bool | None = None, progress: Progress | None = None
+) -> CheckReport:
+    """Find the files of a set that cannot be decoded.
+
+    The result is kept in `modicum.engine.cache.cache_folder()` and used again as long as no file's
+    name, size or time of change differs. Threads share the work: decoders let go of Python's lock.
+
+    Args:
+        image_set: A set; images in memory are always good.
+        thorough: Decode every file whole, which finds everything. False: read headers, look
+            whether files end as their format ends, and decode only those that do not. None:
+            thorough for sets of up to `THOROUGH_UP_TO` files.
+        progress: Called now and then with (files done, files in all).
+    """
+    if not isinstance(image_set, FileImages):
+        return CheckReport(len(image_set), (), thorough=True, remembered=False)
+    if thorough is None:
+        thorough = len(image_set) <= THOROUGH_UP_TO
+    paths = [image_set.path(number) for number in range(len(image_set))]
+    memory = cache_folder() / "images" / f"{_fingerprint(paths)}.json"
+    known = _recall(memory, thorough)
+    if known is not None:
+        return CheckReport(len(paths), known.bad, thorough=known.thorough, remembered=True)
+    reasons = in_threads(what_is_wrong if thorough else what_seems_wrong, paths, progress)
+    bad = tuple(
+        BadImage(str(name), reason)
+        for name, reason in zip(image_set.names, reasons, strict=True)
+        if reason is not None
+    )
+    _remember(memory, thorough, bad)
+    return CheckReport(len(paths), bad, thorough=thorough, remembered=False)
+
+
+def what_is_wrong(path: Path) -> str | None:
+    """Why a file cannot be decoded; None if it can."""
+    try:
+        decode_image(path)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None
+
+
+def what_seems_wrong(path: Path) -> str | None:
+    """As `what_is_wrong`, but a file with a sound header and a proper end passes undecoded."""
+    try:
+        with opened(path) as image:
+            kind = image.format or ""
+        if _ends_properly(path, kind):
+            return None
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return what_is_wrong(path)
+
+
+def in_threads(
+    function: Callable[[_Item], _Value],
+    items: Sequence[_Item],
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> list[_Value]:
+    """`function` of every item, in order, by one thread for each core unless said otherwise."""
+
+    def some(chunk: Sequence[_Item]) -> list[_Value]:
+        return [function(item) for item in chunk]
+
+    values: list[_Value] = []
+    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+    executor = ThreadPoolExecutor(threads or available_cores())
+    try:
+        for made in executor.map(some, chunks):
+            values += made
+            if progress is not None:
+                progress(len(values), len(items))
+    finally:
+        executor.shutdown(cancel_futures=True)
+    return values
+
+
+def _ends_properly(path: Path, kind: str) -> bool:
+    """Whether the end of a file is what its format ends with. Cheap, and no proof."""
+    with path.open("rb") as file:
+        start = file.read(12)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 32))
+        end = file.read()
+    match kind:
+        case "JPEG" | "MPO":
+            return end.rstrip(b"\0").endswith(b"\xff\xd9")
+        case "PNG":
+            return end.endswith(b"IEND\xaeB`\x82")
+        case "GIF":
+            return end.endswith(b";")
+        case "WEBP":
+            return int.from_bytes(start[4:8], "little") + 8 <= size
+        case "BMP":
+            return int.from_bytes(start[2:6], "little") <= size
+        case _:
+            return False
+
+
+def _fingerprint(paths: Sequence[Path]) -> str:
+    """A hash of all names, sizes and times of change."""
+
+    def state(path: Path) -> bytes:
+        try:
+            status = path.stat()
+        except OSError:
+            return f"{path}\0missing\n".encode(errors="surrogateescape")
+        line = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n"
+        return line.encode(errors="surrogateescape")
+
+    digest = hashlib.blake2b(digest_size=16)
+    for line in in_threads(state, paths):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+class _Known(NamedTuple):
+    thorough: bool
+    bad: tuple[BadImage, ...]
+
+
+def _recall(memory: Path, thorough: bool) -> _Known | None:
+    try:
+        found = json.loads(memory.read_text(encoding="utf-8"))
+        if found["thorough"] or not thorough:
+            bad = tuple(BadImage(str(name), str(reason)) for name, reason in found["bad"])
+            return _Known(bool(found["thorough"]), bad)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or of another version: check again
+    return None
+
+
+def _remember(memory: Path, thorough: bool, bad: Sequence[BadImage]) -> None:
+    try:
+        write_text(memory, json.dumps({"thorough": thorough, "bad": bad}))
+    except OSError as error:
+        log.info("the result of the check is not kept, %s cannot be written: %s", memory, error)

@@ -1,0 +1,278 @@
+"""CIFAR-10 and CIFAR-100 as their authors distribute them: Python or binary batches.
+
+Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. The Python batches are
+pickles; they are read by an unpickler that admits arrays and plain containers and nothing else.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from modicum.errors import DataError
+
+_PIXELS = 3 * 32 * 32
+
+
+class CifarKind(NamedTuple):
+    """One of the four distributions."""
+
+    layout: str
+    folder: str
+    """The folder its archive unpacks to."""
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    names: str
+    """The file with the classes' names."""
+    classes: int
+    binary: bool
+
+
+KINDS = (
+    CifarKind(
+        "CIFAR-10 Python batches",
+        "cifar-10-batches-py",
+        tuple(f"data_batch_{number}" for number in range(1, 6)),
+        ("test_batch",),
+        "batches.meta",
+        10,
+        False,
+    ),
+    CifarKind(
+        "CIFAR-10 binary batches",
+        "cifar-10-batches-bin",
+        tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        ("test_batch.bin",),
+        "batches.meta.txt",
+        10,
+        True,
+    ),
+    CifarKind(
+        "CIFAR-100 Python batches",
+        "cifar-100-python",
+        ("train",),
+        ("test",),
+        "meta",
+        100,
+        False,
+    ),
+    CifarKind(
+        "CIFAR-100 binary batches",
+        "cifar-100-binary",
+        ("train.bin",),
+        ("test.bin",),
+        "fine_label_names.txt",
+        100,
+        True,
+    ),
+)
+
+
+class CifarImages(NamedTuple):
+    """One split."""
+
+    images: npt.NDArray[np.uint8]
+    """(N,3,32,32), RGB."""
+    labels: npt.NDArray[np.int64]
+    """(N,); the fine labels of CIFAR-100."""
+    names: list[str]
+    classes: tuple[str, ...]
+
+
+def find_cifar(root: Path) -> tuple[CifarKind, Path] | None:
+    """Which distribution lies in `root`, or in the folder its archive unpacks to within `root`."""
+    for kind in KINDS:
+        for folder in (root, root / kind.folder):
+            if (folder / kind.names).is_file() and (folder / kind.train[0]).is_file():
+                return kind, folder
+    return None
+
+
+def read_cifar(kind: CifarKind, folder: Path, split: str) -> CifarImages:
+    """Read the images of "train" or "test".
+
+    Raises:
+        DataError: A file is missing, damaged, holds something else, or is no harmless pickle.
+    """
+    parts = [
+        (_read_binary if kind.binary else _read_python)(kind, folder / name)
+        for name in (kind.train if split == "train" else kind.test)
+    ]
+    images = np.concatenate([pixels for pixels, _, _ in parts]).reshape(-1, 3, 32, 32)
+    labels = np.concatenate([labels for _, labels, _ in parts])
+    names = [name for _, _, names in parts for name in names]
+    return CifarImages(images, labels, names, _class_names(kind, folder / kind.names))
+
+
+_Part = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[str]]
+
+
+def _read_binary(kind: CifarKind, path: Path) -> _Part:
+    label_bytes = 1 if kind.classes == 10 else 2  # CIFAR-100: coarse, then fine
+    record = label_bytes + _PIXELS
+    content = np.frombuffer(_bytes(path), dtype=np.uint8)
+    if not len(content) or len(content) % record:
+        raise DataError(
+            f"{path}: expected records of {record} bytes, found {len(content)} bytes in all. "
+            f"Unpack the archive again."
+        )
+    records = content.reshape(-1, record)
+    labels = records[:, label_bytes - 1].astype(np.int64)
+    names = [f"{path.name}/{number}" for number in range(len(records))]
+    return records[:, label_bytes:], _checked(labels, kind, path), names
+
+
+def _read_python(kind: CifarKind, path: Path) -> _Part:
+    content = load_plain_pickle(path)
+    data = content.get(b"data")
+    labels = content.get(b"labels" if kind.classes == 10 else b"fine_labels")
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_PIXELS,):
+        raise DataError(
+            f"{path}: expected the entry b'data' to be a uint8 array (N, {_PIXELS}), found "
+            f"{_describe(data)}. Unpack the archive again."
+        )
+    if (
+        not isinstance(labels, list)
+        or len(labels) != len(data)
+        or not all(isinstance(label, int) for label in labels)
+    ):
+        raise DataError(
+            f"{path}: expected one whole number for each of {len(data)} images as labels, found "
+            f"{_describe(labels)}. Unpack the archive again."
+        )
+    files = content.get(b"filenames")
+    names = [f"{path.name}/{number}" for number in range(len(data))]
+    if isinstance(files, list) and len(files) == len(data):
+        names = [f"{path.name}/{_text(file)}" for file in files]
+    numbers = np.asarray(labels, dtype=np.int64)
+    return cast("npt.NDArray[np.uint8]", data), _checked(numbers, kind, path), names
+
+
+def _class_names(kind: CifarKind, path: Path) -> tuple[str, ...]:
+    if kind.binary:
+        names = _bytes(path).decode(errors="replace").split()
+    else:
+        entry = load_plain_pickle(path).get(
+            b"label_names" if kind.classes == 10 else b"fine_label_names"
+        )
+        names = [_text(name) for name in entry] if isinstance(entry, list) else []
+    if len(names) != kind.classes or len(set(names)) != kind.classes:
+        raise DataError(
+            f"{path}: expected {kind.classes} different class names, found {len(set(names))}. "
+            f"Unpack the archive again."
+        )
+    return tuple(names)
+
+
+def _checked(labels: npt.NDArray[np.int64], kind: CifarKind, path: Path) -> npt.NDArray[np.int64]:
+    if len(labels) and not 0 <= labels.min() <= labels.max() < kind.classes:
+        raise DataError(
+            f"{path}: expected labels from 0 to {kind.classes - 1}, found {labels.min()} to "
+            f"{labels.max()}. Unpack the archive again."
+        )
+    return labels
+
+
+def load_plain_pickle(path: Path) -> Mapping[bytes, Any]:
+    """Read a pickled dict of arrays, containers, strings and numbers; run nothing from the file.
+
+    Strings of Python 2 come as bytes, so the keys do.
+
+    Raises:
+        DataError: The file is missing, damaged, or asks for anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            content = _PlainUnpickler(file, encoding="bytes").load()
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: the file cannot be read ({error.strerror}).") from error
+    except Exception as error:  # the unpickler raises almost anything on damaged bytes
+        raise DataError(
+            f"{path}: the pickle is damaged ({type(error).__name__}: {error}). Unpack the archive "
+            f"again."
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{path}: expected a pickled dict, found {type(content).__name__}. Unpack the archive "
+            f"again."
+        )
+    entries = cast("dict[bytes, Any]", content)
+    return {
+        key: value.array if isinstance(value, _Array) else value for key, value in entries.items()
+    }
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        admitted = _ADMITTED.get((module_name, global_name))
+        if admitted is None:
+            raise DataError(
+                f"the pickle asks for {module_name}.{global_name}, which data has no use for and "
+                f"which could run code; it was not read. Fetch the data set from its authors."
+            )
+        return admitted
+
+
+class _Array:
+    """Stands for an array while unpickling, so that NumPy never takes its state from a file."""
+
+    def __init__(self, *_: object) -> None:
+        self.array: npt.NDArray[Any] = np.empty(0, dtype=np.uint8)
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], _Type, bool, bytes]) -> None:
+        _, shape, kind, column_major, content = state
+        flat = np.frombuffer(content, dtype=kind.dtype)
+        self.array = flat.reshape(shape, order="F" if column_major else "C").copy()
+
+
+class _Type:
+    """Stands for the type of an array's elements: plain numbers only."""
+
+    def __init__(self, code: str | bytes, *_: object) -> None:
+        self.dtype = np.dtype(_text(code))
+        if self.dtype.kind not in "biuf":
+            raise DataError(f"the pickle holds an array of {self.dtype}; it was not read.")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if _text(state[1]) == ">":
+            self.dtype = self.dtype.newbyteorder(">")
+
+
+def _latin1(text: str, _: str) -> bytes:
+    """How Python 3 writes bytes in an old protocol."""
+    return text.encode("latin1")
+
+
+_ADMITTED: Mapping[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Type,
+    ("_codecs", "encode"): _latin1,
+}
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: the file cannot be read ({error.strerror}). Unpack the archive again."
+        ) from error
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} array {value.shape}"
+    return f"{type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list) else "")

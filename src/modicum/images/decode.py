@@ -1,0 +1,162 @@
+"""From an image file to RGB bytes, with errors that name the file.
+
+What is done with what files contain, the field's convention (Pillow's `convert("RGB")`) unless
+said otherwise:
+
+- JPEG, PNG, WebP, BMP and GIF are read, whatever the file's suffix says. Of an animation, the
+  first frame.
+- Grey becomes three equal channels. CMYK is converted, Adobe's inverted kind included.
+- Transparency is dropped, not composited: what is below a transparent pixel appears. The survey of
+  a folder says how many images have it.
+- 16-bit grey is scaled to 8 bits (Pillow alone would clip); 16-bit colour keeps its upper 8 bits.
+- EXIF orientation is applied.
+- ICC profiles are ignored: the numbers are taken as sRGB.
+- An image of more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (89 million) is refused, since a small
+  file can be made to fill all memory.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from modicum.errors import DataError
+from modicum.images.transforms import Crop, Cuts, SampleRandom, cut
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"})
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_TRANSPOSED = 5  # orientations from here on swap width and height
+
+
+def decode_image(path: Path) -> npt.NDArray[np.uint8]:
+    """Decode a whole file to RGB, uint8 (H,W,3).
+
+    Raises:
+        DataError: The file is missing, unreadable, not an image, truncated, damaged or too large.
+    """
+    with opened(path) as image:
+        return np.array(_upright_rgb(image))
+
+
+def decode_crop(path: Path, crop: Crop, random: SampleRandom) -> npt.NDArray[np.uint8]:
+    """Decode what `crop` takes of one file: RGB, uint8 (size,size,3).
+
+    A JPEG of which at least four times as many pixels as needed would be decoded in each direction
+    is decoded at a reduced scale that leaves at least twice as many, where the crop allows it.
+
+    Args:
+        path: The file.
+        crop: What to take of it.
+        random: The random numbers of this one sample.
+
+    Raises:
+        DataError: As `decode_image`.
+    """
+    with opened(path) as image:
+        width, height = image.size
+        if _orientation(image) >= _TRANSPOSED:
+            width, height = height, width
+        plan = Cuts(*(part[0] for part in crop.cuts(np.array([[height, width]]), random)))
+        if crop.allow_draft:
+            left, top, right, bottom = plan.box.tolist()
+            keep = 2.0 * crop.size / min(right - left, bottom - top)
+            before = image.size[0]
+            image.draft(None, (math.ceil(image.size[0] * keep), math.ceil(image.size[1] * keep)))
+            scale = image.size[0] / before
+            plan = plan._replace(box=np.round(plan.box * scale).astype(np.int64))
+        left, top, right, bottom = plan.box.tolist()
+        part = _upright_rgb(image).crop((left, top, right, bottom))  # before it is copied to NumPy
+        pixels = torch.from_numpy(np.array(part)).permute(2, 0, 1)
+    whole = np.array([0, 0, part.width, part.height])
+    return cut(pixels[None], plan._replace(box=whole), crop.size)[0].permute(1, 2, 0).numpy()
+
+
+@contextmanager
+def opened(path: Path) -> Generator[Image.Image, None, None]:
+    """The file as a Pillow image that is not decoded yet; whatever fails inside is a DataError."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(f"{width} x {height} pixels")
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise almost anything on hostile or broken bytes
+        raise DataError(f"{path}: {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What is wrong with a file and what to do about it."""
+    if isinstance(error, FileNotFoundError):
+        return "the file is not there (any more). Was the folder changed after it was opened?"
+    if isinstance(error, PermissionError):
+        return "the file may not be read. Give yourself read permission."
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return (
+            f"refused, the image is too large ({error}); at most {Image.MAX_IMAGE_PIXELS} pixels "
+            f"are decoded. Make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it."
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError:
+        return f"the file cannot be read ({error})."
+    mend = "Fetch or export the file again, remove it, or leave such files out with skip_bad."
+    if not start:
+        return f"the file is empty. {mend}"
+    if isinstance(error, UnidentifiedImageError):
+        return (
+            f"not an image of the formats read ({', '.join(FORMATS)}); it begins with {start!r}. "
+            f"{mend}"
+        )
+    if isinstance(error, OSError | EOFError | struct.error | IndexError) and (
+        "truncated" in str(error).lower() or isinstance(error, EOFError | IndexError)
+    ):
+        return f"the image is truncated ({error}). {mend}"
+    return f"the image is damaged ({type(error).__name__}: {error}). {mend}"
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 where there is none or the metadata is broken."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata must not cost a good picture
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    orientation = _orientation(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        deep = np.asarray(image).astype(np.float64)
+        rgb = Image.fromarray(np.round(deep.clip(0, 65535) / 257.0).astype(np.uint8)).convert("RGB")
+    elif image.mode == "P" and "transparency" in image.info:
+        rgb = image.convert("RGBA").convert("RGB")  # straight to RGB, Pillow warns
+    else:
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+    if orientation != 1:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    return rgb

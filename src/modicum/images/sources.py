@@ -1,0 +1,278 @@
+"""Opening images by path or name: which layout it is, which split is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from modicum.engine.random import permutation
+from modicum.errors import ConfigError, DataError
+from modicum.images.check import Progress, check_images, in_threads
+from modicum.images.cifar import find_cifar, read_cifar
+from modicum.images.decode import decode_image
+from modicum.images.folders import Listing, Tree, list_files, recognise
+from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
+
+Split: TypeAlias = Literal["train", "val", "test"]
+
+MEMORY_LIMIT = 2 * 2**30
+"""Bytes of decoded images up to which files of one size are decoded once, into memory."""
+
+_DIGITS_TRAIN = 1200
+
+_WORTH_A_THREAD = 128 * 128
+"""Pixels; with smaller images threads mostly wait for each other at Python's lock."""
+
+log = logging.getLogger(__name__)
+
+
+def open_images(
+    source: str | Path,
+    split: Split = "train",
+    *,
+    holdout: float = 0.1,
+    skip_bad: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """Open one split of a folder of labelled images, or of the built-in digits.
+
+    Read are class-per-folder trees with or without `train/` and `val|valid|validation|test/`
+    folders (see `modicum.images.folders`), tiny-imagenet-200, and CIFAR-10 and CIFAR-100 as Python
+    or binary batches. Every file is checked to be an image, once for an unchanged folder (see
+    `check_images`); sets too large for that have the ends of their files checked, and the rest is
+    found when a file is decoded.
+
+    Which images a split has: those of its folder. Where there is a test but no validation split,
+    or the other way round, both names mean the one there is, as it is usual for CIFAR and
+    ImageNet; to choose anything by validation, use `ImageSet.hold_out` on the training images.
+    Where there is neither, a share of each class is held out, the same at every call.
+
+    With several processes, let one open the set first: the others then find its check remembered.
+
+    Args:
+        source: A folder; or "digits": scikit-learn's 1,797 handwritten digits of 8x8 pixels and 17
+            grey levels, resized bilinearly to 32x32 with 1 channel, in a fixed random order of
+            which the first 1,200 are for training and the other 597 for testing. (A folder of that
+            name is "./digits".)
+        split: "train", "val" or "test".
+        holdout: Share of each class held out where the data has no split of its own for it. 0: all
+            images are for training.
+        skip_bad: Leave unusable files out, with a warning, rather than raise. They are listed in
+            `ImageSet.skipped`. Every file is then decoded to find them, in sets of any size.
+        memory_limit: Files of one size that take at most so many bytes when decoded are held in
+            memory.
+        progress: Called with (files done, files in all) while files are decoded or checked.
+
+    Returns:
+        `MemoryImages` for digits, CIFAR's batches and files within `memory_limit`, else
+        `FileImages`. Files give 3 channels.
+
+    Raises:
+        DataError: Nothing there, no known layout, classes that differ between splits, empty or
+            doubled class folders, symbolic links out of the folder, or unusable files.
+        ConfigError: `split` or `holdout` makes no sense.
+    """
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"split: found {split!r}, expected 'train', 'val' or 'test'.")
+    if source == "digits":
+        return _digits(split)
+    root = Path(source)
+    cifar = find_cifar(root)
+    if cifar is not None:
+        kind, folder = cifar
+        part = read_cifar(kind, folder, "train" if split == "train" else "test")
+        return MemoryImages(
+            part.classes,
+            torch.from_numpy(part.labels),
+            np.array(part.names),
+            kind.layout,
+            torch.from_numpy(part.images),
+        )
+    tree = recognise(root)
+    own = _own_split(tree, split)
+    listing = list_files(tree, own)
+    files = files_of(tree, listing)
+    if listing.bad and not skip_bad:
+        raise _unusable(root, listing.bad, len(listing.names))
+    if set(tree.splits) <= {"all", "train"} and holdout > 0:
+        train, val = files.hold_out(holdout)
+        files = train if split == "train" else val
+    elif split != "train" and own in ("all", "train"):
+        raise ConfigError(
+            f"holdout: {root} has no {split} split, and with holdout={holdout} none is made. Give "
+            f"the share to hold out, such as 0.1, or split the folder into train/ and val/."
+        )
+    log.info("%s: %s; %s: %d images", root, tree.layout, split, len(files))
+    return _checked(files, listing.bad, skip_bad, memory_limit, progress)
+
+
+def available_splits(source: str | Path) -> tuple[Split, ...]:
+    """The splits that differ from each other: what `open_images` has more than a name for.
+
+    A tree without splits has ("train", "val"), ImageNet too, CIFAR and digits ("train", "test").
+
+    Raises:
+        DataError: As `open_images`, as far as it is seen without listing the files.
+    """
+    own = _own_splits(source)
+    if set(own) <= {"all", "train"}:
+        return ("train", "val")
+    order: tuple[Split, ...] = ("train", "val", "test")
+    return tuple(split for split in order if split in own)
+
+
+def has_splits(source: str | Path) -> bool:
+    """Whether the data comes divided, rather than being one folder that `open_images` divides.
+
+    Raises:
+        DataError: As `available_splits`.
+    """
+    return set(_own_splits(source)) != {"all"}
+
+
+def files_of(tree: Tree, listing: Listing) -> FileImages:
+    """The listed files as an image set, unchecked."""
+    return FileImages(
+        tree.classes,
+        torch.tensor(listing.labels, dtype=torch.int64),
+        np.array(listing.names, dtype=np.str_),
+        tree.layout,
+        tree.root,
+    )
+
+
+def _own_splits(source: str | Path) -> Iterable[str]:
+    if source == "digits" or find_cifar(Path(source)) is not None:
+        return ("train", "test")
+    return recognise(Path(source)).splits
+
+
+def _own_split(tree: Tree, split: Split) -> str:
+    """Which of the tree's splits has the images."""
+    if split == "train":
+        wanted = ("train", "all")
+    else:
+        wanted = (split, "test" if split == "val" else "val", "train", "all")
+    for name in wanted:
+        if name in tree.splits:
+            return name
+    raise DataError(
+        f"{tree.root}: there is no train/ folder beside {', '.join(tree.splits)}. Add one, or open "
+        f"the split that is there."
+    )
+
+
+def _checked(
+    files: FileImages,
+    not_followed: Sequence[BadImage],
+    skip_bad: bool,
+    memory_limit: int,
+    progress: Progress | None,
+) -> ImageSet:
+    """The files that can be used, in memory if they fit; an error for the others, or a warning."""
+    images, bad = _into_memory(files, memory_limit, progress)
+    if images is None:
+        thorough = True if skip_bad else None
+        bad = check_images(files, thorough=thorough, progress=progress).bad
+    names = {name for name, _ in bad}
+    good = np.array([number for number, name in enumerate(files.names) if name not in names])
+    if bad and not skip_bad:
+        raise _unusable(files.root, bad, len(files))
+    kept = files if not bad else files.subset(good.astype(np.int64))
+    skipped = (*not_followed, *bad)
+    if skipped:
+        log.warning("%s: %s", files.root, _summary(skipped, len(files), "are left out"))
+        gone = set(files.labels.tolist()) - set(kept.labels.tolist())
+        if gone:
+            classes = ", ".join(files.classes[label] for label in sorted(gone))
+            raise DataError(
+                f"{files.root}: no usable image is left of {classes}. "
+                f"{_summary(skipped, len(files), 'cannot be used')}"
+            )
+    if images is None:
+        return dataclasses.replace(kept, skipped=skipped)
+    pixels = images if not bad else images[torch.from_numpy(good)]
+    return MemoryImages(kept.classes, kept.labels, kept.names, kept.layout, pixels, skipped=skipped)
+
+
+class _SizesDifferError(Exception):
+    pass
+
+
+def _into_memory(
+    files: FileImages, memory_limit: int, progress: Progress | None
+) -> tuple[torch.Tensor | None, tuple[BadImage, ...]]:
+    """All images as one tensor (N,3,H,W), and those that cannot be decoded; None if too much."""
+    size = _common_size(files)
+    if size is None or len(files) * 3 * size[0] * size[1] > memory_limit:
+        return None, ()
+    images = torch.zeros((len(files), 3, *size), dtype=torch.uint8)
+
+    def decode(number: int) -> str | None:
+        path = files.path(number)
+        try:
+            pixels = decode_image(path)
+        except DataError as error:
+            return str(error).removeprefix(f"{path}: ")
+        if pixels.shape[:2] != size:
+            raise _SizesDifferError
+        images[number] = torch.from_numpy(pixels).permute(2, 0, 1)
+        return None
+
+    try:
+        threads = 1 if size[0] * size[1] < _WORTH_A_THREAD else None
+        reasons = in_threads(decode, range(len(files)), progress, threads)
+    except _SizesDifferError:
+        return None, ()
+    return images, tuple(
+        BadImage(str(name), reason)
+        for name, reason in zip(files.names, reasons, strict=True)
+        if reason is not None
+    )
+
+
+def _common_size(files: FileImages, looked_at: int = 100) -> tuple[int, int] | None:
+    """(height, width) if some files from all over the set agree in it."""
+    sizes: set[tuple[int, int]] = set()
+    for number in np.linspace(0, len(files) - 1, min(looked_at, len(files))).astype(int):
+        try:
+            sizes.add(decode_image(files.path(number)).shape[:2])
+        except DataError:
+            continue  # found and named later
+        if len(sizes) > 1:
+            return None
+    return next(iter(sizes), None)
+
+
+def _unusable(root: Path, bad: Sequence[BadImage], count: int) -> DataError:
+    return DataError(f"{root}: {_summary(bad, count, 'cannot be used')}")
+
+
+def _summary(bad: Sequence[BadImage], count: int, verdict: str) -> str:
+    shown = "; ".join(f"{name}: {reason}" for name, reason in bad[:5])
+    more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+    return f"{len(bad)} of {count} files {verdict}. {shown}{more}"
+
+
+def _digits(split: Split) -> MemoryImages:
+    from sklearn.datasets import load_digits
+
+    pixels, digits = load_digits(return_X_y=True)
+    order = permutation(len(digits), "digits")
+    part = order[:_DIGITS_TRAIN] if split == "train" else order[_DIGITS_TRAIN:]
+    small = torch.from_numpy(pixels[part]).view(-1, 1, 8, 8) * (255.0 / 16.0)
+    images = torch.nn.functional.interpolate(small, size=(32, 32), mode="bilinear")
+    return MemoryImages(
+        tuple(str(digit) for digit in range(10)),
+        torch.from_numpy(digits[part].astype(np.int64)),
+        np.array([f"digits/{number}" for number in part]),
+        "built-in digits",
+        images.round().to(torch.uint8),
+    )

@@ -1,0 +1,247 @@
+"""The authors' checkpoints, of every layout they published, into our networks.
+
+A checkpoint is a plain state dict. Its keys and shapes tell the revision, widths, depths, gates and
+filters; only ReLU and SiLU cannot be told apart. Layouts:
+
+- `paper`: `classifier.weight`, `….mux.weight` or fixed kernels.
+- `release2`: `classifier.1.weight`.
+- January 2022: as `paper`, with one number `downsample.sigma` a stage in place of the kernels.
+- November 2021: the last block is called `features.last`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from modicum.errors import CheckpointError
+from modicum.methods.vgnet.model import (
+    BUILDERS,
+    Activation,
+    Downsampling,
+    Kernels,
+    VGNet,
+    edge_kernels,
+    normalised_gaussian,
+)
+
+State: TypeAlias = Mapping[str, Tensor]
+_STAGES = range(1, 5)
+
+
+def load_official(
+    checkpoint: Path | str | State,
+    *,
+    activation: Activation | None = None,
+    num_classes: int | None = None,
+    thumbnail: bool = False,
+) -> VGNet:
+    """The network of a checkpoint, built after its keys and shapes, with its weights.
+
+    Args:
+        checkpoint: A `.pth` or `.safetensors` file, or a state dict.
+        activation: The activation it was trained with; None: ReLU, or SiLU for `release2`. The
+            files named `…_silu` need `"silu"`.
+        num_classes: If it is not the checkpoint's number of classes, the classifier is initialised
+            anew. None: the checkpoint's.
+        thumbnail: Build the network for small images, whose first stage keeps its resolution; the
+            filter of that stage starts from the checkpoint's.
+
+    Raises:
+        CheckpointError: The file is damaged, or not of a VGNet.
+    """
+    where = "the state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
+    state = checkpoint if isinstance(checkpoint, Mapping) else read_state(Path(checkpoint))
+    state = modern_layout(state, where)
+    arguments: dict[str, Any] = describe(state, where) | {"thumbnail": thumbnail}
+    if activation is not None:
+        arguments["activation"] = activation
+    network = VGNet(**arguments)
+    load_into(network, state, where)
+    if num_classes is not None and num_classes != arguments["num_classes"]:
+        arguments["num_classes"] = num_classes
+        anew = VGNet(**arguments)
+        anew.features = network.features
+        return anew
+    return network
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, or of a `.pth` file without executing anything in it.
+
+    Raises:
+        CheckpointError: There is no such file, it is damaged, or it holds something else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file. Expected a checkpoint, .pth or .safetensors.")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        safetensors.SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path}: cannot be read as a state dict of tensors ({reason}). It is damaged, or "
+            f"holds objects other than tensors, which are never loaded. Download it again, or save "
+            f"the network's state_dict()."
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise CheckpointError(
+            f"{path}: holds a {type(found).__name__}, expected a state dict: names with tensors."
+        )
+    return {str(name): tensor for name, tensor in found.items()}
+
+
+def modern_layout(state: State, where: str) -> dict[str, Tensor]:
+    """The same weights under the keys of `paper` or `release2`, whatever layout they came in."""
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    stage4 = [int(m[1]) for name in state if (m := re.match(r"features\.stage4\.(\d+)\.", name))]
+    modern: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.startswith("features.last.") and stage4:
+            # After the blocks comes the join, which has no weights, then the tail.
+            name = f"features.stage4.{max(stage4) + 2}.{name.removeprefix('features.last.')}"
+        if name.endswith(".downsample.sigma"):
+            stage = name.removesuffix(".downsample.sigma")
+            channels = next(
+                (
+                    state[key].shape[1]
+                    for key in (f"{stage}.conv1x1.0.weight", f"{stage}.conv1x1.0.0.weight")
+                    if key in state
+                ),
+                None,
+            )
+            if channels is None or tensor.numel() != 1:
+                raise CheckpointError(
+                    f"{where}: {name} should be one number beside {stage}.conv1x1; found shape "
+                    f"{tuple(tensor.shape)}. The checkpoint is not of a VGNet, or is damaged."
+                )
+            name = f"{stage}.downsample.weight"
+            tensor = normalised_gaussian(float(tensor)).expand(channels, 1, 3, 3).clone()
+        modern[name] = tensor
+    return modern
+
+
+def describe(state: State, where: str = "the state dict") -> dict[str, Any]:
+    """The arguments of `VGNet` a state dict in a modern layout was made by.
+
+    Args:
+        state: Names with tensors.
+        where: Where it came from, for messages.
+
+    Raises:
+        CheckpointError: It is not of a VGNet.
+    """
+    try:
+        revision = "release2" if "classifier.1.weight" in state else "paper"
+        classifier = state["classifier.1.weight" if revision == "release2" else "classifier.weight"]
+        stem = state["features.stem.0.weight"]
+        squeeze_excitation = "features.stage1.0.conv1x1.1.reduce.weight" in state
+        mix = "conv1x1.0.0.weight" if squeeze_excitation else "conv1x1.0.weight"
+        layers = [
+            1 + sum(f"features.stage{stage}.{block}.{mix}" in state for block in range(1, 100))
+            for stage in _STAGES
+        ]
+        # A stage opens with a 1x1 convolution that reads all channels of the stage before.
+        widths = [state[f"features.stage{stage}.0.{mix}"].shape[1] for stage in _STAGES]
+        downsample = state.get("features.stage2.0.downsample.weight")
+        return {
+            "channels": [*widths, classifier.shape[1]],
+            "layers": layers,
+            "num_classes": classifier.shape[0],
+            "in_channels": stem.shape[1],
+            "downsampling": _downsampling(downsample),
+            "kernels": _kernels(state, layers[3]),
+            "activation": "silu" if revision == "release2" else "relu",
+            "squeeze_excitation": 0.25 if squeeze_excitation else 0.0,
+            "revision": revision,
+        }
+    except (KeyError, IndexError) as error:
+        first = ", ".join(list(state)[:4]) or "nothing"
+        raise CheckpointError(
+            f"{where}: not a VGNet: it has no {error}. Its first keys are {first}; expected "
+            f"features.stem.0.weight and so on, as the authors save them."
+        ) from error
+
+
+def _downsampling(weight: Tensor | None) -> Downsampling:
+    """Told by the filters of stage 2, which is strided in thumbnail mode too."""
+    if weight is None:
+        return "maxpool"
+    # A Gaussian of any sigma is the same for every channel but for its sign.
+    same = torch.allclose(weight.abs(), weight[:1].abs().expand_as(weight), atol=1e-6)
+    return "gaussian" if same and bool((weight[0] > 0).all()) else "depthwise"
+
+
+def _kernels(state: State, last_depth: int) -> Kernels:
+    """Told by the tail, where E and F have a normalisation, and every kernel of their bank."""
+    tail = f"features.stage4.{last_depth + 1}"
+    if f"{tail}.1.running_mean" not in state:
+        return "learned"
+    weight = state[f"{tail}.0.weight"][:, 0]
+    known: tuple[Kernels, ...] = ("edge", "edge_gaussian")
+    for kernels in known:
+        bank = edge_kernels(kernels)
+        repeated = bank.repeat(-(-len(weight) // len(bank)), 1, 1)[: len(weight)]
+        if torch.allclose(weight, repeated, atol=1e-6):
+            return kernels
+    raise KeyError(f"known bank of fixed kernels in {tail}.0.weight")
+
+
+def load_into(network: VGNet, state: State, where: str = "the state dict") -> None:
+    """Fill a network with weights that must fit it wholly.
+
+    Args:
+        network: Filled in place, fixed kernels included.
+        state: Names with tensors, in any of the layouts.
+        where: Where it came from, for messages.
+
+    Raises:
+        CheckpointError: The weights are of another network; the message names what was found.
+    """
+    state = modern_layout(state, where)
+    mine = network.state_dict()
+    wrong = [
+        name for name in mine if name not in state or state[name].shape != mine[name].shape
+    ] + [name for name in state if name not in mine]
+    if not wrong:
+        network.load_state_dict(dict(state))
+        return
+    found, expected = describe(state, where), network.arguments
+    differences = [
+        f"{option} {found[option]!r}, expected {expected[option]!r}"
+        for option in found
+        if option != "activation" and found[option] != expected[option]
+    ]
+    fitting = [name for name, builder in BUILDERS.items() if _fits(builder, found)]
+    hint = f" It fits {fitting[0]}(revision={found['revision']!r})." if fitting else ""
+    if found["num_classes"] != expected["num_classes"]:
+        hint += " For other classes, load_official(…, num_classes=N) starts the classifier anew."
+    raise CheckpointError(
+        f"{where}: the weights are of another network: found {'; '.join(differences) or 'others'}. "
+        f"{len(wrong)} tensors do not fit, first {wrong[0]}.{hint}"
+    )
+
+
+def _fits(builder: Any, found: Mapping[str, Any]) -> bool:
+    arguments = builder(revision=found["revision"]).arguments
+    options = ("channels", "layers", "downsampling", "kernels", "squeeze_excitation")
+    return all(arguments[option] == found[option] for option in options)

@@ -1,0 +1,395 @@
+"""Using a trained classifier: measure it, classify files, export it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
+from modicum import images
+from modicum.engine.environment import processor_name, usable_cores
+from modicum.engine.files import atomic_write, write_text
+from modicum.engine.progress import Progress, report_progress
+from modicum.engine.random import generator
+from modicum.engine.weights import load_saved
+from modicum.errors import CheckpointError, ConfigError, DataError, require
+from modicum.images.decode import SUFFIXES, decode_crop
+from modicum.methods.vgnet.fold import fold
+from modicum.methods.vgnet.metrics import latency, topk_correct
+from modicum.methods.vgnet.model import VGNet, count_multiply_adds, count_parameters
+from modicum.methods.vgnet.train import Pipeline, pipeline_from_notes, resolved
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+_log = logging.getLogger("modicum")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network with what its use needs."""
+
+    network: nn.Module
+    classes: tuple[str, ...]
+    pipeline: Pipeline
+    trained_on: str
+    """Where its training data lay."""
+    holdout: float
+    """Share of each class that was held out of training, where the data had no parts."""
+    device: torch.device
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images it takes."""
+        return len(self.pipeline.mean)
+
+
+def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Classifier:
+    """A classifier from a run folder or a `.safetensors` file. See `engine.weights.load_saved`."""
+    saved = load_saved(run, weights, method="vgnet")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Classifier(
+        saved.module.to(device),
+        tuple(saved.notes["classes"]),
+        pipeline_from_notes(saved.notes),
+        saved.notes["data"],
+        saved.notes["holdout"],
+        torch.device(device),
+    )
+
+
+@torch.inference_mode()
+def evaluate(
+    run: Path,
+    data: str,
+    split: images.Split | None = None,
+    weights: Literal["last", "best"] = "last",
+    batch_size: int = 64,
+    workers: int | None = None,
+    device: Device = "auto",
+    skip_bad: bool = False,
+) -> dict[str, Any]:
+    """Measure a trained network on labelled images, and what it costs.
+
+    Args:
+        run: Run folder, or a .safetensors file of one.
+        data: Images with labels: a folder a class, or any data set `modicum train vgnet` takes.
+        split: Part of the data; none: val. A folder without parts is taken whole, or, if it is
+            what the network was trained on, the part that was held out of training.
+        weights: The network after the last step, or the one that scored best.
+        batch_size: Images at a time.
+        workers: Processes that decode images.
+        device: Where to compute.
+        skip_bad: Leave out unreadable images instead of stopping.
+
+    Returns:
+        Accuracies in percent, parameters, multiply-adds of one image, and latency of one image as
+        it is and folded (milliseconds, minimum and median of 20).
+    """
+    classifier = load_classifier(run, weights, device)
+    image_set = _evaluation_set(classifier, data, split, skip_bad)
+    mapping = class_mapping(image_set.classes, classifier.classes, data)
+    require_channels(image_set.channels, classifier, data)
+    loader = images.Loader(
+        image_set, batch_size, transform=classifier.pipeline.evaluation(), workers=workers
+    )
+    correct = torch.zeros(2, dtype=torch.int64)
+    with Progress("evaluate", len(image_set)) as progress:
+        seen = 0
+        for batch in loader.epoch(0):
+            logits = classifier.network(batch.image.to(classifier.device)).float().cpu()
+            correct += topk_correct(logits, mapping[batch.label], (1, 5)).sum(1)
+            seen += len(batch.label)
+            progress.advance(seen)
+    top1, top5 = (100 * correct / len(image_set)).tolist()
+    return {"images": len(image_set), "top1": top1, "top5": top5} | cost(classifier)
+
+
+def _evaluation_set(
+    classifier: Classifier, data: str, split: images.Split | None, skip_bad: bool
+) -> images.ImageSet:
+    with report_progress("check images") as progress:
+        if images.has_splits(data):
+            return images.open_images(data, split or "val", skip_bad=skip_bad, progress=progress)
+        if resolved(data) == classifier.trained_on:
+            return images.open_images(
+                data,
+                split or "val",
+                holdout=classifier.holdout,
+                skip_bad=skip_bad,
+                progress=progress,
+            )
+        if split not in (None, "train"):
+            raise ConfigError(f"--split {split}: {data} has no parts; leave the option out.")
+        return images.open_images(data, "train", holdout=0, skip_bad=skip_bad, progress=progress)
+
+
+def class_mapping(found: list[str] | tuple[str, ...], known: tuple[str, ...], data: str) -> Tensor:
+    """The network's number of each class of a data set, int64.
+
+    Raises:
+        DataError: The data set has a class the network was not trained on.
+    """
+    unknown = [name for name in found if name not in known]
+    if unknown:
+        raise DataError(
+            f"{data}: the network was not trained on the class{'es' * (len(unknown) > 1)} "
+            f"{', '.join(unknown[:8])}. It knows: {', '.join(known[:20])}. Rename the folders, or "
+            f"remove those that do not belong."
+        )
+    return torch.tensor([known.index(name) for name in found])
+
+
+def require_channels(found: int, classifier: Classifier, data: object) -> None:
+    """Raise a `DataError` unless images have as many channels as the network takes."""
+    if found != classifier.channels:
+        raise DataError(
+            f"{data}: images with {found} channel{'s' * (found > 1)}; the network was trained on "
+            f"images with {classifier.channels}. Evaluate it on data like those it was trained on."
+        )
+
+
+def cost(classifier: Classifier) -> dict[str, Any]:
+    """Parameters, multiply-adds and latency of one image at the size the network was trained on."""
+    network, size = classifier.network, classifier.pipeline.size
+    image = torch.randn(1, classifier.channels, size, size, device=classifier.device)
+    trainable, stored = count_parameters(network)
+    eager = latency(network, image)
+    measured: dict[str, Any] = {"as trained": f"{eager[0]:.2f} min, {eager[1]:.2f} median"}
+    if isinstance(network, VGNet):
+        folded = latency(fold(network), image)
+        measured["folded"] = f"{folded[0]:.2f} min, {folded[1]:.2f} median"
+    name = torch.cuda.get_device_name() if classifier.device.type == "cuda" else processor_name()
+    return {
+        "parameters": {"trainable": trainable, "stored": stored},
+        "multiply_adds": count_multiply_adds(network, (1, classifier.channels, size, size)),
+        "latency_ms": measured
+        | {
+            "of": f"1 image of {size}x{size}, float32, contiguous, not compiled, "
+            f"{torch.get_num_threads()} threads, {name}"
+        },
+    }
+
+
+@torch.inference_mode()
+def predict(
+    inputs: tyro.conf.Positional[tuple[Path, ...]],
+    run: Path,
+    out: Path | None = None,
+    sheet: Path | None = None,
+    top: int = 5,
+    weights: Literal["last", "best"] = "last",
+    batch_size: int = 64,
+    device: Device = "auto",
+) -> dict[str, Any]:
+    """Classify image files, and all image files in folders.
+
+    A file that cannot be read is reported in its row and does not stop the others.
+
+    Args:
+        inputs: Image files and folders.
+        run: Run folder, or a .safetensors file of one.
+        out: CSV file to write: file, classes and probabilities, likeliest first, error.
+        sheet: PNG file to write: a contact sheet of the first images with their classes.
+        top: Classes a file.
+        weights: The network after the last step, or the one that scored best.
+        batch_size: Images at a time.
+        device: Where to compute.
+
+    Returns:
+        The predictions, or with `out` the first ten of them, and the files written.
+    """
+    files = image_files(inputs)
+    classifier = load_classifier(run, weights, device)
+    network = classifier.network
+    if isinstance(network, VGNet):
+        network = fold(network)
+    top = max(1, min(top, len(classifier.classes)))
+    rows: list[dict[str, Any]] = []
+    thumbnails: list[tuple[Tensor, str]] = []
+    with Progress("predict", len(files)) as progress, ThreadPoolExecutor(usable_cores()) as pool:
+        for start in range(0, len(files), batch_size):
+            part = files[start : start + batch_size]
+            # Pillow lets go of Python's lock while it decodes and resizes.
+            read = list(pool.map(partial(_read, classifier=classifier), part))
+            images_of_part = [item for item in read if isinstance(item, Tensor)]
+            classified: Iterator[dict[str, Any]] = iter(())
+            if images_of_part:
+                classified = _classify(network, torch.stack(images_of_part), classifier, top)
+            for file, item in zip(part, read, strict=True):
+                if isinstance(item, DataError):
+                    _log.warning("%s", item)
+                    rows.append({"file": str(file), "error": str(item)})
+                    continue
+                row = next(classified)
+                rows.append({"file": str(file)} | row)
+                if sheet is not None and len(thumbnails) < SHEET_IMAGES:
+                    title = f"{row['class_1']} {100 * row['probability_1']:.0f} %"
+                    thumbnails.append((item, title))
+            progress.advance(start + len(part))
+    failed = [row for row in rows if "error" in row]
+    if len(failed) == len(rows):
+        raise DataError(f"none of the {len(rows)} files can be read. The first: {rows[0]['error']}")
+    result: dict[str, Any] = {"files": len(rows), "unreadable": len(failed)}
+    if out is not None:
+        _write_csv(out, rows, top)
+        result["table"] = str(out)
+    if sheet is not None:
+        pixels, titles = zip(*thumbnails, strict=True)
+        with atomic_write(sheet) as file:
+            file.write(images.contact_sheet(torch.stack(pixels), titles))
+        result["sheet"] = str(sheet)
+    return result | {"predictions": rows if out is None else rows[:10]}
+
+
+SHEET_IMAGES = 60
+"""Images on a contact sheet: more are too small to look at."""
+
+
+def image_files(inputs: Sequence[Path]) -> list[Path]:
+    """The files named, and all image files below the folders named, sorted within each.
+
+    Raises:
+        DataError: An input does not exist, or there is no image at all.
+    """
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            files += sorted(p for p in found if not p.name.startswith("."))
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"{path}: no such file or folder. Expected images, or folders of them.")
+    if not files:
+        where = ", ".join(map(str, inputs)) or "the command"
+        raise DataError(
+            f"{where}: no image found. Expected files ending in {', '.join(sorted(SUFFIXES))}."
+        )
+    return files
+
+
+def _read(path: Path, classifier: Classifier) -> Tensor | DataError:
+    """The evaluation crop of a file, uint8 (C, size, size); an error is returned, not raised."""
+    crop = classifier.pipeline.crop()
+    try:
+        pixels = decode_crop(path, crop, NO_RANDOMNESS)
+    except DataError as error:
+        return error
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    if classifier.channels == 1:  # luma of ITU-R BT.601, as Pillow's "L"
+        luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+        image = (image * luma).sum(0, keepdim=True).round().to(torch.uint8)
+    return image
+
+
+def _classify(
+    network: nn.Module, pixels: Tensor, classifier: Classifier, top: int
+) -> Iterator[dict[str, Any]]:
+    """One record an image, with the keys class_1, probability_1, class_2 and so on."""
+    image = classifier.pipeline.normalise()(pixels).to(classifier.device)
+    best = network(image).float().softmax(1).topk(top)
+    for probabilities, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        record: dict[str, Any] = {}
+        for rank, (p, i) in enumerate(zip(probabilities, indices, strict=True), start=1):
+            record |= {f"class_{rank}": classifier.classes[i], f"probability_{rank}": round(p, 6)}
+        yield record
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], top: int) -> None:
+    ranks = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["file", *ranks, "error"], restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def export(
+    run: Path,
+    to: Literal["onnx", "state-dict"] = "onnx",
+    out: Path | None = None,
+    weights: Literal["last", "best"] = "last",
+    folded: bool = True,
+) -> dict[str, Any]:
+    """Write a trained network for use without modicum.
+
+    Args:
+        run: Run folder, or a .safetensors file of one.
+        to: onnx: an ONNX file (opset 17, any batch size) that takes normalised images and gives
+            logits, compared with PyTorch before it is kept; its metadata hold classes, mean,
+            standard deviation and sizes. state-dict: the authors' layout of keys, for torch.load.
+        out: File to write; none: model.onnx or model.pth in the run folder.
+        weights: The network after the last step, or the one that scored best.
+        folded: Fold the normalisations first; the ONNX network is then smaller and faster.
+    """
+    classifier = load_classifier(run, weights)
+    folder = run if run.is_dir() else run.parent
+    if to == "state-dict":
+        out = out or folder / "model.pth"
+        with atomic_write(out) as file:
+            torch.save(classifier.network.state_dict(), file)
+        return {"written": str(out)}
+    return _export_onnx(classifier, out or folder / "model.onnx", folded)
+
+
+ONNX_TOLERANCE = 1e-3
+"""Largest difference between ONNX Runtime and PyTorch, relative to the largest logit."""
+
+
+def _export_onnx(classifier: Classifier, out: Path, folded: bool) -> dict[str, Any]:
+    onnx = require("onnx", "deploy", "ONNX export")
+    runtime = require("onnxruntime", "deploy", "ONNX export")
+    network, size = classifier.network, classifier.pipeline.size
+    if folded and isinstance(network, VGNet):
+        network = fold(network)
+    image = torch.randn(2, classifier.channels, size, size, generator=generator("export"))
+    buffer: Any = io.BytesIO()  # the exporter takes one, whatever its signature says
+    torch.onnx.export(
+        network,
+        (image,),
+        buffer,
+        opset_version=17,
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+        dynamo=False,
+    )
+    model = onnx.load_from_string(buffer.getvalue())
+    described = {"classes": list(classifier.classes)} | vars(classifier.pipeline)
+    for key, value in described.items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
+    content = model.SerializeToString()
+
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for batch in (image, image[:1], image.repeat(2, 1, 1, 1)):
+        with torch.inference_mode():
+            expected = classifier.network(batch)
+        (found,) = session.run(None, {"image": batch.numpy()})
+        difference = float((torch.from_numpy(found) - expected).abs().max() / expected.abs().max())
+        worst = max(worst, difference)
+    if not worst <= ONNX_TOLERANCE:
+        raise CheckpointError(
+            f"the ONNX network differs from the PyTorch one by {worst:.2g} of the largest logit, "
+            f"expected at most {ONNX_TOLERANCE}; nothing was written. Please report this, with the "
+            f"run's config.json."
+        )
+    with atomic_write(out) as file:
+        file.write(content)
+    return {"written": str(out), "bytes": len(content), "largest_relative_difference": worst}
+
+
+NO_RANDOMNESS = images.SampleRandom(0, 0, np.zeros(1, dtype=np.int64))
+"""What the crop of evaluation is given: it draws nothing."""

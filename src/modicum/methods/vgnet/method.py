@@ -1,0 +1,111 @@
+"""VGNet's entry in the catalogue: its verbs and recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tyro
+from torch import nn
+
+from modicum import images
+from modicum.engine.run import RunOptions
+from modicum.method import Method, Preset
+from modicum.methods.vgnet.baseline import MobileNetV2
+from modicum.methods.vgnet.claim import DIGITS, study
+from modicum.methods.vgnet.inference import evaluate, export, predict
+from modicum.methods.vgnet.model import VGNet
+from modicum.methods.vgnet.train import Config, train
+
+
+def network(**arguments: Any) -> nn.Module:
+    """The network of a file of weights: a VGNet, or the baseline, which alone has a width."""
+    return MobileNetV2(**arguments) if "width" in arguments else VGNet(**arguments)
+
+
+def data(path: tyro.conf.Positional[Path]) -> dict[str, Any]:
+    """Say what an image folder holds: layout, classes, sizes, unreadable files.
+
+    Args:
+        path: A folder a class, with or without train/ and val/; CIFAR or tiny-imagenet as
+            distributed; or `digits`.
+    """
+    return images.survey(path)
+
+
+METHOD = Method(
+    name="vgnet",
+    config=Config,
+    presets={
+        "default": Preset(
+            "30 epochs at 224 pixels for a few thousand photographs; [C] scaled to batch 64.",
+            Config(),
+            RunOptions(),
+        ),
+        "imagenet": Preset(
+            "the authors' 100 epochs on ImageNet-1k, batch 512, mixed precision [C].",
+            Config(
+                data="imagenet",
+                size=224,
+                short_side=256,
+                epochs=100,
+                batch_size=512,
+                learning_rate=0.2,
+                warmup_epochs=5,
+                minimum_learning_rate=1e-6,
+                weight_decay=1e-4,
+                label_smoothing=0.1,
+                augmentation="crop",
+            ),
+            RunOptions(precision="mixed"),
+        ),
+        "cifar": Preset(
+            "the authors' 100 epochs on CIFAR, batch 1024, AutoAugment [C]; shift by 4 pixels, "
+            "flip and 5 warm-up epochs are inferred.",
+            Config(
+                data="cifar-10-batches-py",
+                size=32,
+                epochs=100,
+                batch_size=1024,
+                learning_rate=0.4,
+                warmup_epochs=5,
+                weight_decay=5e-4,
+                label_smoothing=0.1,
+                augmentation="autoaugment",
+            ),
+            RunOptions(),
+        ),
+        "digits": Preset(
+            "12 epochs of a narrow network on the built-in digits, in half a minute.",
+            DIGITS,
+            RunOptions(),
+        ),
+        "smoke": Preset(
+            "two short epochs on the built-in digits, to see that everything works.",
+            Config(
+                channels=(8, 8, 16, 32, 32),
+                layers=(1, 1, 1, 1),
+                epochs=2,
+                batch_size=200,
+                augmentation="shift",
+            ),
+            RunOptions(),
+        ),
+    },
+    train=train,
+    network=network,
+    data=data,
+    evaluate=evaluate,
+    predict=predict,
+    export=export,
+    study=study,
+    datasets={
+        "digits": "built in: 1,797 handwritten digits of scikit-learn, 8x8",
+        "imagenet": "ILSVRC2012, registration at image-net.org: train/<wnid>/*.JPEG and "
+        "val/<wnid>/*.JPEG (sort the official flat val/ into folders)",
+        "cifar": "CIFAR-10 and CIFAR-100, cs.toronto.edu/~kriz/cifar.html: the unpacked python or "
+        "binary version",
+        "tiny-imagenet": "tiny-imagenet-200, cs231n.stanford.edu: the unpacked folder",
+        "your own": "a folder a class, with or without train/ and val/ above them",
+    },
+)

@@ -1,0 +1,335 @@
+"""The recipe: one configuration, one loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from modicum import images
+from modicum.engine.progress import report_progress
+from modicum.engine.run import Run
+from modicum.engine.schedules import one_cycle, warmup_cosine
+from modicum.errors import ConfigError
+from modicum.methods.vgnet.baseline import MobileNetV2
+from modicum.methods.vgnet.checkpoints import load_into, load_official
+from modicum.methods.vgnet.metrics import topk_correct
+from modicum.methods.vgnet.model import BUILDERS, VGNet
+
+_log = logging.getLogger("modicum")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Training an image classifier. The defaults suit a folder of a few thousand photographs."""
+
+    data: str = "digits"
+    """Image folder (a folder a class, or train/ and val/ with those), CIFAR-10/100 or tiny-imagenet
+    as distributed, or digits, which is built in."""
+    model: str = "vgnetg_1_0mp"
+    """Network: a name of the VGNet table, such as vgnetg_1_0mp, vgnetc_1_5mp, vgnetf_1_5mp or
+    vgnetg_2_0mp_se; or mobilenetv2, the baseline of the claims."""
+    revision: Literal["paper", "release2"] | None = None
+    """Code revision the network follows; none: paper, or the only one that has the model."""
+    channels: tuple[int, ...] | None = None
+    """Five widths (stem, stages 1 to 4) in place of the model's."""
+    layers: tuple[int, ...] | None = None
+    """Blocks in each of the four stages in place of the model's."""
+    width: float = 1.0
+    """Width multiplier of mobilenetv2."""
+    init: Path | None = None
+    """Weights to start from: the authors' .pth, or a .safetensors of an earlier run."""
+    size: int | None = None
+    """Side of the crop in pixels; none: 224, or the images' own side where all are small and equal.
+    Below 128 the stem and the first stage keep full resolution (thumbnail mode)."""
+    short_side: int | None = None
+    """Short side in pixels that images are resized to before the centre crop of evaluation; none:
+    8/7 of the crop (256 for 224), or the crop itself in thumbnail mode."""
+    epochs: int = 30
+    """Passes over the training images."""
+    batch_size: int = 64
+    """Images an optimizer step, over all processes and micro-batches together."""
+    learning_rate: float = 0.025
+    """Largest learning rate. The ImageNet recipe's 0.2 at batch 512, scaled to batch 64."""
+    schedule: Literal["warmup_cosine", "one_cycle"] = "warmup_cosine"
+    """Learning rate over the run."""
+    warmup_epochs: float = 1.0
+    """Epochs of linear warm-up of warmup_cosine."""
+    minimum_learning_rate: float = 1e-6
+    """Learning rate at the end of warmup_cosine."""
+    momentum: float = 0.9
+    """Momentum of SGD, without Nesterov's correction."""
+    weight_decay: float = 1e-4
+    """L2 penalty on the weights of convolutions and linear layers, on nothing else."""
+    label_smoothing: float = 0.1
+    """Share of the target spread over all classes."""
+    augmentation: Literal["crop", "shift_flip", "autoaugment", "shift", "none"] = "crop"
+    """crop: random resized crop and flip. shift_flip: shift by up to 4 pixels and flip.
+    autoaugment: these and the CIFAR-10 policy. shift: up to 2 pixels. none: the crop of
+    evaluation."""
+    holdout: float = 0.1
+    """Share of a folder without val/ that is held out to score the network on."""
+    skip_bad: bool = False
+    """Leave out unreadable images, with a warning, instead of refusing to start."""
+
+
+def build_network(config: Config, *, classes: int, channels: int, size: int) -> VGNet | MobileNetV2:
+    """The untrained network a configuration asks for.
+
+    Args:
+        config: Read for `model`, `revision`, `channels`, `layers`, `width` and `init`.
+        classes: Classes of the data.
+        channels: Channels of its images.
+        size: Side of the crop; below 128 pixels the network is built in thumbnail mode.
+
+    Raises:
+        ConfigError: There is no such model, or an option does not go with it.
+        CheckpointError: `init` cannot be used.
+    """
+    thumbnail = size < 128
+    if config.model == "mobilenetv2":
+        if config.channels or config.layers or config.revision or config.init:
+            raise ConfigError(
+                "mobilenetv2 takes --width only, not --channels, --layers, --revision or --init."
+            )
+        return MobileNetV2(
+            config.width, num_classes=classes, in_channels=channels, thumbnail=thumbnail
+        )
+    if config.model not in BUILDERS:
+        raise ConfigError(
+            f"no model is called {config.model!r}. Known: {', '.join(BUILDERS)}, mobilenetv2."
+        )
+    chosen: dict[str, Any] = {"num_classes": classes, "in_channels": channels}
+    start = load_official(config.init) if config.init is not None else None
+    if config.revision is not None:
+        chosen["revision"] = config.revision
+    elif start is not None:
+        chosen["revision"] = start.arguments["revision"]
+    if config.channels is not None:
+        chosen["channels"] = config.channels
+    if config.layers is not None:
+        chosen["layers"] = config.layers
+    network = BUILDERS[config.model](thumbnail=thumbnail, **chosen)
+    if start is not None:
+        state = start.state_dict()
+        known = start.arguments["num_classes"]
+        if known != classes:
+            _log.info(
+                "%s has %d classes, the data %d: the classifier starts anew.",
+                config.init,
+                known,
+                classes,
+            )
+            mine = network.state_dict()
+            state |= {name: mine[name] for name in mine if name.startswith("classifier")}
+        load_into(network, state, str(config.init))
+    return network
+
+
+SHIFT_FLIP = (images.RandomShift(4), images.HorizontalFlip())
+"""The usual augmentation of CIFAR."""
+
+
+def open_split(config: Config, split: images.Split, *, quiet: bool = True) -> images.ImageSet:
+    """The images of a configuration. See `images.open_images`."""
+    with report_progress(f"check {split} images", quiet=quiet) as progress:
+        return images.open_images(
+            config.data,
+            split,
+            holdout=config.holdout,
+            skip_bad=config.skip_bad,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How images become the network's input; stored with the weights, for prediction."""
+
+    size: int
+    short_side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def crop(self) -> images.ResizeCentreCrop:
+        """The single crop of evaluation."""
+        return images.ResizeCentreCrop(self.short_side, self.size)
+
+    def normalise(self) -> images.Normalise:
+        """From bytes to what the network takes."""
+        return images.Normalise(self.mean, self.std)
+
+    def evaluation(self) -> Sequence[images.Step]:
+        """The steps of evaluation."""
+        return (self.crop(), self.normalise())
+
+    def training(self, augmentation: str) -> Sequence[images.Step]:
+        """The steps of an augmentation of `Config`."""
+        square, normalise = self.crop(), self.normalise()
+        return {
+            "crop": (images.RandomResizedCrop(self.size), images.HorizontalFlip(), normalise),
+            "shift_flip": (square, *SHIFT_FLIP, normalise),
+            # The order of Cubuk et al. (2019): shift and flip first, then the policy.
+            "autoaugment": (square, *SHIFT_FLIP, images.AutoAugmentCifar10(), normalise),
+            "shift": (square, images.RandomShift(2), normalise),
+            "none": (square, normalise),
+        }[augmentation]
+
+
+def pipeline_for(config: Config, image_set: images.ImageSet) -> Pipeline:
+    """The sizes and statistics a configuration means for a data set."""
+    size = config.size
+    if size is None:
+        size = 224
+        if isinstance(image_set, images.MemoryImages):
+            side = max(image_set.images.shape[2:])
+            size = side if side < 128 else 224
+    short_side = config.short_side or (size if size < 128 else round(size * 8 / 7))
+    if image_set.channels == 1:
+        return Pipeline(size, short_side, (0.5,), (0.5,))
+    thumbnail = size < 128
+    return Pipeline(
+        size,
+        short_side,
+        images.CIFAR10_MEAN if thumbnail else images.IMAGENET_MEAN,
+        images.CIFAR10_STD if thumbnail else images.IMAGENET_STD,
+    )
+
+
+def pipeline_from_notes(notes: Mapping[str, Any]) -> Pipeline:
+    """The pipeline as `train` stored it beside the weights."""
+    stored = notes["pipeline"]
+    return Pipeline(
+        stored["size"], stored["short_side"], tuple(stored["mean"]), tuple(stored["std"])
+    )
+
+
+def resolved(data: str) -> str:
+    """What tells one data set from another: the whole path, or the name of a built-in set."""
+    return data if data == "digits" else str(Path(data).resolve())
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups; fixed kernels are in neither.
+
+    Weights of convolutions and linear layers decay, biases and normalisation do not.
+    """
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+def train(config: Config, run: Run) -> nn.Module:
+    """Train a classifier and leave its weights in the run's folder.
+
+    Args:
+        config: The recipe.
+        run: The run; `run.finish()` is called.
+
+    Returns:
+        The network after the last step.
+
+    Raises:
+        DataError: The images cannot be used.
+        ConfigError: The options do not fit each other or the data.
+    """
+    with run.main_first():  # it checks the images; the others find the result remembered
+        train_set = open_split(config, "train", quiet=run.quiet)
+        val_set = open_split(config, "val", quiet=run.quiet)
+    pipeline = pipeline_for(config, train_set)
+    batch_size = min(config.batch_size, len(train_set) // run.world * run.world)
+    if batch_size % (run.world * run.options.accumulate):
+        raise ConfigError(
+            f"the batch of {batch_size} images cannot be split evenly over {run.world} processes "
+            f"and {run.options.accumulate} micro-batches; choose another --batch-size."
+        )
+    loader = images.Loader(
+        train_set,
+        batch_size // run.options.accumulate,
+        transform=pipeline.training(config.augmentation),
+        seed=run.seed,
+        shuffle=True,
+        drop_last=True,
+        workers=run.options.workers,
+        rank=run.rank,
+        world=run.world,
+    )
+
+    network = build_network(
+        config, classes=len(train_set.classes), channels=train_set.channels, size=pipeline.size
+    )
+    optimizer = torch.optim.SGD(
+        parameter_groups(network, config.weight_decay),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+    )
+    arguments = network.arguments
+    network, optimizer = run.prepare(network, optimizer)
+    run.keep(network=network, optimizer=optimizer)
+    run.publish(
+        network,
+        arguments=arguments,
+        notes={
+            "classes": list(train_set.classes),
+            "pipeline": vars(pipeline),
+            "data": resolved(config.data),
+            "holdout": config.holdout,
+        },
+    )
+
+    steps_an_epoch = len(loader) // run.options.accumulate
+    total = config.epochs * steps_an_epoch
+    for batch in run.batches(loader, epochs=config.epochs):
+        network.train()
+        loss = nn.functional.cross_entropy(
+            network(batch.image), batch.label, label_smoothing=config.label_smoothing
+        )
+        rate = learning_rate(config, run.steps, total, steps_an_epoch)
+        run.step(loss, optimizer, learning_rate=rate)
+        run.log(loss=loss, learning_rate=rate)
+        if run.epoch_ended:
+            run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
+    return run.finish() or network
+
+
+def learning_rate(config: Config, step: int, total: int, steps_an_epoch: int) -> float:
+    """Learning rate of a step, from 0, of `total` steps."""
+    if config.schedule == "one_cycle":
+        return one_cycle(step, total, peak=config.learning_rate)
+    return warmup_cosine(
+        step,
+        total,
+        peak=config.learning_rate,
+        warmup=min(round(config.warmup_epochs * steps_an_epoch), total - 1),
+        minimum=config.minimum_learning_rate,
+    )
+
+
+@torch.no_grad()
+def score(
+    network: nn.Module, image_set: images.ImageSet, pipeline: Pipeline, run: Run
+) -> dict[str, float]:
+    """Top-1 and top-5 accuracy in percent and mean cross-entropy, shared among the processes."""
+    network.eval()
+    loader = images.Loader(
+        image_set,
+        256 * run.world,
+        transform=pipeline.evaluation(),
+        workers=run.options.workers,
+        rank=run.rank,
+        world=run.world,
+    )
+    totals = torch.zeros(3, dtype=torch.float64)
+    for batch in loader.epoch(0):
+        logits: Tensor = network(batch.image.to(run.device)).float().cpu()
+        totals[:2] += topk_correct(logits, batch.label, (1, 5)).sum(1)
+        totals[2] += nn.functional.cross_entropy(logits, batch.label, reduction="sum")
+    top1, top5, loss = (run.sum(totals.to(run.device)) / len(image_set)).tolist()
+    return {"top1": 100 * top1, "top5": 100 * top5, "val_loss": loss}

@@ -1,0 +1,211 @@
+"""The report of `modicum check`: what was claimed, what the seeds say, and everything measured."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from modicum.claims import StudyResult, Verdict, Word
+from modicum.engine.environment import describe_environment
+from modicum.report import text
+from modicum.report.page import data_uri, write_page
+from modicum.report.plots import STRETCHES, arm_class, effect_plot, line_plot, paired_plot
+
+_WORDS: tuple[Word, ...] = ("holds", "does not hold", "inconclusive")
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """A verdict as it is printed."""
+
+    verdict: Verdict
+    effect: str
+    interval: str
+    threshold: str
+    pairs: Markup
+    effects: Markup
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One metric of one arm: the mean, then every seed."""
+
+    arm: str
+    style: str
+    mean: str
+    seeds: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A study as it is printed."""
+
+    result: StudyResult
+    anchor: str
+    counts: Mapping[Word, int]
+    findings: Sequence[_Finding]
+    arms: Sequence[tuple[str, str]]
+    """Name and CSS class of each arm."""
+    measured: Mapping[str, Sequence[_Row]]
+    """The rows of each metric."""
+    differing: Mapping[str, Sequence[str]]
+    """Settings that differ between the arms, a value for each arm."""
+    shared: Mapping[str, str]
+    curves: Sequence[tuple[str, Markup]]
+    pictures: Sequence[tuple[str, str, Markup]]
+    """Title, caption and address of each picture."""
+    seconds: float
+
+
+def write_check_report(path: Path, studies: Sequence[StudyResult], *, command: str) -> Path:
+    """Write what `studies` found as one HTML file that needs no other file and no network.
+
+    Args:
+        path: Where the report goes; it appears whole, and missing parent folders are made.
+        studies: What was measured, at least one. All arms and seeds of a study are shown; what a
+            seed lacks is called missing.
+        command: The command line that computes the same again.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: There is no study.
+    """
+    if not studies:
+        raise ValueError("a report needs at least one study, got none")
+    sections = [_section(result, f"study-{place}") for place, result in enumerate(studies, 1)]
+    return write_page(
+        path,
+        "check.html",
+        title="modicum check: " + ", ".join(result.study.method for result in studies),
+        sections=sections,
+        counts=_total(sections),
+        words=_WORDS,
+        stretches=STRETCHES,
+        command=command,
+        environment=describe_environment(),
+    )
+
+
+def _total(sections: Sequence[_Section]) -> Counter[Word]:
+    return sum((Counter(section.counts) for section in sections), Counter[Word]())
+
+
+def _section(result: StudyResult, anchor: str) -> _Section:
+    arms = [(name, arm_class(index)) for index, name in enumerate(result.study.arms)]
+    differing, shared = _settings(result.study.arms)
+    return _Section(
+        result=result,
+        anchor=anchor,
+        counts=Counter(verdict.word for verdict in result.verdicts),
+        findings=[_finding(result, verdict, dict(arms)) for verdict in result.verdicts],
+        arms=arms,
+        measured=_measured(result, arms),
+        differing=differing,
+        shared=shared,
+        curves=_curves(result),
+        pictures=[(p.title, p.caption, data_uri(p.png)) for p in result.pictures],
+        seconds=sum(one.seconds for one in result.results),
+    )
+
+
+def _finding(result: StudyResult, verdict: Verdict, styles: Mapping[str, str]) -> _Finding:
+    claim = verdict.claim
+    places = text.decimals([verdict.mean, verdict.low, verdict.high], significant=3)
+    better = "higher" if claim.higher_is_better else "lower"
+    metrics = _metric(result, claim.metric)
+    return _Finding(
+        verdict=verdict,
+        effect=text.number(verdict.mean, places, signed=True),
+        interval=text.interval(verdict.low, verdict.high, places),
+        threshold=text.short(claim.threshold),
+        pairs=paired_plot(
+            result.seeds,
+            [metrics.get((claim.baseline, seed), math.nan) for seed in result.seeds],
+            [metrics.get((claim.method, seed), math.nan) for seed in result.seeds],
+            names=(claim.baseline, claim.method),
+            classes=(styles[claim.baseline], styles[claim.method]),
+            label=f"{claim.metric} ({better} is better)",
+        ),
+        effects=effect_plot(verdict, result.seeds),
+    )
+
+
+def _metric(result: StudyResult, name: str) -> dict[tuple[str, int], float]:
+    """One metric by arm and seed."""
+    return {(r.arm, r.seed): r.metrics[name] for r in result.results if name in r.metrics}
+
+
+def _measured(result: StudyResult, arms: Sequence[tuple[str, str]]) -> dict[str, list[_Row]]:
+    tables = {
+        name: _metric(result, name)
+        # A dict keeps the order in which the metrics were measured, a set would not.
+        for name in dict.fromkeys(name for one in result.results for name in one.metrics)
+    }
+    tables["CPU seconds"] = {(one.arm, one.seed): one.seconds for one in result.results}
+    return {name: _rows(table, arms, result.seeds) for name, table in tables.items()}
+
+
+def _rows(
+    table: Mapping[tuple[str, int], float], arms: Sequence[tuple[str, str]], seeds: Sequence[int]
+) -> list[_Row]:
+    integers = all(value.is_integer() for value in map(float, table.values()))
+    places = 0 if integers else text.decimals(table.values(), significant=4)
+    rows: list[_Row] = []
+    for arm, style in arms:
+        values = [table.get((arm, seed)) for seed in seeds]
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if len(known) == len(values) else None
+        cells = [text.number(value, places) for value in values]
+        rows.append(_Row(arm, style, text.number(mean, places), cells))
+    return rows
+
+
+def _settings(arms: Mapping[str, Any]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The settings of the arms: those that differ, and those that are the same for all."""
+    tables = [flatten(config) for config in arms.values()]
+    names = dict.fromkeys(name for table in tables for name in table)
+    values = {name: [table.get(name, "missing") for table in tables] for name in names}
+    differing = {name: row for name, row in values.items() if len(set(row)) > 1}
+    return differing, {name: row[0] for name, row in values.items() if name not in differing}
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, str]:
+    """A dataclass or nested mapping as `{dotted name: printed value}`."""
+    if is_dataclass(config) and not isinstance(config, type):
+        config = asdict(config)
+    if not isinstance(config, Mapping):
+        printed = f"{config:.6g}" if isinstance(config, float) else f"{config}"
+        return {prefix or "setting": printed}
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        flat |= flatten(value, f"{prefix}.{name}" if prefix else f"{name}")
+    return flat
+
+
+def _curves(result: StudyResult) -> list[tuple[str, Markup]]:
+    names = dict.fromkeys(name for one in result.results for name in one.curves)
+    return [
+        (
+            name,
+            line_plot(
+                {
+                    arm: [
+                        one.curves[name]
+                        for one in result.results
+                        if one.arm == arm and one.curves.get(name)
+                    ]
+                    for arm in result.study.arms
+                },
+                label=name,
+            ),
+        )
+        for name in names
+    ]

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modicum.errors import DataError
+from modicum.images import RandomResizedCrop, ResizeCentreCrop, SampleRandom, decode_image
+from modicum.images.decode import decode_crop
+
+
+def smooth(width: int = 40, height: int = 30) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 / width, y * 255 / height, (x + y) * 2], axis=2).astype(np.uint8)
+
+
+def test_grey_has_three_equal_channels(tmp_path: Path):
+    grey = smooth()[:, :, 0]
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    decoded = decode_image(tmp_path / "a.png")
+    assert decoded.shape == (30, 40, 3)
+    assert (decoded == grey[:, :, None]).all()
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path):
+    deep = np.linspace(0, 65535, 64 * 4).reshape(16, 16).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    assert (decode_image(tmp_path / "a.png")[:, :, 0] == np.round(deep / 257.0)).all()
+
+
+def test_alpha_is_dropped(tmp_path: Path):
+    rgba = np.dstack([smooth(), np.zeros((30, 40), dtype=np.uint8)])
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    assert (decode_image(tmp_path / "a.png") == smooth()).all()
+
+
+def test_palette_with_transparency(tmp_path: Path):
+    picture = Image.new("P", (4, 2))
+    picture.putpalette([10, 20, 30, 200, 100, 0])
+    picture.putpixel((3, 1), 1)
+    picture.save(tmp_path / "a.png", transparency=b"\x00\x80")
+    decoded = decode_image(tmp_path / "a.png")
+    assert decoded[0, 0].tolist() == [10, 20, 30]
+    assert decoded[1, 3].tolist() == [200, 100, 0]
+
+
+def test_cmyk_jpeg_as_adobe_writes_it(tmp_path: Path):
+    # Pillow writes inverted values and the Adobe marker, as Photoshop does.
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
+    assert np.abs(decode_image(tmp_path / "a.jpg").astype(int) - [255, 0, 0]).max() <= 2
+
+
+def test_first_frame_of_an_animation(tmp_path: Path):
+    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert (decode_image(tmp_path / "a.gif") == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
+def test_formats(tmp_path: Path, suffix: str):
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(smooth()).save(tmp_path / f"a.{suffix}", **options)
+    difference = np.abs(decode_image(tmp_path / f"a.{suffix}").astype(int) - smooth())
+    assert difference.mean() < (2 if suffix == "jpg" else 1e-9)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int):
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(smooth()).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as picture:
+        expected = np.asarray(ImageOps.exif_transpose(picture))
+    assert (decode_image(tmp_path / "a.png") == expected).all()
+    Image.fromarray(expected).save(tmp_path / "upright.png")
+    for crop in (ResizeCentreCrop(20, 16), RandomResizedCrop(16)):
+        found, wanted = (
+            decode_crop(tmp_path / name, crop, one()) for name in ("a.png", "upright.png")
+        )
+        assert (found == wanted).all()
+
+
+def one(index: int = 0, seed: int = 0) -> SampleRandom:
+    return SampleRandom(seed, 0, np.array([index]))
+
+
+def test_evaluation_crop_is_resize_then_crop(tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, (75, 101, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    resized = Image.fromarray(noise).resize((int(48 * 101 / 75), 48), Image.Resampling.BILINEAR)
+    left, top = round((resized.width - 32) / 2), round((48 - 32) / 2)
+    expected = np.asarray(resized.crop((left, top, left + 32, top + 32))).astype(int)
+    decoded = decode_crop(tmp_path / "a.png", ResizeCentreCrop(48, 32), one())
+    assert decoded.dtype == np.uint8
+    assert np.abs(decoded - expected).max() <= 1
+
+
+def test_training_crop_is_crop_then_resize(tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, (75, 101, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    crop = RandomResizedCrop(24)
+    for index in range(8):
+        box = crop.cuts(np.array([[75, 101]]), one(index)).box[0]
+        part = Image.fromarray(noise).crop(tuple(box.tolist()))
+        expected = np.asarray(part.resize((24, 24), Image.Resampling.BILINEAR)).astype(int)
+        found = decode_crop(tmp_path / "a.png", crop, one(index))
+        assert np.abs(found - expected).max() <= 1
+
+
+def test_large_jpeg_is_decoded_at_reduced_scale_without_harm(tmp_path: Path, monkeypatch):
+    Image.fromarray(smooth(1200, 800)).save(tmp_path / "a.jpg", quality=95)
+    crop = RandomResizedCrop(32, area=(0.9, 1.0))
+    reduced = decode_crop(tmp_path / "a.jpg", crop, one())
+    monkeypatch.setattr(RandomResizedCrop, "allow_draft", False)
+    exact = decode_crop(tmp_path / "a.jpg", crop, one())
+    difference = np.abs(reduced.astype(int) - exact)
+    assert difference.max() > 0  # else it was not reduced
+    assert difference.mean() < 1.5
+
+
+def broken_files(folder: Path) -> dict[str, Path]:
+    good = io.BytesIO()
+    Image.fromarray(smooth(200, 200)).save(good, format="JPEG")
+    png = io.BytesIO()
+    Image.fromarray(smooth()).save(png, format="PNG")
+    flipped = bytearray(png.getvalue())
+    flipped[60] ^= 0xFF
+    contents = {
+        "truncated.jpg": good.getvalue()[: len(good.getvalue()) // 2],
+        "truncated.png": png.getvalue()[:-200],
+        "damaged.png": bytes(flipped),
+        "page.jpg": b"<!DOCTYPE html><html>404</html>",
+        "empty.jpg": b"",
+        "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return {name: folder / name for name in contents}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("truncated.jpg", "truncated"),
+        ("truncated.png", "truncated"),
+        ("damaged.png", "damaged"),
+        ("page.jpg", "not an image.*DOCTYPE"),
+        ("empty.jpg", "empty"),
+        ("script.jpg", "not an image"),
+    ],
+)
+def test_broken_file_is_named_with_the_reason(tmp_path: Path, name: str, words: str):
+    path = broken_files(tmp_path)[name]
+    with pytest.raises(DataError, match=words) as caught:
+        decode_image(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "skip_bad" in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path):
+    with pytest.raises(DataError, match="not there"):
+        decode_image(tmp_path / "none.png")
+
+
+def test_decompression_bomb_is_refused(tmp_path: Path):
+    head = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    import zlib
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + crc
+
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    )
+    with pytest.raises(DataError, match="too large"):
+        decode_image(tmp_path / "a.png")
+
+
+def test_image_between_pillows_warning_and_error_is_refused(tmp_path: Path, monkeypatch):
+    Image.fromarray(smooth()).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(DataError, match="too large"):
+        decode_image(tmp_path / "a.png")
+
+
+def test_damaged_metadata_does_not_cost_the_picture(tmp_path: Path):
+    Image.fromarray(smooth()).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert (decode_image(tmp_path / "a.png") == smooth()).all()

@@ -1,0 +1,336 @@
+"""Training, evaluating, predicting and exporting a classifier on a person's own files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from modicum import images
+from modicum.engine.run import Run
+from modicum.errors import CheckpointError, ConfigError, DataError
+from modicum.methods import vgnet
+from modicum.methods.vgnet.baseline import MobileNetV2, width_for
+from modicum.methods.vgnet.claim import ARMS, CLAIMS, study
+from modicum.methods.vgnet.inference import load_classifier
+from modicum.methods.vgnet.method import METHOD
+from modicum.methods.vgnet.metrics import latency, shift_consistency, shifted, topk_correct
+from modicum.methods.vgnet.model import FixedDepthwise, count_parameters
+from modicum.methods.vgnet.train import (
+    Config,
+    build_network,
+    learning_rate,
+    parameter_groups,
+    pipeline_for,
+)
+
+SMALL: dict[str, Any] = {"channels": (8, 8, 16, 32, 32), "layers": (1, 1, 1, 1)}
+COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of noisy colours, of sizes that differ, as files of several formats."""
+    root = tmp_path_factory.mktemp("photographs")
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for number in range(10):
+            height, width = random.integers(130, 180, 2)
+            noise = random.normal(0, 40, (height, width, 3)) + np.array(colour)
+            pixels = noise.clip(0, 255).astype(np.uint8)
+            suffix = ("jpg", "png", "webp")[number % 3]
+            Image.fromarray(pixels).save(root / name / f"{number}.{suffix}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of the colours."""
+    folder = tmp_path_factory.mktemp("runs") / "colours"
+    config = Config(
+        data=str(photographs),
+        size=64,
+        short_side=64,
+        epochs=8,
+        batch_size=8,
+        learning_rate=0.05,
+        holdout=0.2,
+        augmentation="crop",
+        **SMALL,
+    )
+    with Run(folder, method="vgnet", config=config, quiet=True) as run:
+        vgnet.train(config, run)
+        assert run.last_scores["top1"] == 100
+    return folder
+
+
+def test_evaluate_uses_what_was_held_out(photographs: Path, run_folder: Path) -> None:
+    held_out = vgnet.evaluate(run_folder, str(photographs))
+    assert held_out["images"] == 6
+    assert held_out["top1"] == 100
+    assert held_out["top5"] == 100
+    assert held_out["parameters"]["trainable"] > 0
+    assert held_out["multiply_adds"] > 1000
+    assert "min" in held_out["latency_ms"]["folded"]
+    assert vgnet.evaluate(run_folder, str(photographs), "train")["images"] == 24
+
+
+def test_evaluate_takes_another_folder_whole(
+    photographs: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "val"
+    for name in ("red", "blue"):
+        (copy / name).mkdir(parents=True)
+        for file in (photographs / name).iterdir():
+            (copy / name / file.name).write_bytes(file.read_bytes())
+    result = vgnet.evaluate(run_folder, str(copy), weights="best")
+    assert result["images"] == 20
+    assert result["top1"] > 90
+    (copy / "red").rename(copy / "crimson")
+    with pytest.raises(DataError, match=r"not trained on the class crimson\. It knows: blue"):
+        vgnet.evaluate(run_folder, str(copy))
+
+
+def test_evaluate_refuses_grey_data(run_folder: Path) -> None:
+    with pytest.raises(DataError, match="not trained on"):
+        vgnet.evaluate(run_folder, "digits")
+
+
+def test_predict_files_and_folders(photographs: Path, run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    truncated = tmp_path / "more" / "bad.jpg"
+    truncated.write_bytes((photographs / "red" / "0.jpg").read_bytes()[:400])
+    (tmp_path / "more" / "notes.txt").write_text("not an image")
+    files = sorted((photographs / "green").iterdir())
+    out, sheet = tmp_path / "predictions.csv", tmp_path / "sheet.png"
+    inputs = (photographs / "blue" / "0.jpg", photographs / "green", tmp_path / "more")
+    result = vgnet.predict(inputs, run_folder, out, sheet)
+    assert result["files"] == 12
+    assert result["unreadable"] == 1
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == list(map(str, [inputs[0], *files, truncated]))
+    assert rows[0]["class_1"] == "blue"
+    assert [row["class_1"] for row in rows[1:11]] == ["green"] * 10
+    assert all(
+        sum(float(row[f"probability_{k}"]) for k in (1, 2, 3)) > 0.99999 for row in rows[:11]
+    )
+    assert "bad.jpg" in rows[11]["error"]
+    assert rows[11]["class_1"] == ""
+    with Image.open(sheet) as picture:
+        assert picture.size[0] > 100
+
+
+def test_predictions_are_those_of_the_network(photographs: Path, run_folder: Path) -> None:
+    classifier = load_classifier(run_folder)
+    held_out = images.open_images(str(photographs), "val", holdout=0.2)
+    loader = images.Loader(held_out, 8, transform=classifier.pipeline.evaluation(), workers=0)
+    batch = next(loader.epoch(0))
+    with torch.no_grad():
+        expected = classifier.network(batch.image).softmax(1).max(1).values
+    files = tuple(photographs / str(name) for name in held_out.names)
+    found = vgnet.predict(files, run_folder, top=1)["predictions"]
+    for row, probability in zip(found, expected.tolist(), strict=True):
+        assert row["probability_1"] == pytest.approx(probability, abs=1e-4)
+
+
+def test_predict_says_what_is_missing(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        vgnet.predict((tmp_path / "absent.jpg",), run_folder)
+    with pytest.raises(DataError, match="no image found"):
+        vgnet.predict((tmp_path,), run_folder)
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match="none of the 1 files can be read"):
+        vgnet.predict((tmp_path,), run_folder)
+    with pytest.raises(CheckpointError, match="no such run folder"):
+        vgnet.predict((tmp_path,), tmp_path / "no run")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("folded", [True, False])
+def test_export_is_the_same_network(run_folder: Path, tmp_path: Path, folded: bool) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    out = tmp_path / "model.onnx"
+    result = vgnet.export(run_folder, "onnx", out, folded=folded)
+    assert result["largest_relative_difference"] < 1e-4
+    session = onnxruntime.InferenceSession(out)
+    image = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        expected = load_classifier(run_folder).network(image)
+    (found,) = session.run(None, {"image": image.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4)
+    described = session.get_modelmeta().custom_metadata_map
+    assert json.loads(described["classes"]) == list(COLOURS)
+    assert json.loads(described["size"]) == 64
+
+
+def test_the_exported_state_dict_loads_as_an_official_file(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    vgnet.export(run_folder, "state-dict", tmp_path / "model.pth")
+    # Thumbnail mode is not told by the keys.
+    network = vgnet.load_official(tmp_path / "model.pth", thumbnail=True)
+    state = network.state_dict()
+    trained = load_file(run_folder / "model.safetensors")
+    assert state.keys() == trained.keys()
+    assert all(torch.equal(state[key], trained[key]) for key in state)
+
+
+def test_training_starts_from_official_weights(photographs: Path, tmp_path: Path) -> None:
+    pretrained = vgnet.VGNet(**SMALL, revision="release2", num_classes=1000)
+    torch.save(pretrained.state_dict(), tmp_path / "official.pth")
+    config = Config(data=str(photographs), init=tmp_path / "official.pth", **SMALL)
+    network = build_network(config, classes=3, channels=3, size=224)
+    assert isinstance(network, vgnet.VGNet)
+    assert network.arguments["revision"] == "release2"
+    assert network.arguments["num_classes"] == 3
+    state = network.state_dict()
+    for key, value in pretrained.state_dict().items():
+        if not key.startswith("classifier"):
+            assert torch.equal(state[key], value), key
+    with pytest.raises(CheckpointError, match="of another network"):
+        build_network(
+            dataclasses.replace(config, channels=None, layers=None),
+            classes=3,
+            channels=3,
+            size=224,
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "resnet50"}, "no model is called 'resnet50'"),
+        ({"model": "mobilenetv2", "layers": (1, 1, 1, 1)}, "takes --width only"),
+        ({"channels": (8, 8)}, "expected 5"),
+    ],
+)
+def test_networks_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_network(Config(**changes), classes=3, channels=3, size=224)
+
+
+def test_corrupt_images_stop_training_before_it_begins(photographs: Path, tmp_path: Path) -> None:
+    root = tmp_path / "photographs"
+    for name in COLOURS:
+        (root / name).mkdir(parents=True)
+        for file in (photographs / name).iterdir():
+            (root / name / file.name).write_bytes(file.read_bytes())
+    bad = root / "green" / "3.jpg"
+    bad.write_bytes(bad.read_bytes()[:-600])
+    config = Config(data=str(root), size=64, epochs=1, batch_size=8, **SMALL)
+    with (
+        Run(tmp_path / "run", method="vgnet", config=config, quiet=True) as run,
+        pytest.raises(DataError, match=r"green/3\.jpg"),
+    ):
+        vgnet.train(config, run)
+    config = dataclasses.replace(config, skip_bad=True)
+    with Run(tmp_path / "skipping", method="vgnet", config=config, quiet=True) as run:
+        vgnet.train(config, run)
+    assert (tmp_path / "skipping" / "model.safetensors").is_file()
+
+
+def test_presets_are_the_recipes() -> None:
+    imagenet = METHOD.presets["imagenet"].config
+    # 1,281,167 images in batches of 512, the last not full: 2,502 steps an epoch.
+    steps, total = 2502, 250200
+    assert learning_rate(imagenet, 0, total, steps) == pytest.approx(0.2 / 12510)
+    assert learning_rate(imagenet, 12509, total, steps) == pytest.approx(0.2)
+    assert learning_rate(imagenet, total - 1, total, steps) == pytest.approx(1e-6)
+    assert METHOD.presets["imagenet"].options.precision == "mixed"
+    photographs = images.MemoryImages(
+        ("a",), torch.zeros(1, dtype=torch.int64), np.array(["a"]), "", torch.zeros(
+            (1, 3, 300, 300), dtype=torch.uint8
+        )
+    )  # fmt: skip
+    pipeline = pipeline_for(imagenet, photographs)
+    assert (pipeline.size, pipeline.short_side) == (224, 256)
+    assert pipeline.mean == (0.485, 0.456, 0.406)
+    assert [type(step).__name__ for step in pipeline.training("crop")] == [
+        "RandomResizedCrop",
+        "HorizontalFlip",
+        "Normalise",
+    ]
+    cifar = METHOD.presets["cifar"].config
+    assert (cifar.epochs, cifar.batch_size, cifar.learning_rate) == (100, 1024, 0.4)
+    assert cifar.weight_decay == 5e-4
+
+
+def test_only_weights_decay_and_fixed_kernels_are_left_out() -> None:
+    network = vgnet.vgnetf_1_5mp()
+    groups = parameter_groups(network, 1e-4)
+    decaying = {id(p) for p in groups[0]["params"]}
+    names = {name for name, p in network.named_parameters() if id(p) in decaying}
+    expected = {
+        f"{name}.weight"
+        for name, module in network.named_modules()
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
+    }
+    assert names == expected
+    fixed = {id(m.weight) for m in network.modules() if isinstance(m, FixedDepthwise)}
+    listed = {id(p) for group in groups for p in group["params"]}
+    assert not fixed & listed
+    assert len(listed) == sum(p.requires_grad for p in network.parameters())
+
+
+def test_topk() -> None:
+    logits = torch.tensor([[0.1, 0.9, 0.5], [0.8, 0.1, 0.5], [0.1, 0.2, 0.9]])
+    hits = topk_correct(logits, torch.tensor([1, 2, 0]), (1, 2, 5))
+    assert hits.tolist() == [[True, False, False], [True, True, False], [True, True, True]]
+
+
+def test_shifts_and_consistency() -> None:
+    image = torch.arange(12.0).view(1, 1, 3, 4)
+    assert shifted(image, 1, 0)[0, 0, 1].tolist() == [0, 1, 2, 3]
+    assert shifted(image, 0, -1)[0, 0, 0].tolist() == [1, 2, 3, 3]
+
+    class Corner(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x[:, 0, 0, 0], torch.full((len(x),), 3.5)], dim=1)
+
+    bright = torch.zeros(2, 1, 3, 3)
+    bright[0, 0, 0, 0] = 9.0
+    # Up and left move the bright pixel away; down and right repeat the border.
+    assert shift_consistency(Corner(), bright).tolist() == [0.5, 1.0]
+
+
+def test_latency_is_ordered() -> None:
+    fastest, typical = latency(torch.nn.Identity(), torch.zeros(1), repeats=5)
+    assert 0 <= fastest <= typical
+
+
+def test_the_baseline_has_the_published_size_and_can_be_matched() -> None:
+    # 3,504,872 parameters: the paper's 3.4 M, as every implementation counts it.
+    assert count_parameters(MobileNetV2(1.0, divisor=8))[0] == 3504872
+    wanted = 43210
+    width = width_for(wanted, num_classes=10, thumbnail=True)
+    found = count_parameters(MobileNetV2(width, num_classes=10, thumbnail=True))[0]
+    assert abs(found - wanted) < 0.03 * wanted
+
+
+def test_study_arms_differ_in_what_the_claims_name() -> None:
+    digits = study(None)
+    assert set(ARMS) < set(digits.arms)
+    assert len(CLAIMS) == 5
+    kernels = {
+        arm: build_network(config, classes=10, channels=1, size=32)
+        for arm, config in digits.arms.items()
+    }
+    counts = {arm: count_parameters(network)[0] for arm, network in kernels.items()}
+    assert abs(counts["MobileNetV2"] / counts["G: fixed Gaussian"] - 1) < 0.03
+    measured = {arm: digits.measure(digits.arms[arm], net.eval()) for arm, net in kernels.items()}
+    learned = {arm: values["learned_3x3"] for arm, values in measured.items()}
+    # The specification's counts for these widths, which include the stem's 16 kernels.
+    stem = 16 * 9
+    assert learned["G: fixed Gaussian"] + stem == 1620
+    assert learned["C: learned strided"] + stem == 2628
+    assert learned["E: fixed edge"] == learned["F: fixed edge + Gaussian"] == 288 - stem

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from modicum.errors import DataError
+from modicum.report import write_run_report
+
+HOSTILE = "<script>document.title='owned'</script>"
+
+
+def make_run(folder: Path) -> Path:
+    folder.mkdir()
+    config = {
+        "method": "vgnet",
+        "config": {"learning_rate": 0.001, "augment": {"flip": True}, "note": HOSTILE},
+        "run": {"seed": 3},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "environment.json").write_text(json.dumps({"python": "3.11.7", "torch": "2.13.0"}))
+    lines: list[dict[str, Any]] = []
+    for step in range(1, 401):
+        clock = {"step": step, "epoch": step // 100, "seconds": step / 4}
+        lines.append(clock | {"loss": None if step == 200 else 2 / step, "lr": 1e-3})
+        if step % 100 == 0:
+            lines.append(clock | {HOSTILE: 60 + step / 20})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_the_report_shows_curves_values_settings_and_environment(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run-3")
+    assert write_run_report(folder) == folder / "report.html"
+    page = (folder / "report.html").read_text("utf-8")
+    assert "<title>vgnet: run-3</title>" in page
+    assert page.count('class="plot"') == 3
+    assert "1 value not finite" in page
+    for shown in ("learning_rate", "augment.flip", "3.11.7", "1 min 40 s", ">400<", ">80<"):
+        assert shown in page
+    assert "<script" not in page
+    assert len(page) < 60_000
+
+
+def test_a_torn_last_line_is_passed_over(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    whole = write_run_report(folder).read_bytes()
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 401, "los')
+    assert write_run_report(folder).read_bytes() == whole
+
+
+def test_other_broken_lines_are_counted(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 401, "los\n[1, 2]\n{"loss": 1}\n\n{"step": 402, "loss": 0.5}\n')
+    page = write_run_report(folder).read_text("utf-8")
+    assert "3 lines of metrics.jsonl could not be read" in page
+    assert ">402<" in page
+
+
+def test_of_a_step_logged_twice_the_later_line_counts(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 1, "loss": 7.25, "flag": true, "word": "text"}\n')
+    page = write_run_report(folder).read_text("utf-8")
+    assert ">7.25<" in page
+    assert "flag" not in page
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"method": "vgnet", "config": {}, "run": {}}')
+    assert "Nothing has been logged yet." in write_run_report(tmp_path).read_text("utf-8")
+
+
+def test_pictures_are_embedded_with_their_captions(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / "pictures").mkdir()
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    (folder / "pictures" / "wrong_answers.png").write_bytes(buffer.getvalue())
+    (folder / "pictures" / "wrong_answers.txt").write_text('Ten "errors" <b>\n')
+    page = write_run_report(folder).read_text("utf-8")
+    assert 'src="data:image/png;base64,' in page
+    assert 'alt="Ten &#34;errors&#34; &lt;b&gt;"' in page
+    assert "wrong answers" in page
+
+    (folder / "pictures" / "other.png").write_bytes(b"GIF89a")
+    with pytest.raises(DataError, match=r"other\.png is not a PNG"):
+        write_run_report(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", None, "\x00"])
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(DataError, match=r"config\.json"):
+        write_run_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_in_a_browser(browser: Any, tmp_path: Path, width: int) -> None:
+    browser.open(write_run_report(make_run(tmp_path / ("run-" + "x" * 60))), width=width)
+    assert browser.evaluate("document.title").startswith("vgnet: run-")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("document.querySelectorAll('svg.plot').length") == 3
+    assert [at for at in browser.requests if not at.startswith(("file:", "data:"))] == []

@@ -1,0 +1,117 @@
+"""Verdicts follow from the interval; studies run, are cached, and go on after an interruption."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+from torch import nn
+
+from modicum.claims import Claim, Picture, Study, judge, run_study, summarise
+from modicum.method import load_method
+
+CLAIM = Claim("a", "The method is better.", method="m", baseline="b", metric="top1")
+
+
+@pytest.mark.parametrize(
+    ("method", "baseline", "threshold", "higher", "word"),
+    [
+        ([3.0, 3.1, 3.2], [1.0, 1.0, 1.0], 0.0, True, "holds"),
+        ([3.0, 3.1, 3.2], [1.0, 1.0, 1.0], 0.0, False, "does not hold"),
+        ([1.0, 1.0, 1.0], [3.0, 3.1, 3.2], 0.0, False, "holds"),
+        ([1.0, 5.0, 0.0], [1.5, 1.0, 1.0], 0.0, True, "inconclusive"),
+        ([9.0, 9.1, 9.2], [10.0, 10.0, 10.0], -2.0, True, "holds"),
+        ([7.0, 7.1, 7.2], [10.0, 10.0, 10.0], -2.0, True, "does not hold"),
+        ([1.0, 1.0], [1.0, 1.0], 0.0, True, "does not hold"),
+        ([9.0], [1.0], 0.0, True, "inconclusive"),
+    ],
+)
+def test_verdicts(
+    method: list[float], baseline: list[float], threshold: float, higher: bool, word: str
+) -> None:
+    claim = dataclasses.replace(CLAIM, threshold=threshold, higher_is_better=higher)
+    verdict = judge(claim, method, baseline)
+    assert verdict.word == word
+    assert verdict.low <= verdict.mean <= verdict.high
+
+
+def test_the_interval_is_students_t() -> None:
+    verdict = judge(CLAIM, [3.0, 5.0, 4.0, 4.5], [1.0, 2.0, 2.5, 1.0])
+    differences = [2.0, 3.0, 1.5, 3.5]
+    assert verdict.differences == differences
+    expected = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert verdict.low == pytest.approx(expected.low)
+    assert verdict.high == pytest.approx(expected.high)
+    single = judge(CLAIM, [1.0], [0.0])
+    assert math.isinf(single.low)
+    assert math.isinf(single.high)
+
+
+def measure(config: Any, network: nn.Module) -> Mapping[str, float]:
+    return {"top1": float(sum(p.sum() for p in network.parameters()))}
+
+
+def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
+    assert all((run / "model.safetensors").is_file() for many in runs.values() for run in many)
+    return [Picture("Runs", str(len(runs)), b"")]
+
+
+def smoke_study(fingerprint: str = "") -> Study:
+    config = load_method("vgnet").presets["smoke"].config
+    return Study(
+        method="vgnet",
+        data="digits",
+        arms={"m": dataclasses.replace(config, epochs=1), "b": config},
+        claims=[CLAIM],
+        measure=measure,
+        pictures=pictures,
+        fingerprint=fingerprint,
+    )
+
+
+def test_a_study_runs_once_and_is_remembered(capsys: pytest.CaptureFixture[str]) -> None:
+    first = run_study(smoke_study(), [0, 1])
+    assert [(r.arm, r.seed) for r in first.results] == [("m", 0), ("m", 1), ("b", 0), ("b", 1)]
+    assert first.results[0].metrics != first.results[1].metrics
+    assert "loss" in first.results[0].curves
+    assert first.pictures[0].caption == "2"
+    assert first.verdicts[0].differences == [
+        first.results[i].metrics["top1"] - first.results[i + 2].metrics["top1"] for i in range(2)
+    ]
+    # Measured times differ from run to run, so equal times are remembered ones.
+    again = run_study(smoke_study(), [0, 1])
+    assert [r.seconds for r in again.results] == [r.seconds for r in first.results]
+    fresh = run_study(smoke_study(), [0], fresh=True)
+    assert fresh.results[0].seconds != first.results[0].seconds
+    assert fresh.results[0].metrics == first.results[0].metrics
+    other = run_study(smoke_study("other data"), [0])
+    assert other.results[0].seconds != fresh.results[0].seconds
+
+    summary = summarise([first])
+    assert summary["claims"][0]["verdict"] == first.verdicts[0].word
+    assert {arm["arm"] for arm in summary["arms"]} == {"m", "b"}
+
+
+def test_finished_arms_survive_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C after the first arm: its result is kept and not trained again."""
+    from modicum import claims
+
+    class Interrupting(claims.Progress):
+        def advance(self, done: int, note: str = "") -> None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(claims, "Progress", Interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(smoke_study(), [0], jobs=1)
+    kept = list((claims.cache_folder() / "claims").glob("*/result.json"))
+    assert kept
+    before = {file: file.stat().st_mtime_ns for file in kept}
+    result = run_study(smoke_study(), [0], jobs=1)
+    assert len(result.results) == 2
+    assert all(file.stat().st_mtime_ns == time for file, time in before.items())

@@ -1,0 +1,94 @@
+"""The command line as a person meets it: help, lists, errors, JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from modicum.cli import main, render
+from modicum.method import CATALOGUE
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(words)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ((), ("--help",), ("help",)):
+        code, out, _ = run(capsys, *words)
+        assert code == 0
+        for verb in ("list", "check", "train", "evaluate", "predict", "export", "data"):
+            assert f"modicum {verb}" in out
+
+
+def test_list_shows_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "list", "--json")
+    assert code == 0
+    assert [row["method"] for row in json.loads(out)["methods"]] == list(CATALOGUE)
+    _, out, _ = run(capsys, "list")
+    for name, card in CATALOGUE.items():
+        assert name in out
+        assert card.scarce in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fly"], "no verb is called 'fly'"),
+        (["train"], "needs a method"),
+        (["predict"], "needs a method"),
+        (["train", "vgnett"], "Did you mean 'vgnet'"),
+        (["train", "vgnet", "--preset", "x"], "no preset 'x'. Known: default"),
+        (["train", "vgnet", "--resume", "runs/none"], "not a run folder"),
+        (["train", "vgnet", "--resume", "runs/none", "--epochs", "3"], "remove --epochs 3"),
+        (["check", "vgnet", "--seeds", "0"], "at least 1"),
+        (["check", "--data", "x"], "exactly one method"),
+    ],
+)
+def test_mistakes_get_one_clear_sentence(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    code, out, _ = run(capsys, *words, "--json")
+    assert message in json.loads(out)["message"]
+
+
+def test_importing_modicum_is_fast() -> None:
+    """Neither PyTorch nor a method is imported before it is used."""
+    code = "import modicum, modicum.method, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_training_help_shows_units_and_defaults(modicum_command: Callable[..., object]) -> None:
+    done = modicum_command("train", "vgnet", "--help")
+    assert isinstance(done, subprocess.CompletedProcess)
+    assert done.returncode == 0
+    for words in ("--learning-rate", "--checkpoint-every", "Seconds", "--preset NAME", "imagenet"):
+        assert words in done.stdout
+    assert "default: 30" in done.stdout
+
+
+def test_results_are_rendered_for_people() -> None:
+    text = render(
+        {
+            "top1": 97.123456,
+            "usable": True,
+            "parameters": {"trainable": 997358},
+            "rows": [
+                {"file": "a.jpg", "probability": 0.5},
+                {"file": "b.jpg", "error": "truncated"},
+            ],
+        }
+    )
+    for words in ("97.12", "yes", "997,358", "a.jpg", "truncated"):
+        assert words in text
