@@ -277,7 +277,8 @@ def summarise(studies: Sequence[StudyResult]) -> dict[str, Any]:
     claims = [
         {
             "method": result.study.method,
-            "claim": verdict.claim.statement,
+            "claim": verdict.claim.name,
+            "statement": verdict.claim.statement,
             "effect": number(verdict.mean),
             "low": number(verdict.low),
             "high": number(verdict.high),

@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import sys
 import time
 import warnings
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module="accelerate|torch")
     try:
         result = _dispatch(words)
+        if result is not None:
+            print(json.dumps(result, indent=2) if as_json else render(result), flush=True)
     except ModicumError as error:
         kind = type(error).__name__
         print(f"modicum: {error}", file=sys.stderr)
@@ -71,10 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("modicum: stopped by SIGINT.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if result is not None:
-        print(json.dumps(result, indent=2) if as_json else render(result), flush=True)
     return 1 if result is not None and result.get("usable") is False else 0
 
 
@@ -254,6 +255,8 @@ def check(
     page = write_check_report(report / "report.html", studies, command=command)
     summary = summarise(studies)
     write_text(report / "results.json", json.dumps(summary, indent=2) + "\n")
+    for claim in summary["claims"]:
+        del claim["statement"]  # in results.json and the report; too long for a line of a table
     return summary | {"report": str(page)}
 
 
@@ -307,7 +310,7 @@ def _format(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):

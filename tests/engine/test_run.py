@@ -280,3 +280,14 @@ def test_a_run_can_be_read_back(tmp_path: Path) -> None:
 def test_options_that_make_no_sense(tmp_path: Path, options: RunOptions, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         train(tmp_path, options=options)
+
+
+def test_tensorboard_files_are_written_on_request(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra 'tensorboard' is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tmp_path / "run", options=RunOptions(tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "accuracy"}
+    assert [event.step for event in events.Scalars("accuracy")] == [6, 12, 18]

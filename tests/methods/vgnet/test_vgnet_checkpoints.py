@@ -109,6 +109,31 @@ def test_thumbnail_networks_start_from_a_checkpoint() -> None:
     assert loaded(torch.randn(1, 3, 16, 16)).shape == (1, 7)
 
 
+@pytest.mark.parametrize("downsampling", ["gaussian", "maxpool"])
+def test_thumbnail_mode_is_told_by_the_filter_of_stage_1(downsampling: Any) -> None:
+    network = small(downsampling=downsampling, thumbnail=True)
+    loaded = load_official(network.state_dict())
+    assert loaded.arguments["thumbnail"]
+    assert same_output(network, loaded)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "message"),
+    [
+        ({"downsampling": "depthwise"}, {}, "downsampling 'depthwise', expected 'gaussian'"),
+        ({"kernels": "edge"}, {"kernels": "edge_gaussian"}, "kernels 'edge', expected 'edge_g"),
+    ],
+)
+def test_fixed_filters_are_never_filled_with_others(
+    found: dict[str, Any], wanted: dict[str, Any], message: str
+) -> None:
+    network = small(**wanted)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        load_into(network, small(**found).state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
 def test_the_other_revision_is_named() -> None:
     release2 = vgnetg_1_0mp(revision="release2").state_dict()
     with pytest.raises(CheckpointError) as caught:

@@ -42,7 +42,7 @@ def load_official(
     *,
     activation: Activation | None = None,
     num_classes: int | None = None,
-    thumbnail: bool = False,
+    thumbnail: bool | None = None,
 ) -> VGNet:
     """The network of a checkpoint, built after its keys and shapes, with its weights.
 
@@ -53,7 +53,8 @@ def load_official(
         num_classes: If it is not the checkpoint's number of classes, the classifier is initialised
             anew. None: the checkpoint's.
         thumbnail: Build the network for small images, whose first stage keeps its resolution; the
-            filter of that stage starts from the checkpoint's.
+            filter of that stage starts from the checkpoint's. None: if the checkpoint is of such a
+            network. That cannot be told with learned downsampling, where None means False.
 
     Raises:
         CheckpointError: The file is damaged, or not of a VGNet.
@@ -61,7 +62,9 @@ def load_official(
     where = "the state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
     state = checkpoint if isinstance(checkpoint, Mapping) else read_state(Path(checkpoint))
     state = modern_layout(state, where)
-    arguments: dict[str, Any] = describe(state, where) | {"thumbnail": thumbnail}
+    arguments = describe(state, where)
+    if thumbnail is not None:
+        arguments["thumbnail"] = thumbnail
     if activation is not None:
         arguments["activation"] = activation
     network = VGNet(**arguments)
@@ -162,17 +165,19 @@ def describe(state: State, where: str = "the state dict") -> dict[str, Any]:
         ]
         # A stage opens with a 1x1 convolution that reads all channels of the stage before.
         widths = [state[f"features.stage{stage}.0.{mix}"].shape[1] for stage in _STAGES]
-        downsample = state.get("features.stage2.0.downsample.weight")
+        first, second = (state.get(f"features.stage{i}.0.downsample.weight") for i in (1, 2))
         return {
             "channels": [*widths, classifier.shape[1]],
             "layers": layers,
             "num_classes": classifier.shape[0],
             "in_channels": stem.shape[1],
-            "downsampling": _downsampling(downsample),
+            "downsampling": _downsampling(second),
             "kernels": _kernels(state, layers[3]),
             "activation": "silu" if revision == "release2" else "relu",
             "squeeze_excitation": 0.25 if squeeze_excitation else 0.0,
             "revision": revision,
+            # In thumbnail mode the filter of stage 1 has stride 1 and is learned in any case.
+            "thumbnail": _downsampling(first) != _downsampling(second),
         }
     except (KeyError, IndexError) as error:
         first = ", ".join(list(state)[:4]) or "nothing"
@@ -183,7 +188,7 @@ def describe(state: State, where: str = "the state dict") -> dict[str, Any]:
 
 
 def _downsampling(weight: Tensor | None) -> Downsampling:
-    """Told by the filters of stage 2, which is strided in thumbnail mode too."""
+    """Told by the filters of a stage; stage 2 is strided in thumbnail mode too."""
     if weight is None:
         return "maxpool"
     # A Gaussian of any sigma is the same for every channel but for its sign.
@@ -222,14 +227,18 @@ def load_into(network: VGNet, state: State, where: str = "the state dict") -> No
     wrong = [
         name for name in mine if name not in state or state[name].shape != mine[name].shape
     ] + [name for name in state if name not in mine]
-    if not wrong:
+    found, expected = describe(state, where), network.arguments
+    # Learned filters, and those of E and F, have the shapes of other fixed ones.
+    refilled = found["kernels"] != expected["kernels"] or (
+        found["downsampling"] != expected["downsampling"] == "gaussian"
+    )
+    if not wrong and not refilled:
         network.load_state_dict(dict(state))
         return
-    found, expected = describe(state, where), network.arguments
     differences = [
         f"{option} {found[option]!r}, expected {expected[option]!r}"
         for option in found
-        if option != "activation" and found[option] != expected[option]
+        if option not in ("activation", "thumbnail") and found[option] != expected[option]
     ]
     fitting = [name for name, builder in BUILDERS.items() if _fits(builder, found)]
     hint = f" It fits {fitting[0]}(revision={found['revision']!r})." if fitting else ""
@@ -237,7 +246,7 @@ def load_into(network: VGNet, state: State, where: str = "the state dict") -> No
         hint += " For other classes, load_official(…, num_classes=N) starts the classifier anew."
     raise CheckpointError(
         f"{where}: the weights are of another network: found {'; '.join(differences) or 'others'}. "
-        f"{len(wrong)} tensors do not fit, first {wrong[0]}.{hint}"
+        f"{len(wrong)} tensors do not fit{f', first {wrong[0]}' if wrong else ''}.{hint}"
     )
 
 

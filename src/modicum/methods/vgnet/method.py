@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 from torch import nn
 
 from modicum import images
+from modicum.engine.files import atomic_write
+from modicum.engine.progress import report_progress
 from modicum.engine.run import RunOptions
 from modicum.method import Method, Preset
 from modicum.methods.vgnet.baseline import MobileNetV2
@@ -23,14 +26,34 @@ def network(**arguments: Any) -> nn.Module:
     return MobileNetV2(**arguments) if "width" in arguments else VGNet(**arguments)
 
 
-def data(path: tyro.conf.Positional[Path]) -> dict[str, Any]:
+def data(path: tyro.conf.Positional[str], sheet: Path | None = None) -> dict[str, Any]:
     """Say what an image folder holds: layout, classes, sizes, unreadable files.
 
     Args:
         path: A folder a class, with or without train/ and val/; CIFAR or tiny-imagenet as
             distributed; or `digits`.
+        sheet: PNG file to write: a contact sheet with images of every class.
     """
-    return images.survey(path)
+    with report_progress("look at images") as progress:
+        found = images.survey(path, progress=progress)
+    if sheet is None or not found["usable"]:
+        return found
+    with atomic_write(sheet) as file:
+        file.write(sample_sheet(images.open_images(path)))
+    return found | {"sheet": str(sheet)}
+
+
+def sample_sheet(image_set: images.ImageSet, shown: int = 60) -> bytes:
+    """A contact sheet (PNG) of about `shown` images: the first ones of every class in turn."""
+    labels = image_set.labels.numpy()
+    rank = np.zeros(len(labels), dtype=np.int64)
+    for label in range(len(image_set.classes)):
+        members = np.flatnonzero(labels == label)
+        rank[members] = np.arange(len(members))
+    chosen = np.lexsort((labels, rank))[:shown]
+    crop = images.ResizeCentreCrop(128, 128)
+    pixels = image_set.read(chosen, crop, images.SampleRandom(0, 0, chosen))
+    return images.contact_sheet(pixels, [image_set.classes[label] for label in labels[chosen]])
 
 
 METHOD = Method(
@@ -76,7 +99,7 @@ METHOD = Method(
             RunOptions(),
         ),
         "digits": Preset(
-            "12 epochs of a narrow network on the built-in digits, in half a minute.",
+            "8 epochs of a narrow network on the built-in digits, in half a minute.",
             DIGITS,
             RunOptions(),
         ),
