@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from scipy import stats
 from torch import nn
@@ -103,15 +109,42 @@ def test_finished_arms_survive_an_interruption(monkeypatch: pytest.MonkeyPatch) 
 
     class Interrupting(claims.Progress):
         def advance(self, done: int, note: str = "") -> None:
-            raise KeyboardInterrupt
+            if done:
+                raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(claims, "Progress", Interrupting)
         with pytest.raises(KeyboardInterrupt):
             run_study(smoke_study(), [0], jobs=1)
-    kept = list((claims.cache_folder() / "claims").glob("*/result.json"))
+    found = (claims.cache_folder() / "claims").glob("*/result.json")
+    kept = [file for file in found if file.parent.suffix != ".part"]
     assert kept
     before = {file: file.stat().st_mtime_ns for file in kept}
     result = run_study(smoke_study(), [0], jobs=1)
     assert len(result.results) == 2
     assert all(file.stat().st_mtime_ns == time for file, time in before.items())
+
+
+def test_sigterm_ends_a_check_in_order(tmp_path: Path) -> None:
+    """Both arms in progress leave a checkpoint, and no process is left behind."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modicum", "check", "vgnet", "--seeds", "1", "--jobs", "2"]
+        + ["--report", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"MODICUM_CACHE": str(tmp_path / "cache")},
+    )
+    cache = tmp_path / "cache" / "claims"
+    deadline = time.monotonic() + 120
+    while len([f for f in cache.glob("*.part/metrics.jsonl") if f.stat().st_size]) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert "Traceback" not in stderr
+    psutil.wait_procs(workers, timeout=10)
+    assert not [worker for worker in workers if worker.is_running()]
+    assert len(list(cache.glob("*.part/checkpoints/*.pt"))) == 2

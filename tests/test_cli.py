@@ -48,6 +48,9 @@ def test_list_shows_every_method(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "vgnet", "--resume", "runs/none"], "not a run folder"),
         (["train", "vgnet", "--resume", "runs/none", "--epochs", "3"], "remove --epochs 3"),
         (["check", "vgnet", "--seeds", "0"], "at least 1"),
+        (["check", "vgnet", "--jobs", "-1"], "at least 1"),
+        (["train", "vgnet", "--epochs", "0"], "--epochs 0: must be at least 1"),
+        (["train", "vgnet", "--clip", "0"], "--clip 0.0: must be more than 0"),
         (["check", "--data", "x"], "exactly one method"),
     ],
 )

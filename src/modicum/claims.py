@@ -11,10 +11,14 @@ import hashlib
 import json
 import math
 import multiprocessing
+import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,8 +28,9 @@ from scipy import stats
 
 from modicum.engine.cache import cache_folder
 from modicum.engine.environment import code_digest, usable_cores
-from modicum.engine.files import write_text
+from modicum.engine.files import FolderLock, write_text
 from modicum.engine.progress import Progress
+from modicum.errors import ModicumError
 from modicum.method import load_method, room
 
 if TYPE_CHECKING:
@@ -100,7 +105,8 @@ class ArmResult:
     curves: Mapping[str, Sequence[tuple[int, float]]]
     """For each logged quantity its values as (optimizer step, value)."""
     seconds: float
-    """CPU time of training and measuring, summed over threads."""
+    """CPU time of training and measuring, summed over threads; of an arm that was interrupted, only
+    that of its last session."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,7 @@ def run_study(
 
 
 def _arm_folder(study: Study, arm: str, seed: int) -> Path:
-    code = code_digest("engine", "events", "images", f"methods/{room(study.method)}")
+    code = code_digest(room(study.method))
     config = json.dumps(asdict(study.arms[arm]), sort_keys=True, default=str)
     key = "\n".join([study.method, config, str(seed), study.fingerprint, code])
     return cache_folder() / "claims" / hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -210,51 +216,86 @@ def _train_arms(
     jobs = min(jobs or usable_cores(), len(folders))
     # A process that has run PyTorch in threads must not be forked.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context)
-    with Progress(f"check {study.method}", len(folders)) as progress:
-        try:
-            # Seed by seed: an interrupted check then has whole seeds to show.
-            ordered = sorted(folders, key=lambda task: task[1])
-            futures: dict[Future[None], tuple[str, int]] = {
-                pool.submit(_train_arm, study, arm, seed, folders[arm, seed], fresh): (arm, seed)
-                for arm, seed in ordered
-            }
-            for done, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                arm, seed = futures[future]
-                progress.advance(done, f"{arm}, seed {seed} done")
-        except BaseException:
-            # Finished arms are on disk already; arms in progress leave a checkpoint.
-            for process in multiprocessing.active_children():
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        pool.shutdown()
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_follow_parent)
+    # Seed by seed: an interrupted check then has whole seeds to show.
+    ordered = sorted(folders, key=lambda task: task[1])
+    pending: dict[Future[None], tuple[str, int]] = {
+        pool.submit(_train_arm, study, arm, seed, folders[arm, seed], fresh): (arm, seed)
+        for arm, seed in ordered
+    }
+    done, note = 0, ""
+    try:
+        with Progress(f"check {study.method}", len(folders)) as progress:
+            while pending:
+                finished, _ = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                    arm, seed = pending.pop(future)
+                    done, note = done + 1, f"{arm}, seed {seed} done"
+                progress.advance(done, note)
+    except BrokenProcessPool as error:
+        raise ModicumError(
+            f"a process that trained an arm of {study.method} died, perhaps for lack of memory. "
+            f"Finished arms are kept; try again with fewer at a time (--jobs 1)."
+        ) from error
+    finally:
+        # After an interruption finished arms are on disk, and arms in progress leave a checkpoint.
+        workers = multiprocessing.active_children() if pending else []
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join(STOPPING_SECONDS)
+            worker.kill()
+        pool.shutdown(cancel_futures=True)
+
+
+STOPPING_SECONDS = 20.0
+"""How long an interrupted arm may take to write its checkpoint."""
+
+
+def _follow_parent() -> None:
+    """Prepare a worker: it is stopped by its parent alone, and ends when the parent has died."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C goes to the parent as well
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train_arm(study: Study, arm: str, seed: int, folder: Path, fresh: bool) -> None:
     """Train one arm in a process of its own and leave its run folder and result in `folder`."""
     import torch
 
-    from modicum.engine.run import Run, RunOptions
+    from modicum.engine.run import Interrupted, Run, RunOptions
 
     torch.set_num_threads(THREADS)
     config = study.arms[arm]
     working = folder.with_suffix(".part")
+    lock = FolderLock(folder.with_suffix(".lock"), wait=True)  # of another check, if there is one
+    if (folder / "result.json").is_file() and not fresh:
+        return
     if fresh:
         shutil.rmtree(working, ignore_errors=True)
     began = time.process_time()
     options = RunOptions(seed=seed, device="cpu", workers=0)
-    with Run(
-        working, method=study.method, config=config, options=options, resume=True, quiet=True
-    ) as run:
-        module = load_method(study.method).train(config, run)
-        metrics = study.measure(config, module.eval())
+    try:
+        with Run(
+            working, method=study.method, config=config, options=options, resume=True, quiet=True
+        ) as run:
+            module = load_method(study.method).train(config, run)
+    except Interrupted:
+        os._exit(143)  # rather than return, and be given the next arm
+    metrics = study.measure(config, module.eval())
     seconds = time.process_time() - began
     result = {"metrics": {name: float(v) for name, v in metrics.items()}, "seconds": seconds}
     write_text(working / "result.json", json.dumps(result, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     working.rename(folder)
+    lock.release()
 
 
 def _read_result(arm: str, seed: int, folder: Path) -> ArmResult:

@@ -13,20 +13,28 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
+import io
 import json
 import logging
+import math
 import os
+import shlex
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, cast
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from modicum.engine.launch import become_launcher, processes_wanted
 from modicum.errors import ConfigError, MissingExtraError, ModicumError
 from modicum.method import CATALOGUE, Method, load_method
 
@@ -53,30 +61,69 @@ results as JSON. Exit codes: 0 done, 1 unusable data or files, 2 wrong command, 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; see the module's text. Returns the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    as_json = "--json" in words
-    words = [word for word in words if word != "--json"]
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    words = [word for word in given if word != "--json"]
+    main_process = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("modicum").setLevel(logging.INFO)
+    logging.getLogger("modicum").setLevel(logging.INFO if main_process else logging.ERROR)
     # Accelerate and PyTorch warn about choices that are deliberate here; ours go through logging.
     warnings.filterwarnings("ignore", module="accelerate|torch")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        result = _dispatch(words)
-        if result is not None:
-            print(json.dumps(result, indent=2) if as_json else render(result), flush=True)
+        with _ending_in_order():
+            if words[:1] == ["train"] and (processes := processes_wanted()) > 1:
+                become_launcher(processes, given)
+            result = _dispatch(words)
     except ModicumError as error:
-        kind = type(error).__name__
         print(f"modicum: {error}", file=sys.stderr)
-        if as_json:
-            print(json.dumps({"error": kind, "message": str(error)}))
+        if as_json and main_process:
+            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
         return error.exit_code
     except KeyboardInterrupt:
         print("modicum: stopped by SIGINT.", file=sys.stderr)
         return 130
+    if result is None or not main_process:
+        return 0
+    try:
+        print(_as_json(result) if as_json else render(result), flush=True)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return 1 if result is not None and result.get("usable") is False else 0
+    return 1 if result.get("usable") is False else 0
+
+
+@contextmanager
+def _ending_in_order() -> Generator[None, None, None]:
+    """Let SIGTERM end the program as an exception, so that processes and files are cleaned up."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _as_json(result: Mapping[str, Any]) -> str:
+    """JSON for every reader: NaN and infinity, which JSON does not have, become null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in cast("Mapping[str, Any]", value).items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in cast("Sequence[Any]", value)]
+        return value
+
+    return json.dumps(plain(result), indent=2)
 
 
 def _dispatch(words: list[str]) -> Mapping[str, Any] | None:
@@ -118,31 +165,33 @@ def list_methods() -> dict[str, Any]:
     """The catalogue, and which verbs work with what is installed."""
     rows: list[dict[str, str]] = []
     for name, card in CATALOGUE.items():
+        row = {"method": name, "scarce": card.scarce, "title": card.title, "paper": card.paper}
         try:
-            load_method(name)
-            status = "ready: train, evaluate, predict, export, data, check"
+            extras = load_method(name).extras
         except MissingExtraError:
-            status = f"needs: pip install 'modicum[{card.extra}]'"
-        rows.append(
-            {
-                "method": name,
-                "scarce": card.scarce,
-                "title": card.title,
-                "paper": card.paper,
-                "status": status,
-            }
-        )
+            rows.append(row | {"status": f"needs: pip install 'modicum[{card.extra}]'"})
+            continue
+        ready = ["check"]
+        needs: list[str] = []
+        for verb in METHOD_VERBS:
+            library, extra = extras.get(verb, ("", ""))
+            if library and importlib.util.find_spec(library) is None:
+                needs.append(f"{verb} needs: pip install 'modicum[{extra}]'")
+            else:
+                ready.append(verb)
+        rows.append(row | {"status": "; ".join(["ready: " + ", ".join(ready), *needs])})
     return {"methods": rows}
 
 
-def train(words: Sequence[str]) -> dict[str, Any]:
+def train(words: Sequence[str]) -> dict[str, Any] | None:
     """`modicum train METHOD [--preset NAME] [options]`, `modicum train [METHOD] --resume DIR`."""
-    from modicum.engine.launch import become_launcher, processes_wanted
     from modicum.engine.run import Run, read_run
 
-    if (processes := processes_wanted()) > 1:
-        become_launcher(processes, ["train", *words])
     words = list(words)
+    if words in (["--help"], ["-h"]):
+        print("usage: modicum train METHOD [options], or modicum train --resume DIR\n")
+        print(f"`modicum train METHOD --help` shows the options. Methods: {', '.join(CATALOGUE)}.")
+        return None
     name = words.pop(0) if words and not words[0].startswith("-") else None
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
@@ -212,10 +261,20 @@ def _parse_training(method: Method, preset: str, words: Sequence[str]) -> tuple[
             f"--resume DIR goes on with an interrupted run, with the options it was started with."
         ),
     )
-    out = parsed.out
-    if out == Path():
-        out = Path("runs") / f"{method.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return parsed.config, parsed.options, out
+    time_now = time.strftime("%Y%m%d-%H%M%S")
+    out = parsed.out or Path("runs") / f"{method.name}-{time_now}"
+    return _with_whole_paths(parsed.config, method), parsed.options, out
+
+
+def _with_whole_paths(config: Any, method: Method) -> Any:
+    """A configuration that means the same files whatever folder the run is resumed from."""
+    whole: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        is_data = field.name == "data" and value not in method.datasets and Path(value).exists()
+        if isinstance(value, Path) or is_data:
+            whole[field.name] = type(value)(Path(value).resolve())
+    return dataclasses.replace(config, **whole)
 
 
 def check(
@@ -236,28 +295,41 @@ def check(
         jobs: Arms trained at a time; the number of cores if not given.
         fresh: Train every arm anew instead of using results of earlier checks by the same code.
     """
-    from modicum.claims import run_study, summarise
+    from modicum.claims import StudyResult, run_study, summarise
     from modicum.engine.files import write_text
     from modicum.report import write_check_report
 
-    if seeds < 1:
-        raise ConfigError(f"--seeds {seeds}: must be at least 1.")
+    for option, number in (("seeds", seeds), ("jobs", jobs)):
+        if number is not None and number < 1:
+            raise ConfigError(f"--{option} {number}: must be at least 1.")
     if data is not None and len(methods) != 1:
         raise ConfigError("--data goes with exactly one method: modicum check METHOD --data PATH.")
-    studies = [
-        run_study(load_method(name).study(data), range(seeds), jobs=jobs, fresh=fresh)
-        for name in methods or CATALOGUE
-    ]
-    command = "modicum check " + " ".join(
-        [*methods, f"--seeds {seeds}", *([f"--data {data}"] if data else [])]
-    )
-    report.mkdir(parents=True, exist_ok=True)
-    page = write_check_report(report / "report.html", studies, command=command)
-    summary = summarise(studies)
-    write_text(report / "results.json", json.dumps(summary, indent=2) + "\n")
+    chosen = list(methods) or [name for name in CATALOGUE if _installed(name)]
+    # All of them before the first is trained: a wrong name or path is said at once.
+    studies = [load_method(name).study(data) for name in chosen]
+    words = ["modicum", "check", *methods, "--seeds", str(seeds)]
+    command = shlex.join(words + (["--data", data] if data is not None else []))
+    summary: dict[str, Any] = {}
+    results: list[StudyResult] = []
+    for study in studies:
+        results.append(run_study(study, range(seeds), jobs=jobs, fresh=fresh))
+        # After every method, so that an interruption leaves those that are done.
+        write_check_report(report / "report.html", results, command=command)
+        summary = summarise(results)
+        write_text(report / "results.json", _as_json(summary) + "\n")
     for claim in summary["claims"]:
         del claim["statement"]  # in results.json and the report; too long for a line of a table
-    return summary | {"report": str(page)}
+    skipped = sorted(set(CATALOGUE) - set(chosen)) if not methods else []
+    notes = {"not_installed": skipped} if skipped else {}
+    return summary | notes | {"report": str(report / "report.html")}
+
+
+def _installed(name: str) -> bool:
+    try:
+        load_method(name)
+    except MissingExtraError:
+        return False
+    return True
 
 
 # Results for people

@@ -78,6 +78,10 @@ class Method:
     export: Verb
     study: Callable[[str | None], Study]
     """The paper's claims on built-in data, or on the data set named."""
+    example: Callable[[nn.Module], tuple[Any, ...]]
+    """Small arguments a network of the method can be called with, the same every time."""
+    extras: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    """For a verb that needs an optional library: its import name, and the extra that brings it."""
     datasets: Mapping[str, str] = field(default_factory=dict[str, str])
     """The data sets of the field, by name, with where to get each and how it must lie on disk."""
 

@@ -214,12 +214,13 @@ def test_the_nan_term_is_named(tmp_path: Path) -> None:
 
 def test_metrics_are_means_of_windows(tmp_path: Path) -> None:
     with Run(tmp_path, method="test", config=Config(), quiet=True) as run:
-        for step in run.iterations(40):
+        for step in run.iterations(43):
             run.log(number=float(step), tensor=torch.tensor(float(step)))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["number"], line["tensor"]) for line in lines] == [
         (20, 9.5, 9.5),
         (40, 29.5, 29.5),
+        (43, 41.0, 41.0),
     ]
 
 
@@ -235,9 +236,49 @@ def test_clipping_bounds_the_update(tmp_path: Path) -> None:
 
 
 def test_bf16_trains(tmp_path: Path) -> None:
-    state, metrics = train(tmp_path, options=RunOptions(precision="bf16"))
+    state, metrics = train(tmp_path / "bf16", options=RunOptions(precision="bf16"))
     assert all(value.dtype == torch.float32 for value in state.values())
     assert metrics[-1]["step"] == 18
+    _, exact = train(tmp_path / "fp32")
+    losses = [[line["loss"] for line in m if "loss" in line] for m in (metrics, exact)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path: Path) -> None:
+    options = RunOptions(checkpoint_every=0)
+    with Run(tmp_path, method="test", config=Config(), options=options, quiet=True) as run:
+        weight = torch.ones((), requires_grad=True)
+        optimizer = run.prepare(torch.optim.SGD([weight], lr=0.1))
+        run.keep(weight=weight)
+
+        def descend() -> None:
+            for step in run.iterations(5):
+                # The square root's gradient at zero is infinite, its value is not.
+                run.step((weight * 0).abs().sqrt() if step == 2 else weight * 1.0, optimizer)
+
+        with pytest.raises(TrainingError, match="after step 3, weight of 'weight'"):
+            descend()
+    kept = max((tmp_path / "checkpoints").glob("*.pt"))
+    restored = torch.load(kept, weights_only=True)
+    assert restored["steps"] == 2
+    assert restored["objects"]["weight"].isfinite()
+
+
+def test_a_run_that_never_began_leaves_nothing(tmp_path: Path) -> None:
+    with Run(tmp_path / "run", method="test", config=Config(), quiet=True):
+        pass
+    assert not (tmp_path / "run").exists()
+    train(tmp_path / "run")
+
+
+def test_iterations_refuse_micro_batches(tmp_path: Path) -> None:
+    options = RunOptions(accumulate=2)
+    with (
+        Run(tmp_path, method="test", config=Config(), options=options, quiet=True) as run,
+        pytest.raises(ConfigError, match="no meaning"),
+    ):
+        next(run.iterations(4))
 
 
 def test_a_used_folder_is_not_overwritten(tmp_path: Path) -> None:
@@ -257,7 +298,8 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
 def test_a_run_can_be_read_back(tmp_path: Path) -> None:
     options = RunOptions(seed=5, clip=1.0)
     config = Config(epochs=7, sizes=(3,), data=None)
-    Run(tmp_path, method="test", config=config, options=options, quiet=True).close()
+    with Run(tmp_path, method="test", config=config, options=options, quiet=True) as run:
+        assert list(run.iterations(1)) == [0]
     assert read_run(tmp_path, lambda _: Config) == ("test", config, options)
     assert config_from_json(Config, config_to_json(Config())) == Config()
     with pytest.raises(ConfigError, match="no field colour"):
@@ -269,10 +311,15 @@ def test_a_run_can_be_read_back(tmp_path: Path) -> None:
         read_run(tmp_path, lambda _: Config)
 
 
+def test_options_out_of_range_are_refused() -> None:
+    for options in ({"accumulate": 0}, {"clip": 0.0}, {"workers": -1}, {"checkpoint_every": -1.0}):
+        with pytest.raises(ConfigError, match="must be"):
+            RunOptions(**options)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (RunOptions(accumulate=0), "at least 1"),
         (RunOptions(precision="fp16", device="cpu"), "needs a CUDA GPU"),
         (RunOptions(accumulate=7), "fewer than the 7"),
     ],

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from modicum.engine.files import atomic_write
+from modicum.engine.files import atomic_write, flush_folder
 from modicum.errors import CheckpointError
 
 KEPT = 2
@@ -37,7 +38,6 @@ def _digest(path: Path) -> str:
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, newest first."""
     found = [(int(m[1]), path) for path in folder.glob("*.pt") if (m := _NAME.fullmatch(path.name))]
-    # Of two files for one step, which only damage explains, either order will do: both are checked.
     return [path for _, path in sorted(found, reverse=True)]
 
 
@@ -55,6 +55,7 @@ def save_checkpoint(folder: Path, steps: int, content: dict[str, Any]) -> Path:
         torch.save(content, file)
     path = folder / f"step-{steps:08d}-{_digest(temporary)}.pt"
     temporary.replace(path)
+    flush_folder(folder)
     for old in checkpoints(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path
@@ -72,12 +73,20 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     for path in found:
         match = _NAME.fullmatch(path.name)
         if match and _digest(path) == match[2]:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+                raise CheckpointError(
+                    f"{path}: whole, but not a checkpoint of modicum ({type(error).__name__}). "
+                    f"Remove it to go on from the checkpoint before it."
+                ) from error
         _log.warning(
             "%s is damaged (its content does not match the checksum in its name); "
             "going back to the checkpoint before it.",
             path,
         )
+        # Out of the way: it must not count as one of those that are kept.
+        path.rename(path.with_suffix(".damaged"))
     if found:
         raise CheckpointError(
             f"{folder}: all {len(found)} checkpoints are damaged (their contents do not match the "

@@ -57,16 +57,19 @@ def describe_environment() -> dict[str, str]:
 
 
 @cache
-def code_digest(*folders: str) -> str:
-    """SHA-256 over the Python files of modicum's `folders` and the versions results depend on.
+def code_digest(room: str) -> str:
+    """SHA-256 over the code a method's results depend on, and over Python's and PyTorch's versions.
 
     Args:
-        folders: Paths below the package, such as `"engine"` or `"methods/vgnet"`.
+        room: The method's folder below `methods/`. The code of other methods does not count, nor
+            does that of the command line and the reports.
     """
     root = Path(__file__).parents[1]
     digest = hashlib.sha256(f"{sys.version_info[:2]} {version('torch')}".encode())
-    for folder in folders:
-        for file in sorted((root / folder).rglob("*.py")):
-            digest.update(file.relative_to(root).as_posix().encode())
+    for file in sorted(root.rglob("*.py")):
+        path = file.relative_to(root)
+        other = path.parts[0] == "methods" and path.parts[1] != room
+        if not other and path.parts[0] not in ("report", "cli.py"):
+            digest.update(path.as_posix().encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def flush_folder(folder: Path) -> None:
@@ -49,3 +53,32 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically, see `atomic_write`."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+class FolderLock:
+    """Keeps other processes out of a folder as long as it is held; the system frees it on death.
+
+    Without effect on Windows.
+
+    Args:
+        folder: Made if absent. The file `.lock` in it is what is locked.
+        wait: Wait for another holder rather than raise.
+
+    Raises:
+        BlockingIOError: Another process holds it, and `wait` is false.
+    """
+
+    def __init__(self, folder: Path, *, wait: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / ".lock"
+        self._file = self.path.open("w")
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError:
+                self._file.close()
+                raise
+
+    def release(self) -> None:
+        """Let others in. Safe to call twice."""
+        self._file.close()

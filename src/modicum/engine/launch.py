@@ -14,9 +14,15 @@ from collections.abc import Sequence
 
 import psutil
 
+from modicum.errors import ConfigError
+
 
 def processes_wanted() -> int:
-    """How many processes Accelerate's launcher was asked for but did not start; else 1."""
+    """How many processes Accelerate's launcher was asked for but did not start; else 1.
+
+    Raises:
+        ConfigError: It was asked for several, but how many cannot be found out.
+    """
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if not on_cpu or "WORLD_SIZE" in os.environ or "MASTER_ADDR" not in os.environ:
         return 1  # it sets an address only where several processes were asked for
@@ -29,7 +35,10 @@ def processes_wanted() -> int:
         name, _, value = word.replace("-", "_").lstrip("_").partition("=")
         if name == "num_processes" and (value or following).isdecimal():
             return int(value or following)
-    return 1
+    raise ConfigError(
+        "accelerate was set up for several processes on CPUs, but starts only one without MPI, and "
+        "how many is not said. Use: torchrun --nproc_per_node N -m modicum …"
+    )
 
 
 def become_launcher(processes: int, words: Sequence[str]) -> None:

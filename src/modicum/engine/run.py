@@ -14,8 +14,10 @@ A method's loop stays its own; `Run` supplies what is the same in every loop::
 
 Killed at any moment, the run resumes from its newest checkpoint and, on a CPU, ends with the same
 bits as if it had never stopped: data order and augmentation are functions of (seed, epoch, index),
-PyTorch's global generator is seeded anew at every step from (seed, step), and schedules are
-functions of the step, so a checkpoint holds little but the kept objects and the number of steps.
+PyTorch's global generator is seeded anew at every step from (seed, step, process), and schedules
+are functions of the step, so a checkpoint holds little but the kept objects and the number of
+steps. Several processes give the result of one, to rounding, save for noise drawn from the global
+generator, such as dropout: every process draws its own.
 """
 
 from __future__ import annotations
@@ -25,36 +27,46 @@ import dataclasses
 import json
 import logging
 import math
+import os
+import shlex
 import signal
-import sys
 import time
 import types
 import typing
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
 from torch import Tensor, nn
 
 from modicum.engine import checkpoint
+from modicum.engine.devices import Device, choose_device
 from modicum.engine.distributed import synchronise_batch_norm
 from modicum.engine.environment import describe_environment
-from modicum.engine.files import write_text
+from modicum.engine.files import FolderLock, write_text
 from modicum.engine.progress import Progress
 from modicum.engine.random import fold_keys
 from modicum.engine.weights import BEST_FILE, MODEL_FILE, save_model
-from modicum.errors import ConfigError, DataError, ModicumError, require
-
-if sys.platform != "win32":
-    import fcntl
+from modicum.errors import CheckpointError, ConfigError, DataError, ModicumError, require
 
 LOG_EVERY = 20
 """Optimizer steps whose logged values are averaged into one line of metrics.jsonl."""
+
+AGREE_EVERY = 8
+"""Optimizer steps between which several processes agree on stopping and on checkpoints."""
+
+SAME_WISH_SECONDS = 1.0
+"""Two signals within this time are one wish: a terminal and a launcher may both send one."""
 
 _log = logging.getLogger("modicum")
 _Batch = TypeVar("_Batch", bound=tuple[Any, ...], covariant=True)
@@ -67,9 +79,9 @@ class TrainingError(ModicumError):
 class Interrupted(ModicumError):  # noqa: N818 (it reports a wish, not a fault)
     """The run was asked to stop, and has written a checkpoint. The exit code is 128 + signal."""
 
-    def __init__(self, message: str, signal_number: int) -> None:
+    def __init__(self, message: str, signal_number: int = signal.SIGTERM) -> None:
         super().__init__(message)
-        self.exit_code = 128 + signal_number
+        self.exit_code = 128 + int(signal_number)
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ class RunOptions:
 
     seed: int = 0
     """Seed of initialisation, data order, augmentation and dropout."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     """Where to compute; auto takes a GPU when there is one."""
     precision: Literal["fp32", "bf16", "fp16", "mixed"] = "fp32"
     """Number format of activations. mixed: bf16 or fp16, whichever the GPU has; fp32 on a CPU."""
@@ -93,6 +105,17 @@ class RunOptions:
     """Seconds from one checkpoint to the next; 0: one after every step."""
     tensorboard: bool = False
     """Also write TensorBoard event files to the run folder."""
+
+    def __post_init__(self) -> None:
+        for name, fine, expected in (
+            ("accumulate", self.accumulate >= 1, "at least 1"),
+            ("clip", self.clip is None or self.clip > 0, "more than 0"),
+            ("workers", self.workers is None or self.workers >= 0, "at least 0"),
+            ("checkpoint-every", self.checkpoint_every >= 0, "at least 0 seconds"),
+        ):
+            if not fine:
+                found = getattr(self, name.replace("-", "_"))
+                raise ConfigError(f"--{name} {found}: must be {expected}.")
 
 
 class BatchSource(Protocol[_Batch]):
@@ -212,10 +235,12 @@ class Run:
         self._batch = 0
         self._note = ""
         self._signal: int | None = None
+        self._signalled = 0.0
         self._checkpointed = time.monotonic()
         self._started = time.monotonic()
         self._earlier_seconds = 0.0
-        self._lock: Any = None
+        self._lock: FolderLock | None = None
+        self._begun = False
         self._board: Any = None
         self._restored: dict[str, Any] | None = None
 
@@ -228,6 +253,13 @@ class Run:
             except BaseException:
                 self.close()
                 raise
+        restored_steps = self._restored["steps"] if self._restored else 0
+        if self.sum(torch.tensor(float(restored_steps))).item() != restored_steps * self.world:
+            self.close()
+            raise CheckpointError(
+                f"{self.folder}: the processes found different checkpoints. With several machines "
+                f"the run folder must lie on a disk that all of them see."
+            )
         if self._restored is not None:
             self.steps = self._restored["steps"]
             self._best = self._restored["best"]
@@ -235,31 +267,32 @@ class Run:
             self._window = self._restored["window"]
             self._earlier_seconds = self._restored["seconds"]
         self.resumed = self._restored is not None
-        if self.is_main:
-            self._begin_files()
         torch.manual_seed(fold_keys(self.seed, "initialise") >> 1)
 
     # The folder
 
     def _claim_folder(self, resume: bool) -> None:
         """Make the folder ours: two processes writing one run would destroy both."""
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not resume:
+        used = self.folder.is_dir() and {path.name for path in self.folder.iterdir()} - {".lock"}
+        if used and not resume:
             raise ConfigError(
                 f"{self.folder}: the run folder exists and is not empty. Go on with it by "
                 f"`modicum train {self.method} --resume {self.folder}`, or give another --out."
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if sys.platform != "win32":
-            self._lock = (self.folder / ".lock").open("w")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                self.close()
-                raise ConfigError(
-                    f"{self.folder}: another process is writing this run. Wait for it, or stop it."
-                ) from error
+        try:
+            self._lock = FolderLock(self.folder)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{self.folder}: another process is writing this run. Wait for it, or stop it."
+            ) from error
+        for left in (self.folder / "checkpoints").glob(".*"):  # half written when it was killed
+            left.unlink()
 
     def _begin_files(self) -> None:
+        """Write what describes the run. Before the loop there is nothing worth keeping."""
+        if self._begun or not self.is_main:
+            return
+        self._begun = True
         described = {
             "method": self.method,
             "config": config_to_json(self._config),
@@ -279,7 +312,7 @@ class Run:
             require("tensorboard", "tensorboard", "--tensorboard")
             from torch.utils.tensorboard.writer import SummaryWriter
 
-            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.steps)
+            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.steps + 1)
 
     def _is_past(self, line: str) -> bool:
         try:
@@ -382,7 +415,13 @@ class Run:
             self.epoch = epochs
 
     def iterations(self, total: int) -> Iterator[int]:
-        """The numbers, from 0, of the optimizer steps that are still to do."""
+        """The numbers, from 0, of the optimizer steps that are still to do.
+
+        Raises:
+            ConfigError: `options.accumulate` is not 1: there are no batches to split.
+        """
+        if self.options.accumulate != 1:
+            raise ConfigError("--accumulate has no meaning for this method; leave it at 1.")
         with self._working(total) as progress:
             while self.steps < total:
                 yield from self._one(self.steps, None)
@@ -390,6 +429,7 @@ class Run:
 
     @contextlib.contextmanager
     def _working(self, total: int) -> Generator[Progress, None, None]:
+        self._begin_files()
         with (
             self._listening(),
             Progress("train", total, done=self.steps, quiet=self.quiet) as progress,
@@ -411,13 +451,23 @@ class Run:
 
     def _step_done(self, progress: Progress, *, last: bool) -> None:
         self.steps += 1
-        if self.epoch_ended or self.steps % LOG_EVERY == 0:
+        if last or self.epoch_ended or self.steps % LOG_EVERY == 0:
             self._write_window()
         progress.advance(self.steps, self._note)
-        self._stop_if_asked()
+        stop = self._signal is not None
         due = time.monotonic() - self._checkpointed >= self.options.checkpoint_every
-        if last or self._agreed(due):
+        if self.world > 1:  # all must do the same at the same step
+            stop, due = self._agreed(stop, due)
+        if last or stop or due:
             self.save_checkpoint()
+        if stop:
+            number = self._signal or int(signal.SIGTERM)
+            command = shlex.join(["modicum", "train", self.method, "--resume", str(self.folder)])
+            raise Interrupted(
+                f"stopped by {signal.Signals(number).name} after step {self.steps}; a checkpoint "
+                f"is written. Go on with: {command}",
+                number,
+            )
 
     def step(
         self,
@@ -488,12 +538,22 @@ class Run:
         window, self._window = self._window, {}
         if not window:
             return
+        window = self._averaged(window)
         means = {name: float(total) / count for name, (total, count) in window.items()}
-        if self.world > 1:
-            values = torch.tensor(list(means.values()), device=self.device)
-            means = dict(zip(means, self.mean(values).tolist(), strict=True))
         self._write(means)
         self._note = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+
+    def _averaged(self, window: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """A window of logged values with its sums averaged over the processes."""
+        if self.world == 1 or not window:
+            return window
+        kind = torch.float32 if self.device.type == "mps" else torch.float64
+        sums = [
+            torch.as_tensor(total, dtype=kind, device=self.device) for total, _ in window.values()
+        ]
+        averaged = self.mean(torch.stack(sums)).cpu()
+        counts = [count for _, count in window.values()]
+        return {n: [a, c] for n, a, c in zip(window, averaged, counts, strict=True)}
 
     def score(
         self, values: Mapping[str, float], *, best: str | None = None, higher_is_better: bool = True
@@ -518,6 +578,8 @@ class Run:
             if not (margin > 0 if higher_is_better else margin < 0):
                 return
         self._best = {"metric": best, "value": value, "step": self.steps + 1}
+        self._look_at_losses()
+        self._look_at_state()
         self._save_published(BEST_FILE)
 
     def _write(self, values: Mapping[str, float], step: int | None = None) -> None:
@@ -544,11 +606,16 @@ class Run:
 
     def sum(self, values: Tensor) -> Tensor:
         """`values` summed over all processes; every process gets the sum."""
-        return typing.cast(Tensor, self._accelerator.reduce(values, "sum"))
+        return self._reduced(values, "sum")
 
     def mean(self, values: Tensor) -> Tensor:
         """`values` averaged over all processes; every process gets the mean."""
-        return typing.cast(Tensor, self._accelerator.reduce(values, "mean"))
+        return self._reduced(values, "mean")
+
+    def _reduced(self, values: Tensor, how: str) -> Tensor:
+        if self.world == 1:
+            return values
+        return typing.cast(Tensor, self._accelerator.reduce(values.to(self.device), how))
 
     # Stopping and saving
 
@@ -557,11 +624,13 @@ class Run:
         """Note SIGINT and SIGTERM instead of dying; a second one takes effect at once."""
 
         def note(number: int, frame: types.FrameType | None) -> None:
-            if self._signal is not None:
+            now = time.monotonic()
+            if self._signal is not None and now - self._signalled > SAME_WISH_SECONDS:
                 raise KeyboardInterrupt
-            self._signal = number
-            if not self.quiet:
-                print("stopping after this step …", file=sys.stderr, flush=True)
+            if self._signal is None:
+                self._signal, self._signalled = number, now
+                if not self.quiet:  # not print: it may be in the middle of another line
+                    os.write(2, b"stopping after this step\n")
 
         handlers: dict[int, Any] = {}
         with contextlib.suppress(ValueError):  # not in the main thread: signals are not ours
@@ -573,32 +642,29 @@ class Run:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
-    def _agreed(self, wish: bool) -> bool:
-        """Whether any process wishes it: all must do the same at the same step."""
-        if self.world == 1:
-            return wish
-        return bool(self.sum(torch.tensor(float(wish), device=self.device)) > 0)
-
-    def _stop_if_asked(self) -> None:
-        if self._agreed(self._signal is not None):
-            self.save_checkpoint()
-            number = self._signal or int(signal.SIGTERM)
-            raise Interrupted(
-                f"stopped by {signal.Signals(number).name} after step {self.steps}; a checkpoint "
-                f"is written. Go on with: modicum train {self.method} --resume {self.folder}",
-                number,
-            )
+    def _agreed(self, *wishes: bool) -> list[bool]:
+        """Which of some wishes any process has; asked every few steps, since asking costs time."""
+        if self.steps % AGREE_EVERY:
+            return [False] * len(wishes)
+        return (self.sum(torch.tensor([float(wish) for wish in wishes])) > 0).tolist()
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint of everything kept. `batches` and `iterations` call this in time."""
         self._look_at_losses()
+        self._look_at_state()
+        window = self._averaged(self._window)
         if self.is_main:
+            # Lines logged before the checkpoint are not logged again after it.
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                os.fsync(file.fileno())
+            if self._board is not None:
+                self._board.flush()
             scaler = self._accelerator.scaler
             content = {
                 "steps": self.steps,
                 "best": self._best,
                 "scores": self.last_scores,
-                "window": self._window,
+                "window": window,
                 "seconds": self.seconds,
                 "scaler": scaler.state_dict() if scaler is not None else {},
                 "objects": {name: self._state_of(kept) for name, kept in self._kept.items()},
@@ -606,6 +672,29 @@ class Run:
             checkpoint.save_checkpoint(self.folder / "checkpoints", self.steps, content)
         self._accelerator.wait_for_everyone()
         self._checkpointed = time.monotonic()
+
+    def _look_at_state(self) -> None:
+        """Raise a `TrainingError` where what is kept or published is not finite.
+
+        A finite loss can have a gradient that is not, and a run cannot recover from that.
+        """
+        objects = dict(self._kept)
+        if self._published is not None:
+            objects["the network"] = self._published[0]
+        for name, kept in objects.items():
+            tensors: dict[str, Tensor] = {}
+            if isinstance(kept, Tensor):
+                tensors = {name: kept}
+            elif isinstance(kept, nn.Module):
+                tensors = self.unwrap(kept).state_dict()
+            for key, tensor in tensors.items():
+                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                    raise TrainingError(
+                        f"after step {self.steps}, {key} of {name!r} holds numbers that are not "
+                        f"finite, though the loss was: its gradient was not. Lower the learning "
+                        f"rate, or clip the gradient (--clip 1). The newest checkpoint is from "
+                        f"before."
+                    )
 
     def _state_of(self, kept: Any) -> Any:
         if isinstance(kept, Tensor):
@@ -625,12 +714,12 @@ class Run:
 
     def finish(self) -> nn.Module | None:
         """Write the published network and the report of the run; return the network, unwrapped."""
+        self._begin_files()
+        self._look_at_state()
         self._save_published(MODEL_FILE)
         if self.is_main:
             from modicum.report import write_run_report
 
-            if self._board is not None:
-                self._board.close()
             write_run_report(self.folder)
         self._accelerator.wait_for_everyone()
         if self._published is None:
@@ -639,8 +728,15 @@ class Run:
 
     def close(self) -> None:
         """Give the folder back to other processes."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
+            if not self._begun and not self.resumed:
+                with contextlib.suppress(OSError):  # of a run that never began, nothing stays
+                    self._lock.path.unlink()
+                    self.folder.rmdir()
             self._lock = None
 
     def __enter__(self) -> Run:
@@ -688,13 +784,8 @@ def read_run(folder: Path, config_of: Callable[[str], type[Any]]) -> tuple[str, 
 
 def _accelerator(options: RunOptions) -> Accelerator:
     """Accelerate's view of device, precision and processes, as the options ask."""
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: PyTorch finds no CUDA GPU. Use --device cpu.")
-    if options.device == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("--device mps: PyTorch finds no Apple GPU. Use --device cpu.")
-    if options.accumulate < 1:
-        raise ConfigError(f"--accumulate {options.accumulate}: must be at least 1.")
-    on_gpu = options.device != "cpu" and torch.cuda.is_available()
+    device = choose_device(options.device)
+    on_gpu = device.type == "cuda"
     precision = options.precision
     if precision == "mixed":
         precision = "fp32" if not on_gpu else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
@@ -705,11 +796,24 @@ def _accelerator(options: RunOptions) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
     GradientState._reset_state()  # pyright: ignore[reportPrivateUsage]
     plugin = GradientAccumulationPlugin(num_steps=options.accumulate, sync_with_dataloader=False)
-    return Accelerator(
-        cpu=options.device == "cpu",
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_plugin=plugin,
+        # While the main process looks through a large data set, the others wait.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=3))],
     )
+    if accelerator.distributed_type not in SUPPORTED:
+        raise ConfigError(
+            f"Accelerate is set up for {accelerator.distributed_type.value}; runs support one "
+            f"process, or several with a whole copy of the network each (DDP). Change it with "
+            f"`accelerate config`, or start with torchrun."
+        )
+    return accelerator
+
+
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Checkpoints of sharded networks (FSDP, DeepSpeed) would need to be gathered first."""
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:

@@ -11,7 +11,7 @@ is decoded. All steps work on whole batches, and their random numbers belong to 
 """
 
 from modicum.images.auto_augment import AutoAugmentCifar10
-from modicum.images.check import CheckReport, check_images
+from modicum.images.check import CheckReport, check_images, fingerprint
 from modicum.images.decode import decode_crop, decode_image
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
 from modicum.images.loader import Batch, Loader
@@ -60,6 +60,7 @@ __all__ = [
     "contact_sheet",
     "decode_crop",
     "decode_image",
+    "fingerprint",
     "has_splits",
     "open_images",
     "survey",

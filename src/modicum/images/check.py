@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from modicum.engine.cache import cache_folder
+from modicum.engine.environment import usable_cores
 from modicum.engine.files import write_text
 from modicum.errors import DataError
 from modicum.images.decode import decode_image, opened
-from modicum.images.image_set import BadImage, FileImages, ImageSet
-from modicum.images.loader import available_cores
+from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (files done, files in all)."""
@@ -113,7 +113,7 @@ def in_threads(
 
     values: list[_Value] = []
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
-    executor = ThreadPoolExecutor(threads or available_cores())
+    executor = ThreadPoolExecutor(threads or usable_cores())
     try:
         for made in executor.map(some, chunks):
             values += made
@@ -144,6 +144,21 @@ def _ends_properly(path: Path, kind: str) -> bool:
             return int.from_bytes(start[2:6], "little") <= size
         case _:
             return False
+
+
+def fingerprint(image_set: ImageSet) -> str:
+    """A hash that changes with the images and labels of a set, without reading files.
+
+    Of files, their paths, sizes and times of change count.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr(image_set.classes).encode() + image_set.labels.numpy().tobytes())
+    if isinstance(image_set, MemoryImages):
+        digest.update(image_set.images.numpy().tobytes())
+    elif isinstance(image_set, FileImages):
+        paths = [image_set.path(number) for number in range(len(image_set))]
+        digest.update(_fingerprint(paths).encode())
+    return digest.hexdigest()
 
 
 def _fingerprint(paths: Sequence[Path]) -> str:

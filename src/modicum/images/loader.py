@@ -7,7 +7,7 @@ before it, and does not depend on who makes it.
 
 from __future__ import annotations
 
-import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from modicum.engine.environment import usable_cores
 from modicum.engine.random import permutation
 from modicum.errors import ConfigError, DataError
 from modicum.images.image_set import FileImages, ImageSet
@@ -159,6 +160,7 @@ class Loader:
                 collate_fn=_unchanged,
                 pin_memory=torch.cuda.is_available(),
                 persistent_workers=True,
+                worker_init_fn=_ignore_signals,
             )
         return iter(self._decoder)
 
@@ -194,6 +196,12 @@ class _Maker(Dataset["Batch | DataError"]):
         return Batch(image, self.image_set.labels[index], index)
 
 
+def _ignore_signals(worker: int) -> None:
+    """A signal to all processes stops the run; the run's end stops its workers, in that order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _unchanged(made: Any) -> Any:
     return made
 
@@ -201,11 +209,4 @@ def _unchanged(made: Any) -> Any:
 def _default_workers(image_set: ImageSet) -> int:
     if not isinstance(image_set, FileImages):
         return 0
-    return max(1, min(8, available_cores() - 1))
-
-
-def available_cores() -> int:
-    """Cores this process may use, which in a container are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return max(1, min(8, usable_cores() - 1))

@@ -258,7 +258,6 @@ def test_presets_are_the_recipes() -> None:
     assert [type(step).__name__ for step in pipeline.training("crop")] == [
         "RandomResizedCrop",
         "HorizontalFlip",
-        "Normalise",
     ]
     cifar = METHOD.presets["cifar"].config
     assert (cifar.epochs, cifar.batch_size, cifar.learning_rate) == (100, 1024, 0.4)

@@ -13,23 +13,24 @@ between. Four identities hold exactly:
    The rows of `W` are multiplied by `s`, `t` becomes a bias, and ReLU and BatchNorm become one
    clamp. Nothing is divided by `s`, so scales may be tiny or zero. The result is the normalised map
    itself, so the zero padding of the next 3x3, a max-pooling and squeeze-and-excitation read what
-   they read before. Folding forward, into the readers, would leave `t` to be added along the
-   border, because the 3x3 pads with zeros after the BatchNorm.
+   they read before. (Folding forward, into the readers, would leave `t` to be added along the
+   border, because the 3x3 pads with zeros after the BatchNorm.)
 2. *SiLU* is not homogeneous: `s * silu(u) + t` is computed, in one pass after the SiLU.
 3. *Forward into a 1x1 convolution.* In VGNetE and F a BatchNorm follows the fixed 3x3, and a 1x1
    convolution, which has no padding, follows at once: `W (s * x + t) = (W * s) x + W t`.
 4. *A product of parts.* `W cat(a, b) = W_a a + W_b b`: the two halves of a stage are never joined,
    the second product is added to the first in place.
 
-Within a stage a map `(B, C, H, W)` is held as a matrix `(B * H * W, C)`, its pixels in rows: the
+Within a stage a map `(B, C, H, W)` is held as a matrix `(B * H * W, C)`, its pixels in rows, in the
 memory of a channels-last map. A 1x1 convolution is then a matrix product, for which BLAS needs less
-time than a convolution does, and a channels-last 3x3 needs less than one on channels first.
+time than a convolution does, and a 3x3 is faster on channels last as well.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import cast
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def fold(net: VGNet) -> nn.Module:
     """A faster network for inference, which computes what `net` computes in eval mode.
 
     It takes any images that `net` takes, can be compiled, and can be exported to ONNX
-    (`torch.onnx.export` with `dynamo=False`; the size of the images is then fixed).
+    (`torch.onnx.export` with `dynamo=False`).
 
     Args:
         net: Any VGNet, in any mode. It is left as it is, and shares no memory with the result.
@@ -62,7 +63,7 @@ def fold(net: VGNet) -> nn.Module:
         put it into training mode is a `RuntimeError`.
     """
     like = next(net.parameters())
-    return FoldedVGNet(net).to(like.device, like.dtype).eval().requires_grad_(False)
+    return FoldedVGNet(net).eval().requires_grad_(False).to(like.device, like.dtype)
 
 
 class FoldedVGNet(nn.Module):
@@ -71,11 +72,13 @@ class FoldedVGNet(nn.Module):
     def __init__(self, net: VGNet) -> None:
         super().__init__()
         features = net.features
-        stages = (features.stage1, features.stage2, features.stage3, features.stage4)
         self.in_channels: int = net.arguments["in_channels"]
         self.minimum = net.minimum_size()
         self.stem = FoldedConvolution(features.stem)
-        self.stages = nn.ModuleList(FoldedStage(stage) for stage in stages)
+        self.stage1 = FoldedStage(features.stage1)
+        self.stage2 = FoldedStage(features.stage2)
+        self.stage3 = FoldedStage(features.stage3)
+        self.stage4 = FoldedStage(features.stage4)
         *spatial, last = cast(nn.Sequential, features.stage4[-1])
         self.tail_filter, norm = fold_filter(nn.Sequential(*spatial))
         self.tail = FoldedConvolution(cast(nn.Sequential, last), norm)
@@ -87,9 +90,10 @@ class FoldedVGNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Class logits `(B, num_classes)` of images `(B, in_channels, H, W)`, as `VGNet`'s."""
         check_images(x, self.in_channels, self.minimum)
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        for stage in self.stages:
-            x = stage(x)
+        if not torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.stem(x)
+        x = self.stage4(self.stage3(self.stage2(self.stage1(x))))
         x = self.tail(self.tail_filter(x))
         return self.classifier(x.mean((2, 3)))
 
@@ -103,29 +107,43 @@ class FoldedVGNet(nn.Module):
         return super().train(mode)
 
 
+class Constants(NamedTuple):
+    """What a convolution, an activation and a BatchNorm come to: `s * act(W x) + t`.
+
+    Attributes:
+        weight: Of a 1x1 `(inputs, outputs)`, else `(outputs, inputs, k, k)`; before ReLU,
+            multiplied by `s`.
+        bias: `(outputs,)`; before ReLU, with `t` added.
+        first, second: `(outputs,)`. Of ReLU, lower and upper bound of the clamp, the upper None
+            where no `s` is negative, as is usual; of SiLU, `s` and `t`.
+        attention: `SqueezeExcitation` of the result, or None.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    first: Tensor
+    second: Tensor | None
+    attention: SqueezeExcitation | None
+
+
 class FoldedConvolution(nn.Module):
-    """A convolution, an activation and a BatchNorm: `s * act(W x) + t`.
+    """A convolution, an activation and a BatchNorm, held as `Constants`.
 
     Args:
         layers: The three, or a sequence of those and `SqueezeExcitation`, which stays.
         norm: A BatchNorm whose output is the last channels of the input, to be folded forward; the
             convolution is then 1x1.
-
-    Attributes:
-        weight: `(outputs, inputs, k, k)`; before ReLU, multiplied by `s`.
-        bias: `(outputs,)`; before ReLU, with `t` added.
-        first, second: `(outputs,)`. Of ReLU, lower and upper bound of the clamp; of SiLU, `s` and
-            `t`.
     """
 
     first: Tensor
-    second: Tensor
+    second: Tensor | None
 
     def __init__(self, layers: nn.Sequential, norm: nn.BatchNorm2d | None = None) -> None:
         super().__init__()
-        attention = None
-        if isinstance(layers[-1], SqueezeExcitation):
-            attention = copy.deepcopy(layers[-1])
+        self.attention: SqueezeExcitation | None = None
+        last = layers[-1]
+        if isinstance(last, SqueezeExcitation):
+            self.attention = copy.deepcopy(last)
             layers = cast(nn.Sequential, layers[0])
         convolution = cast(nn.Conv2d, layers[0])
         # In double precision, so that the folded network is as exact as the original.
@@ -133,60 +151,68 @@ class FoldedConvolution(nn.Module):
         bias = weight.new_zeros(len(weight))
         if norm is not None:
             scale, shift = affine(norm)
-            normalised = weight[:, -len(scale) :]
+            as_it_is, normalised = weight.split((weight.shape[1] - len(scale), len(scale)), 1)
             bias = normalised[:, :, 0, 0] @ shift
-            normalised = normalised * scale[:, None, None]
-            weight = torch.cat((weight[:, : -len(scale)], normalised), 1)
+            weight = torch.cat((as_it_is, normalised * scale[:, None, None]), 1)
         first, second = affine(cast(nn.BatchNorm2d, layers[2]))
         self.silu = isinstance(layers[1], nn.SiLU)
         if not self.silu:
-            scale, shift, infinity = first, second, torch.full_like(first, torch.inf)
+            scale, shift, negative = first, second, first < 0
             weight = weight * scale[:, None, None, None]
             bias = bias * scale + shift
-            first = torch.where(scale >= 0, shift, -infinity)
-            second = torch.where(scale >= 0, infinity, shift)
+            first = shift.masked_fill(negative, -torch.inf)
+            second = shift.masked_fill(~negative, torch.inf) if negative.any() else None
+        if weight.shape[2] == 1:
+            weight = weight[:, :, 0, 0].t().contiguous()
         self.stride = convolution.stride[0]
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(bias)
         self.register_buffer("first", first)
         self.register_buffer("second", second)
-        self.attention = attention
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, inputs, H, W)`, channels last, to `(B, outputs, H', W')`, channels last."""
-        kernel = self.weight.shape[2]
         if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-            y = traced(x, self.weight, self.bias, self.first, self.second, self.silu, self.stride)
+            return self.traced(x)
+        if self.weight.dim() == 4:
+            u = functional.conv2d(x, self.weight, self.bias, self.stride, 1).permute(0, 2, 3, 1)
         else:
-            if kernel == 1:
-                u = functional.linear(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias)
-            else:
-                u = functional.conv2d(x, self.weight, self.bias, self.stride, kernel // 2)
-                u = u.permute(0, 2, 3, 1)
-            y = finish(u, self.first, self.second, self.silu).permute(0, 3, 1, 2)
-        return y if self.attention is None else self.attention(y)
+            u = functional.linear(x.permute(0, 2, 3, 1), self.weight.t(), self.bias)
+        y = finish(u, self.first, self.second, self.silu).permute(0, 3, 1, 2)
+        return self.attention(y) if self.attention else y
+
+    def constants(self) -> Constants:
+        """Everything in one, without gradients."""
+        weight, bias = self.weight.detach(), self.bias.detach()
+        return Constants(weight, bias, self.first, self.second, self.attention)
+
+    def traced(self, x: Tensor) -> Tensor:
+        """The same in the terms of an exported graph, channels first.
+
+        ONNX Runtime fuses a convolution with a ReLU, but not with a clamp whose bounds differ
+        between channels, and keeps a BatchNorm, but not an addition, in its blocked layout. So the
+        clamp is written as `sign(s) * max(|s| u, 0) + t`.
+        """
+        weight, bias, first, second, attention = self.constants()
+        if weight.dim() == 2:
+            weight = weight.t()[:, :, None, None]
+        zero, one = torch.zeros_like(first), torch.ones_like(first)
+        if self.silu:
+            scale, shift = first, second
+        else:
+            scale, shift = one, first
+            if second is not None:
+                scale = torch.where(second < torch.inf, -one, one)
+                shift = torch.where(second < torch.inf, second, first)
+            weight, bias = weight * scale[:, None, None, None], (bias - shift) * scale
+        x = functional.conv2d(x, weight, bias, self.stride, weight.shape[2] // 2)
+        x = functional.silu(x) if self.silu else functional.relu(x)
+        y = functional.batch_norm(x, zero, one, scale, shift, eps=0.0)
+        return attention(y) if attention else y
 
 
 class FoldedStage(nn.Module):
-    """A stage without its tail: downsampling, half-identity blocks, and the join of the halves.
-
-    The blocks are equal in shape, and their weights are stacked: a look-up of an attribute and a
-    call of a module take microseconds, a matrix product here 70 to 180. In the shapes below, N is
-    the number of blocks and H the width of a half.
-
-    Attributes:
-        kernels: `(N, H, 1, 3, 3)`.
-        older: `(N, H, H)`, inputs by outputs, what the identity half is multiplied by.
-        newer: `(N, H, H)`, what the filtered half is multiplied by.
-        bias, first, second: `(N, H)`, see `FoldedConvolution`.
-    """
-
-    kernels: Tensor
-    older: Tensor
-    newer: Tensor
-    bias: Tensor
-    first: Tensor
-    second: Tensor
+    """A stage without its tail: downsampling, half-identity blocks, and the join of the halves."""
 
     def __init__(self, stage: nn.Sequential) -> None:
         super().__init__()
@@ -194,113 +220,95 @@ class FoldedStage(nn.Module):
         self.kept = begin.kept
         self.uneven = begin.uneven
         self.downsample, _ = fold_filter(begin.downsample)
-        self.conv1x1 = FoldedConvolution(begin.conv1x1)
-        self.silu = self.conv1x1.silu
-        kernels: list[Tensor] = []
-        pointwise: list[FoldedConvolution] = []
+        self.begin = FoldedConvolution(begin.conv1x1)
+        self.silu = self.begin.silu
+        self.filters = nn.ModuleList()
+        self.convolutions = nn.ModuleList()
         for block in stage:
             if isinstance(block, HalfIdentity):
-                depthwise, norm = fold_filter(block.half3x3)
-                kernels.append(cast(nn.Conv2d, depthwise).weight)
-                pointwise.append(FoldedConvolution(block.conv1x1, norm))
-        self.attention = nn.ModuleList(p.attention for p in pointwise if p.attention)
-        self.blocks = len(kernels)
-        if not kernels:
-            return
-        products = torch.stack([p.weight[:, :, 0, 0].t() for p in pointwise])
-        older, newer = products.chunk(2, 1)
-        for name, stacked in (
-            ("kernels", torch.stack(kernels)),
-            ("older", older),
-            ("newer", newer),
-            ("bias", torch.stack([p.bias for p in pointwise])),
-            ("first", torch.stack([p.first for p in pointwise])),
-            ("second", torch.stack([p.second for p in pointwise])),
-        ):
-            setattr(self, name, nn.Parameter(stacked.detach().contiguous()))
+                half3x3, norm = fold_filter(block.half3x3)
+                self.filters.append(half3x3)
+                self.convolutions.append(FoldedConvolution(block.conv1x1, norm))
+        self.gather()
+
+    def gather(self) -> None:
+        """Look the parameters up that `forward` needs."""
+        self.begin_constants = self.begin.constants()
+        # For each block: 3x3 kernels, weights of the older and of the newer half, and the rest.
+        self.blocks: list[tuple[Tensor, Tensor, Tensor, Constants]] = []
+        for half3x3, module in zip(self.filters, self.convolutions, strict=True):
+            kernels = cast(nn.Conv2d, half3x3).weight.detach()
+            constants = cast(FoldedConvolution, module).constants()
+            by_older, by_newer = constants.weight.chunk(2)
+            self.blocks.append((kernels, by_older, by_newer, constants))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldedStage:
+        # `to` and its like come here, and may replace parameters.
+        super()._apply(fn, recurse)
+        self.gather()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, inputs, H, W)` to `(B, outputs, H', W')`, channels last."""
-        x = self.downsample(x)
-        older, newer = x[:, -self.kept :], self.conv1x1(x)
-        if self.uneven:
-            joined = torch.cat((older, newer), 1) if self.kept else newer
-            older, newer = joined.chunk(2, 1)
-        if self.blocks:
-            tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-            older, newer = (self.convolutions if tracing else self.products)(older, newer)
-        return torch.cat((older, newer), 1)
+        """`(B, inputs, H, W)` to `(B, outputs, H', W')`, channels last.
 
-    def products(self, older: Tensor, newer: Tensor) -> Pair:
-        """The half-identity blocks, by matrix products."""
-        batch, half, height, width = newer.shape
-        shape = (batch, height, width, half)
-        older, newer = rows(older), rows(newer)
-        attention = list(self.attention)
-        # Written out: with ten calls for a block, each call through a helper would be felt.
-        stacks = (self.kernels, self.older, self.newer, self.bias, self.first, self.second)
-        for kernel, by_older, by_newer, bias, first, second in zip(*map(torch.unbind, stacks)):
-            filtered = functional.conv2d(image(newer, shape), kernel, None, 1, 1, 1, half)
+        Parameters are gathered beforehand and steps written out, because a block takes 150
+        microseconds where maps are small, and look-ups and calls of modules would add a tenth.
+        """
+        x = self.downsample(x)
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            return self.traced(x)
+        batch, _, height, width = x.shape
+        silu = self.silu
+        pixels = rows(x)
+        weight, bias, first, second, attention = self.begin_constants
+        older = pixels[:, -self.kept :]
+        newer = finish(torch.addmm(bias, pixels, weight), first, second, silu)
+        if attention is not None:
+            newer = attend(attention, newer, batch)
+        if self.uneven:
+            older, newer = (torch.cat((older, newer), 1) if self.kept else newer).chunk(2, 1)
+        half = newer.shape[1]
+        for kernels, by_older, by_newer, (_, bias, first, second, attention) in self.blocks:
+            image = newer.view(batch, height, width, half).permute(0, 3, 1, 2)
+            filtered = functional.conv2d(image, kernels, None, 1, 1, 1, half)
             u = torch.addmm(bias, older, by_older)
             u.addmm_(rows(filtered), by_newer)
-            u = finish(u, first, second, self.silu)
-            if attention:
-                u = rows(attention.pop(0)(image(u, shape)))
+            u = finish(u, first, second, silu)
+            if attention is not None:
+                u = attend(attention, u, batch)
             older, newer = newer, u
-        return image(older, shape), image(newer, shape)
+        joined = torch.cat((older, newer), 1)
+        return joined.view(batch, height, width, 2 * half).permute(0, 3, 1, 2)
 
-    def convolutions(self, older: Tensor, newer: Tensor) -> Pair:
-        """The same for an exported graph. See `traced`."""
-        for n in range(self.blocks):
-            filtered = functional.conv2d(newer, self.kernels[n], None, 1, 1, 1, newer.shape[1])
-            weight = torch.cat((self.older[n], self.newer[n])).t()[:, :, None, None]
-            x = torch.cat((older, filtered), 1)
-            x = traced(x, weight, self.bias[n], self.first[n], self.second[n], self.silu)
-            older, newer = newer, self.attention[n](x) if self.attention else x
-        return older, newer
+    def traced(self, x: Tensor) -> Tensor:
+        """The rest of `forward` for an exported graph, channels first."""
+        older, newer = x[:, -self.kept :], self.begin(x)
+        if self.uneven:
+            older, newer = (torch.cat((older, newer), 1) if self.kept else newer).chunk(2, 1)
+        for half3x3, conv1x1 in zip(self.filters, self.convolutions, strict=True):
+            older, newer = newer, conv1x1(torch.cat((older, half3x3(newer)), 1))
+        return torch.cat((older, newer), 1)
 
 
 def rows(image: Tensor) -> Tensor:
-    """A channels-last map `(B, C, H, W)` as `(B * H * W, C)`, which shares its memory."""
+    """A channels-last map `(B, C, H, W)` as a matrix `(B * H * W, C)` in the same memory."""
     return image.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def image(rows: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
-    """The map `(B, C, H, W)` of `rows`; its `shape` is given as `(B, H, W, C)`."""
-    return rows.view(shape).permute(0, 3, 1, 2)
-
-
-def finish(u: Tensor, first: Tensor, second: Tensor, silu: bool) -> Tensor:
+def finish(u: Tensor, first: Tensor, second: Tensor | None, silu: bool) -> Tensor:
     """Activation and normalisation of a convolution's output `(..., channels)`, which is lost."""
     if silu:
-        return torch.addcmul(second, functional.silu(u, inplace=True), first)
-    return u.clamp_(first, second)
+        return torch.addcmul(cast(Tensor, second), functional.silu(u, inplace=True), first)
+    return u.clamp_min_(first) if second is None else u.clamp_(first, second)
 
 
-def traced(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    first: Tensor,
-    second: Tensor,
-    silu: bool,
-    stride: int = 1,
-) -> Tensor:
-    """A convolution with what follows it in the terms of an exported graph, channels first.
-
-    ONNX Runtime fuses a convolution with a ReLU, but not with a clamp whose bounds differ between
-    channels, and keeps a BatchNorm, but not an addition, in its blocked layout. So a clamp is
-    written as `sign(s) * max(|s| u, 0) + t`.
-    """
-    if not silu:
-        positive = second == torch.inf
-        sign, shift = torch.where(positive, 1.0, -1.0), torch.where(positive, first, second)
-        weight, bias = weight * sign[:, None, None, None], (bias - shift) * sign
-        first, second = sign, shift
-    x = functional.conv2d(x, weight, bias, stride, weight.shape[2] // 2)
-    x = functional.silu(x) if silu else functional.relu(x)
-    zero, one = torch.zeros_like(first), torch.ones_like(first)
-    return functional.batch_norm(x, zero, one, first, second, eps=0.0)
+def attend(attention: SqueezeExcitation, u: Tensor, batch: int) -> Tensor:
+    """`SqueezeExcitation` on a matrix `(batch * H * W, C)`, which is overwritten."""
+    pixels = u.view(batch, -1, u.shape[1])
+    reduce, expand = attention.reduce, attention.expand
+    hidden = functional.linear(pixels.mean(1), reduce.weight.flatten(1), reduce.bias)
+    gate = functional.linear(attention.act(hidden), expand.weight.flatten(1), expand.bias)
+    return pixels.mul_(gate.sigmoid_()[:, None]).view_as(u)
 
 
 def fold_filter(module: nn.Module) -> tuple[nn.Module, nn.BatchNorm2d | None]:

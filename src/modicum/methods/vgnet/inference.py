@@ -19,8 +19,9 @@ import tyro
 from torch import Tensor, nn
 
 from modicum import images
+from modicum.engine.devices import Device, choose_device
 from modicum.engine.environment import processor_name, usable_cores
-from modicum.engine.files import atomic_write, write_text
+from modicum.engine.files import atomic_write
 from modicum.engine.progress import Progress, report_progress
 from modicum.engine.random import generator
 from modicum.engine.weights import load_saved
@@ -31,7 +32,6 @@ from modicum.methods.vgnet.metrics import latency, topk_correct
 from modicum.methods.vgnet.model import VGNet, count_multiply_adds, count_parameters
 from modicum.methods.vgnet.train import Pipeline, pipeline_from_notes, resolved
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
 _log = logging.getLogger("modicum")
 
 
@@ -57,15 +57,14 @@ class Classifier:
 def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Classifier:
     """A classifier from a run folder or a `.safetensors` file. See `engine.weights.load_saved`."""
     saved = load_saved(run, weights, method="vgnet")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = choose_device(device)
     return Classifier(
-        saved.module.to(device),
+        saved.module.to(chosen),
         tuple(saved.notes["classes"]),
         pipeline_from_notes(saved.notes),
         saved.notes["data"],
         saved.notes["holdout"],
-        torch.device(device),
+        chosen,
     )
 
 
@@ -313,7 +312,8 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], top: int) -> None:
     writer = csv.DictWriter(text, ["file", *ranks, "error"], restval="")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    with atomic_write(path) as file:  # file names need not be UTF-8
+        file.write(text.getvalue().encode(errors="surrogateescape"))
 
 
 def export(

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
-from torch import nn
+from torch import Tensor, nn
 
 from modicum import images
 from modicum.engine.files import atomic_write
 from modicum.engine.progress import report_progress
+from modicum.engine.random import generator
 from modicum.engine.run import RunOptions
 from modicum.method import Method, Preset
 from modicum.methods.vgnet.baseline import MobileNetV2
@@ -24,6 +26,12 @@ from modicum.methods.vgnet.train import Config, train
 def network(**arguments: Any) -> nn.Module:
     """The network of a file of weights: a VGNet, or the baseline, which alone has a width."""
     return MobileNetV2(**arguments) if "width" in arguments else VGNet(**arguments)
+
+
+def example(network: nn.Module) -> tuple[Tensor, ...]:
+    """A batch of two images for a network, `(2, in_channels, 64, 64)`."""
+    arguments: Any = network.arguments
+    return (torch.randn(2, arguments["in_channels"], 64, 64, generator=generator("example")),)
 
 
 def data(path: tyro.conf.Positional[str], sheet: Path | None = None) -> dict[str, Any]:
@@ -122,6 +130,8 @@ METHOD = Method(
     predict=predict,
     export=export,
     study=study,
+    example=example,
+    extras={"export": ("onnxruntime", "deploy")},
     datasets={
         "digits": "built in: 1,797 handwritten digits of scikit-learn, 8x8",
         "imagenet": "ILSVRC2012, registration at image-net.org: train/<wnid>/*.JPEG and "

@@ -77,6 +77,21 @@ class Config:
     skip_bad: bool = False
     """Leave out unreadable images, with a warning, instead of refusing to start."""
 
+    def __post_init__(self) -> None:
+        for name, fine, expected in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("learning_rate", self.learning_rate > 0, "more than 0"),
+            ("warmup_epochs", self.warmup_epochs >= 0, "at least 0"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
+            ("size", self.size is None or self.size >= 8, "at least 8 pixels"),
+            ("width", self.width > 0, "more than 0"),
+        ):
+            if not fine:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} {getattr(self, name)}: must be {expected}.")
+
 
 def build_network(config: Config, *, classes: int, channels: int, size: int) -> VGNet | MobileNetV2:
     """The untrained network a configuration asks for.
@@ -169,15 +184,15 @@ class Pipeline:
         return (self.crop(), self.normalise())
 
     def training(self, augmentation: str) -> Sequence[images.Step]:
-        """The steps of an augmentation of `Config`."""
-        square, normalise = self.crop(), self.normalise()
+        """The steps of an augmentation of `Config`, before `normalise`."""
+        square = self.crop()
         return {
-            "crop": (images.RandomResizedCrop(self.size), images.HorizontalFlip(), normalise),
-            "shift_flip": (square, *SHIFT_FLIP, normalise),
+            "crop": (images.RandomResizedCrop(self.size), images.HorizontalFlip()),
+            "shift_flip": (square, *SHIFT_FLIP),
             # The order of Cubuk et al. (2019): shift and flip first, then the policy.
-            "autoaugment": (square, *SHIFT_FLIP, images.AutoAugmentCifar10(), normalise),
-            "shift": (square, images.RandomShift(2), normalise),
-            "none": (square, normalise),
+            "autoaugment": (square, *SHIFT_FLIP, images.AutoAugmentCifar10()),
+            "shift": (square, images.RandomShift(2)),
+            "none": (square,),
         }[augmentation]
 
 
@@ -245,6 +260,8 @@ def train(config: Config, run: Run) -> nn.Module:
         val_set = open_split(config, "val", quiet=run.quiet)
     pipeline = pipeline_for(config, train_set)
     batch_size = min(config.batch_size, len(train_set) // run.world * run.world)
+    if batch_size < config.batch_size and run.is_main:
+        _log.info("the batch is all of the %d training images.", batch_size)
     if batch_size % (run.world * run.options.accumulate):
         raise ConfigError(
             f"the batch of {batch_size} images cannot be split evenly over {run.world} processes "
@@ -284,12 +301,15 @@ def train(config: Config, run: Run) -> nn.Module:
         },
     )
 
+    normalise = pipeline.normalise()
     steps_an_epoch = len(loader) // run.options.accumulate
     total = config.epochs * steps_an_epoch
     for batch in run.batches(loader, epochs=config.epochs):
         network.train()
+        # Bytes travel to the device; floats would be four times as many.
+        logits = network(normalise(batch.image))
         loss = nn.functional.cross_entropy(
-            network(batch.image), batch.label, label_smoothing=config.label_smoothing
+            logits, batch.label, label_smoothing=config.label_smoothing
         )
         rate = learning_rate(config, run.steps, total, steps_an_epoch)
         run.step(loss, optimizer, learning_rate=rate)
@@ -321,15 +341,16 @@ def score(
     loader = images.Loader(
         image_set,
         256 * run.world,
-        transform=pipeline.evaluation(),
+        transform=(pipeline.crop(),),
         workers=run.options.workers,
         rank=run.rank,
         world=run.world,
     )
-    totals = torch.zeros(3, dtype=torch.float64)
+    normalise = pipeline.normalise()
+    totals = torch.zeros(3)  # exact up to 16 million images, and there are GPUs without doubles
     for batch in loader.epoch(0):
-        logits: Tensor = network(batch.image.to(run.device)).float().cpu()
+        logits: Tensor = network(normalise(batch.image.to(run.device))).float().cpu()
         totals[:2] += topk_correct(logits, batch.label, (1, 5)).sum(1)
         totals[2] += nn.functional.cross_entropy(logits, batch.label, reduction="sum")
-    top1, top5, loss = (run.sum(totals.to(run.device)) / len(image_set)).tolist()
+    top1, top5, loss = (run.sum(totals) / len(image_set)).tolist()
     return {"top1": 100 * top1, "top5": 100 * top5, "val_loss": loss}
