@@ -210,7 +210,7 @@ def test_training_starts_from_official_weights(photographs: Path, tmp_path: Path
     ("changes", "message"),
     [
         ({"model": "resnet50"}, "no model is called 'resnet50'"),
-        ({"model": "mobilenetv2", "layers": (1, 1, 1, 1)}, "takes --width only"),
+        ({"model": "mobilenetv2", "layers": (1, 1, 1, 1)}, "--channels with --layers"),
         ({"channels": (8, 8)}, "expected 5"),
     ],
 )
@@ -325,7 +325,13 @@ def test_study_arms_differ_in_what_the_claims_name() -> None:
         for arm, config in digits.arms.items()
     }
     counts = {arm: count_parameters(network)[0] for arm, network in kernels.items()}
-    assert abs(counts["MobileNetV2"] / counts["G: fixed Gaussian"] - 1) < 0.03
+    assert abs(counts["MobileNetV2 blocks"] / counts["G: fixed Gaussian"] - 1) < 0.03
+    baseline = kernels["MobileNetV2 blocks"]
+    assert isinstance(baseline, MobileNetV2)
+    rebuilt = MobileNetV2(**json.loads(json.dumps(baseline.arguments)))
+    rebuilt.load_state_dict(baseline.state_dict())
+    # The maps shrink as VGNet's do.
+    assert baseline.features(torch.zeros(1, 1, 32, 32)).shape[2:] == (4, 4)
     measured = {arm: digits.measure(digits.arms[arm], net.eval()) for arm, net in kernels.items()}
     learned = {arm: values["learned_3x3"] for arm, values in measured.items()}
     # The specification's counts for these widths, which include the stem's 16 kernels.

@@ -4,15 +4,23 @@ Sandler, Howard, Zhu, Zhmoginov and Chen, "MobileNetV2: Inverted Residuals and L
 CVPR 2018, Table 2. The widths are multiplied and rounded to a multiple of `divisor`; the paper's
 divisor is 8, and 1 lets a narrow network come close to a given number of parameters. Unlike the
 paper's, the last convolution narrows with the others, so that narrow networks stay balanced.
+
+For the claim the blocks are put into the stages of the VGNet they are compared with: as deep, and
+with widths in the same proportions. The paper's 17 blocks, narrowed to a hundred thousand
+parameters, would be a few channels wide and a baseline of straw.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-STAGES = (  # expansion, channels, blocks, stride of the first block
+Stage: TypeAlias = tuple[int, int, int, int]
+"""Expansion, channels, blocks, stride of the first block."""
+
+STAGES: tuple[Stage, ...] = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -21,6 +29,21 @@ STAGES = (  # expansion, channels, blocks, stride of the first block
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+"""Table 2 of the paper, between the stem of 32 channels and the last convolution of 1280."""
+
+
+def stages_like(channels: Sequence[int], layers: Sequence[int]) -> dict[str, Any]:
+    """Arguments of a `MobileNetV2` as deep as a VGNet, its widths in the same proportions.
+
+    Args:
+        channels: Widths of the VGNet's stem and four stages.
+        layers: Blocks in each of its stages.
+    """
+    return {
+        "stem": channels[0],
+        "stages": [(6, c, n, 2) for c, n in zip(channels[1:], layers, strict=True)],
+        "last": 4 * channels[-1],  # the paper's proportion: 320 to 1280
+    }
 
 
 def _conv_bn(
@@ -56,6 +79,9 @@ class MobileNetV2(nn.Module):
 
     Args:
         width: Multiplier of every number of channels.
+        stem: Channels of the first convolution, before multiplication.
+        stages: The blocks between.
+        last: Channels of the last convolution.
         num_classes: Classes.
         in_channels: Channels of the images.
         thumbnail: Stride 1 in the stem and the first strided stage, as VGNet's thumbnail mode.
@@ -66,6 +92,9 @@ class MobileNetV2(nn.Module):
         self,
         width: float = 1.0,
         *,
+        stem: int = 32,
+        stages: Sequence[Stage] = STAGES,
+        last: int = 1280,
         num_classes: int = 1000,
         in_channels: int = 3,
         thumbnail: bool = False,
@@ -74,6 +103,9 @@ class MobileNetV2(nn.Module):
         super().__init__()
         self.arguments: dict[str, Any] = {
             "width": width,
+            "stem": stem,
+            "stages": [list(stage) for stage in stages],
+            "last": last,
             "num_classes": num_classes,
             "in_channels": in_channels,
             "thumbnail": thumbnail,
@@ -83,16 +115,18 @@ class MobileNetV2(nn.Module):
         def scaled(channels: int) -> int:
             return max(divisor, round(channels * width / divisor) * divisor)
 
-        channels = scaled(32)
+        channels = scaled(stem)
+        strided = [stage for stage, (_, _, _, stride) in enumerate(stages) if stride > 1]
         layers: list[nn.Module] = [_conv_bn(in_channels, channels, 3, 1 if thumbnail else 2)]
-        for stage, (expansion, outputs, blocks, stride) in enumerate(STAGES):
+        for stage, (expansion, outputs, blocks, stride) in enumerate(stages):
             for block in range(blocks):
-                first = stride if block == 0 and not (thumbnail and stage == 1) else 1
+                keeps = block > 0 or (thumbnail and stage == strided[0])
+                first = 1 if keeps else stride
                 layers.append(InvertedResidual(channels, scaled(outputs), first, expansion))
                 channels = scaled(outputs)
-        layers.append(_conv_bn(channels, scaled(1280), 1))
+        layers.append(_conv_bn(channels, scaled(last), 1))
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(scaled(1280), num_classes)
+        self.classifier = nn.Linear(scaled(last), num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class logits, `(B, num_classes)`."""

@@ -16,7 +16,7 @@ from modicum.engine.progress import report_progress
 from modicum.engine.run import Run
 from modicum.engine.schedules import one_cycle, warmup_cosine
 from modicum.errors import ConfigError
-from modicum.methods.vgnet.baseline import MobileNetV2
+from modicum.methods.vgnet.baseline import MobileNetV2, stages_like
 from modicum.methods.vgnet.checkpoints import load_into, load_official
 from modicum.methods.vgnet.metrics import topk_correct
 from modicum.methods.vgnet.model import BUILDERS, VGNet
@@ -41,7 +41,7 @@ class Config:
     layers: tuple[int, ...] | None = None
     """Blocks in each of the four stages in place of the model's."""
     width: float = 1.0
-    """Width multiplier of mobilenetv2."""
+    """Width multiplier of mobilenetv2; with --channels and --layers, of these."""
     init: Path | None = None
     """Weights to start from: the authors' .pth, or a .safetensors of an earlier run."""
     size: int | None = None
@@ -108,12 +108,13 @@ def build_network(config: Config, *, classes: int, channels: int, size: int) -> 
     """
     thumbnail = size < 128
     if config.model == "mobilenetv2":
-        if config.channels or config.layers or config.revision or config.init:
+        if config.revision or config.init or bool(config.channels) != bool(config.layers):
             raise ConfigError(
-                "mobilenetv2 takes --width only, not --channels, --layers, --revision or --init."
+                "mobilenetv2 takes --width, and --channels with --layers; not --revision or --init."
             )
+        like = stages_like(config.channels or (), config.layers or ()) if config.layers else {}
         return MobileNetV2(
-            config.width, num_classes=classes, in_channels=channels, thumbnail=thumbnail
+            config.width, num_classes=classes, in_channels=channels, thumbnail=thumbnail, **like
         )
     if config.model not in BUILDERS:
         raise ConfigError(
