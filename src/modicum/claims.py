@@ -313,7 +313,7 @@ def summarise(studies: Sequence[StudyResult]) -> dict[str, Any]:
     """The results of studies as JSON-able records, one a claim and one an arm and metric."""
 
     def number(value: float) -> float | None:
-        return round(value, 6) if math.isfinite(value) else None
+        return round(value, 6) + 0.0 if math.isfinite(value) else None  # + 0.0: no minus zero
 
     claims = [
         {
