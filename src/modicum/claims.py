@@ -275,27 +275,31 @@ def _train_arm(study: Study, arm: str, seed: int, folder: Path, fresh: bool) -> 
     torch.set_num_threads(THREADS)
     config = study.arms[arm]
     working = folder.with_suffix(".part")
-    lock = FolderLock(folder.with_suffix(".lock"), wait=True)  # of another check, if there is one
-    if (folder / "result.json").is_file() and not fresh:
-        return
-    if fresh:
-        shutil.rmtree(working, ignore_errors=True)
-    began = time.process_time()
-    options = RunOptions(seed=seed, device="cpu", workers=0)
-    try:
-        with Run(
-            working, method=study.method, config=config, options=options, resume=True, quiet=True
-        ) as run:
-            module = load_method(study.method).train(config, run)
-    except Interrupted:
-        os._exit(143)  # rather than return, and be given the next arm
-    metrics = study.measure(config, module.eval())
-    seconds = time.process_time() - began
-    result = {"metrics": {name: float(v) for name, v in metrics.items()}, "seconds": seconds}
-    write_text(working / "result.json", json.dumps(result, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    working.rename(folder)
-    lock.release()
+    with FolderLock(folder.with_suffix(".lock"), wait=True):  # of another check, if there is one
+        if (folder / "result.json").is_file() and not fresh:
+            return
+        if fresh:
+            shutil.rmtree(working, ignore_errors=True)
+        began = time.process_time()
+        options = RunOptions(seed=seed, device="cpu", workers=0)
+        try:
+            with Run(
+                working,
+                method=study.method,
+                config=config,
+                options=options,
+                resume=True,
+                quiet=True,
+            ) as run:
+                module = load_method(study.method).train(config, run)
+        except Interrupted:
+            os._exit(143)  # rather than return, and be given the next arm
+        metrics = study.measure(config, module.eval())
+        seconds = time.process_time() - began
+        result = {"metrics": {name: float(v) for name, v in metrics.items()}, "seconds": seconds}
+        write_text(working / "result.json", json.dumps(result, indent=2) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        working.rename(folder)
 
 
 def _read_result(arm: str, seed: int, folder: Path) -> ArmResult:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal, TypeAlias
 
 import torch
 
+from modicum.engine.launch import launched_on_cpu
 from modicum.errors import ConfigError
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
@@ -18,8 +18,7 @@ def choose_device(wanted: Device) -> torch.device:
     Raises:
         ConfigError: The device asked for is not there.
     """
-    # Set by `accelerate launch --cpu`.
-    only_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    only_cpu = launched_on_cpu()
     available = {
         "cuda": torch.cuda.is_available() and not only_cpu,
         "mps": torch.backends.mps.is_available() and not only_cpu,

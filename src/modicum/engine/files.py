@@ -82,3 +82,9 @@ class FolderLock:
     def release(self) -> None:
         """Let others in. Safe to call twice."""
         self._file.close()
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()

@@ -17,14 +17,18 @@ import psutil
 from modicum.errors import ConfigError
 
 
+def launched_on_cpu() -> bool:
+    """Whether Accelerate's launcher was told to use CPUs only (`accelerate launch --cpu`)."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+
+
 def processes_wanted() -> int:
     """How many processes Accelerate's launcher was asked for but did not start; else 1.
 
     Raises:
         ConfigError: It was asked for several, but how many cannot be found out.
     """
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    if not on_cpu or "WORLD_SIZE" in os.environ or "MASTER_ADDR" not in os.environ:
+    if not launched_on_cpu() or "WORLD_SIZE" in os.environ or "MASTER_ADDR" not in os.environ:
         return 1  # it sets an address only where several processes were asked for
     try:
         parent = psutil.Process().parent()
