@@ -12,6 +12,7 @@ wrapping 64-bit integers.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -64,3 +65,17 @@ def uniform(index: npt.ArrayLike, draws: int, *keys: Key) -> npt.NDArray[np.floa
     with np.errstate(over="ignore"):  # 64-bit arithmetic is meant to wrap
         bits = _mix(_mix(base + samples * _GOLDEN_RATIO) + columns * _GOLDEN_RATIO)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+@dataclass(frozen=True)
+class SampleRandom:
+    """The random numbers of a batch of samples: functions of (seed, epoch, sample) alone."""
+
+    seed: int
+    epoch: int
+    index: npt.NDArray[np.int64]
+    """Index of each sample in its data set, shape (B,)."""
+
+    def uniform(self, draws: int, name: str) -> npt.NDArray[np.float64]:
+        """Numbers in [0, 1) of shape `(B, draws)`; `name` says what for. See `uniform`."""
+        return uniform(self.index, draws, self.seed, self.epoch, name)

@@ -10,6 +10,7 @@ The first transform may take the crop of every image (a `Crop`); the crop is the
 is decoded. All steps work on whole batches, and their random numbers belong to samples.
 """
 
+from modicum.engine.random import SampleRandom
 from modicum.images.auto_augment import AutoAugmentCifar10
 from modicum.images.check import CheckReport, check_images, fingerprint
 from modicum.images.decode import decode_crop, decode_image
@@ -29,7 +30,6 @@ from modicum.images.transforms import (
     RandomResizedCrop,
     RandomShift,
     ResizeCentreCrop,
-    SampleRandom,
     Step,
 )
 

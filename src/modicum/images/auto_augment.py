@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modicum.images.transforms import SampleRandom
+from modicum.engine.random import SampleRandom
 
 # (operation, probability, magnitude 0 to 9), twice: Table 7.
 POLICY_CIFAR10: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (

@@ -28,8 +28,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from modicum.engine.random import SampleRandom
 from modicum.errors import DataError
-from modicum.images.transforms import Crop, Cuts, SampleRandom, cut
+from modicum.images.transforms import Crop, Cuts, cut
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"})

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError, DataError
 from modicum.images.decode import decode_crop, decode_image
-from modicum.images.transforms import Crop, SampleRandom
+from modicum.images.transforms import Crop
 
 
 class BadImage(NamedTuple):

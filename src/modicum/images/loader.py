@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from modicum.engine.environment import usable_cores
-from modicum.engine.random import permutation
+from modicum.engine.random import SampleRandom, permutation
 from modicum.errors import ConfigError, DataError
 from modicum.images.image_set import FileImages, ImageSet
-from modicum.images.transforms import Crop, Normalise, SampleRandom, Step
+from modicum.images.transforms import Crop, Normalise, Step
 
 
 class Batch(NamedTuple):

@@ -21,28 +21,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from modicum.engine.random import uniform
+from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
-
-
-@dataclass(frozen=True)
-class SampleRandom:
-    """The random numbers of a batch of samples: functions of (seed, epoch, sample) alone."""
-
-    seed: int
-    epoch: int
-    index: npt.NDArray[np.int64]
-    """Index of each sample in its image set, shape (B,)."""
-
-    def uniform(self, draws: int, name: str) -> npt.NDArray[np.float64]:
-        """Numbers in [0, 1) of shape `(B, draws)`; `name` says what for. See `engine.random`."""
-        return uniform(self.index, draws, self.seed, self.epoch, name)
-
 
 Step: TypeAlias = Callable[[Tensor, SampleRandom], Tensor]
 
