@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import importlib.util
 import io
 import json
@@ -45,6 +46,17 @@ METHOD_VERBS = {
     "export": "write a trained network for deployment",
     "data": "say what a data set holds and whether it can be used",
 }
+ROOM_VERBS = {
+    ("data", "events"): (
+        "modicum.events.survey",
+        "say what event recordings hold; picture one",
+    ),
+    ("convert", "events"): (
+        "modicum.events.survey",
+        "write an event recording in another format",
+    ),
+}
+"""Verbs of rooms that methods share: the module with a function of the verb's name, its help."""
 HELP = """usage: modicum VERB METHOD [options]
 
   modicum list                    the methods
@@ -54,7 +66,11 @@ HELP = """usage: modicum VERB METHOD [options]
 results as JSON. Exit codes: 0 done, 1 unusable data or files, 2 wrong command, 130/143 interrupted.
 """.format(
     verbs="".join(
-        f"  modicum {f'{verb} METHOD …':<23} {METHOD_VERBS[verb]}\n" for verb in METHOD_VERBS
+        f"  modicum {command:<23} {about}\n"
+        for command, about in [
+            *((f"{verb} METHOD …", about) for verb, about in METHOD_VERBS.items()),
+            *((f"{verb} {room} …", about) for (verb, room), (_, about) in ROOM_VERBS.items()),
+        ]
     )
 )
 
@@ -140,8 +156,16 @@ def _dispatch(words: list[str]) -> Mapping[str, Any] | None:
         return list_methods()
     if verb == "check":
         return _call(check, rest, "modicum check")
+    if (verb, *rest[:1]) in ROOM_VERBS:
+        room = rest[0]
+        module = importlib.import_module(ROOM_VERBS[verb, room][0])
+        return _call(getattr(module, verb), rest[1:], f"modicum {verb} {room}")
+    if rooms := [room for known, room in ROOM_VERBS if known == verb and verb not in METHOD_VERBS]:
+        raise ConfigError(f"modicum {verb} needs what to {verb}. Known: {', '.join(rooms)}.")
     if verb not in METHOD_VERBS:
-        known = ", ".join(["list", "check", *METHOD_VERBS])
+        known = ", ".join(
+            dict.fromkeys(["list", "check", *METHOD_VERBS, *(v for v, _ in ROOM_VERBS)])
+        )
         raise ConfigError(f"no verb is called {verb!r}. Known: {known}. See modicum --help.")
     if verb == "train":
         return train(rest)
@@ -180,7 +204,11 @@ def list_methods() -> dict[str, Any]:
             else:
                 ready.append(verb)
         rows.append(row | {"status": "; ".join(["ready: " + ", ".join(ready), *needs])})
-    return {"methods": rows}
+    others = [
+        {"verb": f"modicum {verb} {room}", "does": about}
+        for (verb, room), (_, about) in ROOM_VERBS.items()
+    ]
+    return {"methods": rows, "other_verbs": others}
 
 
 def train(words: Sequence[str]) -> dict[str, Any] | None:
@@ -271,9 +299,14 @@ def _with_whole_paths(config: Any, method: Method) -> Any:
     whole: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        is_data = field.name == "data" and value not in method.datasets and Path(value).exists()
-        if isinstance(value, Path) or is_data:
-            whole[field.name] = type(value)(Path(value).resolve())
+        if isinstance(value, Path):
+            whole[field.name] = value.resolve()
+        elif field.name == "data" and value not in method.datasets:
+            name, named, path = value.partition("=")  # n-mnist=PATH says how PATH is to be read
+            if not (named and name in method.datasets):
+                name, named, path = "", "", value
+            if Path(path).exists():
+                whole[field.name] = f"{name}{named}{Path(path).resolve()}"
     return dataclasses.replace(config, **whole)
 
 

@@ -387,6 +387,26 @@ class Run:
         """
         self._published = (module, arguments, notes)
 
+    def micro_batch(self, batch_size: int, samples: int) -> int:
+        """Samples a micro-batch, over all processes: what a loader's batch must be.
+
+        Args:
+            batch_size: Samples an optimizer step that are wanted; more than there are means all.
+            samples: Samples of the training set.
+
+        Raises:
+            ConfigError: They cannot be split evenly over processes and micro-batches.
+        """
+        size = min(batch_size, samples // self.world * self.world)
+        if size < batch_size and self.is_main:
+            _log.info("the batch is all of the %d training samples.", size)
+        if size % (self.world * self.options.accumulate):
+            raise ConfigError(
+                f"the batch of {size} samples cannot be split evenly over {self.world} processes "
+                f"and {self.options.accumulate} micro-batches; choose another --batch-size."
+            )
+        return size // self.options.accumulate
+
     # The loop
 
     def batches(self, loader: BatchSource[_Batch], epochs: int) -> Iterator[_Batch]:

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from modicum import images
+from modicum.classification import latency, topk_correct
 from modicum.engine.run import Run
 from modicum.errors import CheckpointError, ConfigError, DataError
 from modicum.methods import vgnet
@@ -22,7 +23,7 @@ from modicum.methods.vgnet.baseline import MobileNetV2, width_for
 from modicum.methods.vgnet.claim import ARMS, CLAIMS, study
 from modicum.methods.vgnet.inference import load_classifier
 from modicum.methods.vgnet.method import METHOD
-from modicum.methods.vgnet.metrics import latency, shift_consistency, shifted, topk_correct
+from modicum.methods.vgnet.metrics import shift_consistency, shifted
 from modicum.methods.vgnet.model import FixedDepthwise, count_parameters
 from modicum.methods.vgnet.train import (
     Config,

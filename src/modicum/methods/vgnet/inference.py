@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,14 @@ import tyro
 from torch import Tensor, nn
 
 from modicum import images
+from modicum.classification import (
+    class_mapping,
+    input_files,
+    latency,
+    likeliest,
+    topk_correct,
+    write_table,
+)
 from modicum.engine.devices import Device, choose_device
 from modicum.engine.environment import processor_name, usable_cores
 from modicum.engine.files import atomic_write
@@ -28,7 +35,6 @@ from modicum.engine.weights import load_saved
 from modicum.errors import CheckpointError, ConfigError, DataError, require
 from modicum.images.decode import SUFFIXES, decode_crop
 from modicum.methods.vgnet.fold import fold
-from modicum.methods.vgnet.metrics import latency, topk_correct
 from modicum.methods.vgnet.model import VGNet, count_multiply_adds, count_parameters
 from modicum.methods.vgnet.train import Pipeline, pipeline_from_notes, resolved
 
@@ -134,22 +140,6 @@ def _evaluation_set(
         return images.open_images(data, "train", holdout=0, skip_bad=skip_bad, progress=progress)
 
 
-def class_mapping(found: list[str] | tuple[str, ...], known: tuple[str, ...], data: str) -> Tensor:
-    """The network's number of each class of a data set, int64.
-
-    Raises:
-        DataError: The data set has a class the network was not trained on.
-    """
-    unknown = [name for name in found if name not in known]
-    if unknown:
-        raise DataError(
-            f"{data}: the network was not trained on the class{'es' * (len(unknown) > 1)} "
-            f"{', '.join(unknown[:8])}. It knows: {', '.join(known[:20])}. Rename the folders, or "
-            f"remove those that do not belong."
-        )
-    return torch.tensor([known.index(name) for name in found])
-
-
 def require_channels(found: int, classifier: Classifier, data: object) -> None:
     """Raise a `DataError` unless images have as many channels as the network takes."""
     if found != classifier.channels:
@@ -209,7 +199,7 @@ def predict(
     Returns:
         The predictions, or with `out` the first ten of them, and the files written.
     """
-    files = image_files(inputs)
+    files = input_files(inputs, SUFFIXES, "image")
     classifier = load_classifier(run, weights, device)
     network = classifier.network
     if isinstance(network, VGNet):
@@ -225,7 +215,9 @@ def predict(
             images_of_part = [item for item in read if isinstance(item, Tensor)]
             classified: Iterator[dict[str, Any]] = iter(())
             if images_of_part:
-                classified = _classify(network, torch.stack(images_of_part), classifier, top)
+                batch = classifier.pipeline.normalise()(torch.stack(images_of_part))
+                logits = network(batch.to(classifier.device))
+                classified = likeliest(logits, classifier.classes, top)
             for file, item in zip(part, read, strict=True):
                 if isinstance(item, DataError):
                     _log.warning("%s", item)
@@ -242,7 +234,7 @@ def predict(
         raise DataError(f"none of the {len(rows)} files can be read. The first: {rows[0]['error']}")
     result: dict[str, Any] = {"files": len(rows), "unreadable": len(failed)}
     if out is not None:
-        _write_csv(out, rows, top)
+        write_table(out, rows)
         result["table"] = str(out)
     if sheet is not None:
         pixels, titles = zip(*thumbnails, strict=True)
@@ -254,29 +246,6 @@ def predict(
 
 SHEET_IMAGES = 60
 """Images on a contact sheet: more are too small to look at."""
-
-
-def image_files(inputs: Sequence[Path]) -> list[Path]:
-    """The files named, and all image files below the folders named, sorted within each.
-
-    Raises:
-        DataError: An input does not exist, or there is no image at all.
-    """
-    files: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            files += sorted(p for p in found if not p.name.startswith("."))
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise DataError(f"{path}: no such file or folder. Expected images, or folders of them.")
-    if not files:
-        where = ", ".join(map(str, inputs)) or "the command"
-        raise DataError(
-            f"{where}: no image found. Expected files ending in {', '.join(sorted(SUFFIXES))}."
-        )
-    return files
 
 
 def _read(path: Path, classifier: Classifier) -> Tensor | DataError:
@@ -291,29 +260,6 @@ def _read(path: Path, classifier: Classifier) -> Tensor | DataError:
         luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
         image = (image * luma).sum(0, keepdim=True).round().to(torch.uint8)
     return image
-
-
-def _classify(
-    network: nn.Module, pixels: Tensor, classifier: Classifier, top: int
-) -> Iterator[dict[str, Any]]:
-    """One record an image, with the keys class_1, probability_1, class_2 and so on."""
-    image = classifier.pipeline.normalise()(pixels).to(classifier.device)
-    best = network(image).float().softmax(1).topk(top)
-    for probabilities, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        record: dict[str, Any] = {}
-        for rank, (p, i) in enumerate(zip(probabilities, indices, strict=True), start=1):
-            record |= {f"class_{rank}": classifier.classes[i], f"probability_{rank}": round(p, 6)}
-        yield record
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], top: int) -> None:
-    ranks = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, ["file", *ranks, "error"], restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic_write(path) as file:  # file names need not be UTF-8
-        file.write(text.getvalue().encode(errors="surrogateescape"))
 
 
 def export(

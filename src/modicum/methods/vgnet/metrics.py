@@ -1,29 +1,9 @@
-"""Accuracy, consistency under shifts, and what a network costs."""
+"""Consistency of predictions under shifts."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
-
-
-def topk_correct(logits: Tensor, label: Tensor, ks: Sequence[int]) -> Tensor:
-    """Whether the label is among the k likeliest classes.
-
-    Args:
-        logits: `(B, classes)`.
-        label: `(B,)`, int64.
-        ks: Several k; one larger than the number of classes counts as all of them.
-
-    Returns:
-        Bool, `(len(ks), B)`.
-    """
-    order = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices
-    hits = order == label[:, None]
-    return torch.stack([hits[:, :k].any(1) for k in ks])
 
 
 def shifted(image: Tensor, rows: int, columns: int) -> Tensor:
@@ -52,24 +32,3 @@ def shift_consistency(network: nn.Module, image: Tensor) -> Tensor:
     moves = ((-1, 0), (1, 0), (0, -1), (0, 1))
     same = [network(shifted(image, *move)).argmax(1) == predicted for move in moves]
     return torch.stack(same).float().mean(0)
-
-
-@torch.inference_mode()
-def latency(network: nn.Module, image: Tensor, repeats: int = 20) -> tuple[float, float]:
-    """Minimum and median wall-clock milliseconds of a forward pass, after 3 passes to warm up.
-
-    Args:
-        network: In eval mode, on the image's device.
-        image: `(B, C, H, W)`.
-        repeats: Timed passes.
-    """
-    times: list[float] = []
-    for _ in range(3 + repeats):
-        if image.is_cuda:
-            torch.cuda.synchronize(image.device)
-        began = time.perf_counter()
-        network(image)
-        if image.is_cuda:
-            torch.cuda.synchronize(image.device)
-        times.append(1000 * (time.perf_counter() - began))
-    return min(times[3:]), statistics.median(times[3:])

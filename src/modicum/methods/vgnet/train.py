@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from modicum import images
+from modicum.classification import topk_correct
 from modicum.engine.progress import report_progress
 from modicum.engine.run import Run
 from modicum.engine.schedules import one_cycle, warmup_cosine
 from modicum.errors import ConfigError
 from modicum.methods.vgnet.baseline import MobileNetV2, stages_like
 from modicum.methods.vgnet.checkpoints import load_into, load_official
-from modicum.methods.vgnet.metrics import topk_correct
 from modicum.methods.vgnet.model import BUILDERS, VGNet
 
 _log = logging.getLogger("modicum")
@@ -260,17 +260,9 @@ def train(config: Config, run: Run) -> nn.Module:
         train_set = open_split(config, "train", quiet=run.quiet)
         val_set = open_split(config, "val", quiet=run.quiet)
     pipeline = pipeline_for(config, train_set)
-    batch_size = min(config.batch_size, len(train_set) // run.world * run.world)
-    if batch_size < config.batch_size and run.is_main:
-        _log.info("the batch is all of the %d training images.", batch_size)
-    if batch_size % (run.world * run.options.accumulate):
-        raise ConfigError(
-            f"the batch of {batch_size} images cannot be split evenly over {run.world} processes "
-            f"and {run.options.accumulate} micro-batches; choose another --batch-size."
-        )
     loader = images.Loader(
         train_set,
-        batch_size // run.options.accumulate,
+        run.micro_batch(config.batch_size, len(train_set)),
         transform=pipeline.training(config.augmentation),
         seed=run.seed,
         shuffle=True,

@@ -1,0 +1,128 @@
+"""What every classifier shares, whatever it looks at: accuracy, classes, files, a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modicum.engine.files import atomic_write
+from modicum.errors import DataError
+
+
+def topk_correct(logits: Tensor, label: Tensor, ks: Sequence[int]) -> Tensor:
+    """Whether the label is among the k likeliest classes.
+
+    Args:
+        logits: `(B, classes)`.
+        label: `(B,)`, int64.
+        ks: Several k; one larger than the number of classes counts as all of them.
+
+    Returns:
+        Bool, `(len(ks), B)`.
+    """
+    order = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices
+    hits = order == label[:, None]
+    return torch.stack([hits[:, :k].any(1) for k in ks])
+
+
+def class_mapping(found: Sequence[str], known: Sequence[str], data: object) -> Tensor:
+    """The network's number of each class of a data set, int64 `(len(found),)`.
+
+    Args:
+        found: Classes of the data set.
+        known: Classes of the network.
+        data: Where the data set lies, for the message.
+
+    Raises:
+        DataError: The data set has a class the network was not trained on.
+    """
+    unknown = [name for name in found if name not in known]
+    if unknown:
+        raise DataError(
+            f"{data}: the network was not trained on the class{'es' * (len(unknown) > 1)} "
+            f"{', '.join(unknown[:8])}. It knows: {', '.join(known[:20])}. Rename the folders, or "
+            f"remove those that do not belong."
+        )
+    return torch.tensor([known.index(name) for name in found])
+
+
+def input_files(inputs: Sequence[Path], suffixes: AbstractSet[str], kind: str) -> list[Path]:
+    """The files named, and all files with such a suffix below the folders named, sorted in each.
+
+    Args:
+        inputs: Files, of any suffix, and folders.
+        suffixes: What to look for in folders, in lower case with the dot.
+        kind: What the files are, for messages: `"image"`.
+
+    Raises:
+        DataError: An input does not exist, or there is no such file at all.
+    """
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+            files += sorted(p for p in found if not p.name.startswith("."))
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(
+                f"{path}: no such file or folder. Expected {kind}s, or folders of them."
+            )
+    if not files:
+        where = ", ".join(map(str, inputs)) or "the command"
+        raise DataError(
+            f"{where}: no {kind} found. Expected files ending in {', '.join(sorted(suffixes))}."
+        )
+    return files
+
+
+def likeliest(logits: Tensor, classes: Sequence[str], top: int) -> Iterator[dict[str, Any]]:
+    """One record a row of logits `(B, classes)`: class_1, probability_1, class_2 and so on."""
+    best = logits.float().softmax(1).topk(min(top, len(classes)))
+    for probabilities, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        record: dict[str, Any] = {}
+        for rank, (p, i) in enumerate(zip(probabilities, indices, strict=True), start=1):
+            record |= {f"class_{rank}": classes[i], f"probability_{rank}": round(p, 6)}
+        yield record
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write records as CSV, atomically. The columns are those of all rows, `error` the last."""
+    columns = list(dict.fromkeys(column for row in rows for column in row if column != "error"))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [*columns, "error"], restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(path) as file:  # file names need not be UTF-8
+        file.write(text.getvalue().encode(errors="surrogateescape"))
+
+
+@torch.inference_mode()
+def latency(network: nn.Module, *inputs: Tensor, repeats: int = 20) -> tuple[float, float]:
+    """Minimum and median wall-clock milliseconds of a forward pass, after 3 passes to warm up.
+
+    Args:
+        network: In eval mode, on the inputs' device.
+        inputs: What it is called with.
+        repeats: Timed passes.
+    """
+    device = inputs[0].device
+    times: list[float] = []
+    for _ in range(3 + repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        network(*inputs)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(1000 * (time.perf_counter() - began))
+    return min(times[3:]), statistics.median(times[3:])
