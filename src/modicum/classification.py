@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from modicum.engine.environment import usable_cores
 from modicum.engine.files import atomic_write
+from modicum.engine.progress import Progress
 from modicum.errors import DataError
+
+_log = logging.getLogger("modicum")
+_Sample = TypeVar("_Sample")
 
 
 def topk_correct(logits: Tensor, label: Tensor, ks: Sequence[int]) -> Tensor:
@@ -93,6 +100,66 @@ def likeliest(logits: Tensor, classes: Sequence[str], top: int) -> Iterator[dict
         for rank, (p, i) in enumerate(zip(probabilities, indices, strict=True), start=1):
             record |= {f"class_{rank}": classes[i], f"probability_{rank}": round(p, 6)}
         yield record
+
+
+def predict_files(
+    files: Sequence[Path],
+    read: Callable[[Path], _Sample],
+    classify: Callable[[list[_Sample]], Iterable[Mapping[str, Any]]],
+    batch_size: int,
+) -> list[dict[str, Any]]:
+    """One record a file: `file`, and what `classify` says of it, or `error`.
+
+    A file that cannot be read is reported in its record and does not stop the others.
+
+    Args:
+        files: What to read.
+        read: Reads one file, in a thread.
+        classify: Called with the samples of a batch; gives one record for each.
+        batch_size: Files at a time.
+
+    Raises:
+        DataError: No file can be read.
+    """
+
+    def attempt(file: Path) -> _Sample | DataError:
+        try:
+            return read(file)
+        except DataError as error:
+            return error
+
+    rows: list[dict[str, Any]] = []
+    with Progress("predict", len(files)) as progress, ThreadPoolExecutor(usable_cores()) as pool:
+        for start in range(0, len(files), batch_size):
+            part = files[start : start + batch_size]
+            found = list(pool.map(attempt, part))
+            samples = [item for item in found if not isinstance(item, DataError)]
+            records = iter(classify(samples) if samples else ())
+            for file, item in zip(part, found, strict=True):
+                if isinstance(item, DataError):
+                    _log.warning("%s", item)
+                    rows.append({"file": str(file), "error": str(item)})
+                else:
+                    rows.append({"file": str(file)} | dict(next(records)))
+            progress.advance(start + len(part))
+    if all("error" in row for row in rows):
+        raise DataError(f"none of the {len(rows)} files can be read. The first: {rows[0]['error']}")
+    return rows
+
+
+def predictions(rows: Sequence[Mapping[str, Any]], out: Path | None) -> dict[str, Any]:
+    """What `modicum predict` prints of such records: all, or once they are in a table the first 10.
+
+    Args:
+        rows: What `predict_files` gave.
+        out: CSV file to write.
+    """
+    failed = sum("error" in row for row in rows)
+    result: dict[str, Any] = {"files": len(rows), "unreadable": failed}
+    if out is not None:
+        write_table(out, rows)
+        result["table"] = str(out)
+    return result | {"predictions": list(rows if out is None else rows[:10])}
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

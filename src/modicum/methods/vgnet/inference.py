@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +21,12 @@ from modicum.classification import (
     input_files,
     latency,
     likeliest,
+    predict_files,
+    predictions,
     topk_correct,
-    write_table,
 )
 from modicum.engine.devices import Device, choose_device
-from modicum.engine.environment import processor_name, usable_cores
+from modicum.engine.environment import processor_name
 from modicum.engine.files import atomic_write
 from modicum.engine.progress import Progress, report_progress
 from modicum.engine.random import generator
@@ -37,8 +36,6 @@ from modicum.images.decode import SUFFIXES, decode_crop
 from modicum.methods.vgnet.fold import fold
 from modicum.methods.vgnet.model import VGNet, count_multiply_adds, count_parameters
 from modicum.methods.vgnet.train import Pipeline, pipeline_from_notes, resolved
-
-_log = logging.getLogger("modicum")
 
 
 @dataclass(frozen=True)
@@ -204,57 +201,34 @@ def predict(
     network = classifier.network
     if isinstance(network, VGNet):
         network = fold(network)
-    top = max(1, min(top, len(classifier.classes)))
-    rows: list[dict[str, Any]] = []
     thumbnails: list[tuple[Tensor, str]] = []
-    with Progress("predict", len(files)) as progress, ThreadPoolExecutor(usable_cores()) as pool:
-        for start in range(0, len(files), batch_size):
-            part = files[start : start + batch_size]
-            # Pillow lets go of Python's lock while it decodes and resizes.
-            read = list(pool.map(partial(_read, classifier=classifier), part))
-            images_of_part = [item for item in read if isinstance(item, Tensor)]
-            classified: Iterator[dict[str, Any]] = iter(())
-            if images_of_part:
-                batch = classifier.pipeline.normalise()(torch.stack(images_of_part))
-                logits = network(batch.to(classifier.device))
-                classified = likeliest(logits, classifier.classes, top)
-            for file, item in zip(part, read, strict=True):
-                if isinstance(item, DataError):
-                    _log.warning("%s", item)
-                    rows.append({"file": str(file), "error": str(item)})
-                    continue
-                row = next(classified)
-                rows.append({"file": str(file)} | row)
-                if sheet is not None and len(thumbnails) < SHEET_IMAGES:
-                    title = f"{row['class_1']} {100 * row['probability_1']:.0f} %"
-                    thumbnails.append((item, title))
-            progress.advance(start + len(part))
-    failed = [row for row in rows if "error" in row]
-    if len(failed) == len(rows):
-        raise DataError(f"none of the {len(rows)} files can be read. The first: {rows[0]['error']}")
-    result: dict[str, Any] = {"files": len(rows), "unreadable": len(failed)}
-    if out is not None:
-        write_table(out, rows)
-        result["table"] = str(out)
+
+    def classify(pixels: list[Tensor]) -> Iterator[dict[str, Any]]:
+        batch = classifier.pipeline.normalise()(torch.stack(pixels)).to(classifier.device)
+        records = likeliest(network(batch), classifier.classes, max(1, top))
+        for crop, record in zip(pixels, records, strict=True):
+            if len(thumbnails) < SHEET_IMAGES:
+                title = f"{record['class_1']} {100 * record['probability_1']:.0f} %"
+                thumbnails.append((crop, title))
+            yield record
+
+    rows = predict_files(files, partial(_read, classifier=classifier), classify, batch_size)
+    result = predictions(rows, out)
     if sheet is not None:
         pixels, titles = zip(*thumbnails, strict=True)
         with atomic_write(sheet) as file:
             file.write(images.contact_sheet(torch.stack(pixels), titles))
         result["sheet"] = str(sheet)
-    return result | {"predictions": rows if out is None else rows[:10]}
+    return result
 
 
 SHEET_IMAGES = 60
 """Images on a contact sheet: more are too small to look at."""
 
 
-def _read(path: Path, classifier: Classifier) -> Tensor | DataError:
-    """The evaluation crop of a file, uint8 (C, size, size); an error is returned, not raised."""
-    crop = classifier.pipeline.crop()
-    try:
-        pixels = decode_crop(path, crop, NO_RANDOMNESS)
-    except DataError as error:
-        return error
+def _read(path: Path, classifier: Classifier) -> Tensor:
+    """The evaluation crop of a file, uint8 (C, size, size)."""
+    pixels = decode_crop(path, classifier.pipeline.crop(), NO_RANDOMNESS)
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     if classifier.channels == 1:  # luma of ITU-R BT.601, as Pillow's "L"
         luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
