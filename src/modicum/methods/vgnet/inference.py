@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,11 +25,12 @@ from modicum.classification import (
 )
 from modicum.engine.devices import Device, choose_device
 from modicum.engine.environment import processor_name
+from modicum.engine.export import write_onnx, write_state_dict
 from modicum.engine.files import atomic_write
 from modicum.engine.progress import Progress, report_progress
 from modicum.engine.random import generator
 from modicum.engine.weights import load_saved
-from modicum.errors import CheckpointError, ConfigError, DataError, require
+from modicum.errors import ConfigError, DataError
 from modicum.images.decode import SUFFIXES, decode_crop
 from modicum.methods.vgnet.fold import fold
 from modicum.methods.vgnet.model import VGNet, count_multiply_adds, count_parameters
@@ -258,57 +257,18 @@ def export(
     folder = run if run.is_dir() else run.parent
     if to == "state-dict":
         out = out or folder / "model.pth"
-        with atomic_write(out) as file:
-            torch.save(classifier.network.state_dict(), file)
-        return {"written": str(out)}
-    return _export_onnx(classifier, out or folder / "model.onnx", folded)
-
-
-ONNX_TOLERANCE = 1e-3
-"""Largest difference between ONNX Runtime and PyTorch, relative to the largest logit."""
-
-
-def _export_onnx(classifier: Classifier, out: Path, folded: bool) -> dict[str, Any]:
-    onnx = require("onnx", "deploy", "ONNX export")
-    runtime = require("onnxruntime", "deploy", "ONNX export")
+        return write_state_dict(classifier.network, out)
     network, size = classifier.network, classifier.pipeline.size
-    if folded and isinstance(network, VGNet):
-        network = fold(network)
     image = torch.randn(2, classifier.channels, size, size, generator=generator("export"))
-    buffer: Any = io.BytesIO()  # the exporter takes one, whatever its signature says
-    torch.onnx.export(
-        network,
-        (image,),
-        buffer,
-        opset_version=17,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
-        dynamo=False,
+    return write_onnx(
+        fold(network) if folded and isinstance(network, VGNet) else network,
+        {"image": image},
+        out or folder / "model.onnx",
+        dynamic={"image": {0: "batch"}, "logits": {0: "batch"}},
+        described={"classes": list(classifier.classes)} | vars(classifier.pipeline),
+        trials=({"image": image[:1]}, {"image": image.repeat(2, 1, 1, 1)}),
+        reference=network,
     )
-    model = onnx.load_from_string(buffer.getvalue())
-    described = {"classes": list(classifier.classes)} | vars(classifier.pipeline)
-    for key, value in described.items():
-        model.metadata_props.add(key=key, value=json.dumps(value))
-    content = model.SerializeToString()
-
-    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    worst = 0.0
-    for batch in (image, image[:1], image.repeat(2, 1, 1, 1)):
-        with torch.inference_mode():
-            expected = classifier.network(batch)
-        (found,) = session.run(None, {"image": batch.numpy()})
-        difference = float((torch.from_numpy(found) - expected).abs().max() / expected.abs().max())
-        worst = max(worst, difference)
-    if not worst <= ONNX_TOLERANCE:
-        raise CheckpointError(
-            f"the ONNX network differs from the PyTorch one by {worst:.2g} of the largest logit, "
-            f"expected at most {ONNX_TOLERANCE}; nothing was written. Please report this, with the "
-            f"run's config.json."
-        )
-    with atomic_write(out) as file:
-        file.write(content)
-    return {"written": str(out), "bytes": len(content), "largest_relative_difference": worst}
 
 
 NO_RANDOMNESS = images.SampleRandom(0, 0, np.zeros(1, dtype=np.int64))
