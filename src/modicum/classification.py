@@ -174,21 +174,21 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 @torch.inference_mode()
-def latency(network: nn.Module, *inputs: Tensor, repeats: int = 20) -> tuple[float, float]:
+def latency(network: nn.Module, inputs: Any, repeats: int = 20) -> tuple[float, float]:
     """Minimum and median wall-clock milliseconds of a forward pass, after 3 passes to warm up.
 
     Args:
-        network: In eval mode, on the inputs' device.
-        inputs: What it is called with.
+        network: In eval mode.
+        inputs: What it is called with, on its device.
         repeats: Timed passes.
     """
-    device = inputs[0].device
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
     times: list[float] = []
     for _ in range(3 + repeats):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         began = time.perf_counter()
-        network(*inputs)
+        network(inputs)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(1000 * (time.perf_counter() - began))

@@ -40,6 +40,16 @@ CATALOGUE: dict[str, Card] = {
         title="VGNet: small image classifiers designed from visualised kernels",
         paper="Zhang et al., ICME 2022, arXiv:2207.10318",
     ),
+    "event-augmentation": Card(
+        scarce="brightness you trained for",
+        title="EventReverse and EventDrift: augmentation of event recordings for other light",
+        paper="Shen et al., ICASSP 2023, arXiv:2207.11659",
+    ),
+    "apbs": Card(
+        scarce="energy",
+        title="APBS: spiking networks with associating synapses, and STCF",
+        paper="Shen et al., ICASSP 2023, arXiv:2207.11670",
+    ),
 }
 
 Verb = Callable[..., Mapping[str, Any]]

@@ -75,16 +75,6 @@ def test_same_batches_with_no_and_three_workers(in_files):
     assert batches[0][0].label.dtype == batches[0][0].index.dtype == torch.int64
 
 
-def test_workers_survive_an_abandoned_epoch(in_files):
-    loader = Loader(in_files, 4, transform=RECIPE, shuffle=True, workers=2)
-    abandoned = loader.epoch(0)
-    next(abandoned)
-    plain = Loader(in_files, 4, transform=RECIPE, shuffle=True, workers=0)
-    assert all(map(same, loader.epoch(3), plain.epoch(3)))
-    with pytest.raises(RuntimeError, match="another epoch"):
-        next(abandoned)
-
-
 @settings(max_examples=30, deadline=None)
 @given(
     share=st.integers(1, 5),
@@ -112,17 +102,6 @@ def test_shares_of_all_processes_are_the_batches_of_one(share, world, epoch, sta
         if drop_last:
             assert all(len(part[number].label) == share for part in parts)
     assert all(len(part) == max(0, len(alone) - start) for part in parts)
-
-
-def test_every_image_once_an_epoch_and_order_changes():
-    loader = Loader(in_memory(), 5, shuffle=True)
-    orders = [torch.cat([batch.index for batch in loader.epoch(epoch)]) for epoch in (0, 1)]
-    assert all(sorted(order.tolist()) == list(range(23)) for order in orders)
-    assert not torch.equal(*orders)
-    plain = Loader(in_memory(), 5)
-    assert torch.cat([batch.index for batch in plain.epoch(4)]).tolist() == list(range(23))
-    assert len(Loader(in_memory(), 5, drop_last=True)) == 4
-    assert [len(batch.index) for batch in plain.epoch(0)] == [5, 5, 5, 5, 3]
 
 
 def test_labels_and_pixels_are_those_of_the_index():
@@ -183,14 +162,8 @@ def test_options_that_make_no_sense():
     images = in_memory()
     with pytest.raises(ConfigError, match="multiple of 4"):
         Loader(images, 6, world=4)
-    with pytest.raises(ConfigError, match="rank"):
-        Loader(images, 8, world=4, rank=4)
-    with pytest.raises(ConfigError, match="at most 23"):
-        Loader(images, 24, drop_last=True)
     with pytest.raises(ConfigError, match="first step"):
         Loader(images, 4, transform=(HorizontalFlip(), RandomResizedCrop(8)))
-    with pytest.raises(ConfigError, match="workers"):
-        Loader(images, 4, workers=-1)
 
 
 def test_image_set_checks_its_parts():

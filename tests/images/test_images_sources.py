@@ -10,13 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from modicum.errors import ConfigError, DataError
 from modicum.images import FileImages, MemoryImages, available_splits, has_splits, open_images
 from modicum.images.cifar import load_plain_pickle
-from modicum.images.image_set import held_out
 
 
 def test_class_folders_with_splits(make):
@@ -61,23 +58,6 @@ def test_without_splits_a_share_of_each_class_is_held_out(make):
     assert isinstance(kept, MemoryImages)
     assert isinstance(train, MemoryImages)
     assert torch.equal(kept.images, train.images)
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    counts=st.lists(st.integers(1, 30), min_size=1, max_size=6),
-    share=st.floats(0.01, 0.99),
-)
-def test_held_out_share(counts, share):
-    labels = np.repeat(np.arange(len(counts)), counts)
-    names = [f"{label}/{number}" for number, label in enumerate(labels)]
-    chosen = held_out(names, labels, share)
-    for label, count in enumerate(counts):
-        held = int(chosen[labels == label].sum())
-        assert held == min(count - 1, max(1, round(share * count)))
-    order = np.random.default_rng(0).permutation(len(names))
-    again = held_out([names[number] for number in order], labels[order], share)
-    assert (again == chosen[order]).all()
 
 
 def test_nested_folders_any_case_and_what_is_ignored(make):

@@ -1,4 +1,4 @@
-"""Batch normalisation whose statistics span all processes, on CPUs too.
+"""Statistics that span all processes, and batch normalisation with them, on CPUs too.
 
 Two processes with half a batch each must compute what one process computes with the whole batch.
 PyTorch's `SyncBatchNorm` does that on GPUs only.
@@ -69,6 +69,15 @@ class CpuSyncBatchNorm(_BatchNorm):
             momentum = 1.0 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(unbiased_variance, momentum)
+
+
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """`values`, without their gradient, averaged over the processes that train together."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    total = values.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
 
 
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:

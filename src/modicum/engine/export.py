@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 
 from modicum.engine.files import atomic_write
 from modicum.errors import CheckpointError, require
@@ -55,16 +57,19 @@ def write_onnx(
     onnx = require("onnx", "deploy", "ONNX export")
     runtime = require("onnxruntime", "deploy", "ONNX export")
     buffer: Any = io.BytesIO()  # the exporter takes one, whatever its signature says
-    torch.onnx.export(
-        network,
-        tuple(inputs.values()),
-        buffer,
-        opset_version=opset,
-        input_names=list(inputs),
-        output_names=["logits"],
-        dynamic_axes={name: dict(axes) for name, axes in dynamic.items()},
-        dynamo=False,
-    )
+    with warnings.catch_warnings(), torch.no_grad():
+        # Sizes that are fixed are meant to be; that nothing else was is seen in the comparison.
+        warnings.simplefilter("ignore", TracerWarning)
+        torch.onnx.export(
+            network,
+            tuple(inputs.values()),
+            buffer,
+            opset_version=opset,
+            input_names=list(inputs),
+            output_names=["logits"],
+            dynamic_axes={name: dict(axes) for name, axes in dynamic.items()},
+            dynamo=False,
+        )
     model = onnx.load_from_string(buffer.getvalue())
     for key, value in described.items():
         model.metadata_props.add(key=key, value=json.dumps(value))

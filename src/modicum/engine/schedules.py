@@ -48,3 +48,14 @@ def one_cycle(
     else:
         low, high, done = peak, first / end, (step - top) / max(1e-12, last - top)
     return high + (low - high) * (1 + math.cos(math.pi * done)) / 2
+
+
+def halving(step: int, *, peak: float, every: int) -> float:
+    """The learning rate is halved every so many steps.
+
+    Args:
+        step: Optimizer step, from 0.
+        peak: Learning rate of the first steps.
+        every: Optimizer steps until it is halved.
+    """
+    return peak * 0.5 ** (step // every)

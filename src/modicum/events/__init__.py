@@ -1,6 +1,65 @@
 """Event-camera recordings: container, file formats, representations, simulator."""
 
+from modicum.engine.folders import Split
+from modicum.events.camera import IDEAL, Conditions
+from modicum.events.check import fingerprint
 from modicum.events.container import EventBatch, Events
+from modicum.events.datasets import open_digits, open_recordings
+from modicum.events.division import Division
 from modicum.events.errors import EventFormatError
+from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings
+from modicum.events.loader import Batch, Loader
+from modicum.events.reading import detect, read, windows
+from modicum.events.representations import (
+    est,
+    event_count,
+    event_frame,
+    frames,
+    normalise_frames,
+    resize_frames,
+    time_surface,
+    voxel_grid,
+)
+from modicum.events.simulator import (
+    VARIATIONS,
+    Variation,
+    digit_recordings,
+    simulate,
+    simulate_file,
+)
+from modicum.events.writing import write
 
-__all__ = ["EventBatch", "EventFormatError", "Events"]
+__all__ = [
+    "IDEAL",
+    "VARIATIONS",
+    "Batch",
+    "Conditions",
+    "Division",
+    "EventBatch",
+    "EventFormatError",
+    "EventSet",
+    "Events",
+    "FileRecordings",
+    "Loader",
+    "MemoryRecordings",
+    "Split",
+    "Variation",
+    "detect",
+    "digit_recordings",
+    "est",
+    "event_count",
+    "event_frame",
+    "fingerprint",
+    "frames",
+    "normalise_frames",
+    "open_digits",
+    "open_recordings",
+    "read",
+    "resize_frames",
+    "simulate",
+    "simulate_file",
+    "time_surface",
+    "voxel_grid",
+    "windows",
+    "write",
+]

@@ -66,6 +66,19 @@ class _Columns:
         """A copy with other columns or another sensor size."""
         return replace(self, **changes)
 
+    def on_sensor(self, height: int, width: int) -> Self:
+        """The same events on a sensor that is at least as large.
+
+        Raises:
+            ValueError: It is smaller.
+        """
+        if self.height > height or self.width > width:
+            raise DataError(
+                f"events: recorded by a sensor of {self.height} x {self.width} pixels (height x "
+                f"width), expected at most {height} x {width}. Crop them to that size."
+            )
+        return self.replace(height=height, width=width)
+
 
 @dataclass(frozen=True, eq=False)
 class Events(_Columns):
@@ -292,13 +305,14 @@ def _whole(name: str, column: Array) -> Array:
     """
     if column.dtype == np.bool_:
         return column.astype(np.uint8)
-    if np.issubdtype(column.dtype, np.integer):
-        return column
-    if not np.issubdtype(column.dtype, np.floating):
+    if column.dtype.kind not in "iuf":
         raise DataError(f"events: the column {name} is of type {column.dtype}; expected numbers.")
-    bad = ~np.isfinite(column)
-    if name != "t":  # times with a fraction of a microsecond are rounded down
-        bad |= column != np.floor(column)
+    if column.dtype.kind in "iu" and column.dtype != np.uint64:
+        return column
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        bad = ~(np.abs(column) < 2.0**63)
+        if name != "t":  # times with a fraction of a microsecond are rounded down
+            bad |= column != np.floor(column)
     if bad.any():
         place = int(np.flatnonzero(bad)[0])
         raise DataError(
@@ -314,8 +328,9 @@ def _zero_or_one(p: Array) -> npt.NDArray[np.uint8]:
     Raises:
         ValueError: Another value.
     """
-    values = np.unique(p).tolist()
-    if not (set(values) <= {0, 1} or set(values) <= {-1, 1}):
+    low, high = p.min(initial=0), p.max(initial=0)
+    if low < -1 or high > 1 or (low == -1 and (p == 0).any()):
+        values = np.unique(p).tolist()
         raise DataError(
             f"events: polarity has the values {values[:6]}; expected 0 and 1, -1 and 1, or bool."
         )

@@ -10,14 +10,15 @@ The first transform may take the crop of every image (a `Crop`); the crop is the
 is decoded. All steps work on whole batches, and their random numbers belong to samples.
 """
 
+from modicum.engine.folders import Split
 from modicum.engine.random import SampleRandom
 from modicum.images.auto_augment import AutoAugmentCifar10
 from modicum.images.check import CheckReport, check_images, fingerprint
-from modicum.images.decode import decode_crop, decode_image
+from modicum.images.decode import decode_crop, decode_image, read_crop
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
 from modicum.images.loader import Batch, Loader
 from modicum.images.sheet import contact_sheet
-from modicum.images.sources import Split, available_splits, has_splits, open_images
+from modicum.images.sources import available_splits, has_splits, open_images
 from modicum.images.survey import survey
 from modicum.images.transforms import (
     CIFAR10_MEAN,
@@ -63,5 +64,6 @@ __all__ = [
     "fingerprint",
     "has_splits",
     "open_images",
+    "read_crop",
     "survey",
 ]

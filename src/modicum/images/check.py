@@ -6,28 +6,20 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple
 
 from modicum.engine.cache import cache_folder
-from modicum.engine.environment import usable_cores
 from modicum.engine.files import write_text
+from modicum.engine.threads import Progress, in_threads, state_of_files
 from modicum.errors import DataError
 from modicum.images.decode import decode_image, opened
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (files done, files in all)."""
-
 THOROUGH_UP_TO = 100_000
 """Files; larger sets are decoded whole only on request."""
-
-_CHUNK = 256
-_Item = TypeVar("_Item")
-_Value = TypeVar("_Value")
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +57,7 @@ def check_images(
     if thorough is None:
         thorough = len(image_set) <= THOROUGH_UP_TO
     paths = [image_set.path(number) for number in range(len(image_set))]
-    memory = cache_folder() / "images" / f"{_fingerprint(paths)}.json"
+    memory = cache_folder() / "images" / f"{state_of_files(paths)}.json"
     known = _recall(memory, thorough)
     if known is not None:
         return CheckReport(len(paths), known.bad, thorough=known.thorough, remembered=True)
@@ -98,30 +90,6 @@ def what_seems_wrong(path: Path) -> str | None:
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
     return what_is_wrong(path)
-
-
-def in_threads(
-    function: Callable[[_Item], _Value],
-    items: Sequence[_Item],
-    progress: Progress | None = None,
-    threads: int | None = None,
-) -> list[_Value]:
-    """`function` of every item, in order, by one thread for each core unless said otherwise."""
-
-    def some(chunk: Sequence[_Item]) -> list[_Value]:
-        return [function(item) for item in chunk]
-
-    values: list[_Value] = []
-    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
-    executor = ThreadPoolExecutor(threads or usable_cores())
-    try:
-        for made in executor.map(some, chunks):
-            values += made
-            if progress is not None:
-                progress(len(values), len(items))
-    finally:
-        executor.shutdown(cancel_futures=True)
-    return values
 
 
 def _ends_properly(path: Path, kind: str) -> bool:
@@ -157,24 +125,7 @@ def fingerprint(image_set: ImageSet) -> str:
         digest.update(image_set.images.numpy().tobytes())
     elif isinstance(image_set, FileImages):
         paths = [image_set.path(number) for number in range(len(image_set))]
-        digest.update(_fingerprint(paths).encode())
-    return digest.hexdigest()
-
-
-def _fingerprint(paths: Sequence[Path]) -> str:
-    """A hash of all names, sizes and times of change."""
-
-    def state(path: Path) -> bytes:
-        try:
-            status = path.stat()
-        except OSError:
-            return f"{path}\0missing\n".encode(errors="surrogateescape")
-        line = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n"
-        return line.encode(errors="surrogateescape")
-
-    digest = hashlib.blake2b(digest_size=16)
-    for line in in_threads(state, paths):
-        digest.update(line)
+        digest.update(state_of_files(paths).encode())
     return digest.hexdigest()
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 from modicum.engine.random import SampleRandom
 from modicum.errors import DataError
@@ -80,6 +81,25 @@ def decode_crop(path: Path, crop: Crop, random: SampleRandom) -> npt.NDArray[np.
         pixels = torch.from_numpy(np.array(part)).permute(2, 0, 1)
     whole = np.array([0, 0, part.width, part.height])
     return cut(pixels[None], plan._replace(box=whole), crop.size)[0].permute(1, 2, 0).numpy()
+
+
+def read_crop(path: Path, crop: Crop, channels: int = 3) -> Tensor:
+    """The crop of evaluation of one file, uint8 `(channels, size, size)`.
+
+    Args:
+        path: The file.
+        crop: A crop that draws no random numbers.
+        channels: 3 for RGB, or 1 for its luma (ITU-R BT.601, as Pillow's "L").
+
+    Raises:
+        DataError: As `decode_image`.
+    """
+    pixels = decode_crop(path, crop, SampleRandom(0, 0, np.zeros(1, dtype=np.int64)))
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    if channels == 1:
+        luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+        image = (image * luma).sum(0, keepdim=True).round().to(torch.uint8)
+    return image
 
 
 @contextmanager

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,43 +13,18 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from modicum.engine.labelled_set import BadFile, LabelledSet
 from modicum.engine.random import SampleRandom
-from modicum.errors import ConfigError, DataError
+from modicum.errors import DataError
 from modicum.images.decode import decode_crop, decode_image
 from modicum.images.transforms import Crop
 
-
-class BadImage(NamedTuple):
-    """An image file that cannot be used."""
-
-    name: str
-    """Path below the set's folder."""
-    reason: str
+BadImage = BadFile
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet(ABC):
+class ImageSet(LabelledSet):
     """Labelled images of one split. `MemoryImages` and `FileImages` are the two kinds."""
-
-    classes: tuple[str, ...]
-    """Name of each class; a label is an index into it."""
-    labels: Tensor
-    """int64 (N,)."""
-    names: npt.NDArray[np.str_]
-    """What identifies each image, (N,): the file's path below the set's folder, with slashes."""
-    layout: str
-    """How the data was recognised, for people."""
-    skipped: tuple[BadImage, ...] = dataclasses.field(default=(), kw_only=True)
-    """Unusable images that `open_images(skip_bad=True)` left out."""
-
-    def __post_init__(self) -> None:
-        if not len(self.labels) == len(self.names):
-            raise ValueError(
-                f"expected one label for each of {len(self.names)} images, found {len(self.labels)}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     @property
     @abstractmethod
@@ -66,28 +38,6 @@ class ImageSet(ABC):
         Raises:
             DataError: A file cannot be decoded, or, without a crop, sizes differ.
         """
-
-    def subset(self, index: npt.NDArray[np.int64]) -> Self:
-        """The images at `index`, in that order, as a set of the same kind."""
-        keep = torch.from_numpy(index)
-        return dataclasses.replace(self, labels=self.labels[keep], names=self.names[index])
-
-    def hold_out(self, share: float) -> tuple[Self, Self]:
-        """Split off a share of each class for validation: (training, held-out).
-
-        An image is held out because of its name alone (those with the smallest hashes are), so
-        that the split is the same everywhere and hardly changes when images are added. Every class
-        keeps at least one image for training and, if it has two, gives at least one away.
-
-        Raises:
-            ConfigError: `share` is not between 0 and 1.
-        """
-        if not 0.0 < share < 1.0:
-            raise ConfigError(
-                f"holdout: a share of the images is needed, above 0 and below 1, found {share}."
-            )
-        chosen = held_out([str(name) for name in self.names], self.labels.numpy(), share)
-        return self.subset(np.flatnonzero(~chosen)), self.subset(np.flatnonzero(chosen))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +68,7 @@ class MemoryImages(ImageSet):
         return images if crop is None else crop(images, random)
 
     def subset(self, index: npt.NDArray[np.int64]) -> Self:
-        """See `ImageSet.subset`."""
+        """See `LabelledSet.subset`."""
         keep = torch.from_numpy(index)
         return dataclasses.replace(
             self, labels=self.labels[keep], names=self.names[index], images=self.images[keep]
@@ -163,17 +113,3 @@ class FileImages(ImageSet):
         if not whole:
             return torch.empty((0, 3, 0, 0), dtype=torch.uint8)
         return torch.from_numpy(np.stack(whole)).permute(0, 3, 1, 2).contiguous()
-
-
-def held_out(
-    names: Sequence[str], labels: npt.NDArray[np.int64], share: float
-) -> npt.NDArray[np.bool_]:
-    """Which images `ImageSet.hold_out` holds out, (N,)."""
-    hashes = [hashlib.blake2b(name.encode(errors="surrogateescape")).digest() for name in names]
-    order = sorted(range(len(names)), key=lambda sample: (labels[sample], hashes[sample]))
-    chosen = np.zeros(len(names), dtype=np.bool_)
-    counts = np.bincount(labels)
-    for start, count in zip(np.cumsum(counts) - counts, counts, strict=True):
-        wanted = min(count - 1, max(1, round(share * count)))
-        chosen[order[start : start + max(wanted, 0)]] = True
-    return chosen

@@ -6,20 +6,19 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 
+from modicum.engine.folders import Listing, Split, Tree, own_split
 from modicum.engine.random import permutation
+from modicum.engine.threads import Progress, in_threads
 from modicum.errors import ConfigError, DataError
-from modicum.images.check import Progress, check_images, in_threads
+from modicum.images.check import check_images
 from modicum.images.cifar import find_cifar, read_cifar
 from modicum.images.decode import decode_image
-from modicum.images.folders import Listing, Tree, list_files, recognise
+from modicum.images.folders import list_files, recognise
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
-
-Split: TypeAlias = Literal["train", "val", "test"]
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images up to which files of one size are decoded once, into memory."""
@@ -96,7 +95,7 @@ def open_images(
             torch.from_numpy(part.images),
         )
     tree = recognise(root)
-    own = _own_split(tree, split)
+    own = own_split(tree, split)
     listing = list_files(tree, own)
     files = files_of(tree, listing)
     if listing.bad and not skip_bad:
@@ -152,21 +151,6 @@ def _own_splits(source: str | Path) -> Iterable[str]:
     if source == "digits" or find_cifar(Path(source)) is not None:
         return ("train", "test")
     return recognise(Path(source)).splits
-
-
-def _own_split(tree: Tree, split: Split) -> str:
-    """Which of the tree's splits has the images."""
-    if split == "train":
-        wanted = ("train", "all")
-    else:
-        wanted = (split, "test" if split == "val" else "val", "train", "all")
-    for name in wanted:
-        if name in tree.splits:
-            return name
-    raise DataError(
-        f"{tree.root}: there is no train/ folder beside {', '.join(tree.splits)}. Add one, or open "
-        f"the split that is there."
-    )
 
 
 def _checked(

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from modicum.engine.threads import Progress, in_threads
 from modicum.errors import DataError
-from modicum.images.check import Progress, in_threads, what_is_wrong
+from modicum.images.check import what_is_wrong
 from modicum.images.cifar import find_cifar
 from modicum.images.decode import opened
 from modicum.images.folders import list_files, recognise

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import tyro
 from torch import Tensor, nn
@@ -31,7 +29,7 @@ from modicum.engine.progress import Progress, report_progress
 from modicum.engine.random import generator
 from modicum.engine.weights import load_saved
 from modicum.errors import ConfigError, DataError
-from modicum.images.decode import SUFFIXES, decode_crop
+from modicum.images.decode import SUFFIXES
 from modicum.methods.vgnet.fold import fold
 from modicum.methods.vgnet.model import VGNet, count_multiply_adds, count_parameters
 from modicum.methods.vgnet.train import Pipeline, pipeline_from_notes, resolved
@@ -202,6 +200,9 @@ def predict(
         network = fold(network)
     thumbnails: list[tuple[Tensor, str]] = []
 
+    def read(path: Path) -> Tensor:
+        return images.read_crop(path, classifier.pipeline.crop(), classifier.channels)
+
     def classify(pixels: list[Tensor]) -> Iterator[dict[str, Any]]:
         batch = classifier.pipeline.normalise()(torch.stack(pixels)).to(classifier.device)
         records = likeliest(network(batch), classifier.classes, max(1, top))
@@ -211,7 +212,7 @@ def predict(
                 thumbnails.append((crop, title))
             yield record
 
-    rows = predict_files(files, partial(_read, classifier=classifier), classify, batch_size)
+    rows = predict_files(files, read, classify, batch_size)
     result = predictions(rows, out)
     if sheet is not None:
         pixels, titles = zip(*thumbnails, strict=True)
@@ -223,16 +224,6 @@ def predict(
 
 SHEET_IMAGES = 60
 """Images on a contact sheet: more are too small to look at."""
-
-
-def _read(path: Path, classifier: Classifier) -> Tensor:
-    """The evaluation crop of a file, uint8 (C, size, size)."""
-    pixels = decode_crop(path, classifier.pipeline.crop(), NO_RANDOMNESS)
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
-    if classifier.channels == 1:  # luma of ITU-R BT.601, as Pillow's "L"
-        luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-        image = (image * luma).sum(0, keepdim=True).round().to(torch.uint8)
-    return image
 
 
 def export(
@@ -269,7 +260,3 @@ def export(
         trials=({"image": image[:1]}, {"image": image.repeat(2, 1, 1, 1)}),
         reference=network,
     )
-
-
-NO_RANDOMNESS = images.SampleRandom(0, 0, np.zeros(1, dtype=np.int64))
-"""What the crop of evaluation is given: it draws nothing."""

@@ -1,0 +1,272 @@
+"""Class-per-folder trees: which layout a folder has, and the files of a split.
+
+Recognised, whatever the case of names and suffixes:
+
+- `root/<class>/**/file`, without splits;
+- `root/train/<class>/**` with `val|valid|validation/<class>/**` and/or `test/<class>/**`.
+
+Folders nested in a class belong to the class. Names that begin with a dot are ignored. A symbolic
+link is followed only where it stays inside `root`.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from modicum.engine.labelled_set import BadFile
+from modicum.errors import DataError
+
+Split: TypeAlias = Literal["train", "val", "test"]
+
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_NOT_DATA = frozenset({"__macosx", "lost+found"})
+
+
+class FileKind(NamedTuple):
+    """The files a tree is searched for."""
+
+    noun: str
+    """What one is called in messages, such as "image"."""
+    suffixes: frozenset[str]
+    """In lower case, with the dot."""
+    when_flat: str = ""
+    """Advice where files lie beside the class folders that should hold them."""
+
+    def has(self, name: str) -> bool:
+        """Whether a file of this name is of the kind."""
+        return os.path.splitext(name)[1].casefold() in self.suffixes
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A folder of labelled files whose layout is known."""
+
+    root: Path
+    layout: str
+    """For people: "class folders in train/ and val/"."""
+    folders: tuple[str, ...]
+    """Folder name of each class, sorted; a label is an index into it."""
+    classes: tuple[str, ...]
+    """Readable name of each class."""
+    splits: Mapping[str, Path]
+    """Folder of each of "train", "val" and "test" that is there, or only of "all"."""
+    files: FileKind
+
+
+@dataclass
+class Listing:
+    """The files of one split."""
+
+    names: list[str] = field(default_factory=list[str])
+    """Below the root, with slashes; sorted within a class."""
+    labels: list[int] = field(default_factory=list[int])
+    ignored: Counter[str] = field(default_factory=Counter[str])
+    """Number of files of other kinds, by suffix."""
+    bad: list[BadFile] = field(default_factory=list[BadFile])
+    """Symbolic links that are not followed."""
+
+
+def recognise(root: Path, files: FileKind) -> Tree:
+    """Find out how a folder is laid out, without listing its files.
+
+    Raises:
+        DataError: The folder is missing or of no known layout, splits disagree on the classes, or
+            two class folders have the same name but for case or accents' encoding.
+    """
+    if not root.exists():
+        raise DataError(f"{root}: there is no such folder. Check the path.")
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: expected a folder of {files.noun}s. If it is an archive, unpack it."
+        )
+    subfolders = list(_folders(root, root))
+    named = [folder for folder in subfolders if folder.name.casefold() in _SPLIT_NAMES]
+    splits: dict[str, Path] = {}
+    for folder in named:
+        split = _SPLIT_NAMES[folder.name.casefold()]
+        if split in splits:
+            raise DataError(
+                f"{root}: both {splits[split].name}/ and {folder.name}/ could be the {split} "
+                f"split. Rename or remove one of them."
+            )
+        splits[split] = folder
+    split_layout = len(named) > 0 and (
+        len(named) == len(subfolders)
+        or ("train" in splits and len(splits) > 1 and any(_folders(splits["train"], root)))
+    )
+    if not split_layout:
+        folders = class_folders(root, root, files)
+        return Tree(root, "class folders without splits", folders, folders, {"all": root}, files)
+    if "test" in splits and len(splits) > 1 and not any(_folders(splits["test"], root)):
+        del splits["test"]  # as in ImageNet: without labels
+    order = ("train", "val", "test")
+    return split_tree(root, {split: splits[split] for split in order if split in splits}, files)
+
+
+def own_split(tree: Tree, split: Split) -> str:
+    """Which of the tree's splits has the files: validation and test stand in for each other.
+
+    Raises:
+        DataError: Training files are asked for where there are only others.
+    """
+    if split == "train":
+        wanted = ("train", "all")
+    else:
+        wanted = (split, "test" if split == "val" else "val", "train", "all")
+    for name in wanted:
+        if name in tree.splits:
+            return name
+    raise DataError(
+        f"{tree.root}: there is no train/ folder beside {', '.join(tree.splits)}. Add one, or open "
+        f"the split that is there."
+    )
+
+
+def list_files(tree: Tree, split: str, order: Callable[[str], Any] | None = None) -> Listing:
+    """List the files of one split with their labels.
+
+    Args:
+        tree: A tree.
+        split: One of its splits.
+        order: Sort key of the names within a class; none: the names themselves.
+
+    Raises:
+        DataError: A class has no files.
+    """
+    folder = tree.splits[split]
+    listing = Listing()
+    empty: list[str] = []
+    for label, name in enumerate(tree.folders):
+        before = len(listing.names)
+        walk(folder / name, tree, listing)
+        found = len(listing.names) - before
+        listing.names[before:] = sorted(listing.names[before:], key=order)
+        listing.labels += [label] * found
+        if not found:
+            empty.append(name)
+    if empty:
+        hold = "holds" if len(empty) == 1 else "hold"
+        suffixes = ", ".join(sorted(tree.files.suffixes))
+        raise DataError(
+            f"{folder}: {some(empty)} {hold} no {tree.files.noun} ({suffixes}). Remove the empty "
+            f"class folders or fill them."
+        )
+    return listing
+
+
+def split_tree(root: Path, splits: Mapping[str, Path], files: FileKind) -> Tree:
+    """The tree of class folders in a folder for each split.
+
+    Raises:
+        DataError: The splits disagree on the classes, or one has none.
+    """
+    folders = {split: class_folders(folder, root, files) for split, folder in splits.items()}
+    first = next(iter(folders))
+    for split, found in folders.items():
+        missing = sorted(set(folders[first]) - set(found))
+        surplus = sorted(set(found) - set(folders[first]))
+        if missing or surplus:
+            parts = [f"only in {splits[first].name}/: {some(missing)}"] if missing else []
+            parts += [f"only in {splits[split].name}/: {some(surplus)}"] if surplus else []
+            raise DataError(
+                f"{root}: {splits[first].name}/ and {splits[split].name}/ must have the same class "
+                f"folders; {'; '.join(parts)}. Add what is missing or remove what is too many."
+            )
+    layout = "class folders in " + " and ".join(f"{folder.name}/" for folder in splits.values())
+    return Tree(root, layout, folders[first], folders[first], splits, files)
+
+
+def class_folders(folder: Path, root: Path, files: FileKind) -> tuple[str, ...]:
+    """The names of the class folders in a folder, sorted.
+
+    Raises:
+        DataError: There is none, or two have the same name but for case or accents' encoding.
+    """
+    names = sorted(found.name for found in _folders(folder, root))
+    if not names:
+        loose = sum(1 for entry in _entries(folder) if files.has(entry.name))
+        what = f"{loose} {files.noun}s lie directly in it"
+        advice = f"Move the {files.noun}s into {folder.name}/<class>/. {files.when_flat}".rstrip()
+        raise DataError(
+            f"{folder}: expected one folder for each class with its {files.noun}s in it, but "
+            f"{what if loose else 'there are no folders in it'}. {advice}"
+        )
+    first_spelling: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFC", name).casefold().strip()
+        if key in first_spelling:
+            raise DataError(
+                f"{folder}: the class folders {first_spelling[key]!r} and {name!r} have the same "
+                f"name but for its spelling. Merge them, or name them apart."
+            )
+        first_spelling[key] = name
+    return tuple(names)
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder, hidden things left out."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.name.casefold() not in _NOT_DATA:
+                    yield entry
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be read ({error.strerror}).") from error
+
+
+def _folders(folder: Path, root: Path) -> Iterator[Path]:
+    for entry in _entries(folder):
+        if entry.is_dir():
+            if entry.is_symlink() and (reason := _not_followed(entry, root)):
+                raise DataError(f"{entry.path}: {reason}")
+            yield folder / entry.name
+
+
+def walk(folder: Path, tree: Tree, listing: Listing) -> None:
+    """Add all files below `folder` to `listing`, unsorted and without labels."""
+    for entry in _entries(folder):
+        path = Path(entry.path)
+        if entry.is_symlink() and (reason := _not_followed(entry, tree.root)):
+            listing.bad.append(BadFile(path.relative_to(tree.root).as_posix(), reason))
+        elif entry.is_dir():
+            walk(path, tree, listing)
+        elif tree.files.has(entry.name):
+            listing.names.append(path.relative_to(tree.root).as_posix())
+        else:
+            listing.ignored[path.suffix.casefold()] += 1
+
+
+def _not_followed(entry: os.DirEntry[str], root: Path) -> str | None:
+    """Why a symbolic link is not followed; None if it is."""
+    target = Path(entry.path).resolve()
+    if not target.exists():
+        return "the symbolic link leads nowhere. Remove it or restore its target."
+    if not target.is_relative_to(root.resolve()):
+        return (
+            f"the symbolic link leads out of {root}, to {target}, and is not followed. Copy the "
+            f"files here, or give the folder that really holds them."
+        )
+    if target.is_dir() and Path(entry.path).parent.resolve().is_relative_to(target):
+        return "the symbolic link leads back to a folder above it. Remove it."
+    return None
+
+
+def some(names: Iterable[str], most: int = 8) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    shown = ", ".join(names[:most]) or "none"
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,92 @@
+"""What every set of labelled samples has: classes, labels, names, and ways to take a part of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from modicum.errors import ConfigError
+
+
+class BadFile(NamedTuple):
+    """A file that cannot be used."""
+
+    name: str
+    """Path below the set's folder."""
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledSet(ABC):
+    """Labelled samples of one split."""
+
+    classes: tuple[str, ...]
+    """Name of each class; a label is an index into it."""
+    labels: Tensor
+    """int64 (N,)."""
+    names: npt.NDArray[np.str_]
+    """What identifies each sample, (N,): the file's path below the set's folder, with slashes."""
+    layout: str
+    """How the data was recognised and divided, for people."""
+    skipped: tuple[BadFile, ...] = dataclasses.field(default=(), kw_only=True)
+    """Unusable files that were left out on request."""
+
+    def __post_init__(self) -> None:
+        if not len(self.labels) == len(self.names):
+            raise ValueError(
+                f"expected one label for each of {len(self.names)} names, found {len(self.labels)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, index: npt.NDArray[np.int64]) -> Self:
+        """The samples at `index`, in that order, as a set of the same kind."""
+        keep = torch.from_numpy(index)
+        return dataclasses.replace(self, labels=self.labels[keep], names=self.names[index])
+
+    def hold_out(self, share: float) -> tuple[Self, Self]:
+        """Split off a share of each class for validation: (training, held-out).
+
+        A sample is held out because of its name alone (those with the smallest hashes are), so
+        that the split is the same everywhere and hardly changes when samples are added. Every class
+        keeps at least one sample for training and, if it has two, gives at least one away.
+
+        Raises:
+            ConfigError: `share` is not between 0 and 1.
+        """
+        check_share(share)
+        chosen = held_out([str(name) for name in self.names], self.labels.numpy(), share)
+        return self.subset(np.flatnonzero(~chosen)), self.subset(np.flatnonzero(chosen))
+
+
+def check_share(share: float) -> None:
+    """Raise a `ConfigError` where a share to hold out is not between 0 and 1."""
+    if not 0.0 < share < 1.0:
+        raise ConfigError(
+            f"holdout: a share of the samples is needed, above 0 and below 1, found {share}."
+        )
+
+
+def held_out(
+    names: Sequence[str], labels: npt.NDArray[np.int64], share: float
+) -> npt.NDArray[np.bool_]:
+    """Which samples `LabelledSet.hold_out` holds out, (N,)."""
+    hashes = [hashlib.blake2b(name.encode(errors="surrogateescape")).digest() for name in names]
+    order = sorted(range(len(names)), key=lambda sample: (labels[sample], hashes[sample]))
+    chosen = np.zeros(len(names), dtype=np.bool_)
+    counts = np.bincount(labels)
+    for start, count in zip(np.cumsum(counts) - counts, counts, strict=True):
+        wanted = min(count - 1, max(1, round(share * count)))
+        chosen[order[start : start + max(wanted, 0)]] = True
+    return chosen

@@ -1,0 +1,164 @@
+"""Can the files of a set be used? Found out before hours of training; and sets told apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from modicum.engine.labelled_set import BadFile
+from modicum.engine.threads import Progress, in_threads, state_of_files
+from modicum.errors import DataError
+from modicum.events.container import Events
+from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings
+from modicum.events.reading import windows
+
+_DECODED = 13
+"""Bytes of an event in memory: 8 of t, 2 of x, 2 of y, 1 of p."""
+_STORED = {".bin": 5, ".bs2": 5, ".dat": 8, ".aedat": 8, ".npy": 16}
+"""Bytes of an event in a file, at least."""
+_COMPRESSED = 2
+"""The same in a compressed file, roughly."""
+_BARE = (".bin", ".bs2")
+"""Suffixes of files that hold 40-bit events and nothing else."""
+
+log = logging.getLogger(__name__)
+
+
+def usable(
+    files: FileRecordings,
+    *,
+    not_followed: Sequence[BadFile] = (),
+    skip_bad: bool = False,
+    memory_limit: int,
+    progress: Progress | None = None,
+) -> EventSet:
+    """The recordings that can be used, decoded into memory if they fit there.
+
+    Of files that do not fit, the size, the header and the first event are looked at.
+
+    Args:
+        files: A set of at least one recording.
+        not_followed: Symbolic links that were left out already.
+        skip_bad: Leave unusable files out, with a warning, rather than raise.
+        memory_limit: Bytes of decoded events.
+        progress: Called with (files done, files in all).
+
+    Raises:
+        DataError: Files cannot be used, or none is left of a class.
+    """
+    names = list(dict.fromkeys(files.files.tolist()))  # a file may hold several recordings
+    paths = [files.root / name for name in names]
+    look = _what_seems_wrong
+    if files.spans is None and _decoded_size(paths) <= memory_limit:
+        look = _decoded
+    made = in_threads(lambda path: look(files, path), paths, progress)
+    bad = [
+        BadFile(n, found) for n, found in zip(names, made, strict=True) if isinstance(found, str)
+    ]
+    skipped = (*not_followed, *bad)
+    if skipped and not skip_bad:
+        raise DataError(f"{files.root}: {_summary(skipped, len(paths), 'cannot be used')}")
+    good = ~np.isin(files.files, [name for name, _ in bad])
+    kept = dataclasses.replace(files.subset(np.flatnonzero(good)), skipped=skipped)
+    if skipped:
+        log.warning("%s: %s", files.root, _summary(skipped, len(paths), "are left out"))
+        gone = set(files.labels.tolist()) - set(kept.labels.tolist())
+        if gone:
+            classes = ", ".join(files.classes[label] for label in sorted(gone))
+            raise DataError(
+                f"{files.root}: no usable recording is left of {classes}. "
+                f"{_summary(skipped, len(paths), 'cannot be used')}"
+            )
+    if look is _what_seems_wrong:
+        return kept
+    return MemoryRecordings(
+        kept.classes,
+        kept.labels,
+        kept.names,
+        kept.layout,
+        kept.height,
+        kept.width,
+        tuple(found for found in made if isinstance(found, Events)),
+        skipped=skipped,
+    )
+
+
+def fingerprint(event_set: EventSet) -> str:
+    """A hash that changes with the recordings and labels of a set, without reading files.
+
+    Of files, their paths, sizes and times of change count, and which way up they are read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr((event_set.classes, event_set.height, event_set.width)).encode())
+    digest.update(event_set.labels.numpy().tobytes())
+    if isinstance(event_set, MemoryRecordings):
+        for recording in event_set.recordings:
+            digest.update(len(recording).to_bytes(8, "little"))
+            for column in (recording.t, recording.x, recording.y, recording.p):
+                digest.update(column.tobytes())
+    elif isinstance(event_set, FileRecordings):
+        paths = [event_set.path(number) for number in range(len(event_set))]
+        digest.update(state_of_files(paths).encode() + event_set.convention.encode())
+        if event_set.spans is not None:
+            digest.update(event_set.spans.tobytes())
+    return digest.hexdigest()
+
+
+def _decoded_size(paths: Sequence[Path]) -> float:
+    """Bytes the events of files take in memory, at most."""
+    size = 0.0
+    for path in paths:
+        try:
+            stored = path.stat().st_size
+        except OSError:
+            continue  # found and named later
+        size += stored * _DECODED / _STORED.get(path.suffix.casefold(), _COMPRESSED)
+    return size
+
+
+def _decoded(files: FileRecordings, path: Path) -> Events | str:
+    """The recording in a file, or why it cannot be used."""
+    try:
+        return _wrong_size(path) or files.decode(path)
+    except DataError as error:
+        return _without_path(error, path)
+
+
+def _what_seems_wrong(files: FileRecordings, path: Path) -> str | None:
+    """Why a file cannot be used, as far as its size, header and first event show; else None."""
+    if wrong := _wrong_size(path):
+        return wrong
+    if path.suffix.casefold() not in _BARE:
+        sensor = (files.height, files.width)
+        try:
+            next(windows(path, 1, sensor=sensor, convention=files.convention), None)
+        except DataError as error:
+            return _without_path(error, path)
+    return None
+
+
+def _wrong_size(path: Path) -> str | None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        return f"the file cannot be read ({error.strerror})."
+    if not size:
+        return "the file is empty. Unpack the archive again."
+    if path.suffix.casefold() in _BARE and size % 5:
+        return f"expected events of 5 bytes, found {size:,} bytes. Unpack the archive again."
+    return None
+
+
+def _without_path(error: DataError, path: Path) -> str:
+    return str(error).removeprefix(str(path)).lstrip(":, ")
+
+
+def _summary(bad: Sequence[BadFile], count: int, verdict: str) -> str:
+    shown = "; ".join(f"{name}: {reason}" for name, reason in bad[:5])
+    more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+    return f"{len(bad)} of {count} files {verdict}. {shown}{more}"

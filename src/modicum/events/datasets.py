@@ -1,0 +1,235 @@
+"""Opening sets of recordings by path or name: which layout it is, which split is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from modicum.engine.folders import Split
+from modicum.engine.threads import Progress
+from modicum.errors import ConfigError, DataError
+from modicum.events.check import usable
+from modicum.events.division import Division, describe, divide
+from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings
+from modicum.events.formats.aedat2 import Convention
+from modicum.events.formats.recording import Size
+from modicum.events.layouts import DATA_SETS, RECORDINGS, DataSet, Found, find_class_folders
+from modicum.events.reading import read
+from modicum.events.simulator import Variation, digit_recordings
+
+MEMORY_LIMIT = 2**30
+"""Bytes of decoded events up to which a set is decoded once, into memory."""
+
+_LOOKED_AT = 100
+"""Files that are decoded to find out the size of the sensor."""
+
+log = logging.getLogger(__name__)
+
+
+def open_recordings(
+    source: str | Path,
+    split: Split = "train",
+    *,
+    holdout: float = 0.1,
+    division: Division | None = None,
+    division_seed: int = 0,
+    sensor: Size | None = None,
+    convention: Convention = "jaer",
+    skip_bad: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
+    progress: Progress | None = None,
+) -> EventSet:
+    """Open one split of a set of labelled recordings.
+
+    A path alone is a folder of your own: class folders of recordings of any format that
+    `modicum.events.read` knows, with or without `train/` and `val/` or `test/` folders around them
+    (see `modicum.engine.folders`). A published data set is named before its path, as in
+    `"n-mnist=/data/N-MNIST"`, and lies there as it is distributed:
+
+    | name | expected | division |
+    |---|---|---|
+    | `n-mnist` | `Train/`, `Test/`; or flat, with `labels.tsv` | its own; or `hash` |
+    | `n-caltech101` | 101 class folders; or the pack of EST's authors | `hash`; or its own |
+    | `n-cars` | `n-cars_train/`, `n-cars_test/`; or the pack of EST's authors | its own |
+    | `cifar10-dvs` | class folders of `cifar10_<class>_<i>.aedat` | `tet` |
+    | `mnist-dvs-scale4`, `-scale8`, `-scale16` | `grabbed_data<digit>/scale<s>/` | `tet` |
+    | `dvs-gesture` | `user<uu>_<light>.aedat` and `_labels.csv` | its own, by users |
+
+    `mnist-dvs` alone will do where only one scale is there. Splits stand in for each other as in
+    `modicum.images.open_images`: "val" and "test" are the same where there is only one of them; to
+    choose anything by validation, use `EventSet.hold_out` on the training recordings. What the
+    data is, how it was divided and which way up it was read stands in `EventSet.layout`; print it
+    beside results.
+
+    Sets that need at most `memory_limit` bytes are decoded at once. Of others the sizes and starts
+    of files are looked at, and the rest is found when a file is decoded.
+
+    Args:
+        source: A folder, `NAME=FOLDER`, or "digits": see `open_digits`.
+        split: "train", "val" or "test".
+        holdout: Share of each class that is for testing where the data has no split of its own.
+            0: all recordings are for training.
+        division: Which share that is; none: the rule in the table, else "hash".
+            See `modicum.events.division`.
+        division_seed: Seed of the division "random".
+        sensor: Height and width in pixels, for a folder of your own; none: what the files say, else
+            as large as some files from all over the set need.
+        convention: Which way up AEDAT 2.0 is read.
+        skip_bad: Leave unusable files out, with a warning, rather than raise. They are listed in
+            `EventSet.skipped`.
+        memory_limit: See above.
+        progress: Called with (files done, files in all) while files are decoded or checked.
+
+    Returns:
+        `MemoryRecordings` or `FileRecordings`, ordered by class, then by the numbers in names.
+
+    Raises:
+        DataError: Nothing there, not the layout expected, other classes, or unusable files.
+        ConfigError: An option makes no sense.
+    """
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"split: found {split!r}, expected 'train', 'val' or 'test'.")
+    if division not in (None, *get_args(Division)):
+        raise ConfigError(
+            f"division: found {division!r}, expected one of {', '.join(get_args(Division))}."
+        )
+    if str(source) == "digits":
+        return open_digits("train" if split == "train" else "test")
+    known, root = _known_and_root(str(source))
+    found = (known.find if known else find_class_folders)(root, split)
+    if known and sensor not in (None, known.sensor):
+        raise ConfigError(f"sensor: that of {known.title} is {known.sensor}; leave it out.")
+    size = known.sensor if known else sensor or _size_needed(root, convention)
+    files = FileRecordings(
+        found.classes,
+        torch.tensor(found.labels, dtype=torch.int64),
+        np.array(_names(found), dtype=np.str_),
+        _description(known, root, found, convention),
+        *size,
+        root,
+        np.array(found.files, dtype=np.str_),
+        None if found.spans is None else np.array(found.spans, dtype=np.int64).reshape(-1, 2),
+        convention,
+    )
+    if found.split != "all":
+        if division is not None:
+            raise ConfigError(
+                f"division: {root} comes divided ({found.layout}), so {division!r} has no "
+                f"meaning; leave it out."
+            )
+    elif holdout:
+        rule = division or (known.division if known else "hash")
+        files = _part(files, split, holdout, rule, division_seed)
+    elif split != "train":
+        raise ConfigError(
+            f"holdout: {root} has no {split} split, and with holdout=0 none is made. Give the "
+            f"share to hold out, such as 0.1."
+        )
+    log.info("%s: %s; %s: %d recordings", root, files.layout, split, len(files))
+    return usable(
+        files,
+        not_followed=found.bad,
+        skip_bad=skip_bad,
+        memory_limit=memory_limit,
+        progress=progress,
+    )
+
+
+def open_digits(
+    split: Literal["train", "test"] = "train",
+    count: int | None = None,
+    *,
+    variation: str | Variation = "clean",
+    seed: int = 0,
+) -> MemoryRecordings:
+    """The built-in set "digits", or a part or variation of it: recordings that are simulated now.
+
+    Args:
+        split: "train" (1,200 recordings) or "test" (597).
+        count: How many, the first of the split; none: all. A thousand take about two seconds.
+        variation: A name of `modicum.events.simulator.VARIATIONS`, or your own.
+        seed: For the pixels' thresholds and the noise.
+
+    Raises:
+        ConfigError: There is no such split or variation, or not so many digits.
+    """
+    made = digit_recordings(split, count, seed=seed, variation=variation)
+    named = variation if isinstance(variation, str) else "a variation of your own"
+    return MemoryRecordings(
+        tuple(str(digit) for digit in range(10)),
+        torch.from_numpy(made.labels),
+        np.array([f"digits/{split}/{number}" for number in range(len(made.labels))]),
+        f"built-in digits, simulated ({named})",
+        made.events.height,
+        made.events.width,
+        tuple(made.events),
+    )
+
+
+def _known_and_root(source: str) -> tuple[DataSet | None, Path]:
+    """The data set a source names, if it names one, and its folder."""
+    name, equals, path = source.partition("=")
+    if equals and name.casefold() in DATA_SETS:
+        known, root = DATA_SETS[name.casefold()], Path(path)
+    elif equals and "/" not in name and not Path(source).exists():
+        raise ConfigError(
+            f"{source}: there is no data set {name!r}; known are {', '.join(DATA_SETS)}. A folder "
+            f"of your own is given without a name."
+        )
+    else:
+        known, root = None, Path(source)
+    if not root.exists():
+        raise DataError(f"{root}: there is no such folder. Check the path.")
+    if not root.is_dir():
+        raise DataError(f"{root}: expected a folder of recordings. If it is an archive, unpack it.")
+    return known, root
+
+
+def _description(known: DataSet | None, root: Path, found: Found, convention: Convention) -> str:
+    """What a set is, for people: its layout, how much of it is there, which way up it is read."""
+    parts = [known.title if known else root.name, found.layout]
+    expected = known.counts.get(found.split) if known else None
+    if expected not in (None, len(found.files)):
+        parts.append(f"{len(found.files):,} of {expected:,} recordings")
+    if found.spans is None and any(file.endswith(".aedat") for file in found.files):
+        parts.append(f"{convention} coordinates")
+    return ", ".join(parts)
+
+
+def _names(found: Found) -> list[str]:
+    """What identifies each recording: its file, and where it starts in a file of several."""
+    if found.spans is None:
+        return found.files
+    return [f"{file}@{start}" for file, (start, _) in zip(found.files, found.spans, strict=True)]
+
+
+def _part(
+    files: FileRecordings, split: Split, share: float, division: Division, seed: int
+) -> FileRecordings:
+    """The training or the other recordings of a set that comes without splits."""
+    names = [str(name) for name in files.names]
+    held = divide(names, files.labels.numpy(), share, division, seed)
+    part = files.subset(np.flatnonzero(~held if split == "train" else held))
+    return dataclasses.replace(part, layout=f"{files.layout}, {describe(share, division, seed)}")
+
+
+def _size_needed(root: Path, convention: Convention) -> Size:
+    """The sensor's size of a tree of recordings, the same for all its splits.
+
+    What the files say, or else what the events of some files from all over the tree need.
+    """
+    paths = sorted(path for path in root.rglob("*") if RECORDINGS.has(path.name))
+    some = np.linspace(0, len(paths) - 1, min(_LOOKED_AT, len(paths))).astype(int)
+    height = width = 1
+    for number in some.tolist():
+        try:
+            events = read(paths[number], convention=convention)
+        except DataError:
+            continue  # found and named later
+        height, width = max(height, events.height), max(width, events.width)
+    return height, width

@@ -1,0 +1,348 @@
+"""Events as arrays of NumPy and HDF5: `.npy` packs, and our own `.npz` and `.h5`.
+
+`.npy`: an array (N, 4) with the columns x, y, t, p, as EST and EventDrop pack N-Caltech101 and
+N-CARS (specification, section 4.5), or a structured array with the fields t, x, y, p. `.npz`: the
+arrays t, x, y, p, height, width. `.h5`: a group `events` with the data sets t, x, y, p and the
+attributes height and width; also without these and with a data set `t_offset` beside the group, as
+DSEC has it. Nothing in the files is executed: object arrays are refused, headers are matched.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from modicum.errors import require
+from modicum.events.container import LARGEST_SIDE, Events
+from modicum.events.formats.recording import BLOCK, Block, File, Recording, Size, places
+
+Columns = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
+"""t, x, y, p of any types, as stored."""
+
+_LARGE_BLOCK = 1 << 17
+"""Events read at a time where every read has a cost of its own."""
+_LONGEST_HEADER = 1 << 16
+_SECONDS_BELOW = 1000
+_TYPE = rb"'([<>|=]?[?bfiu]\d{0,2})'"
+_FIELD = rb"\('(\w{1,32})', " + _TYPE + rb"\)"
+_HEADER = re.compile(
+    rb"\{'descr': (?P<type>" + _TYPE + rb"|\[" + _FIELD + rb"(?:, " + _FIELD + rb")*\]), "
+    rb"'fortran_order': (?P<order>True|False), 'shape': \((?P<shape>[0-9, ]{0,60})\),? *\}\s*"
+)
+_LARGEST_RATIO = 1032
+"""DEFLATE makes nothing smaller than this."""
+
+
+# .npy
+
+
+class _Header(NamedTuple):
+    dtype: np.dtype[Any]
+    fortran_order: bool
+    shape: tuple[int, ...]
+    size: int
+    """Bytes of the header itself."""
+
+
+def _read_header(data: bytes) -> _Header | str:
+    """The header an `.npy` file starts with, or what is wrong with it."""
+    if data[:6] != b"\x93NUMPY" or len(data) < 12 or data[6] not in (1, 2):
+        return "this is no .npy file of version 1 or 2."
+    start = 10 if data[6] == 1 else 12
+    size = start + int.from_bytes(data[8:start], "little")
+    found = _HEADER.fullmatch(data[start:size])
+    if size > len(data) or found is None:
+        return "the .npy header is damaged, or the array is not of plain numbers."
+    description = found["type"].decode()
+    try:
+        if description.startswith("'"):
+            dtype = np.dtype(description.strip("'"))
+        else:
+            fields = re.findall(_FIELD, found["type"])
+            dtype = np.dtype([(name.decode(), kind.decode()) for name, kind in fields])
+    except (TypeError, ValueError):
+        return f"the type of the array is {description}, which is none of NumPy's numbers."
+    shape = tuple(int(side) for side in found["shape"].replace(b" ", b"").split(b",") if side)
+    return _Header(dtype, found["order"] == b"True", shape, size)
+
+
+def npy(file: File) -> Recording:
+    """Open a pack `.npy`.
+
+    Times of an (N, 4) pack of floats are microseconds, unless they have fractions and stay below
+    1,000: then they are taken as seconds (inferred; no sensor resolves less than a microsecond, and
+    no recording lasts less than a millisecond).
+
+    Raises:
+        EventFormatError: It is no array of events, or its length is wrong.
+    """
+    header = _read_header(file.data[:_LONGEST_HEADER])
+    if isinstance(header, str):
+        raise file.error(0, header)
+    dtype, shape = header.dtype, header.shape
+    names = dtype.names
+    if not (len(shape) == 1 and names) and not (len(shape) == 2 and shape[1] == 4 and not names):
+        raise file.error(
+            0,
+            f"an array of shape {shape} and type {dtype}; expected (N, 4) with the columns "
+            f"x, y, t, p, or (N,) with the fields t, x, y, p.",
+        )
+    if names and (missing := [name for name in "txyp" if name not in names]):
+        raise file.error(0, f"the fields are {', '.join(names)}; missing: {', '.join(missing)}.")
+    record = dtype.itemsize * (1 if names else 4)
+    count = min(shape[0], (len(file.data) - header.size) // record)
+    if len(file.data) != header.size + record * shape[0]:
+        what = (
+            f"the header says {shape[0]:,} events of {record} bytes, but there are "
+            f"{len(file.data) - header.size:,} bytes."
+        )
+        if header.fortran_order and not names:  # the columns do not start where they should
+            raise file.error(header.size, what)
+        file.cut(header.size + record * count, what)
+    order = "F" if header.fortran_order else "C"
+    array = np.ndarray((count, *shape[1:]), dtype, file.data, header.size, order=order)
+    t, x, y, p = (array[n] for n in "txyp") if names else (array[:, n] for n in (2, 0, 1, 3))
+    seconds = not names and _in_seconds(t)
+
+    def columns(start: int, stop: int) -> Columns:
+        part = slice(start, stop)
+        times = np.rint(t[part].astype(np.float64) * 1e6) if seconds else t[part]
+        return times, x[part], y[part], p[part]
+
+    def blocks() -> Iterator[Block]:
+        return _checked(file, count, BLOCK, columns, header.size, record)
+
+    return Recording(None, count, blocks)
+
+
+def _in_seconds(t: npt.NDArray[Any]) -> bool:
+    if t.dtype.kind != "f":
+        return False
+    with np.errstate(all="ignore"):  # of numbers that are none, which are refused later
+        return bool((np.abs(t) < _SECONDS_BELOW).all() and (t != np.floor(t)).any())
+
+
+# .npz
+
+
+def npz(file: File) -> Recording:
+    """Open an `.npz` file with the arrays t, x, y, p, height and width.
+
+    Raises:
+        EventFormatError: The archive is damaged, or arrays are missing or of other shapes.
+        DataError: An array cannot be read.
+    """
+    with _Archive(file) as archive:
+        members = {name: archive.open(name) for name in "txyp"}
+        counts = {name: member.count for name, member in members.items()}
+        if len(set(counts.values())) > 1:
+            raise file.error(0, f"the arrays have different lengths: {counts}.")
+        sensor = (archive.number("height"), archive.number("width"))
+    count = counts["t"]
+
+    def blocks() -> Iterator[Block]:
+        with _Archive(file) as archive:
+            members = [archive.open(name) for name in "txyp"]
+
+            def columns(start: int, stop: int) -> Columns:
+                t, x, y, p = (member.take(stop - start) for member in members)
+                return t, x, y, p
+
+            yield from _checked(file, count, _LARGE_BLOCK, columns)
+
+    return Recording(sensor, count, blocks)
+
+
+class _Archive:
+    """The arrays of an `.npz` file."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self._stream = file.stream()
+        try:
+            self._zip = zipfile.ZipFile(self._stream)
+        except _ZIP_ERRORS as error:
+            self._stream.close()
+            raise file.error(0, f"the archive is damaged: {error}") from error
+
+    def __enter__(self) -> _Archive:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._zip.close()
+        self._stream.close()
+
+    def open(self, name: str) -> _Member:
+        """An array, to be read from its start."""
+        try:
+            info = self._zip.getinfo(f"{name}.npy")
+            return _Member(self.file, info, self._zip.open(info))
+        except KeyError as error:
+            raise self.file.error(
+                0, f"there is no array {name}; expected t, x, y, p, height and width."
+            ) from error
+        except _ZIP_ERRORS as error:
+            raise self.file.error(0, f"the array {name} is damaged: {error}") from error
+
+    def number(self, name: str) -> int:
+        """A whole number stored as an array of no dimensions."""
+        member = self.open(name)
+        value = member.take(1)[0]
+        return _side(self.file, name, value)
+
+
+class _Member:
+    """One array of an archive, read from its start in pieces."""
+
+    def __init__(self, file: File, info: zipfile.ZipInfo, stream: BinaryIO | Any) -> None:
+        self.file, self.name, self._stream = file, info.filename, stream
+        start = self._read(12)
+        start += self._read(max(0, int.from_bytes(start[8:10], "little") - 2))
+        header = _read_header(start)
+        if isinstance(header, str):
+            raise self._error(header)
+        self.dtype = header.dtype
+        self.count = header.shape[0] if header.shape else 1
+        needed = header.size + self.count * self.dtype.itemsize
+        if (
+            len(header.shape) > 1
+            or self.dtype.names
+            or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            or info.file_size != needed
+            or needed > _LARGEST_RATIO * max(64, info.compress_size)
+        ):
+            raise self._error(
+                f"an array of shape {header.shape} and type {self.dtype} in {info.file_size:,} "
+                f"bytes; expected one number an event."
+            )
+
+    def take(self, count: int) -> npt.NDArray[Any]:
+        """The next numbers."""
+        return np.frombuffer(self._read(count * self.dtype.itemsize), self.dtype)
+
+    def _read(self, size: int) -> bytes:
+        try:
+            data = self._stream.read(size)
+        except _ZIP_ERRORS as error:
+            raise self._error(str(error)) from error
+        if len(data) != size:
+            raise self._error("it ends too early.")
+        return data
+
+    def _error(self, what: str) -> Exception:
+        return self.file.error(0, f"the array {self.name}: {what}")
+
+
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # other compression
+    RuntimeError,  # encrypted
+    OSError,
+    ValueError,
+)
+
+
+# .h5
+
+
+def h5(file: File) -> Recording:
+    """Open an `.h5` file. Needs h5py.
+
+    Raises:
+        EventFormatError: It is damaged, or has no such data sets.
+        MissingExtraError: h5py is not installed.
+    """
+    library = require("h5py", "events", "reading .h5 files")
+    try:
+        with file.stream() as stream, library.File(stream, "r") as opened:
+            sets = _data_sets(file, opened)
+            count = sets[0].shape[0]
+            attributes = opened["events"].attrs
+            sensor: Size | None = None
+            if "height" in attributes and "width" in attributes:
+                sensor = (
+                    _side(file, "height", attributes["height"]),
+                    _side(file, "width", attributes["width"]),
+                )
+            offset = int(opened["t_offset"][()]) if "t_offset" in opened else 0
+    except _H5_ERRORS as error:
+        raise _h5_error(file, error) from error
+
+    def blocks() -> Iterator[Block]:
+        with file.stream() as stream, library.File(stream, "r") as opened:
+            sets = _data_sets(file, opened)
+
+            def columns(start: int, stop: int) -> Columns:
+                try:
+                    t, x, y, p = (data_set[start:stop] for data_set in sets)
+                except _H5_ERRORS as error:
+                    raise _h5_error(file, error) from error
+                return t.astype(np.int64) + offset, x, y, p
+
+            yield from _checked(file, count, _LARGE_BLOCK, columns)
+
+    return Recording(sensor, count, blocks)
+
+
+_H5_ERRORS = (OSError, KeyError, RuntimeError, TypeError, AttributeError)
+
+
+def _data_sets(file: File, opened: Any) -> list[Any]:
+    group = opened.get("events")
+    if group is None or any(name not in group for name in "txyp"):
+        raise file.error(0, "there are no data sets events/t, events/x, events/y and events/p.")
+    sets = [group[name] for name in "txyp"]
+    shapes = [data_set.shape for data_set in sets]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 1:
+        raise file.error(0, f"the data sets t, x, y, p have the shapes {shapes}; expected (N,).")
+    return sets
+
+
+def _h5_error(file: File, error: Exception) -> Exception:
+    hint = " Compressed by a plug-in? Then import hdf5plugin first." * ("filter" in str(error))
+    return file.error(0, f"HDF5 cannot read it: {error}.{hint}")
+
+
+# All
+
+
+def _side(file: File, name: str, value: Any) -> int:
+    """A side of the sensor, as it is stored."""
+    if np.asarray(value).dtype.kind not in "iu" or not 0 < value <= LARGEST_SIDE:
+        raise file.error(0, f"{name} is {value}; expected 1 to {LARGEST_SIDE} pixels.")
+    return int(value)
+
+
+def _checked(
+    file: File,
+    count: int,
+    size: int,
+    columns: Callable[[int, int], Columns],
+    first: int = 0,
+    record: int = 0,
+) -> Iterator[Block]:
+    """Blocks of arrays that may hold anything: numbers that are no events are refused."""
+    signed = has_zero = False
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        here = first + record * start
+        t, x, y, p = columns(start, stop)
+        try:
+            events = Events.of(t, x, y, p)
+        except ValueError as error:
+            raise file.error(
+                here,
+                f"counting from event {start:,}: {str(error).removeprefix('events: ')}",
+            ) from error
+        signed, has_zero = signed or bool((p < 0).any()), has_zero or bool((p == 0).any())
+        if signed and has_zero:
+            raise file.error(here, "polarity is coded 0 and 1 as well as -1 and 1.")
+        yield Block(events.t, events.x, events.y, events.p, places(here, record))

@@ -1,0 +1,489 @@
+"""What can be done to events: reverse, drift, crop and drop them, a whole batch at once.
+
+Every function takes an `EventBatch` sorted by time and gives a new one, sorted by time; events at
+the same time keep the order they came in. What differs from recording to recording is an array with
+a value a recording, `(B,)`; a single number serves all. Nothing here is random: the transforms that
+draw the numbers are in `modicum.events.transforms` and in the methods.
+
+Definitions: specification of the event augmentation method, section 3 (inferred there from the
+abstracts of arXiv 2207.11659).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from modicum.errors import ConfigError, DataError
+from modicum.events.container import EventBatch
+
+Array = npt.NDArray[Any]
+Integers: TypeAlias = npt.NDArray[np.int64]
+Border: TypeAlias = Literal["drop", "wrap", "clip"]
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """The part of each recording that an operation changes: a window of time, perhaps a box.
+
+    All ends are included. A window that ends before it starts holds nothing. For frames
+    (`modicum.events.frame_operations`) the window counts frames instead of microseconds.
+    """
+
+    start: Integers
+    """First microsecond of each window, (B,)."""
+    end: Integers
+    """Last microsecond of each window, (B,)."""
+    box: Integers | None = None
+    """(x0, y0, x1, y1) in pixels, (B,4); none: the whole sensor."""
+
+    @classmethod
+    def whole(cls, batch: EventBatch) -> Fragments:
+        """Whole recordings, from the first event to the last."""
+        return cls(*first_and_last(batch))
+
+    def only(self, chosen: npt.NDArray[np.bool_]) -> Fragments:
+        """These fragments where `chosen` (B,) is true; nothing of the other recordings."""
+        return replace(self, start=np.where(chosen, self.start, self.end + 1))
+
+    def __getitem__(self, rows: npt.NDArray[np.bool_]) -> Fragments:
+        """The fragments of some recordings, by a mask (B,)."""
+        box = None if self.box is None else self.box[rows]
+        return Fragments(self.start[rows], self.end[rows], box)
+
+
+def first_and_last(batch: EventBatch) -> tuple[Integers, Integers]:
+    """Time of the first and of the last event of each recording, (B,) each; empty: 0 and -1."""
+    first, last = np.zeros(batch.size, np.int64), np.full(batch.size, -1, np.int64)
+    filled = batch.lengths > 0
+    first[filled] = batch.t[batch.starts[:-1][filled]]
+    last[filled] = batch.t[batch.starts[1:][filled] - 1]
+    return first, last
+
+
+def reverse_time(
+    batch: EventBatch, fragments: Fragments | None = None, *, couple_polarity: bool = True
+) -> EventBatch:
+    """Play fragments backwards: `t' = start + end - t` and, coupled, `p' = 1 - p`.
+
+    A change of brightness seen backwards has the opposite sign, so reversing time alone describes
+    nothing that a camera could record; `couple_polarity=False` is for ablations.
+    """
+    fragments = Fragments.whole(batch) if fragments is None else fragments
+    chosen = _choose(batch, fragments)
+    if not chosen.count:
+        return batch
+    turn = chosen.spread(fragments.start + fragments.end)
+    flip = np.uint8(couple_polarity)
+    if fragments.box is not None:  # the events outside the box stay in between
+        t, p = batch.t.copy(), batch.p.copy()
+        t[chosen.index] = turn - t[chosen.index]
+        p[chosen.index] ^= flip
+        return in_order(batch.replace(t=t, p=p))
+    # Nothing else lies in the window, so its events only change their order.
+    index = chosen.index
+    order, places, members = _reversal(batch.t[index], chosen.bounds)
+
+    def reverse(column: Array) -> Array:
+        column = column[index]
+        turned = column[order].copy()
+        turned[places] = column[members]
+        return turned
+
+    return batch.replace(
+        t=_put(batch.t, index, turn - batch.t[index][order]),
+        x=_put(batch.x, index, reverse(batch.x)),
+        y=_put(batch.y, index, reverse(batch.y)),
+        p=_put(batch.p, index, reverse(batch.p) ^ flip),
+    )
+
+
+def reverse_polarity(batch: EventBatch, fragments: Fragments | None = None) -> EventBatch:
+    """Exchange ON and OFF: `p' = 1 - p`, what a camera sees where bright and dark change roles."""
+    chosen = _choose(batch, fragments)
+    return batch.replace(p=_put(batch.p, chosen.index, batch.p[chosen.index] ^ np.uint8(1)))
+
+
+def reverse_x(batch: EventBatch, fragments: Fragments | None = None) -> EventBatch:
+    """Mirror left and right: `x' = x0 + x1 - x` in the box, `width - 1 - x` without one."""
+    return batch.replace(x=_mirror(batch, fragments, 0))
+
+
+def reverse_y(batch: EventBatch, fragments: Fragments | None = None) -> EventBatch:
+    """Mirror top and bottom: `y' = y0 + y1 - y` in the box, `height - 1 - y` without one."""
+    return batch.replace(y=_mirror(batch, fragments, 1))
+
+
+def drift_space(
+    batch: EventBatch,
+    dx: npt.ArrayLike,
+    dy: npt.ArrayLike,
+    fragments: Fragments | None = None,
+    *,
+    border: Border = "drop",
+) -> EventBatch:
+    """Shift fragments over the sensor: `x' = x + dx`, `y' = y + dy`.
+
+    Args:
+        batch: Recordings.
+        dx: Pixels to the right, whole numbers, (B,) or one.
+        dy: Pixels down, likewise.
+        fragments: What to shift; none: whole recordings.
+        border: Events that leave the sensor are dropped, or come in again on the other side
+            ("wrap": modulo the width and the height).
+
+    Raises:
+        ValueError: A shift is larger than the sensor, or "clip" was asked for.
+    """
+    chosen = _choose(batch, fragments)
+    across = chosen.spread(_shifts(batch, dx, "dx", batch.width).astype(np.int16))
+    down = chosen.spread(_shifts(batch, dy, "dy", batch.height).astype(np.int16))
+    return _shifted(batch, chosen, across, down, border)
+
+
+def drift_velocity(
+    batch: EventBatch,
+    vx: npt.ArrayLike,
+    vy: npt.ArrayLike,
+    fragments: Fragments | None = None,
+    *,
+    border: Border = "drop",
+) -> EventBatch:
+    """Shift fragments more and more: `x' = x + rint(vx s)`, `s = (t - start) / (end - start)`.
+
+    `vx` and `vy` are the shifts in pixels at the end of the fragment, (B,) or one, floats; halves
+    are rounded to even. The rest is as for `drift_space`.
+    """
+    fragments = Fragments.whole(batch) if fragments is None else fragments
+    chosen = _choose(batch, fragments)
+    share = batch.t[chosen.index] - chosen.spread(fragments.start)
+    share = share / chosen.spread(np.maximum(fragments.end - fragments.start, 1))
+    across = chosen.spread(_shifts(batch, vx, "vx", batch.width)) * share
+    down = chosen.spread(_shifts(batch, vy, "vy", batch.height)) * share
+    across, down = (np.rint(shift, out=shift).astype(np.int16) for shift in (across, down))
+    return _shifted(batch, chosen, across, down, border)
+
+
+def drift_time(
+    batch: EventBatch,
+    dt: npt.ArrayLike,
+    fragments: Fragments | None = None,
+    *,
+    border: Border = "drop",
+) -> EventBatch:
+    """Shift fragments in time: `t' = t + dt`.
+
+    Args:
+        batch: Recordings.
+        dt: Microseconds, (B,) or one; (B,2) holds one for OFF and one for ON events.
+        fragments: What to shift; none: whole recordings.
+        border: What becomes of events before the first or after the last event of the recording:
+            they are dropped, come in again at the other end ("wrap": modulo last - first + 1), or
+            stay at the end ("clip").
+    """
+    chosen = _choose(batch, fragments)
+    first, last = (chosen.spread(time) for time in first_and_last(batch))
+    dt = np.asarray(dt, np.int64)
+    if dt.shape == (batch.size, 2):
+        bright = batch.p[chosen.index].view(np.bool_)
+        moved = np.where(bright, chosen.spread(dt[:, 1]), chosen.spread(dt[:, 0]))
+    else:
+        moved = chosen.spread(_per_recording(batch, dt, "dt"))
+    moved = batch.t[chosen.index] + moved
+    if border == "wrap":
+        moved = first + (moved - first) % (last - first + 1)
+    elif border == "clip":
+        moved = np.clip(moved, first, last)
+    elif border != "drop":
+        raise ConfigError(f"drift_time: the border is {border!r}; expected drop, wrap or clip.")
+    drifted = batch.replace(t=_put(batch.t, chosen.index, moved))
+    if border != "drop":
+        return in_order(drifted)
+    kept, lengths = _kept(batch, chosen.index, (moved >= first) & (moved <= last))
+    order = _order(drifted.t[kept], lengths)
+    return _take(drifted, kept if order is None else kept[order], lengths)
+
+
+def crop_time(batch: EventBatch, start: npt.ArrayLike, end: npt.ArrayLike) -> EventBatch:
+    """Only the events with `start <= t <= end`, microseconds, (B,) or one."""
+    window = (_per_recording(batch, time, "time") for time in (start, end))
+    chosen = _choose(batch, Fragments(*window))
+    return _take(batch, chosen.index, np.diff(chosen.bounds))
+
+
+def crop_space(batch: EventBatch, box: Integers, *, resize: bool = False) -> EventBatch:
+    """Only the events in a box (x0, y0, x1, y1), ends included, (B,4).
+
+    With `resize`, the box is stretched over the sensor, which leaves columns and rows between the
+    old ones empty: `x' = floor((x - x0) width / (x1 - x0 + 1))`, and the same for y.
+    """
+    inside = _choose(batch, replace(Fragments.whole(batch), box=box))
+    cropped = _take(batch, inside.index, np.diff(inside.bounds))
+    if not resize:
+        return cropped
+    sides = {}
+    for axis, (name, size) in enumerate((("x", batch.width), ("y", batch.height))):
+        near, far = box[:, axis], box[:, axis + 2]
+        place = getattr(cropped, name).astype(np.int32) - inside.spread(near.astype(np.int32))
+        sides[name] = place * np.int32(size) // inside.spread((far - near + 1).astype(np.int32))
+    return cropped.replace(**sides)
+
+
+def drop_fragments(batch: EventBatch, fragments: Fragments) -> EventBatch:
+    """All events but those of the fragments."""
+    chosen = _choose(batch, fragments)
+    return _take(batch, *_kept(batch, chosen.index, np.zeros(chosen.count, np.bool_)))
+
+
+def keep_or_restore(before: EventBatch, after: EventBatch) -> EventBatch:
+    """`after`, but recordings of which nothing is left are given back as they were `before`."""
+    lost = (after.lengths == 0) & (before.lengths > 0)
+    if not lost.any():
+        return after
+    if before.size == 1:
+        return before
+    names = ("t", "x", "y", "p")
+    both = after.replace(
+        **{name: np.concatenate([getattr(after, name), getattr(before, name)]) for name in names}
+    )
+    low = np.where(lost, before.starts[:-1] + len(after), after.starts[:-1])
+    lengths = np.where(lost, before.lengths, after.lengths)
+    return _take(both, _ranges(low, low + lengths), lengths)
+
+
+def in_order(batch: EventBatch) -> EventBatch:
+    """Each recording sorted by time; events at the same time keep their order."""
+    order = _order(batch.t, batch.lengths)
+    return batch if order is None else _take(batch, order, batch.lengths)
+
+
+def decreases(t: Integers, lengths: Integers) -> Integers:
+    """The places of events (N,) that are earlier than the one before in their recording (B,)."""
+    falls = np.zeros(len(t) + 1, np.bool_)
+    np.less(t[1:], t[:-1], out=falls[1:-1])
+    falls[np.cumsum(lengths)] = False
+    return np.flatnonzero(falls)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Where the events of the fragments are in a batch."""
+
+    index: slice | Integers
+    """Their places: a slice where they follow each other, which is many times as fast."""
+    bounds: Integers
+    """Where each recording starts among them, and the end of the last: (B + 1,)."""
+
+    @property
+    def count(self) -> int:
+        return int(self.bounds[-1])
+
+    def spread(self, values: Array) -> Array:
+        """The value (B,) of its recording for each event; just one if only one is needed."""
+        counts = np.diff(self.bounds)
+        used = np.flatnonzero(counts)
+        return values[used] if len(used) == 1 else np.repeat(values, counts)
+
+
+def _choose(batch: EventBatch, fragments: Fragments | None) -> _Chosen:
+    """Find the events of fragments.
+
+    Raises:
+        ValueError: The fragments are not one a recording, or a box is not on the sensor.
+    """
+    if fragments is None:
+        return _Chosen(slice(0, len(batch)), batch.starts)
+    if not fragments.start.shape == fragments.end.shape == (batch.size,):
+        raise DataError(
+            f"fragments: starts of shape {fragments.start.shape} and ends of shape "
+            f"{fragments.end.shape}; expected ({batch.size},), one a recording."
+        )
+    low = _search(batch, fragments.start, "left")
+    high = np.maximum(_search(batch, fragments.end, "right"), low)
+    used = np.flatnonzero(high > low)
+    follow = bool((low[used[1:]] == high[used[:-1]]).all())
+    if len(used) and follow:
+        index = slice(int(low[used[0]]), int(high[used[-1]]))
+    else:
+        index = _ranges(low, high)
+    chosen = _Chosen(index, np.concatenate([[0], np.cumsum(high - low)]))
+    if fragments.box is None:
+        return chosen
+    return _in_box(batch, chosen, fragments.box)
+
+
+def _in_box(batch: EventBatch, chosen: _Chosen, box: Integers) -> _Chosen:
+    """Those of the chosen events that lie in their recording's box."""
+    sides = np.array([batch.width, batch.height])
+    wrong = (box[:, :2] < 0) | (box[:, 2:] >= sides) | (box[:, :2] > box[:, 2:])
+    if box.shape != (batch.size, 4) or wrong.any():
+        worst = box[int(np.argmax(wrong.any(axis=1)))].tolist()
+        raise DataError(
+            f"fragments: boxes of shape {box.shape}, such as (x0, y0, x1, y1) = {worst}; expected "
+            f"({batch.size}, 4) with x0 <= x1 < {batch.width} and y0 <= y1 < {batch.height}."
+        )
+    x, y = batch.x[chosen.index], batch.y[chosen.index]
+    x0, y0, x1, y1 = (chosen.spread(side) for side in box.T.astype(np.int16))
+    inside = np.flatnonzero((x >= x0) & (x <= x1) & (y >= y0) & (y <= y1))
+    bounds = np.searchsorted(inside, chosen.bounds)
+    if isinstance(chosen.index, slice):
+        return _Chosen(inside + chosen.index.start, bounds)
+    return _Chosen(chosen.index[inside], bounds)
+
+
+def _search(batch: EventBatch, times: Integers, side: Literal["left", "right"]) -> Integers:
+    """`np.searchsorted` in each recording: the place in the batch where its time belongs, (B,)."""
+    low, high = batch.starts[:-1], batch.starts[1:]
+    while (low < high).any():  # once for every doubling of the longest recording
+        middle = (low + high) // 2
+        found = batch.t[np.minimum(middle, len(batch) - 1)]
+        after = (found < times) if side == "left" else (found <= times)
+        after &= low < high
+        low, high = np.where(after, middle + 1, low), np.where(after, high, middle)
+    return low
+
+
+def _ranges(low: Integers, high: Integers) -> Integers:
+    """All of `low[0]..high[0] - 1`, then of `low[1]..high[1] - 1` and so on."""
+    counts = np.maximum(high - low, 0)
+    if len(low) == 1:
+        return np.arange(low[0], low[0] + counts[0])
+    ends = np.cumsum(counts)
+    numbers = np.repeat(low - ends + counts, counts)
+    numbers += np.arange(len(numbers))
+    return numbers
+
+
+def _reversal(t: Integers, bounds: Integers) -> tuple[slice | Integers, Integers, Integers]:
+    """What reverses sorted events, but leaves those at the same time in their order.
+
+    Args:
+        t: Their times, (N,).
+        bounds: Where each recording starts among them, and the end of the last. Each is reversed.
+
+    Returns:
+        The order that reverses all, then the places where it is wrong and the events that belong
+        there.
+    """
+    counts = np.diff(bounds)
+    if np.count_nonzero(counts) <= 1:
+        order, opposite = slice(None, None, -1), len(t) - 1
+    else:
+        opposite = np.repeat(bounds[:-1] + bounds[1:] - 1, counts)
+        order = opposite - np.arange(len(t))
+    tied = np.zeros(len(t) + 1, np.bool_)  # with the event before
+    np.equal(t[1:], t[:-1], out=tied[1:-1])
+    tied[bounds] = False
+    tied = np.flatnonzero(tied)
+    # The reversal put a group of events at one time, first..last, where last..first belongs.
+    breaks = np.flatnonzero(np.diff(tied) > 1)
+    first = tied[np.concatenate([[0], breaks + 1])[: len(tied)]] - 1
+    last = tied[np.concatenate([breaks, [-1]])[: len(tied)]]
+    members = _ranges(first, last + 1)
+    turned = (opposite if isinstance(opposite, int) else opposite[first]) - last - first
+    return order, members + np.repeat(turned, last - first + 1), members
+
+
+def _order(t: Integers, lengths: Integers) -> Integers | None:
+    """The order that sorts each recording by time and keeps ties; none if they are sorted."""
+    if not len(decreases(t, lengths)):
+        return None
+    if len(lengths) > 1:  # one sort for all: each recording's times after those of the one before
+        low = int(t.min())
+        span = int(t.max()) - low + 1
+        recording = np.arange(len(lengths))
+        if span * len(lengths) >= 2**63:
+            return np.lexsort((t, np.repeat(recording, lengths)))
+        key = np.repeat(recording * span - low, lengths)
+        key += t
+        t = key
+    # NumPy's stable sort merges runs that are in order already, of which there are few.
+    return np.argsort(t, kind="stable")
+
+
+def _put(column: Array, index: slice | Integers, values: Array) -> Array:
+    """A copy of the column with other values in some places."""
+    if len(values) == len(column):
+        return values
+    column = column.copy()
+    column[index] = values
+    return column
+
+
+def _take(batch: EventBatch, index: slice | Integers, lengths: Integers) -> EventBatch:
+    """A batch of the events at `index`, of which the first `lengths[0]` are recording 0, ..."""
+    columns = {"t": batch.t, "x": batch.x, "y": batch.y, "p": batch.p}
+    for name, column in columns.items():
+        # `take` is faster than indexing, but copies what a slice does not need to.
+        columns[name] = column[index] if isinstance(index, slice) else column.take(index)
+    return batch.replace(**columns, starts=np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def _kept(
+    batch: EventBatch, index: slice | Integers, good: npt.NDArray[np.bool_]
+) -> tuple[Integers, Integers]:
+    """All places but those at `index` that are not good; how many of each recording."""
+    kept = np.flatnonzero(_put(np.ones(len(batch), np.bool_), index, good))
+    return kept, np.diff(np.searchsorted(kept, batch.starts))
+
+
+def _mirror(batch: EventBatch, fragments: Fragments | None, axis: int) -> Array:
+    """The column x (axis 0) or y (axis 1) mirrored in the fragments."""
+    chosen = _choose(batch, fragments)
+    column, size = ((batch.x, batch.width), (batch.y, batch.height))[axis]
+    total = np.full(batch.size, size - 1)
+    if fragments is not None and fragments.box is not None:
+        total = fragments.box[:, axis] + fragments.box[:, axis + 2]
+    # A sum of two coordinates may not fit int16; the difference, of 16 bits as well, does.
+    return _put(column, chosen.index, chosen.spread(total.astype(np.int16)) - column[chosen.index])
+
+
+def _shifted(
+    batch: EventBatch, chosen: _Chosen, dx: Array, dy: Array, border: Border
+) -> EventBatch:
+    """The chosen events moved by int16 shifts, at the border dropped or wrapped."""
+    if border not in ("drop", "wrap"):
+        raise ConfigError(
+            f"a drift in space with the border {border!r}; expected drop or wrap; clip is for time."
+        )
+    moved, good = [], []
+    for column, shift, size in ((batch.x, dx, batch.width), (batch.y, dy, batch.height)):
+        place = column[chosen.index]
+        if border == "wrap":
+            place = ((place + shift.astype(np.int32)) % np.int32(size)).astype(np.int16)
+        else:
+            # Of unsigned numbers those below 0 are large: one comparison finds both sides.
+            place = place.view(np.uint16) + shift.view(np.uint16)
+            good.append(place < np.uint16(size))
+            place = place.view(np.int16)
+        moved.append(_put(column, chosen.index, place))
+    drifted = batch.replace(x=moved[0], y=moved[1])
+    if border == "wrap":
+        return drifted
+    return _take(drifted, *_kept(batch, chosen.index, good[0] & good[1]))
+
+
+def _per_recording(batch: EventBatch, values: npt.ArrayLike, name: str) -> Array:
+    """Values (B,) from that or from one for all."""
+    array = np.asarray(values)
+    if array.shape not in ((), (1,), (batch.size,)):
+        raise DataError(
+            f"{name}: an array of shape {array.shape}; expected one number or ({batch.size},), "
+            f"one a recording."
+        )
+    return np.broadcast_to(array, (batch.size,))
+
+
+def _shifts(batch: EventBatch, values: npt.ArrayLike, name: str, size: int) -> Array:
+    """Shifts (B,) in pixels, none larger than the sensor."""
+    shifts = _per_recording(batch, values, name)
+    largest = np.abs(shifts).max(initial=0)
+    if not largest <= size:
+        raise DataError(
+            f"{name}: a drift of {largest} pixels on a sensor of {batch.height} x {batch.width} "
+            f"(height x width); expected {size} at most."
+        )
+    return shifts

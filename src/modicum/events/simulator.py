@@ -1,0 +1,305 @@
+"""Recordings made in software: of videos, of a user's pictures, and of the built-in digits.
+
+The digits and their variations are those of the specification `event-augmentation.md`, section 8.
+Every random number is a function of the seed and the sample's number alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import ImageSequence
+from torch.nn import functional
+
+from modicum.engine.random import permutation
+from modicum.errors import ConfigError, DataError
+from modicum.events.camera import ORDINARY, Conditions, record
+from modicum.events.container import EventBatch, Events
+from modicum.images.decode import SUFFIXES, decode_image, opened
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
+Waypoints: TypeAlias = Sequence[tuple[float, float]]
+"""Places (x, y) in pixels that a picture is moved through, relative to where it lies at first."""
+
+TRIANGLE: Waypoints = ((0.0, 0.0), (2.0, 4.0), (4.0, 0.0), (0.0, 0.0))
+"""How the digits of N-MNIST move, three saccades."""
+SACCADE = 100_000
+"""Microseconds from one waypoint to the next."""
+
+
+def simulate(
+    video: npt.NDArray[Any] | torch.Tensor,
+    times: npt.ArrayLike,
+    conditions: Conditions = ORDINARY,
+    *,
+    seed: int = 0,
+    index: int | Integers = 0,
+) -> Events | EventBatch:
+    """What an event camera would record of a video, or of a batch of videos of the same times.
+
+    Args:
+        video: Linear intensities (not gamma-corrected grey levels) `(T, H, W)`, or `(B, T, H, W)`
+            for a batch: floats from 0 to 1, or bytes, which are divided by 255.
+        times: Microseconds of each picture, increasing, `(T,)`, T of at least 2.
+        conditions: The camera and the light.
+        seed: For the pixels' thresholds and the noise.
+        index: Number of the sample, or of each of the batch, `(B,)`; a sample's random numbers
+            depend on the seed and its number only. An int is the number of the first.
+
+    Returns:
+        Events from `times[0]` to `times[-1]` in order of time, an `EventBatch` for a batch.
+
+    Raises:
+        ValueError: Wrong shapes, values outside 0 to 1, or times that do not increase.
+    """
+    pictures = np.asarray(video)
+    when = np.asarray(times)
+    batched = pictures.ndim == 4
+    if pictures.ndim not in (3, 4) or when.shape != (pictures.shape[-3],) or len(when) < 2:
+        raise DataError(
+            f"simulate: a video of shape {pictures.shape} with times of shape {when.shape}; "
+            f"expected (T, H, W) or (B, T, H, W) and (T,), with T of at least 2."
+        )
+    if not np.isfinite(when).all() or (np.diff(when) < 1).any():
+        raise DataError("simulate: expected times that increase by at least 1 us at every picture.")
+    if pictures.dtype == np.uint8:
+        pictures = pictures / 255
+    low, high = pictures.min(initial=0.0), pictures.max(initial=0.0)
+    if not (low >= 0 and high <= 1):  # so that NaN is refused as well
+        raise DataError(
+            f"simulate: intensities go from {low} to {high}, expected 0 to 1. Divide by the "
+            f"largest; to make the light brighter, use Conditions.gain."
+        )
+    if not batched:
+        pictures = pictures[None]
+    numbers = index + np.arange(len(pictures)) if isinstance(index, int) else np.asarray(index)
+    if numbers.shape != (len(pictures),):
+        raise DataError(
+            f"simulate: {len(pictures)} videos with an index of shape {numbers.shape}; expected "
+            f"({len(pictures)},)."
+        )
+    steps = (pictures[:, step].astype(np.float64) for step in range(len(when)))
+    batch = record(steps, when.astype(np.int64), conditions, seed, numbers)
+    return batch if batched else batch[0]
+
+
+def simulate_file(
+    source: Path | str,
+    conditions: Conditions = ORDINARY,
+    *,
+    path: Waypoints = TRIANGLE,
+    steps: int = 12,
+    frame_rate: float = 30.0,
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+) -> Events:
+    """What an event camera would record of a user's picture, animation or folder of frames.
+
+    A still picture is moved along a path, its borders continued outwards. An animation is played
+    at its own speed, the files of a folder in the order of their names. Colours are turned into
+    linear luminance (sRGB, ITU-R BT.709).
+
+    Args:
+        source: An image file, an animated GIF or WebP, or a folder of image files of one size.
+        conditions: The camera and the light.
+        path: For a still picture: waypoints in pixels of the sensor, each reached 100 ms after the
+            one before.
+        steps: For a still picture: positions from one waypoint to the next. They should lie a
+            pixel apart or less.
+        frame_rate: Pictures a second, for a folder, or an animation that does not say.
+        size: (height, width) of the sensor, to which pictures are resized. None: the pictures'.
+        seed: For the pixels' thresholds and the noise.
+
+    Raises:
+        ValueError: There is no picture, one cannot be read, or their sizes differ.
+    """
+    source = Path(source)
+    if not frame_rate > 0:
+        raise ConfigError(
+            f"frame_rate: found {frame_rate}, expected more than 0 pictures a second."
+        )
+    if source.is_dir():
+        files = sorted(file for file in source.iterdir() if file.suffix.lower() in SUFFIXES)
+        if len(files) < 2:
+            raise DataError(
+                f"{source}: holds {len(files)} image files, expected the frames of a video, two or "
+                f"more, with a suffix of {', '.join(sorted(SUFFIXES))}."
+            )
+        colours = [decode_image(file) for file in files]
+        durations = [1e6 / frame_rate] * len(files)
+    else:
+        colours, durations = _animation(source, 1e6 / frame_rate)
+    shapes = [picture.shape[:2] for picture in colours]
+    if size is None and len(set(shapes)) > 1:
+        number = next(number for number, shape in enumerate(shapes) if shape != shapes[0])
+        raise DataError(
+            f"{source}: picture 0 has {shapes[0]} pixels (height, width), picture {number} has "
+            f"{shapes[number]}. Expected one size; size=(height, width) resizes them."
+        )
+    video = np.stack([_luminance(picture, size or shapes[0]) for picture in colours])
+    if len(video) == 1:
+        positions, times = _along(path, steps)
+        pictures = _moved(video, positions)
+    else:
+        times = np.cumsum([0, *durations[:-1]]).astype(np.int64)
+        pictures = (picture[None] for picture in video)
+    return record(pictures, times, conditions, seed, np.zeros(1, np.int64))[0]
+
+
+class Variation(NamedTuple):
+    """How built-in recordings are made: what moves how, and under which conditions."""
+
+    path: Waypoints = TRIANGLE
+    """Each waypoint is reached 100 ms after the one before."""
+    conditions: Conditions = ORDINARY
+
+
+def _ramp(seconds: Floats) -> Floats:
+    return 1 + seconds / 0.3
+
+
+def _flicker(seconds: Floats) -> Floats:
+    return 1 + 0.5 * np.sin(2 * np.pi * 10 * seconds)
+
+
+VARIATIONS: Mapping[str, Variation] = MappingProxyType(
+    {
+        "clean": Variation(),
+        "log_negated": Variation(conditions=Conditions(negate=True)),
+        "reversed_motion": Variation(path=TRIANGLE[::-1]),
+        "larger_motion": Variation(path=tuple((x * 7 / 4, y * 7 / 4) for x, y in TRIANGLE)),
+        "threshold_1.6": Variation(
+            conditions=Conditions(threshold_on=1.6 * 0.25, threshold_off=1.6 * 0.25)
+        ),
+        "on_off_mismatch": Variation(conditions=Conditions(threshold_on=0.18, threshold_off=0.45)),
+        "inverted": Variation(conditions=Conditions(invert=True)),
+        "illumination_ramp": Variation(conditions=Conditions(gain=_ramp)),
+        "flicker": Variation(conditions=Conditions(gain=_flicker)),
+    }
+)
+"""The test sets of the robustness protocol (sections 8 and 9). The light of `illumination_ramp`
+doubles over 300 ms, that of `flicker` swings by half at 10 Hz; both are inferred."""
+
+
+class DigitRecordings(NamedTuple):
+    """Recordings of handwritten digits."""
+
+    events: EventBatch
+    labels: Integers
+    """The digits 0 to 9, (B,)."""
+
+
+def digit_recordings(
+    split: Literal["train", "test"] = "train",
+    count: int | None = None,
+    *,
+    steps: int = 12,
+    seed: int = 0,
+    variation: str | Variation = "clean",
+) -> DigitRecordings:
+    """The built-in recordings: scikit-learn's digits, moved before the camera as in N-MNIST.
+
+    The 8 x 8 pictures are enlarged three times (bilinearly, corners on corners), put into 34 x 34
+    and moved along a triangle for 300 ms: about 5,500 events, half of them ON. The split is
+    that of the built-in images "digits": 1,200 for training and 597 for testing.
+
+    Args:
+        split: "train" or "test".
+        count: How many, the first of the split. None: all.
+        steps: Positions from one waypoint to the next.
+        seed: For the pixels' thresholds and the noise of each recording.
+        variation: A name of `VARIATIONS`, or your own.
+
+    Raises:
+        ConfigError: There is no such split or variation, or not so many digits.
+    """
+    from sklearn.datasets import load_digits
+
+    if split not in ("train", "test"):
+        raise ConfigError(f"split: found {split!r}, expected 'train' or 'test'.")
+    if isinstance(variation, str) and variation not in VARIATIONS:
+        raise ConfigError(f"variation: found {variation!r}, expected {', '.join(VARIATIONS)}.")
+    path, conditions = VARIATIONS[variation] if isinstance(variation, str) else variation
+    pixels, digits = load_digits(return_X_y=True)
+    order = permutation(len(digits), "digits")
+    part = order[:1200] if split == "train" else order[1200:]
+    if count is not None and not 0 < count <= len(part):
+        raise ConfigError(f"count: found {count}, expected 1 to {len(part)} {split} digits.")
+    chosen = part[:count]
+    small = torch.from_numpy(pixels[chosen]).view(-1, 1, 8, 8) / 16
+    enlarged = functional.interpolate(small, (24, 24), mode="bilinear", align_corners=True)
+    # 3 pixels from the left and the top, so that the 4 of the triangle's way keep it in the middle.
+    pictures = functional.pad(enlarged, (3, 7, 3, 7))[:, 0].numpy()
+    positions, times = _along(path, steps)
+    events = record(_moved(pictures, positions), times, conditions, seed, chosen)
+    return DigitRecordings(events, digits[chosen].astype(np.int64))
+
+
+def _along(path: Waypoints, steps: int) -> tuple[Floats, Integers]:
+    """Positions (x, y) along a path, `(T, 2)`, and their times in microseconds, `(T,)`."""
+    waypoints = np.asarray(path, np.float64)
+    if waypoints.ndim != 2 or waypoints.shape[1] != 2 or len(waypoints) < 2 or steps < 1:
+        raise ConfigError(
+            f"path: found waypoints of shape {waypoints.shape} and {steps} steps between them; "
+            f"expected (x, y) of two waypoints or more, and a step or more."
+        )
+    where = np.arange((len(waypoints) - 1) * steps + 1) / steps
+    number = np.arange(len(waypoints))
+    positions = np.stack([np.interp(where, number, waypoints[:, axis]) for axis in (0, 1)], axis=1)
+    return positions, (where * SACCADE).astype(np.int64)
+
+
+def _moved(pictures: Floats, positions: Floats) -> Iterator[Floats]:
+    """The pictures (B, H, W) at each position, interpolated bilinearly, borders continued."""
+    _, height, width = pictures.shape
+    reach = int(np.ceil(np.abs(positions).max(initial=0.0))) + 1
+    wide = np.pad(pictures, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
+    for x, y in positions:
+        rows = _between(wide, reach - y, height, axis=1)
+        yield _between(rows, reach - x, width, axis=2)
+
+
+def _between(pictures: Floats, start: float, length: int, axis: int) -> Floats:
+    """A run of rows or columns that starts between two."""
+    whole = int(np.floor(start))
+    share = start - whole
+    near, far = (
+        pictures[(slice(None),) * axis + (slice(first, first + length),)]
+        for first in (whole, whole + 1)
+    )
+    return near if share == 0 else (1 - share) * near + share * far
+
+
+def _animation(file: Path, usual: float) -> tuple[list[npt.NDArray[np.uint8]], list[float]]:
+    """The RGB pictures of an image file, and how many microseconds each is shown.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    with opened(file) as image:
+        if getattr(image, "n_frames", 1) == 1:
+            return [decode_image(file)], [usual]
+        colours: list[npt.NDArray[np.uint8]] = []
+        durations: list[float] = []
+        for frame in ImageSequence.Iterator(image):
+            colours.append(np.asarray(frame.convert("RGBA").convert("RGB")))
+            durations.append(1000 * float(frame.info.get("duration", 0)) or usual)
+    return colours, durations
+
+
+def _luminance(colours: npt.NDArray[np.uint8], size: tuple[int, int]) -> Floats:
+    """Linear luminance `size` of sRGB bytes (H, W, 3)."""
+    coded = np.arange(256) / 255
+    linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
+    luminance = torch.from_numpy(linear[colours] @ np.array([0.2126, 0.7152, 0.0722]))
+    if size == colours.shape[:2]:
+        return luminance.numpy()
+    resized = functional.interpolate(luminance[None, None], size, mode="bilinear", antialias=True)
+    return resized[0, 0].numpy()

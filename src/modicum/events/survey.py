@@ -1,0 +1,324 @@
+"""The verbs of event recordings: `modicum data events PATH` and `modicum convert events IN OUT`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+
+from modicum.engine.files import atomic_write
+from modicum.engine.progress import report_progress
+from modicum.engine.threads import Progress, in_threads
+from modicum.errors import ConfigError, DataError, ModicumError
+from modicum.events import pictures
+from modicum.events.container import Events
+from modicum.events.errors import EventFormatError
+from modicum.events.formats.aedat2 import Convention
+from modicum.events.formats.recording import Size
+from modicum.events.layouts import DATA_SETS, in_numeric_order
+from modicum.events.reading import SUFFIXES, Format, detect, read, windows
+from modicum.events.writing import write
+
+_MOST_LISTED = 100
+_MOST_DRAWN = 5_000_000
+
+
+def data(
+    path: tyro.conf.Positional[Path],
+    sample: str = "0",
+    picture: Path | None = None,
+    gif: Path | None = None,
+    sensor: Size | None = None,
+    convention: Convention = "jaer",
+) -> dict[str, Any]:
+    """Say what event recordings hold: formats, sensors, lengths, rates, damaged files.
+
+    Args:
+        path: A recording, or a folder of them, searched with all its subfolders.
+        sample: The recording to draw: its name below the folder, or its number from 0.
+        picture: PNG file to write: the sample as points in space and time, and as frames.
+        gif: GIF file to write: the sample as an animation.
+        sensor: Height and width in pixels, where the files do not say; events must be within.
+        convention: Which way up AEDAT 2.0 is read.
+    """
+    with report_progress("look at recordings") as progress:
+        found = survey(path, sensor=sensor, convention=convention, progress=progress)
+    if picture is None and gif is None:
+        return found
+    name = _sample(path, sample)
+    shown = path / name if path.is_dir() else path
+    first = windows(shown, _MOST_DRAWN, sensor=sensor, convention=convention, strict=False)
+    events = next(first, Events.of([], [], [], []))
+    title = f"{name}: {len(events):,} events, {events.height} x {events.width} pixels"
+    drawn: dict[str, Any] = {"sample": str(name)}
+    if picture is not None:
+        with atomic_write(picture) as file:
+            file.write(pictures.overview(events, title=title))
+        drawn["picture"] = str(picture)
+    if gif is not None:
+        with atomic_write(gif) as file:
+            file.write(pictures.animation(events))
+        drawn["gif"] = str(gif)
+    return found | drawn
+
+
+def convert(
+    source: tyro.conf.Positional[Path],
+    target: tyro.conf.Positional[Path],
+    format: Format | None = None,
+    sensor: Size | None = None,
+    convention: Convention = "jaer",
+    keep_invalid: bool = False,
+    strict: bool = True,
+    sort: bool = False,
+) -> dict[str, Any]:
+    """Write a recording in another format, without loss.
+
+    Args:
+        source: Recording to read.
+        target: File to write; its suffix says how: .npz, .h5, .npy, .dat, .bin or .bs2.
+        format: What the source is, where its content and suffix do not say.
+        sensor: Height and width in pixels, where the source does not say.
+        convention: Which way up AEDAT 2.0 is read.
+        keep_invalid: Keep events that AEDAT 3.1 marks as invalid.
+        strict: Refuse a source that is cut off; otherwise what is whole is converted.
+        sort: Put the events in the order of time.
+    """
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ConfigError(f"{target}: source and target are the same file. Name another target.")
+    events = read(
+        source,
+        format=format,
+        sensor=sensor,
+        convention=convention,
+        keep_invalid=keep_invalid,
+        strict=strict,
+        sort=sort,
+    )
+    write(target, events)
+    return {
+        "source": str(source),
+        "format": format or detect(source),
+        "target": str(target),
+        "events": len(events),
+        "duration_seconds": int(np.ptp(events.t)) / 1e6 if len(events) else 0.0,
+        "height": events.height,
+        "width": events.width,
+        "bytes_before": source.stat().st_size,
+        "bytes_after": target.stat().st_size,
+    }
+
+
+def survey(
+    path: str | Path,
+    *,
+    sensor: Size | None = None,
+    convention: Convention = "jaer",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Describe a recording or a folder of them; nothing is raised for what is wrong with files.
+
+    Every file is decoded, in windows, so that the largest needs little memory.
+
+    Args:
+        path: A file, or a folder that is searched with all its subfolders.
+        sensor: See `modicum.events.read`.
+        convention: See `modicum.events.read`.
+        progress: Called with (files done, files in all).
+
+    Returns:
+        A dict of plain values, ready for JSON:
+
+        - `source`, `usable` (bool: there are recordings, and all can be read), `problems` (what
+          keeps it from that) and `warnings`, both lists of sentences;
+        - `recordings`, `formats` and `sensors` (each name to count; "34 x 34" is height x width),
+          `events` (`total`, `min`, `median`, `max`), `duration_seconds` and `events_per_second`
+          (each `min`, `median`, `max`), `on_share` (of all events);
+        - `per_class` (name to count): by labels.tsv, else by folder; empty where neither tells;
+        - `damage`: how many recordings are `unreadable`, have times that `decrease`, are `empty`,
+          or have the same bytes as another (`duplicates`); `unreadable`: up to 100 `file` and
+          `reason`; `ignored`: suffix to count of files that are no recordings.
+    """
+    root = Path(path)
+    report: dict[str, Any] = {"source": str(path), "usable": False, "problems": [], "warnings": []}
+    names, ignored = _find(root)
+    files = [root / name if root.is_dir() else root for name in names]
+    looks = in_threads(lambda file: _look(file, sensor, convention), files, progress)
+    good = [look for look in looks if not look.reason]
+    bad = [
+        {"file": str(name), "reason": look.reason}
+        for name, look in zip(names, looks, strict=True)
+        if look.reason
+    ]
+    lasting = [look for look in good if look.duration > 0]
+    events = sum(look.events for look in good)
+    report |= {
+        "recordings": len(looks),
+        "formats": dict(Counter(look.format for look in good)),
+        "sensors": dict(Counter(f"{look.size[0]} x {look.size[1]}" for look in good)),
+        "events": {"total": events, **_spread([look.events for look in good])},
+        "duration_seconds": _spread([look.duration / 1e6 for look in good]),
+        "events_per_second": _spread([1e6 * look.events / look.duration for look in lasting]),
+        "on_share": sum(look.on for look in good) / max(1, events),
+        "per_class": _classes(root, names, report),
+        "damage": {
+            "unreadable": len(bad),
+            "decrease": sum(look.decreases for look in good),
+            "empty": sum(look.events == 0 for look in good),
+            "duplicates": _count_duplicates(files),
+        },
+        "unreadable": bad[:_MOST_LISTED],
+        "ignored": dict(ignored),
+    }
+    _judge(report, bad)
+    return report
+
+
+class _Look(NamedTuple):
+    """One recording, looked at."""
+
+    format: str = ""
+    size: Size = (1, 1)
+    events: int = 0
+    on: int = 0
+    duration: int = 0
+    decreases: bool = False
+    reason: str = ""
+
+
+def _look(path: Path, sensor: Size | None, convention: Convention) -> _Look:
+    try:
+        look = _Look(detect(path), sensor or (1, 1))
+        first, latest, last = 2**63, -(2**63), -(2**63)
+        for window in windows(path, sensor=sensor, convention=convention):
+            t = window.t
+            first, latest = min(first, int(t.min())), max(latest, int(t.max()))
+            look = look._replace(
+                size=(window.height, window.width),
+                events=look.events + len(window),
+                on=look.on + int(np.count_nonzero(window.p)),
+                duration=latest - first,
+                decreases=look.decreases or int(t[0]) < last or not window.is_sorted,
+            )
+            last = int(t[-1])
+    except EventFormatError as error:
+        return _Look(reason=f"byte {error.offset:,}: {error.what}")
+    except ModicumError as error:
+        return _Look(reason=str(error).removeprefix(f"{path}: "))
+    return look
+
+
+def _find(root: Path) -> tuple[list[Path], Counter[str]]:
+    """The recordings below a folder, in numeric order; of other files the number by suffix.
+
+    Raises:
+        DataError: There is no such file or folder.
+    """
+    if not root.exists():
+        raise DataError(f"{root}: there is no such file or folder. Check the path.")
+    if not root.is_dir():
+        return [Path(root.name)], Counter()
+    names: list[Path] = []
+    ignored: Counter[str] = Counter()
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in files:
+            suffix = Path(name).suffix.lower()
+            if name.startswith(".") or suffix not in SUFFIXES:
+                ignored[suffix or "no suffix"] += 1
+            else:
+                names.append((Path(folder) / name).relative_to(root))
+    return sorted(names, key=lambda name: in_numeric_order(name.as_posix())), ignored
+
+
+def _classes(root: Path, names: Sequence[Path], report: dict[str, Any]) -> dict[str, int]:
+    if (root / "labels.tsv").is_file():
+        try:
+            listed = DATA_SETS["n-mnist"].find(root, "train")
+        except DataError as error:
+            report["problems"].append(str(error))
+            return {}
+        return dict(Counter(listed.classes[label] for label in sorted(listed.labels)))
+    folders = Counter(name.parent.as_posix() for name in names)
+    return {} if set(folders) <= {"."} else dict(folders)
+
+
+def _judge(report: dict[str, Any], bad: Sequence[dict[str, str]]) -> None:
+    problems, warnings = report["problems"], report["warnings"]
+    count, damage = report["recordings"], report["damage"]
+    if not count:
+        problems.append(f"there are no recordings: no file is named {', '.join(SUFFIXES)}.")
+    if bad:
+        problems.append(
+            f"{len(bad)} of {count} recordings cannot be read, the first is {bad[0]['file']}: "
+            f"{bad[0]['reason']}"
+        )
+    if damage["decrease"]:
+        warnings.append(
+            f"times decrease in {damage['decrease']} recordings; read with sort=True, or convert "
+            f"with --sort."
+        )
+    if damage["empty"]:
+        warnings.append(f"{damage['empty']} recordings have no events.")
+    if damage["duplicates"]:
+        warnings.append(
+            f"{damage['duplicates']} recordings have the same bytes as another. In training and "
+            f"test they would make scores too good."
+        )
+    if len(report["sensors"]) > 1:
+        warnings.append(
+            "sensors differ, or the format does not store them and each is as large as its events "
+            "need: give --sensor HEIGHT WIDTH."
+        )
+    report["usable"] = not problems
+
+
+def _count_duplicates(files: Sequence[Path]) -> int:
+    """How many files have the bytes of another; only files of the same size are read."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for file in files:
+        if file.is_file():
+            by_size[file.stat().st_size].append(file)
+    same_size = [file for group in by_size.values() if len(group) > 1 for file in group]
+    digests = Counter(in_threads(_digest, same_size))
+    return sum(count - 1 for digest, count in digests.items() if digest)
+
+
+def _digest(path: Path) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError:
+        return b""  # reported as unreadable
+    return digest.digest()
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {"min": 0, "median": 0, "max": 0}
+    return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
+
+
+def _sample(root: Path, sample: str) -> Path:
+    """The recording meant by a name or a number.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    names, _ = _find(root)
+    if Path(sample) in names:
+        return Path(sample)
+    if sample.isdecimal() and int(sample) < len(names):
+        return names[int(sample)]
+    raise ConfigError(
+        f"--sample {sample}: expected a number below {len(names)}, or a name such as "
+        f"{names[0] if names else 'none: there are no recordings'}."
+    )

@@ -1,0 +1,241 @@
+"""Using a trained network: measure it, classify recordings or images, export it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from modicum import events, images
+from modicum.classification import (
+    class_mapping,
+    input_files,
+    latency,
+    likeliest,
+    predict_files,
+    predictions,
+    topk_correct,
+)
+from modicum.engine.devices import Device, choose_device
+from modicum.engine.environment import processor_name
+from modicum.engine.export import write_state_dict
+from modicum.engine.progress import Progress
+from modicum.engine.random import generator
+from modicum.engine.weights import load_saved
+from modicum.errors import DataError
+from modicum.events.pipeline import FramePipeline
+from modicum.events.reading import SUFFIXES as RECORDINGS
+from modicum.images.decode import SUFFIXES as PICTURES
+from modicum.methods.apbs.still_images import ImagePipeline
+from modicum.methods.apbs.train import Config, Pipeline, loader_for, open_split
+from modicum.spiking.networks import SpikingNetwork
+from modicum.spiking.nir_export import export_nir
+from modicum.spiking.onnx_export import write_spiking_onnx
+from modicum.spiking.statistics import count_spikes
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network with what its use needs."""
+
+    network: SpikingNetwork
+    classes: tuple[str, ...]
+    pipeline: Pipeline
+    notes: dict[str, Any]
+    """What `train` stored: where its data lay and how it was divided."""
+    device: torch.device
+
+
+def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Classifier:
+    """A classifier from a run folder or a `.safetensors` file. See `engine.weights.load_saved`."""
+    saved = load_saved(run, weights, method="apbs")
+    assert isinstance(saved.module, SpikingNetwork)
+    stored = saved.notes["pipeline"]
+    kind = FramePipeline if "steps" in stored else ImagePipeline
+    chosen = choose_device(device)
+    return Classifier(
+        saved.module.to(chosen),
+        tuple(saved.notes["classes"]),
+        kind.from_notes(stored),
+        saved.notes,
+        chosen,
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    run: Path,
+    data: str | None = None,
+    split: images.Split = "val",
+    weights: Literal["last", "best"] = "last",
+    batch_size: int = 64,
+    workers: int | None = None,
+    device: Device = "auto",
+    skip_bad: bool = False,
+) -> dict[str, Any]:
+    """Measure a trained network on labelled recordings or images: accuracy, spikes, energy.
+
+    Args:
+        run: Run folder, or a .safetensors file of one.
+        data: What `modicum train apbs --data` takes; none: what the network was trained on.
+        split: Part of the data.
+        weights: The network after the last step, or the one that scored best.
+        batch_size: Samples at a time.
+        workers: Processes that read files.
+        device: Where to compute.
+        skip_bad: Leave out unreadable files instead of stopping.
+
+    Returns:
+        Accuracies in percent; firing rate of each layer, spikes and synaptic operations a sample;
+        energy a sample, estimated with 0.9 pJ an accumulate and 4.6 pJ a multiply-accumulate
+        (Horowitz, ISSCC 2014); parameters; latency of one sample.
+    """
+    classifier = load_classifier(run, weights, device)
+    network, notes = classifier.network, classifier.notes
+    config = Config(
+        data=data or notes["data"],
+        holdout=notes["holdout"],
+        division=notes["division"],
+        convention=getattr(classifier.pipeline, "convention", "jaer"),
+        skip_bad=skip_bad,
+    )
+    samples = open_split(config, split, quiet=False)
+    if isinstance(samples, images.ImageSet) != isinstance(classifier.pipeline, ImagePipeline):
+        raise DataError(
+            f"{config.data}: the network was trained on {notes['layout']}; recordings and images "
+            f"cannot stand in for each other (images=FOLDER says that a folder holds images)."
+        )
+    mapping = class_mapping(samples.classes, classifier.classes, config.data)
+    correct = torch.zeros(2, dtype=torch.int64)
+    seen = 0
+    with Progress("evaluate", len(samples)) as progress, count_spikes(network) as counted:
+        loader = loader_for(samples, classifier.pipeline, batch_size, workers=workers)
+        for batch in loader.epoch(0):
+            logits = network(batch[0].to(classifier.device)).mean(1).float().cpu()
+            correct += topk_correct(logits, mapping[batch.label], (1, 5)).sum(1)
+            seen += len(batch.label)
+            progress.advance(seen)
+    top1, top5 = (100 * correct / len(samples)).tolist()
+    minimum, median = latency(network, example(classifier).to(classifier.device))
+    name = torch.cuda.get_device_name() if classifier.device.type == "cuda" else processor_name()
+    return {
+        "data": samples.layout,
+        "samples": len(samples),
+        "top1": top1,
+        "top5": top5,
+        "firing_rate_percent": {layer.name: 100 * layer.rate for layer in counted.layers},
+        "spikes": counted.spikes_per_sample,
+        "synaptic_operations": counted.operations_per_sample,
+        "accumulates": counted.accumulates_per_sample,
+        "multiply_accumulates": counted.multiply_accumulates_per_sample,
+        "microjoules_estimated": 1e6 * counted.energy_per_sample,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "latency_ms": {
+            "one sample": f"{minimum:.2f} min, {median:.2f} median",
+            "of": f"float32, {torch.get_num_threads()} threads, {name}",
+        },
+    }
+
+
+def example(classifier: Classifier, samples: int = 1) -> Tensor:
+    """Made-up input of a classifier's shape: frames `(B, T, 2, H, W)` or images `(B, C, H, W)`."""
+    pipeline = classifier.pipeline
+    height, width = pipeline.input_size
+    random = generator("example")
+    if isinstance(pipeline, ImagePipeline):
+        return torch.randn(samples, pipeline.channels, height, width, generator=random)
+    frames = torch.rand(samples, pipeline.steps, 2, height, width, generator=random)
+    return (frames > 0.9).float()
+
+
+@torch.no_grad()
+def predict(
+    inputs: tyro.conf.Positional[tuple[Path, ...]],
+    run: Path,
+    out: Path | None = None,
+    top: int = 5,
+    weights: Literal["last", "best"] = "last",
+    batch_size: int = 64,
+    device: Device = "auto",
+) -> dict[str, Any]:
+    """Classify files, and all files in folders: class, confidence, and the spikes it took.
+
+    A file that cannot be read is reported in its row and does not stop the others.
+
+    Args:
+        inputs: Recordings and folders, or images and folders if the network was trained on images.
+        run: Run folder, or a .safetensors file of one.
+        out: CSV file to write: file, classes and probabilities, likeliest first, spikes, error.
+        top: Classes a file.
+        weights: The network after the last step, or the one that scored best.
+        batch_size: Files at a time.
+        device: Where to compute.
+
+    Returns:
+        The predictions, or with `out` the first ten of them, and the files written.
+    """
+    classifier = load_classifier(run, weights, device)
+    network, pipeline = classifier.network, classifier.pipeline
+
+    def read(path: Path) -> Tensor:
+        if isinstance(pipeline, ImagePipeline):
+            return _read_image(path, pipeline)
+        sensor = (pipeline.height, pipeline.width)
+        recording = events.read(path, sensor=sensor, convention=pipeline.convention, sort=True)
+        return pipeline(events.EventBatch.of([recording]))[0]
+
+    def classify(samples: list[Tensor]) -> Iterator[dict[str, Any]]:
+        with count_spikes(network) as counted:
+            logits = network(torch.stack(samples).to(classifier.device)).mean(1)
+        spikes = counted.spikes_of_each.tolist()
+        records = likeliest(logits, classifier.classes, max(1, top))
+        for record, fired in zip(records, spikes, strict=True):
+            yield record | {"spikes": round(fired)}
+
+    still = isinstance(pipeline, ImagePipeline)
+    files = input_files(
+        inputs, PICTURES if still else set(RECORDINGS), "image" if still else "recording"
+    )
+    return predictions(predict_files(files, read, classify, batch_size), out)
+
+
+def _read_image(path: Path, pipeline: ImagePipeline) -> Tensor:
+    """An image file as the network takes it, `(C, size, size)`."""
+    pixels = images.read_crop(path, pipeline.crop(), pipeline.channels)
+    return pipeline.normalise()(pixels[None])[0]
+
+
+def export(
+    run: Path,
+    to: Literal["onnx", "nir", "state-dict"] = "onnx",
+    out: Path | None = None,
+    weights: Literal["last", "best"] = "last",
+) -> dict[str, Any]:
+    """Write a trained network for use without modicum.
+
+    Args:
+        run: Run folder, or a .safetensors file of one.
+        to: onnx: an ONNX file (any batch size, the number of time steps it was trained with) that
+            gives logits averaged over time, compared with PyTorch before it is kept. nir: the
+            Neuromorphic Intermediate Representation, read back and compared before it is kept; it
+            has no associating synapses, so the network must be plain (--association 0).
+            state-dict: its weights for torch.load.
+        out: File to write; none: model.onnx, model.nir or model.pth in the run folder.
+        weights: The network after the last step, or the one that scored best.
+    """
+    classifier = load_classifier(run, weights)
+    folder = run if run.is_dir() else run.parent
+    suffix = {"onnx": "onnx", "nir": "nir", "state-dict": "pth"}[to]
+    out = out or folder / f"model.{suffix}"
+    if to == "state-dict":
+        return write_state_dict(classifier.network, out)
+    if to == "nir":
+        check = export_nir(classifier.network, out, example(classifier, 8))
+        return {"written": str(out), **check._asdict()}
+    described = {"classes": list(classifier.classes), "pipeline": classifier.pipeline.to_notes()}
+    return write_spiking_onnx(classifier.network, example(classifier, 8), out, described)

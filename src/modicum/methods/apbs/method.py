@@ -1,0 +1,119 @@
+"""The entry of APBS in the catalogue: its verbs and recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modicum.engine.random import generator
+from modicum.engine.run import RunOptions
+from modicum.events.survey import data
+from modicum.method import Method, Preset
+from modicum.methods.apbs.claim import BASE, study
+from modicum.methods.apbs.inference import evaluate, export, predict
+from modicum.methods.apbs.networks import network
+from modicum.methods.apbs.train import Config, train
+
+
+def example(network: nn.Module) -> tuple[Tensor, ...]:
+    """Two samples for a network: frames `(2, 4, C, H, W)`, or images `(2, C, H, W)`."""
+    arguments: Any = network.arguments
+    steps = [] if arguments["time_steps"] else [4]
+    shape = (2, *steps, arguments["in_channels"], *arguments["size"])
+    return (torch.rand(shape, generator=generator("example")),)
+
+
+TET = Config(
+    data="cifar10-dvs",
+    network="vggsnn",
+    time_steps=10,
+    size=48,
+    flip=True,
+    epochs=150,
+    batch_size=128,
+    learning_rate=1e-3,
+    loss="tet",
+)
+"""The recipe of TET's code. Its own augmentation, a flip and a roll by 5 pixels, is STCF here."""
+
+SMOKE: dict[str, Any] = {
+    "train_share": 0.1,
+    "time_steps": 4,
+    "epochs": 5,
+    "batch_size": 24,
+    # Small, so that steps do not amplify rounding: a spike that flips changes every later one.
+    "learning_rate": 2e-4,
+}
+
+METHOD = Method(
+    name="apbs",
+    config=Config,
+    presets={
+        "default": Preset(
+            "60 epochs of the light network, for a few thousand recordings of your own.",
+            Config(),
+            RunOptions(),
+        ),
+        "tet": Preset(
+            "the recipe of TET's code on CIFAR10-DVS [C], with association and STCF; the paper's "
+            "own schedule is unknown.",
+            TET,
+            RunOptions(precision="mixed"),
+        ),
+        "nda": Preset(
+            "the recipe of NDA's code [C]: VGG-11, 200 epochs, batch 256, weight decay.",
+            dataclasses.replace(
+                TET,
+                network="nda_vgg11",
+                normalise="none",
+                resize="nearest",
+                epochs=200,
+                batch_size=256,
+                weight_decay=1e-4,
+                loss="mean",
+            ),
+            RunOptions(precision="mixed"),
+        ),
+        "cifar10": Preset(
+            "still images by direct coding, each presented 4 times; TET's schedule.",
+            dataclasses.replace(
+                TET, data="cifar10=cifar-10-batches-py", time_steps=4, size=32, normalise="none"
+            ),
+            RunOptions(precision="mixed"),
+        ),
+        "digits": Preset(
+            "12 epochs of the small network on simulated digits, in a minute.",
+            dataclasses.replace(BASE, association=0.2, stcf=True),
+            RunOptions(),
+        ),
+        "smoke": Preset(
+            "a few steps on simulated digits, to see that everything works.",
+            dataclasses.replace(BASE, association=0.2, stcf=True, **SMOKE),
+            RunOptions(),
+        ),
+    },
+    train=train,
+    network=network,
+    data=data,
+    evaluate=evaluate,
+    predict=predict,
+    export=export,
+    study=study,
+    example=example,
+    extras={"export": ("onnxruntime", "deploy")},
+    datasets={
+        "digits": "built in: recordings simulated of scikit-learn's 1,797 handwritten digits",
+        "n-mnist": "N-MNIST, G. Orchard (CC BY-SA 4.0): Train/ and Test/ with a folder a digit",
+        "n-caltech101": "N-Caltech101, G. Orchard (CC BY 4.0): 101 class folders; or EST's pack",
+        "n-cars": "N-CARS, Prophesee (non-commercial): n-cars_train/, n-cars_test/; or EST's pack",
+        "cifar10-dvs": "CIFAR10-DVS, figshare 4724671 (CC BY 4.0): class folders of .aedat",
+        "mnist-dvs-scale4": "MNIST-DVS, IMSE-CNM: grabbed_data<digit>/scale4/ (8, 16)",
+        "dvs-gesture": "DVS128 Gesture, IBM (CC BY 4.0): .aedat with _labels.csv and trial lists",
+        "cifar10": "CIFAR-10, cs.toronto.edu/~kriz/cifar.html: the unpacked version",
+        "images": "your own images: a folder a class",
+        "your own": "recordings in a folder a class, with or without train/ and test/ above them",
+    },
+)

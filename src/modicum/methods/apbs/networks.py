@@ -1,0 +1,124 @@
+"""The spiking networks with associative synapses: the same parameters, and two buffers a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from modicum.errors import ConfigError
+from modicum.methods.apbs.association import AssociativeConv2d, AssociativeLinear, Cache, Measure
+from modicum.spiking import networks as plain
+from modicum.spiking.networks import SpikingNetwork
+from modicum.spiking.neurons import LIF
+
+
+def associative(
+    builder: Callable[..., SpikingNetwork],
+    *,
+    association: float | None = 0.2,
+    measure: Measure = "magnitude",
+    cache: Cache = "rms",
+    exclude_self: bool = True,
+    momentum: float = 0.1,
+    associate_classifier: bool = False,
+    **options: Any,
+) -> SpikingNetwork:
+    """A network whose convolutions associate.
+
+    Args:
+        builder: `SpikingNetwork` or a function that takes its arguments.
+        association: lambda of `AssociativeConv2d`; 0 for associative layers without effect, None
+            for plain layers.
+        measure: As of `AssociativeConv2d`, and so are the next three.
+        cache: What the association is relative to.
+        exclude_self: Whether a synapse is no partner of its own.
+        momentum: Of the running cache.
+        associate_classifier: Use associative synapses in the classifier as well.
+        **options: Arguments of `builder`.
+
+    Returns:
+        The network. Its `arguments` hold those given here too: `network(**net.arguments)` is the
+        same architecture.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+    chosen: dict[str, Any] = {
+        "association": association,
+        "measure": measure,
+        "cache": cache,
+        "exclude_self": exclude_self,
+        "momentum": momentum,
+    }
+    layers: dict[str, Any] = {}
+    if association is not None:
+        layers["convolution"] = partial(AssociativeConv2d, **chosen)
+        if associate_classifier:
+            layers["linear"] = partial(AssociativeLinear, **chosen)
+    net = builder(**layers, **options)
+    net.arguments |= chosen | {"associate_classifier": associate_classifier}
+    return net
+
+
+def network(**arguments: Any) -> SpikingNetwork:
+    """`SpikingNetwork` from the arguments of it and of `associative`, as in `net.arguments`."""
+    return associative(SpikingNetwork, **arguments)
+
+
+def vggsnn(**options: Any) -> SpikingNetwork:
+    """VGGSNN, 9,271,498 parameters. `options` as of `associative` and `SpikingNetwork`."""
+    return associative(plain.vggsnn, **options)
+
+
+def vggsnn_stride(**options: Any) -> SpikingNetwork:
+    """VGGSNN without pooling, as many parameters. `options` as of `vggsnn`."""
+    return associative(plain.vggsnn_stride, **options)
+
+
+def nda_vgg11(**options: Any) -> SpikingNetwork:
+    """VGG-11 of NDA, 9,230,538 parameters. `options` as of `associative` and `SpikingNetwork`."""
+    return associative(plain.nda_vgg11, **options)
+
+
+def light(**options: Any) -> SpikingNetwork:
+    """Four convolutions, 412,138 parameters. `options` as of `associative` and `SpikingNetwork`."""
+    return associative(plain.light, **options)
+
+
+def small(**options: Any) -> SpikingNetwork:
+    """Two convolutions, 30,970 parameters. `options` as of `associative` and `SpikingNetwork`."""
+    return associative(plain.small, **options)
+
+
+BUILDERS: dict[str, Callable[..., SpikingNetwork]] = {
+    builder.__name__: builder for builder in (vggsnn, vggsnn_stride, nda_vgg11, light, small)
+}
+"""The networks by name."""
+
+NEURONS: dict[str, Callable[[], LIF]] = {
+    "tet": LIF.tet,
+    "nda": LIF.nda,
+    "spikingjelly": LIF.spikingjelly,
+    "snntorch": LIF.snntorch,
+}
+"""The neurons by whose they are."""
+
+
+def build(name: str, *, neuron: str | None = None, **options: Any) -> SpikingNetwork:
+    """A network by its name.
+
+    Args:
+        name: One of `BUILDERS`.
+        neuron: One of `NEURONS`; None for those the network usually has.
+        **options: Arguments of `associative` and `SpikingNetwork`.
+
+    Raises:
+        ConfigError: There is no such network or neuron, or an option is out of range.
+    """
+    for what, value, known in (("network", name, BUILDERS), ("neuron", neuron, NEURONS)):
+        if value is not None and value not in known:
+            raise ConfigError(f"{what}: expected one of {', '.join(known)}, found {value!r}")
+    if neuron is not None:
+        options["neuron"] = NEURONS[neuron]().arguments
+    return BUILDERS[name](**options)

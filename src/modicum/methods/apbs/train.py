@@ -1,0 +1,317 @@
+"""The recipe: one configuration, one loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from modicum import events, images
+from modicum.classification import topk_correct
+from modicum.engine.labelled_set import LabelledSet
+from modicum.engine.loader import Loader
+from modicum.engine.progress import report_progress
+from modicum.engine.run import Run
+from modicum.engine.schedules import warmup_cosine
+from modicum.errors import ConfigError
+from modicum.events.division import Division
+from modicum.events.formats.aedat2 import Convention
+from modicum.events.pipeline import FramePipeline, Normalise, Resize
+from modicum.events.representations import SplitBy
+from modicum.methods.apbs.networks import build
+from modicum.methods.apbs.stcf import STCF
+from modicum.methods.apbs.still_images import IMAGES, ImagePipeline
+from modicum.spiking.losses import mean_cross_entropy, tet_loss
+
+Neuron = Literal["tet", "nda", "spikingjelly", "snntorch"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Training a spiking network whose synapses associate."""
+
+    data: str = "digits"
+    """NAME=FOLDER of a published data set (n-mnist, n-caltech101, n-cars, cifar10-dvs,
+    mnist-dvs-scale4, dvs-gesture), a folder of your own with a folder a class, digits, which is
+    simulated and built in, or cifar10=FOLDER or images=FOLDER for still images."""
+    network: Literal["vggsnn", "vggsnn_stride", "nda_vgg11", "light", "small"] = "light"
+    """vggsnn (9.3 M parameters), vggsnn_stride (the same without pooling), nda_vgg11 (9.2 M),
+    light (0.4 M) or small (two convolutions, for minutes on a CPU)."""
+    neuron: Neuron | None = None
+    """Whose neurons: tet, nda, spikingjelly or snntorch; none: the network's usual ones."""
+    association: float = 0.2
+    """Strength lambda of the association; 0: a plain network."""
+    measure: Literal["magnitude", "product"] = "magnitude"
+    """What a partner synapse counts: its weight's magnitude, or the product of both weights."""
+    cache: Literal["rms", "mean", "none"] = "rms"
+    """What the association is relative to: a running root mean square or mean of the shared factor
+    of each channel, or the sum of its weights' magnitudes."""
+    associate_classifier: bool = False
+    """Let the synapses of the classifier associate as well."""
+    stcf: bool = True
+    """Crop training recordings in time and space at random (spatio-temporal cropping)."""
+    flip: bool = False
+    """Mirror training recordings at random; not for digits or directions."""
+    flip_time: bool = False
+    """Play training recordings backwards at random."""
+    division: Division | None = None
+    """How a data set without splits is divided: tet, tebn, random or hash; none: its usual one.
+    Accuracies of different divisions are not comparable."""
+    convention: Convention = "jaer"
+    """Which way up AEDAT 2.0 is read: jaer, dat2mat or raw."""
+    holdout: float = 0.1
+    """Share of a data set without splits that is held out to score the network on."""
+    train_share: float = 1.0
+    """Share of the training samples to train on, to see what few of them give."""
+    time_steps: int = 10
+    """Frames of a recording, or how often an image is presented."""
+    split_by: SplitBy = "number"
+    """What frames have in common: number of events, time (the last takes the rest), or equal."""
+    normalise: Normalise = "max"
+    """max divides each frame by its largest count, clip1 makes counts 0 or 1, none leaves them."""
+    size: int | None = None
+    """Side in pixels that frames or images are resized to; none: 48 for frames, the sensor's own
+    for small, 32 for images."""
+    resize: Resize = "bilinear"
+    """How frames are resized."""
+    epochs: int = 60
+    """Passes over the training samples."""
+    batch_size: int = 32
+    """Samples an optimizer step, over all processes and micro-batches together."""
+    learning_rate: float = 1e-3
+    """Largest learning rate of Adam; it falls to 0 along half a cosine."""
+    weight_decay: float = 0.0
+    """L2 penalty."""
+    loss: Literal["tet", "mean"] = "tet"
+    """TET's cross entropy at every time step, or the cross entropy of the mean over time."""
+    score_every: int = 1
+    """Epochs from one score on held-out samples to the next."""
+    skip_bad: bool = False
+    """Leave out unreadable files, with a warning, instead of refusing to start."""
+
+    def __post_init__(self) -> None:
+        for name, fine, expected in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("time_steps", self.time_steps >= 1, "at least 1"),
+            ("learning_rate", self.learning_rate > 0, "more than 0"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("train_share", 0 < self.train_share <= 1, "above 0 and at most 1"),
+            ("size", self.size is None or self.size >= 8, "at least 8 pixels"),
+            ("score_every", self.score_every >= 1, "at least 1 epoch"),
+        ):
+            if not fine:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} {getattr(self, name)}: must be {expected}.")
+        if self.image_folder is not None and self.flip_time:
+            raise ConfigError("--flip-time: still images have no time to reverse.")
+
+    @property
+    def image_folder(self) -> str | None:
+        """Where still images lie, if the data is that."""
+        name, named, folder = self.data.partition("=")
+        return folder if named and name in IMAGES else None
+
+
+Pipeline: TypeAlias = FramePipeline | ImagePipeline
+
+
+def open_split(config: Config, split: events.Split, *, quiet: bool = True) -> LabelledSet:
+    """The recordings or images of a configuration.
+
+    See `events.open_recordings` and `images.open_images`.
+    """
+    with report_progress(f"check {split} data", quiet=quiet) as progress:
+        if config.image_folder is not None:
+            return images.open_images(
+                config.image_folder,
+                split,
+                holdout=config.holdout,
+                skip_bad=config.skip_bad,
+                progress=progress,
+            )
+        return events.open_recordings(
+            config.data,
+            split,
+            holdout=config.holdout,
+            division=config.division,
+            convention=config.convention,
+            skip_bad=config.skip_bad,
+            progress=progress,
+        )
+
+
+def open_training(config: Config, *, quiet: bool = True) -> LabelledSet:
+    """The samples to train on: the training split, or the share of it that is asked for."""
+    train_set = open_split(config, "train", quiet=quiet)
+    return train_set if config.train_share == 1 else train_set.hold_out(config.train_share)[1]
+
+
+def pipeline_for(config: Config, samples: LabelledSet) -> Pipeline:
+    """How the samples of a data set become what the network takes."""
+    if isinstance(samples, images.ImageSet):
+        return ImagePipeline(config.size or 32, samples.channels)
+    assert isinstance(samples, events.EventSet)
+    return FramePipeline(
+        samples.height,
+        samples.width,
+        config.convention,
+        config.time_steps,
+        config.split_by,
+        config.normalise,
+        config.size or (None if config.network == "small" else 48),
+        config.resize,
+    )
+
+
+def build_network(config: Config, pipeline: Pipeline, classes: int) -> nn.Module:
+    """The untrained network a configuration asks for."""
+    still = isinstance(pipeline, ImagePipeline)
+    return build(
+        config.network,
+        neuron=config.neuron,
+        association=config.association,
+        measure=config.measure,
+        cache=config.cache,
+        associate_classifier=config.associate_classifier,
+        size=pipeline.input_size,
+        in_channels=pipeline.channels if still else 2,
+        num_classes=classes,
+        time_steps=config.time_steps if still else None,
+    )
+
+
+def loader_for(
+    samples: LabelledSet,
+    pipeline: Pipeline,
+    batch_size: int,
+    *,
+    augment: STCF | None = None,
+    **order: Any,
+) -> Loader[Any]:
+    """Batches of frames `(B, T, 2, H, W)` or images `(B, C, H, W)`.
+
+    Args:
+        samples: Recordings or images.
+        pipeline: What becomes of them.
+        batch_size: Samples a batch, over all processes.
+        augment: What training samples go through.
+        order: Of `engine.loader.Loader`: `seed`, `shuffle`, `workers` and so on.
+    """
+    if isinstance(pipeline, ImagePipeline):
+        assert isinstance(samples, images.ImageSet)
+        steps = pipeline.training(augment) if augment else pipeline.evaluation()
+        return images.Loader(samples, batch_size, transform=steps, **order)
+    assert isinstance(samples, events.EventSet)
+    return events.Loader(
+        samples,
+        batch_size,
+        representation=pipeline,
+        augment=[augment] if augment else [],
+        **order,
+    )
+
+
+def train(config: Config, run: Run) -> nn.Module:
+    """Train a classifier and leave its weights in the run's folder.
+
+    Args:
+        config: The recipe.
+        run: The run; `run.finish()` is called.
+
+    Returns:
+        The network after the last step.
+
+    Raises:
+        DataError: The recordings or images cannot be used.
+        ConfigError: The options do not fit each other or the data.
+    """
+    with run.main_first():  # it checks the files; the others find the result remembered
+        train_set = open_training(config, quiet=run.quiet)
+        val_set = open_split(config, "val", quiet=run.quiet)
+    pipeline = pipeline_for(config, train_set)
+    loader = loader_for(
+        train_set,
+        pipeline,
+        run.micro_batch(config.batch_size, len(train_set)),
+        augment=augmentation(config),
+        seed=run.seed,
+        shuffle=True,
+        drop_last=True,
+        workers=run.options.workers,
+        rank=run.rank,
+        world=run.world,
+    )
+
+    network = build_network(config, pipeline, len(train_set.classes))
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    arguments: Any = network.arguments
+    network, optimizer = run.prepare(network, optimizer)
+    run.keep(network=network, optimizer=optimizer)
+    run.publish(
+        network,
+        arguments=arguments,
+        notes={
+            "classes": list(train_set.classes),
+            "pipeline": pipeline.to_notes(),
+            "data": config.data,
+            "layout": train_set.layout,
+            "holdout": config.holdout,
+            "division": config.division,
+        },
+    )
+
+    total = config.epochs * (len(loader) // run.options.accumulate)
+    criterion = tet_loss if config.loss == "tet" else mean_cross_entropy
+    for batch in run.batches(loader, epochs=config.epochs):
+        network.train()
+        loss = criterion(network(batch[0]), batch.label)
+        rate = warmup_cosine(run.steps, total, peak=config.learning_rate)
+        run.step(loss, optimizer, learning_rate=rate)
+        run.log(loss=loss, learning_rate=rate)
+        if run.epoch_ended and (
+            (run.epoch + 1) % config.score_every == 0 or run.epoch + 1 == config.epochs
+        ):
+            run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
+    return run.finish() or network
+
+
+def augmentation(config: Config) -> STCF | None:
+    """What training samples go through; None for nothing."""
+    if not (config.stcf or config.flip or config.flip_time):
+        return None
+    crop = 0.5 if config.stcf else 0.0
+    return STCF(
+        crop_time=crop,
+        crop_space=crop,
+        flip=0.5 if config.flip else 0.0,
+        flip_time=0.5 if config.flip_time else 0.0,
+    )
+
+
+@torch.no_grad()
+def score(
+    network: nn.Module, samples: LabelledSet, pipeline: Pipeline, run: Run
+) -> dict[str, float]:
+    """Top-1 accuracy in percent and mean cross entropy of the mean over time."""
+    network.eval()
+    loader = loader_for(
+        samples,
+        pipeline,
+        64 * run.world,
+        workers=run.options.workers,
+        rank=run.rank,
+        world=run.world,
+    )
+    totals = torch.zeros(2)  # exact up to 16 million samples
+    for batch in loader.epoch(0):
+        if len(batch.label):
+            logits: Tensor = network(batch[0].to(run.device)).mean(1).float().cpu()
+            totals[0] += topk_correct(logits, batch.label, (1,)).sum()
+            totals[1] += nn.functional.cross_entropy(logits, batch.label, reduction="sum")
+    top1, loss = (run.sum(totals) / len(samples)).tolist()
+    return {"top1": 100 * top1, "val_loss": loss}

@@ -1,0 +1,41 @@
+"""EventReverse and EventDrift: classifiers of event recordings that survive other light."""
+
+from modicum.methods.event_augmentation.augment import (
+    ESTF,
+    Compose,
+    EventDrift,
+    EventID,
+    EventInvert,
+    EventReverse,
+)
+from modicum.methods.event_augmentation.checkpoints import load_est, load_torchvision
+from modicum.methods.event_augmentation.est import EstClassifier, QuantizationLayer
+from modicum.methods.event_augmentation.event_drop import EstShiftFlip, EventDrop
+from modicum.methods.event_augmentation.inference import evaluate, export, predict
+from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll, cutmix
+from modicum.methods.event_augmentation.resnet import ResNet34
+from modicum.methods.event_augmentation.train import Config, train
+
+__all__ = [
+    "ESTF",
+    "NDA",
+    "Compose",
+    "Config",
+    "EstClassifier",
+    "EstShiftFlip",
+    "EventDrift",
+    "EventDrop",
+    "EventID",
+    "EventInvert",
+    "EventReverse",
+    "QuantizationLayer",
+    "ResNet34",
+    "TetFlipRoll",
+    "cutmix",
+    "evaluate",
+    "export",
+    "load_est",
+    "load_torchvision",
+    "predict",
+    "train",
+]

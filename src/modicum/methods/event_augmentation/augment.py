@@ -1,0 +1,306 @@
+"""EventReverse and EventDrift: events as another brightness would have made them.
+
+Two operators and their compositions (H. Shen et al., arXiv 2207.11659, versions 1 to 3). A camera
+that sees the scene with bright and dark exchanged, mirrored, moved, played backwards, or with other
+thresholds reports other events; the operators make these events from the recorded ones.
+
+The paper's method section could not be obtained: all definitions and default values are inferred
+(specification, section 3). The operations themselves are in `modicum.events.operations`.
+
+Label safety: left and right decide the class of digits, letters and of gestures with a direction.
+For those use `modes=("time", "polarity")`; all modes suit objects (N-CARS, N-Caltech101,
+CIFAR10-DVS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from modicum.engine.random import SampleRandom, fold_keys
+from modicum.errors import ConfigError
+from modicum.events import EventBatch, frame_operations, operations
+from modicum.events.operations import Border, Fragments
+from modicum.events.transforms import (
+    Draws,
+    EventTransform,
+    between,
+    check_probability,
+    check_share,
+    random_box,
+    random_frame_window,
+    random_window,
+)
+
+
+def choose(
+    p: float, modes: Sequence[str], draws: Draws
+) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """Each mode that occurs and the samples (B,) it is for, by the first two numbers of each."""
+    mode = np.where(draws[:, 0] < p, np.floor(draws[:, 1] * len(modes)), -1)
+    for number, name in enumerate(modes):
+        if (chosen := mode == number).any():
+            yield name, chosen
+
+
+def check_modes(transform: EventTransform, modes: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse an empty choice of modes, or one with a mode that is not known (`ConfigError`)."""
+    if isinstance(modes, str) or not modes or not set(modes) <= set(known):
+        raise ConfigError(
+            f"{type(transform).__name__}: modes is {modes!r}; expected a sequence of some of "
+            f"{', '.join(known)}."
+        )
+
+
+@dataclass(frozen=True)
+class _OnFragments(EventTransform):
+    """What both operators share: how likely they act, and on which part of a recording."""
+
+    p: float = 0.5
+    """Probability that a recording is changed."""
+    ratio: tuple[float, float] = field(default=(1.0, 1.0), kw_only=True)
+    """Smallest and largest length of the fragment, as a share of the recording's."""
+    box: tuple[float, float] | None = field(default=None, kw_only=True)
+    """Smallest and largest side of the fragment's box, as a share of the sensor's; none: no box."""
+
+    def __post_init__(self) -> None:
+        check_probability(self, "p")
+        check_share(self, "ratio", self.ratio)
+        check_share(self, "box", self.box or (1.0, 1.0))
+
+    def _fragments(self, batch: EventBatch, draws: Draws) -> Fragments:
+        """The part of each recording that may be changed, by 6 numbers each: (B,6)."""
+        window = random_window(Fragments.whole(batch), draws[:, :2], self.ratio)
+        if self.box is None:
+            return window
+        box = random_box(draws[:, 2:], self.box, batch.height, batch.width)
+        return replace(window, box=box)
+
+    def _frame_fragments(self, frames: Tensor, draws: Draws) -> Fragments:
+        """The same of frames (B,T,2,H,W)."""
+        window = random_frame_window(frames, draws[:, :2], self.ratio)
+        if self.box is None:
+            return window
+        return replace(window, box=random_box(draws[:, 2:], self.box, *frames.shape[-2:]))
+
+
+@dataclass(frozen=True)
+class EventReverse(_OnFragments):
+    """Reverse a recording in one domain, chosen for each recording: `EventInvert` in version 2.
+
+    The modes, of which one is chosen:
+
+    - `"time"`: backwards, `t' = ta + tb - t`, with `p' = 1 - p`
+    - `"polarity"`: ON for OFF, `p' = 1 - p`
+    - `"x"`, `"y"`: mirrored
+
+    Domains are combined by applying one after the other (`Compose`).
+    """
+
+    modes: Sequence[str] = ("time", "polarity", "x")
+    """Which modes there are to choose from; see the text of this module for which are safe."""
+    couple_polarity: bool = True
+    """Whether reversing time exchanges ON and OFF. False is physically wrong, for ablations."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_modes(self, self.modes, ("time", "polarity", "x", "y"))
+
+    def on_batch(self, batch: EventBatch, random: SampleRandom) -> EventBatch:
+        """See `EventTransform.on_batch`."""
+        draws = random.uniform(8, "event reverse")
+        fragments = self._fragments(batch, draws[:, 2:])
+        reverse_time = partial(operations.reverse_time, couple_polarity=self.couple_polarity)
+        functions = {
+            "time": reverse_time,
+            "polarity": operations.reverse_polarity,
+            "x": operations.reverse_x,
+            "y": operations.reverse_y,
+        }
+        for mode, chosen in choose(self.p, self.modes, draws):
+            batch = functions[mode](batch, fragments.only(chosen))
+        return batch
+
+    def on_frames(self, frames: Tensor, random: SampleRandom) -> Tensor:
+        """See `EventTransform.on_frames`."""
+        draws = random.uniform(8, "event reverse")
+        fragments = self._frame_fragments(frames, draws[:, 2:])
+        reverse_time = partial(frame_operations.reverse_time, couple_polarity=self.couple_polarity)
+        functions = {
+            "time": reverse_time,
+            "polarity": frame_operations.reverse_polarity,
+            "x": frame_operations.reverse_x,
+            "y": frame_operations.reverse_y,
+        }
+        changed = frames.clone()
+        for mode, chosen in choose(self.p, self.modes, draws):
+            rows = torch.from_numpy(chosen).to(frames.device)
+            changed[rows] = functions[mode](frames[rows], fragments[chosen])
+        return changed
+
+
+EventInvert = EventReverse
+
+
+@dataclass(frozen=True)
+class EventDrift(_OnFragments):
+    """Shift a recording in space or in time, chosen for each recording.
+
+    The modes, of which one is chosen:
+
+    - `"space"`: by whole pixels, up to `max_shift`, as if the scene were somewhere else
+    - `"velocity"`: more and more, up to `max_shift` at the end, as if it moved at another speed
+    - `"time"`: by up to `max_dt`, as with another contrast or another threshold
+    """
+
+    modes: Sequence[str] = ("space", "time")
+    """Which modes there are to choose from."""
+    max_shift: float = 0.1
+    """Largest shift as a share of the side (rounded down to pixels for "space")."""
+    max_dt: float = 0.1
+    """Largest shift in time as a share of the recording's duration."""
+    per_polarity: bool = False
+    """Whether ON and OFF events are shifted in time by numbers of their own."""
+    border: Border = "drop"
+    """What leaves the sensor or the recording is dropped, wrapped, or (time only) clipped."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_modes(self, self.modes, ("space", "velocity", "time"))
+        for name in ("max_shift", "max_dt"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"EventDrift: {name} is {getattr(self, name)}; expected a share of 0 to 1: a "
+                    f"drift is not larger than the sensor or the recording."
+                )
+        borders = ("drop", "wrap", "clip") if set(self.modes) == {"time"} else ("drop", "wrap")
+        if self.border not in borders:
+            raise ConfigError(
+                f"EventDrift: the border is {self.border!r} with the modes {tuple(self.modes)}; "
+                f"expected {' or '.join(borders)}. Only drifts in time can be clipped."
+            )
+
+    def on_batch(self, batch: EventBatch, random: SampleRandom) -> EventBatch:
+        """See `EventTransform.on_batch`."""
+        draws = random.uniform(12, "event drift")
+        fragments = self._fragments(batch, draws[:, 6:])
+        dx, dy, vx, vy = self._shifts(draws, batch.height, batch.width)
+        share = between(draws[:, 4:6], -self.max_dt, self.max_dt)
+        first, last = operations.first_and_last(batch)
+        dt = np.trunc(share * (last - first)[:, None]).astype(np.int64)
+        dt = dt if self.per_polarity else dt[:, 0]
+        for mode, chosen in choose(self.p, self.modes, draws):
+            part = fragments.only(chosen)
+            if mode == "space":
+                batch = operations.drift_space(batch, dx, dy, part, border=self.border)
+            elif mode == "velocity":
+                batch = operations.drift_velocity(batch, vx, vy, part, border=self.border)
+            else:
+                batch = operations.drift_time(batch, dt, part, border=self.border)
+        return batch
+
+    def on_frames(self, frames: Tensor, random: SampleRandom) -> Tensor:
+        """See `EventTransform.on_frames`. Drifts in time are rounded to whole frames."""
+        draws = random.uniform(12, "event drift")
+        fragments = self._frame_fragments(frames, draws[:, 6:])
+        dx, dy, vx, vy = self._shifts(draws, *frames.shape[-2:])
+        share = between(draws[:, 4:6], -self.max_dt, self.max_dt)
+        dt = np.rint(share * frames.shape[1]).astype(np.int64)
+        border: Literal["drop", "wrap"] = "wrap" if self.border == "wrap" else "drop"
+        dt = dt if self.per_polarity else dt[:, 0]
+        changed = frames.clone()
+        for mode, chosen in choose(self.p, self.modes, draws):
+            rows = torch.from_numpy(chosen).to(frames.device)
+            some, part = frames[rows], fragments[chosen]
+            if mode == "space":
+                some = frame_operations.drift_space(
+                    some, dx[chosen], dy[chosen], part, border=border
+                )
+            elif mode == "velocity":
+                some = frame_operations.drift_velocity(
+                    some, vx[chosen], vy[chosen], part, border=border
+                )
+            else:
+                some = frame_operations.drift_time(some, dt[chosen], part, border=self.border)
+            changed[rows] = some
+        return changed
+
+    def _shifts(
+        self, draws: Draws, height: int, width: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Draws, Draws]:
+        """Dx and dy in whole pixels, vx and vy in pixels at the end of the fragment: (B,) each."""
+        largest = self.max_shift * np.array([width, height])
+        whole = np.floor(largest)
+        shift = (np.floor(draws[:, 2:4] * (2 * whole + 1)) - whole).astype(np.int64)
+        velocity = between(draws[:, 2:4], -largest, largest)
+        return shift[:, 0], shift[:, 1], velocity[:, 0], velocity[:, 1]
+
+
+@dataclass(frozen=True)
+class Compose(EventTransform):
+    """Transforms one after the other, each with random numbers of its own."""
+
+    steps: Sequence[EventTransform]
+    """The transforms, first to last."""
+
+    def on_batch(self, batch: EventBatch, random: SampleRandom) -> EventBatch:
+        """See `EventTransform.on_batch`."""
+        for place, step in enumerate(self.steps):
+            changed = step.on_batch(batch, replace(random, seed=fold_keys(random.seed, place)))
+            batch = operations.keep_or_restore(batch, changed)
+        return batch
+
+    def on_frames(self, frames: Tensor, random: SampleRandom) -> Tensor:
+        """See `EventTransform.on_frames`."""
+        for place, step in enumerate(self.steps):
+            frames = step.frames(frames, replace(random, seed=fold_keys(random.seed, place)))
+        return frames
+
+
+@dataclass(frozen=True)
+class EventID(EventTransform):
+    """EventReverse, then EventDrift, on whole recordings: version 2 of the paper.
+
+    For digits: `EventID(EventReverse(modes=("time", "polarity")))`.
+    """
+
+    reverse: EventReverse = EventReverse()
+    drift: EventDrift = EventDrift()
+
+    def on_batch(self, batch: EventBatch, random: SampleRandom) -> EventBatch:
+        """See `EventTransform.on_batch`."""
+        return self._both.on_batch(batch, random)
+
+    def on_frames(self, frames: Tensor, random: SampleRandom) -> Tensor:
+        """See `EventTransform.on_frames`."""
+        return self._both.on_frames(frames, random)
+
+    @property
+    def _both(self) -> Compose:
+        return Compose((self.reverse, self.drift))
+
+
+@dataclass(frozen=True)
+class ESTF(EventID):
+    """EventReverse, then EventDrift, each on a fragment of its own: version 3 of the paper."""
+
+    ratio: tuple[float, float] = (0.3, 1.0)
+    """Length of the fragments as a share of the recording's; in place of the operators' own."""
+    box: tuple[float, float] | None = None
+    """Side of the fragments' boxes as a share of the sensor's; in place of the operators' own."""
+
+    @property
+    def _both(self) -> Compose:
+        return Compose(
+            (
+                replace(self.reverse, ratio=self.ratio, box=self.box),
+                replace(self.drift, ratio=self.ratio, box=self.box),
+            )
+        )

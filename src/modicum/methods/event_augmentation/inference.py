@@ -1,0 +1,273 @@
+"""Using a trained classifier of recordings: measure it under other light, classify, export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from modicum import events
+from modicum.classification import (
+    class_mapping,
+    input_files,
+    latency,
+    likeliest,
+    predict_files,
+    predictions,
+    topk_correct,
+)
+from modicum.engine.devices import Device, choose_device
+from modicum.engine.environment import processor_name
+from modicum.engine.export import write_onnx, write_state_dict
+from modicum.engine.progress import Progress
+from modicum.engine.random import generator
+from modicum.engine.weights import load_saved
+from modicum.events.pipeline import FramePipeline
+from modicum.events.reading import SUFFIXES
+from modicum.methods.event_augmentation.brightness import variations
+from modicum.methods.event_augmentation.claim import accuracy
+from modicum.methods.event_augmentation.est import EstClassifier, EstOfColumns
+from modicum.methods.event_augmentation.train import (
+    Config,
+    Pipeline,
+    evaluation_loader,
+    on_device,
+    open_split,
+    read_out,
+)
+from modicum.methods.event_augmentation.voxels import VoxelPipeline
+from modicum.spiking.networks import SpikingNetwork
+from modicum.spiking.onnx_export import write_spiking_onnx
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network with what its use needs."""
+
+    network: nn.Module
+    classes: tuple[str, ...]
+    pipeline: Pipeline
+    notes: dict[str, Any]
+    """What `train` stored: where its data lay and how it was divided."""
+    device: torch.device
+
+
+def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Classifier:
+    """A classifier from a run folder or a `.safetensors` file. See `engine.weights.load_saved`."""
+    saved = load_saved(run, weights, method="event-augmentation")
+    stored = saved.notes["pipeline"]
+    kind = FramePipeline if "steps" in stored else VoxelPipeline
+    chosen = choose_device(device)
+    return Classifier(
+        saved.module.to(chosen),
+        tuple(saved.notes["classes"]),
+        kind.from_notes(stored),
+        saved.notes,
+        chosen,
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    run: Path,
+    data: str | None = None,
+    split: events.Split = "val",
+    weights: Literal["last", "best"] = "last",
+    batch_size: int = 64,
+    workers: int | None = None,
+    device: Device = "auto",
+    skip_bad: bool = False,
+    brightness: bool = True,
+) -> dict[str, Any]:
+    """Measure a trained classifier on labelled recordings, as they are and under other light.
+
+    Args:
+        run: Run folder, or a .safetensors file of one.
+        data: What `modicum train event-augmentation --data` takes; none: what it was trained on.
+        split: Part of the data.
+        weights: The network after the last step, or the one that scored best.
+        batch_size: Recordings at a time.
+        workers: Processes that read files.
+        device: Where to compute.
+        skip_bad: Leave out unreadable files instead of stopping.
+        brightness: Measure the shifted test sets as well.
+
+    Returns:
+        Accuracies in percent; parameters; latency of one recording, its representation included.
+    """
+    classifier = load_classifier(run, weights, device)
+    pipeline, notes = classifier.pipeline, classifier.notes
+    config = Config(
+        data=data or notes["data"],
+        holdout=notes["holdout"],
+        division=notes["division"],
+        convention=pipeline.convention,
+        skip_bad=skip_bad,
+    )
+    event_set = open_split(config, split, quiet=False)
+    mapping = class_mapping(event_set.classes, classifier.classes, config.data)
+    correct = torch.zeros(2, dtype=torch.int64)
+    seen = 0
+    with Progress("evaluate", len(event_set)) as progress:
+        for batch in evaluation_loader(event_set, pipeline, batch_size, workers).epoch(0):
+            logits = _logits(classifier, batch.input).cpu()
+            correct += topk_correct(logits, mapping[batch.label], (1, 5)).sum(1)
+            seen += len(batch.label)
+            progress.advance(seen)
+    top1, top5 = (100 * correct / len(event_set)).tolist()
+    result: dict[str, Any] = {
+        "data": event_set.layout,
+        "recordings": len(event_set),
+        "top1": top1,
+        "top5": top5,
+    }
+    if brightness:
+        shifted = variations(config.data, event_set)
+        with Progress("other light", len(shifted)) as progress:
+            for done, (name, variation) in enumerate(shifted.items(), start=1):
+                found = accuracy(
+                    classifier.network,
+                    variation.recordings,
+                    pipeline,
+                    change=variation.change,
+                    mapping=mapping,
+                    workers=workers,
+                )
+                result.setdefault("top1_under_other_light", {})[name] = found
+                progress.advance(done, name)
+    return result | _cost(classifier)
+
+
+def _logits(classifier: Classifier, inputs: Any) -> Tensor:
+    """Class scores of a batch as a loader makes it, float32 on the classifier's device."""
+    return read_out(classifier.network(on_device(inputs, classifier.device))).float()
+
+
+def _cost(classifier: Classifier) -> dict[str, Any]:
+    """Parameters, and latency of one made-up recording."""
+    recording = example_recording(classifier.pipeline)
+    inputs = on_device(classifier.pipeline(recording), classifier.device)
+    name = torch.cuda.get_device_name() if classifier.device.type == "cuda" else processor_name()
+    minimum, median = latency(classifier.network, inputs)
+    return {
+        "parameters": sum(p.numel() for p in classifier.network.parameters()),
+        "latency_ms": {
+            "network": f"{minimum:.2f} min, {median:.2f} median",
+            "of": f"1 recording of {len(recording):,} events, float32, "
+            f"{torch.get_num_threads()} threads, {name}",
+        },
+    }
+
+
+def example_recording(pipeline: Pipeline, count: int = 5000) -> events.EventBatch:
+    """A made-up recording of a pipeline's sensor: events anywhere, over 300 ms."""
+    random = generator("example")
+    columns = (
+        torch.randint(high, (count,), generator=random).numpy()
+        for high in (300_000, pipeline.width, pipeline.height, 2)
+    )
+    size = {"height": pipeline.height, "width": pipeline.width}
+    return events.EventBatch.of([events.Events.of(*columns, **size).sort()])
+
+
+@torch.no_grad()
+def predict(
+    inputs: tyro.conf.Positional[tuple[Path, ...]],
+    run: Path,
+    out: Path | None = None,
+    top: int = 5,
+    weights: Literal["last", "best"] = "last",
+    batch_size: int = 64,
+    device: Device = "auto",
+) -> dict[str, Any]:
+    """Classify recordings, and all recordings in folders.
+
+    A file that cannot be read is reported in its row and does not stop the others.
+
+    Args:
+        inputs: Recordings and folders.
+        run: Run folder, or a .safetensors file of one.
+        out: CSV file to write: file, classes and probabilities, likeliest first, error.
+        top: Classes a file.
+        weights: The network after the last step, or the one that scored best.
+        batch_size: Files at a time.
+        device: Where to compute.
+
+    Returns:
+        The predictions, or with `out` the first ten of them, and the files written.
+    """
+    classifier = load_classifier(run, weights, device)
+    pipeline = classifier.pipeline
+
+    def read(path: Path) -> events.Events:
+        sensor = (pipeline.height, pipeline.width)
+        return events.read(path, sensor=sensor, convention=pipeline.convention, sort=True)
+
+    def classify(recordings: list[events.Events]) -> Iterator[dict[str, Any]]:
+        logits = _logits(classifier, pipeline(events.EventBatch.of(recordings)))
+        return likeliest(logits, classifier.classes, max(1, top))
+
+    files = input_files(inputs, set(SUFFIXES), "recording")
+    return predictions(predict_files(files, read, classify, batch_size), out)
+
+
+def export(
+    run: Path,
+    to: Literal["onnx", "state-dict"] = "onnx",
+    out: Path | None = None,
+    weights: Literal["last", "best"] = "last",
+) -> dict[str, Any]:
+    """Write a trained network for use without modicum.
+
+    Args:
+        run: Run folder, or a .safetensors file of one.
+        to: onnx: an ONNX file, compared with PyTorch before it is kept, that takes frames, or
+            voxels, or, where the event spike tensor is learned, the columns t, x, y, p of one
+            recording; its metadata hold classes and how the input is made. state-dict: for
+            torch.load.
+        out: File to write; none: model.onnx or model.pth in the run folder.
+        weights: The network after the last step, or the one that scored best.
+    """
+    classifier = load_classifier(run, weights)
+    network, pipeline = classifier.network, classifier.pipeline
+    folder = run if run.is_dir() else run.parent
+    if to == "state-dict":
+        return write_state_dict(network, out or folder / "model.pth")
+    out = out or folder / "model.onnx"
+    described = {"classes": list(classifier.classes), "pipeline": pipeline.to_notes()}
+    if isinstance(network, EstClassifier):
+        trials = [_columns(example_recording(pipeline, count)) for count in (5000, 300)]
+        return write_onnx(
+            EstOfColumns(network, pipeline.height, pipeline.width).eval(),
+            trials[0],
+            out,
+            dynamic={name: {0: "events"} for name in trials[0]},
+            described=described,
+            trials=trials[1:],
+        )
+    recordings = [example_recording(pipeline, count)[0] for count in range(3000, 7000, 500)]
+    inputs = pipeline(events.EventBatch.of(recordings))
+    assert isinstance(inputs, Tensor)
+    if isinstance(network, SpikingNetwork):
+        return write_spiking_onnx(network, inputs, out, described)
+    return write_onnx(
+        network,
+        {"input": inputs[:2]},
+        out,
+        dynamic={"input": {0: "batch"}, "logits": {0: "batch"}},
+        described=described,
+        trials=[{"input": inputs[2:3]}],
+    )
+
+
+def _columns(recording: events.EventBatch) -> dict[str, Tensor]:
+    """The columns of a recording as int64 tensors, as the exported network takes them."""
+    return {
+        name: torch.from_numpy(getattr(recording, name).astype("int64"))
+        for name in ("t", "x", "y", "p")
+    }

@@ -1,0 +1,128 @@
+"""The entry of the augmentations of events in the catalogue: their verbs and recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from modicum.engine.random import generator
+from modicum.engine.run import RunOptions
+from modicum.events.survey import data
+from modicum.method import Method, Preset
+from modicum.methods.event_augmentation.claim import BASE, study
+from modicum.methods.event_augmentation.est import EstClassifier
+from modicum.methods.event_augmentation.inference import evaluate, export, predict
+from modicum.methods.event_augmentation.resnet import ResNet34
+from modicum.methods.event_augmentation.train import Config, train
+from modicum.spiking.networks import SpikingNetwork
+
+
+def network(kind: str, **arguments: Any) -> nn.Module:
+    """The network of a file of weights."""
+    builders: dict[str, Any] = {
+        "est": EstClassifier,
+        "resnet34": ResNet34,
+        "spiking": SpikingNetwork,
+    }
+    return builders[kind](**arguments)
+
+
+def example(network: nn.Module) -> tuple[Any, ...]:
+    """Two samples for a network: frames `(2, 4, 2, H, W)`, images, or a batch of recordings."""
+    random = generator("example")
+    if isinstance(network, SpikingNetwork):
+        return (torch.rand(2, 4, 2, *network.arguments["size"], generator=random),)
+    if isinstance(network, ResNet34):
+        return (torch.rand(2, network.arguments["in_channels"], 64, 64, generator=random),)
+    from modicum.events import open_digits
+
+    return (open_digits("test", 2).read(torch.arange(2).numpy()),)
+
+
+SPIKING = Config(
+    data="cifar10-dvs",
+    network="vggsnn",
+    modes=("time", "polarity", "x"),
+    time_steps=10,
+    size=48,
+    epochs=150,
+    batch_size=128,
+    loss="tet",
+)
+RESNET = Config(
+    data="n-caltech101",
+    network="resnet34-est",
+    modes=("time", "polarity", "x"),
+    epochs=30,
+    batch_size=4,
+    learning_rate=1e-4,
+    schedule="halving",
+)
+
+SMOKE: dict[str, Any] = {
+    "train_share": 0.1,
+    "time_steps": 4,
+    "epochs": 5,
+    "batch_size": 24,
+    # Small, so that steps do not amplify rounding: a spike that flips changes every later one.
+    "learning_rate": 2e-4,
+}
+
+METHOD = Method(
+    name="event-augmentation",
+    config=Config,
+    presets={
+        "default": Preset(
+            "60 epochs of a small spiking network, for small recordings.", Config(), RunOptions()
+        ),
+        "cifar10-dvs": Preset(
+            "VGGSNN on CIFAR10-DVS by TET's recipe [C] with EventID; the paper's own is unknown.",
+            SPIKING,
+            RunOptions(precision="mixed"),
+        ),
+        "n-caltech101": Preset(
+            "ResNet-34 on the learned event spike tensor by EST's recipe [C] with EventID.",
+            RESNET,
+            RunOptions(),
+        ),
+        "n-cars": Preset(
+            "the same on N-CARS.", dataclasses.replace(RESNET, data="n-cars"), RunOptions()
+        ),
+        "eventdrop": Preset(
+            "the baseline EventDrop on N-Caltech101: voxel grid, 200 epochs [C]; there the rate is "
+            "halved only after epoch 100.",
+            dataclasses.replace(RESNET, network="resnet34-voxels", augment="eventdrop", epochs=200),
+            RunOptions(),
+        ),
+        "digits": Preset(
+            "24 epochs of the small network on simulated digits, in a minute.", BASE, RunOptions()
+        ),
+        "smoke": Preset(
+            "a few steps on simulated digits, to see that everything works.",
+            dataclasses.replace(BASE, **SMOKE),
+            RunOptions(),
+        ),
+    },
+    train=train,
+    network=network,
+    data=data,
+    evaluate=evaluate,
+    predict=predict,
+    export=export,
+    study=study,
+    example=example,
+    extras={"export": ("onnxruntime", "deploy")},
+    datasets={
+        "digits": "built in: recordings simulated of scikit-learn's 1,797 handwritten digits",
+        "n-mnist": "N-MNIST, G. Orchard (CC BY-SA 4.0): Train/ and Test/ with a folder a digit",
+        "n-caltech101": "N-Caltech101, G. Orchard (CC BY 4.0): 101 class folders; or EST's pack",
+        "n-cars": "N-CARS, Prophesee (non-commercial): n-cars_train/, n-cars_test/; or EST's pack",
+        "cifar10-dvs": "CIFAR10-DVS, figshare 4724671 (CC BY 4.0): class folders of .aedat",
+        "mnist-dvs-scale4": "MNIST-DVS, IMSE-CNM: grabbed_data<digit>/scale4/ (8, 16)",
+        "dvs-gesture": "DVS128 Gesture, IBM (CC BY 4.0): .aedat with _labels.csv and trial lists",
+        "your own": "recordings in a folder a class, with or without train/ and test/ above them",
+    },
+)

@@ -1,0 +1,386 @@
+"""The recipe: one configuration, one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from modicum import events
+from modicum.classification import topk_correct
+from modicum.engine.loader import Loader
+from modicum.engine.progress import report_progress
+from modicum.engine.run import Run
+from modicum.engine.schedules import halving, warmup_cosine
+from modicum.errors import ConfigError
+from modicum.events.division import Division
+from modicum.events.formats.aedat2 import Convention
+from modicum.events.pipeline import FramePipeline, Normalise, Resize
+from modicum.events.representations import SplitBy
+from modicum.methods.event_augmentation.augment import ESTF, EventDrift, EventID, EventReverse
+from modicum.methods.event_augmentation.checkpoints import load_est, load_torchvision
+from modicum.methods.event_augmentation.est import EstClassifier
+from modicum.methods.event_augmentation.event_drop import EstShiftFlip, EventDrop
+from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll
+from modicum.methods.event_augmentation.resnet import ResNet34
+from modicum.methods.event_augmentation.voxels import VoxelPipeline
+from modicum.spiking.losses import mean_cross_entropy, tet_loss
+from modicum.spiking.networks import BUILDERS as SPIKING
+from modicum.spiking.networks import SpikingNetwork
+
+Network = Literal[
+    "resnet34-est",
+    "resnet34-voxels",
+    "resnet34-count",
+    "resnet34-frame",
+    "vggsnn",
+    "nda_vgg11",
+    "light",
+    "small",
+]
+Augment = Literal[
+    "none",
+    "eventid",
+    "estf",
+    "reverse",
+    "drift",
+    "eventdrop",
+    "est-shift-flip",
+    "nda",
+    "tet-flip-roll",
+]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Training a classifier of recordings. The defaults suit a few thousand small recordings."""
+
+    data: str = "digits"
+    """NAME=FOLDER of a published data set (n-mnist, n-caltech101, n-cars, cifar10-dvs,
+    mnist-dvs-scale4, dvs-gesture), a folder of your own with a folder a class, or digits, which is
+    simulated and built in."""
+    network: Network = "small"
+    """resnet34-…: a ResNet-34 on the learned event spike tensor (est), on EventDrop's voxel grid
+    (voxels), on counts of both polarities (count) or of all events (frame). Else a spiking network
+    on frames: vggsnn, nda_vgg11, light or small."""
+    augment: Augment = "eventid"
+    """What training recordings go through: eventid (EventReverse and EventDrift on the whole
+    stream), estf (the same on fragments), reverse or drift alone; the baselines eventdrop,
+    est-shift-flip, nda and tet-flip-roll (the last two on frames); or none."""
+    modes: tuple[Literal["time", "polarity", "x", "y"], ...] = ("time", "polarity")
+    """What EventReverse reverses, one of these at a time. x suits objects; it changes the class of
+    digits, letters and gestures that have a direction."""
+    drift_modes: tuple[Literal["space", "time"], ...] = ("space", "time")
+    """Where EventDrift drifts, one of these at a time."""
+    max_shift: float = 0.1
+    """Largest drift in space, as a share of the sensor's side."""
+    max_dt: float = 0.1
+    """Largest drift in time, as a share of the recording's duration."""
+    division: Division | None = None
+    """How a data set without splits is divided: tet, tebn, random or hash; none: its usual one.
+    Accuracies of different divisions are not comparable."""
+    convention: Convention = "jaer"
+    """Which way up AEDAT 2.0 is read: jaer, dat2mat or raw."""
+    holdout: float = 0.1
+    """Share of a data set without splits that is held out to score the network on."""
+    train_share: float = 1.0
+    """Share of the training recordings to train on, to see what few of them give."""
+    time_steps: int = 10
+    """Frames of a recording, for spiking networks."""
+    split_by: SplitBy = "number"
+    """What frames have in common: number of events, time (the last takes the rest), or equal."""
+    normalise: Normalise = "max"
+    """max divides each frame by its largest count, clip1 makes counts 0 or 1, none leaves them."""
+    size: int | None = None
+    """Side in pixels that frames are resized to; none: 48, or the sensor's own for small."""
+    resize: Resize = "bilinear"
+    """How frames are resized."""
+    bins: int = 9
+    """Bins of time of the event spike tensor and of the voxel grid."""
+    init: Path | None = None
+    """Weights to start a ResNet from: a checkpoint of EST's authors, or torchvision's resnet34."""
+    epochs: int = 60
+    """Passes over the training recordings."""
+    batch_size: int = 32
+    """Recordings an optimizer step, over all processes and micro-batches together."""
+    learning_rate: float = 1e-3
+    """Largest learning rate of Adam."""
+    schedule: Literal["cosine", "halving"] = "cosine"
+    """Learning rate over the run: half a cosine to 0, or halved every 10 epochs (EST)."""
+    weight_decay: float = 0.0
+    """L2 penalty."""
+    loss: Literal["mean", "tet"] = "mean"
+    """For spiking networks: cross entropy of the mean over time, or TET's at every step."""
+    score_every: int = 1
+    """Epochs from one score on held-out recordings to the next."""
+    skip_bad: bool = False
+    """Leave out unreadable files, with a warning, instead of refusing to start."""
+
+    def __post_init__(self) -> None:
+        for name, fine, expected in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("time_steps", self.time_steps >= 1, "at least 1"),
+            ("bins", self.bins >= 2, "at least 2"),
+            ("learning_rate", self.learning_rate > 0, "more than 0"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("train_share", 0 < self.train_share <= 1, "above 0 and at most 1"),
+            ("max_shift", 0 <= self.max_shift < 1, "at least 0 and below 1"),
+            ("max_dt", 0 <= self.max_dt < 1, "at least 0 and below 1"),
+            ("size", self.size is None or self.size >= 8, "at least 8 pixels"),
+            ("score_every", self.score_every >= 1, "at least 1 epoch"),
+        ):
+            if not fine:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} {getattr(self, name)}: must be {expected}.")
+        if self.on_frames and self.network.startswith("resnet34"):
+            raise ConfigError(
+                f"--augment {self.augment} changes frames, which only spiking networks take. Use "
+                f"eventid, estf, eventdrop or est-shift-flip with {self.network}."
+            )
+        if self.init is not None and not self.network.startswith("resnet34"):
+            raise ConfigError(f"--init: there are weights for resnet34-…, none for {self.network}.")
+
+    @property
+    def on_frames(self) -> bool:
+        """Whether the augmentation works on frames rather than on events."""
+        return self.augment in ("nda", "tet-flip-roll")
+
+
+Pipeline: TypeAlias = FramePipeline | VoxelPipeline
+
+
+def open_split(config: Config, split: events.Split, *, quiet: bool = True) -> events.EventSet:
+    """The recordings of a configuration. See `events.open_recordings`."""
+    with report_progress(f"check {split} recordings", quiet=quiet) as progress:
+        return events.open_recordings(
+            config.data,
+            split,
+            holdout=config.holdout,
+            division=config.division,
+            convention=config.convention,
+            skip_bad=config.skip_bad,
+            progress=progress,
+        )
+
+
+def open_training(config: Config, *, quiet: bool = True) -> events.EventSet:
+    """The recordings to train on: the training split, or the share of it that is asked for."""
+    train_set = open_split(config, "train", quiet=quiet)
+    return train_set if config.train_share == 1 else train_set.hold_out(config.train_share)[1]
+
+
+def pipeline_for(config: Config, event_set: events.EventSet) -> Pipeline:
+    """How recordings of a data set become what the network takes."""
+    if config.network.startswith("resnet34"):
+        kind: Any = config.network.removeprefix("resnet34-")
+        return VoxelPipeline(
+            event_set.height,
+            event_set.width,
+            config.convention,
+            kind,
+            config.bins,
+            config.size or 224,
+        )
+    size = config.size or (None if config.network == "small" else 48)
+    return FramePipeline(
+        event_set.height,
+        event_set.width,
+        config.convention,
+        config.time_steps,
+        config.split_by,
+        config.normalise,
+        size,
+        config.resize,
+    )
+
+
+def build_network(config: Config, pipeline: Pipeline, classes: int) -> nn.Module:
+    """The untrained network a configuration asks for.
+
+    Raises:
+        CheckpointError: `init` cannot be used.
+    """
+    if isinstance(pipeline, FramePipeline):
+        return SPIKING[config.network](size=pipeline.input_size, num_classes=classes)
+    if pipeline.kind == "est":
+        network: nn.Module = EstClassifier(classes, pipeline.bins, size=pipeline.size)
+        resnet = network.get_submodule("classifier")
+    else:
+        network = resnet = ResNet34(pipeline.channels, classes)
+    if config.init is not None:
+        _start_from(config.init, network, resnet)
+    return network
+
+
+def _start_from(file: Path, network: nn.Module, resnet: nn.Module) -> None:
+    """Fill a network with published weights; layers of another shape keep their own."""
+    assert isinstance(resnet, ResNet34)
+    if isinstance(network, EstClassifier):
+        start = load_est(file)
+        network.quantization_layer.load_state_dict(start.quantization_layer.state_dict())
+        weights = start.classifier.state_dict()
+    else:
+        weights = file
+    load_torchvision(resnet, weights, keep=("conv1", "fc"))
+
+
+def augmentation(config: Config) -> Any:
+    """The augmentation a configuration names; None for none."""
+    reverse = EventReverse(modes=config.modes)
+    drift = EventDrift(modes=config.drift_modes, max_shift=config.max_shift, max_dt=config.max_dt)
+    choices: dict[str, Any] = {
+        "none": None,
+        "eventid": EventID(reverse, drift),
+        "estf": ESTF(reverse, drift),
+        "reverse": reverse,
+        "drift": drift,
+        "eventdrop": EventDrop(),
+        "est-shift-flip": EstShiftFlip(),
+        "nda": NDA(),
+        "tet-flip-roll": TetFlipRoll(),
+    }
+    return choices[config.augment]
+
+
+def arguments_of(network: nn.Module) -> dict[str, Any]:
+    """What `network(**arguments)` of the room's `method` builds the same network from."""
+    kinds: dict[type, str] = {EstClassifier: "est", ResNet34: "resnet34", SpikingNetwork: "spiking"}
+    arguments: Any = network.arguments
+    return {"kind": kinds[type(network)], **arguments}
+
+
+def train(config: Config, run: Run) -> nn.Module:
+    """Train a classifier and leave its weights in the run's folder.
+
+    Args:
+        config: The recipe.
+        run: The run; `run.finish()` is called.
+
+    Returns:
+        The network after the last step.
+
+    Raises:
+        DataError: The recordings cannot be used.
+        ConfigError: The options do not fit each other or the data.
+    """
+    with run.main_first():  # it checks the files; the others find the result remembered
+        train_set = open_training(config, quiet=run.quiet)
+        val_set = open_split(config, "val", quiet=run.quiet)
+    pipeline = pipeline_for(config, train_set)
+    chosen = [change for change in (augmentation(config),) if change is not None]
+    loader = events.Loader(
+        train_set,
+        run.micro_batch(config.batch_size, len(train_set)),
+        representation=pipeline,
+        augment=[] if config.on_frames else chosen,
+        frame_augment=chosen if config.on_frames else [],
+        seed=run.seed,
+        shuffle=True,
+        drop_last=True,
+        workers=run.options.workers,
+        rank=run.rank,
+        world=run.world,
+    )
+
+    network = build_network(config, pipeline, len(train_set.classes))
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    arguments = arguments_of(network)
+    network, optimizer = run.prepare(network, optimizer)
+    run.keep(network=network, optimizer=optimizer)
+    run.publish(
+        network,
+        arguments=arguments,
+        notes={
+            "classes": list(train_set.classes),
+            "pipeline": pipeline.to_notes(),
+            "data": config.data,
+            "layout": train_set.layout,
+            "holdout": config.holdout,
+            "division": config.division,
+        },
+    )
+
+    steps_an_epoch = len(loader) // run.options.accumulate
+    for batch in run.batches(loader, epochs=config.epochs):
+        network.train()
+        loss = criterion(config, network(batch.input), batch.label)
+        rate = learning_rate(config, run.steps, steps_an_epoch)
+        run.step(loss, optimizer, learning_rate=rate)
+        run.log(loss=loss, learning_rate=rate)
+        if run.epoch_ended and (
+            (run.epoch + 1) % config.score_every == 0 or run.epoch + 1 == config.epochs
+        ):
+            run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
+    return run.finish() or network
+
+
+def criterion(config: Config, logits: Tensor, label: Tensor) -> Tensor:
+    """Cross entropy of logits `(B, K)`, or of a spiking network's `(B, T, K)` as configured."""
+    if logits.dim() == 2:
+        return nn.functional.cross_entropy(logits, label)
+    return (tet_loss if config.loss == "tet" else mean_cross_entropy)(logits, label)
+
+
+def learning_rate(config: Config, step: int, steps_an_epoch: int) -> float:
+    """Learning rate of a step, from 0."""
+    if config.schedule == "halving":
+        return halving(step, peak=config.learning_rate, every=10 * steps_an_epoch)
+    return warmup_cosine(step, config.epochs * steps_an_epoch, peak=config.learning_rate)
+
+
+def read_out(logits: Tensor) -> Tensor:
+    """Class scores `(B, K)`: the mean over time of a spiking network's `(B, T, K)`."""
+    return logits if logits.dim() == 2 else logits.mean(1)
+
+
+def on_device(inputs: Any, device: torch.device) -> Any:
+    """What a pipeline made, on a device; recordings stay where they are."""
+    return inputs.to(device) if isinstance(inputs, Tensor) else inputs
+
+
+@torch.no_grad()
+def score(
+    network: nn.Module, event_set: events.EventSet, pipeline: Pipeline, run: Run
+) -> dict[str, float]:
+    """Top-1 accuracy in percent and mean cross entropy, shared among the processes."""
+    network.eval()
+    loader = evaluation_loader(
+        event_set, pipeline, 64, run.options.workers, rank=run.rank, world=run.world
+    )
+    totals = torch.zeros(2)  # exact up to 16 million recordings
+    for batch in loader.epoch(0):
+        if len(batch.label):
+            logits = read_out(network(on_device(batch.input, run.device))).float().cpu()
+            totals[0] += topk_correct(logits, batch.label, (1,)).sum()
+            totals[1] += nn.functional.cross_entropy(logits, batch.label, reduction="sum")
+    top1, loss = (run.sum(totals) / len(event_set)).tolist()
+    return {"top1": 100 * top1, "val_loss": loss}
+
+
+def evaluation_loader(
+    event_set: events.EventSet,
+    pipeline: Pipeline,
+    batch_size: int,
+    workers: int | None,
+    *,
+    augment: Sequence[Any] = (),
+    rank: int = 0,
+    world: int = 1,
+) -> Loader[events.Batch]:
+    """Batches in order, without augmentation unless some is given. The batch is for a process."""
+    return events.Loader(
+        event_set,
+        batch_size * world,
+        representation=pipeline,
+        augment=augment,
+        workers=workers,
+        rank=rank,
+        world=world,
+    )

@@ -1,0 +1,49 @@
+"""A spiking network as ONNX, its time steps unrolled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from modicum.engine.export import write_onnx
+from modicum.spiking.networks import SpikingNetwork
+
+
+class MeanOverTime(nn.Module):
+    """A network with its read-out: `(B, T, C, H, W)` or `(B, C, H, W)` to `(B, num_classes)`."""
+
+    def __init__(self, network: SpikingNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.network(x).mean(1)
+
+
+def write_spiking_onnx(
+    network: SpikingNetwork, samples: Tensor, out: Path, described: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write a network with its read-out, for any batch size and the number of steps of `samples`.
+
+    Args:
+        network: In eval mode, on the CPU.
+        samples: Input of the shape it is for, `(B, ...)`, some samples: what is compared.
+        out: File to write.
+        described: JSON-able values for the file's metadata.
+
+    Returns:
+        See `modicum.engine.export.write_onnx`, which says what is raised too.
+    """
+    return write_onnx(
+        MeanOverTime(network).eval(),
+        {"input": samples},
+        out,
+        dynamic={"input": {0: "batch"}, "logits": {0: "batch"}},
+        described=described,
+        trials=({"input": samples[:1]}, {"input": samples.flip(0).repeat_interleave(2, 0)}),
+        spiking=True,
+    )

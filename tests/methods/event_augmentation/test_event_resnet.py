@@ -1,0 +1,168 @@
+"""ResNet-34 has the published layout and size; checkpoints load wholly or say why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from modicum.errors import CheckpointError
+from modicum.events.container import EventBatch, Events
+from modicum.methods.event_augmentation.checkpoints import load_est, load_torchvision
+from modicum.methods.event_augmentation.est import EstClassifier
+from modicum.methods.event_augmentation.resnet import ResNet34
+
+EVENTS = EventBatch.of([Events.of([1, 500, 900], [3, 9, 20], [7, 7, 8], [0, 1, 1])])
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(101, 21_384_546), (2, 21_333_759)])
+def test_number_of_parameters(classes: int, expected: int) -> None:
+    network = EstClassifier(classes)
+    assert sum(weight.numel() for weight in network.parameters()) == expected
+
+
+def test_keys_are_torchvisions() -> None:
+    expected = ["conv1.weight"]
+
+    def normalisation(name: str) -> list[str]:
+        kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        return [f"{name}.{kind}" for kind in kinds]
+
+    expected += normalisation("bn1")
+    for layer, depth in enumerate((3, 4, 6, 3), start=1):
+        for block in range(depth):
+            for number in (1, 2):
+                expected.append(f"layer{layer}.{block}.conv{number}.weight")
+                expected += normalisation(f"layer{layer}.{block}.bn{number}")
+            if layer > 1 and block == 0:
+                expected.append(f"layer{layer}.0.downsample.0.weight")
+                expected += normalisation(f"layer{layer}.0.downsample.1")
+    expected += ["fc.weight", "fc.bias"]
+    state = ResNet34(3, 1000).state_dict()
+    assert list(state) == expected
+    assert state["conv1.weight"].shape == (64, 3, 7, 7)
+    assert state["layer4.0.downsample.0.weight"].shape == (512, 256, 1, 1)
+    assert state["fc.weight"].shape == (1000, 512)
+    assert sum(weight.numel() for weight in ResNet34(3, 1000).parameters()) == 21_797_672
+
+
+def test_strides_and_shortcuts() -> None:
+    torch.manual_seed(0)
+    network = ResNet34(4, 3).eval()
+    x = torch.randn(2, 4, 64, 96)
+    sizes: list[tuple[int, ...]] = []
+    for name in ("conv1", "layer1", "layer2", "layer3", "layer4"):
+        network.get_submodule(name).register_forward_hook(
+            lambda module, given, made: sizes.append(tuple(made.shape[1:]))
+        )
+    with torch.no_grad():
+        assert network(x).shape == (2, 3)
+    assert sizes == [(64, 32, 48), (64, 16, 24), (128, 8, 12), (256, 4, 6), (512, 2, 3)]
+    block = network.get_submodule("layer1.0")
+    with torch.no_grad():
+        for convolution in ("conv1", "conv2"):
+            block.get_submodule(convolution).weight.zero_()
+        given = torch.randn(1, 64, 5, 5)
+        torch.testing.assert_close(block(given), given.relu())
+
+
+def test_est_checkpoints_load(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = EstClassifier(7, bins=4).eval()
+    torch.nn.init.normal_(network.quantization_layer.value_layer.mlp[2].weight)
+    state = network.state_dict()
+    assert sorted(name for name in state if not name.startswith("classifier.")) == [
+        f"quantization_layer.value_layer.mlp.{number}.{kind}"
+        for number in range(3)
+        for kind in ("bias", "weight")
+    ]
+    file = tmp_path / "model_best.pth"
+    torch.save({"state_dict": state, "min_val_loss": 0.5, "iteration": 3}, file)
+    loaded = load_est(file)
+    assert loaded.arguments == network.arguments
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(EVENTS), network(EVENTS))
+    torch.save({f"module.{name}": value for name, value in state.items()}, file)
+    assert torch.equal(load_est(str(file)).classifier.fc.weight, network.classifier.fc.weight)
+
+
+def test_est_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    state = EstClassifier(2, bins=2).state_dict()
+    value = "quantization_layer.value_layer.mlp.1.weight"
+
+    def refused(message: str, checkpoint: Any) -> None:
+        with pytest.raises(CheckpointError, match=message):
+            load_est(checkpoint)
+
+    refused("1 missing", {name: state[name] for name in state if name != value})
+    refused(r"1 unknown \(extra\)", state | {"extra": torch.zeros(1)})
+    refused(r"mlp.1.weight \(5, 5\), expected \(30, 30\)", state | {value: torch.zeros(5, 5)})
+    refused("takes 5 channels", state | {"classifier.conv1.weight": torch.zeros(64, 5, 7, 7)})
+    refused("not an EST classifier", {"conv1.weight": torch.zeros(64, 3, 7, 7)})
+    for message, content in {
+        "holds a list": [1, 2],
+        "holds a dict": {"epoch": 3},
+        "objects other than tensors": {"state_dict": {}, "arguments": Path()},
+    }.items():
+        torch.save(content, tmp_path / "a.pth")
+        refused(message, tmp_path / "a.pth")
+    (tmp_path / "b.pth").write_bytes(b"nonsense")
+    refused("cannot be read", tmp_path / "b.pth")
+    refused("no such file", tmp_path / "absent.pth")
+
+
+def weights(in_channels: int, classes: int, seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    return ResNet34(in_channels, classes).state_dict()
+
+
+def test_torchvision_weights_load_but_for_the_layers_kept(tmp_path: Path) -> None:
+    imagenet = weights(3, 10, 1)
+    torch.save(imagenet, tmp_path / "resnet34.pth")
+    network = ResNet34(3, 10)
+    load_torchvision(network, tmp_path / "resnet34.pth")
+    assert all(torch.equal(network.state_dict()[name], imagenet[name]) for name in imagenet)
+
+    network = ResNet34(18, 4)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"for 3 input channels, this .* 18.*keep=\('conv1'"):
+        load_torchvision(network, imagenet)
+    with pytest.raises(CheckpointError, match=r"for 10 classes, this network has 4.*keep=\('fc'"):
+        load_torchvision(network, imagenet, keep=["conv1"])
+    partial = {name: value for name, value in imagenet.items() if name != "layer1.0.conv1.weight"}
+    with pytest.raises(CheckpointError, match=r"1 missing \(layer1.0.conv1.weight\)"):
+        load_torchvision(network, partial, keep=("conv1", "fc"))
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+    load_torchvision(network, imagenet, keep=("conv1", "fc"))
+    for name, value in network.state_dict().items():
+        kept = name.startswith(("conv1.", "fc."))
+        assert torch.equal(value, (before if kept else imagenet)[name])
+
+
+def test_training_lowers_the_loss() -> None:
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    # Two classes: events at the top, events at the bottom.
+    recordings = [
+        Events.of(
+            np.arange(60), random.integers(0, 16, 60), random.integers(0, 8, 60) + 8 * (n % 2),
+            random.integers(0, 2, 60), height=16, width=16,
+        )
+        for n in range(8)
+    ]  # fmt: skip
+    batch, labels = EventBatch.of(recordings), torch.arange(8) % 2
+    network = EstClassifier(2, bins=2, size=32)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-4)
+    losses: list[float] = []
+    for _ in range(3):
+        loss = torch.nn.functional.cross_entropy(network(batch), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]

@@ -1,0 +1,98 @@
+"""Files in NIR, run by the interpreter of the graph that was read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modicum.errors import ConfigError, DataError
+from modicum.spiking import LIF, SpikingLayer, SpikingNetwork
+from modicum.spiking.nir_export import compare, export_nir, run_graph, to_nir
+
+nir = pytest.importorskip("nir")
+
+
+def binary(*shape: int) -> Tensor:
+    return (torch.rand(shape) < 0.3).float()
+
+
+def trained(**options: Any) -> SpikingNetwork:
+    """A network whose normalisations have something to fold."""
+    torch.manual_seed(0)
+    network = SpikingNetwork([4, "pool", 6, "pool"], **({"size": [13, 12]} | options))
+    for layer in network.features:
+        if isinstance(layer, SpikingLayer):
+            nn.init.uniform_(layer.norm.weight, 0.5, 1.5)
+            nn.init.uniform_(layer.norm.bias, 0, 1)
+    network(binary(6, 5, 2, *network.arguments["size"]))
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"downsampling": "stride"},
+        {"head": "average"},
+        {"neuron": LIF.nda().arguments},
+        {"neuron": LIF.spikingjelly().arguments},
+    ],
+    ids=["pool", "stride", "average", "nda", "spikingjelly"],
+)
+def test_the_file_that_is_read_back_fires_the_same_spikes(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    network = trained(**options)
+    frames = binary(3, 8, 2, 13, 12)
+    check = export_nir(network.train(), tmp_path / "network.nir", frames, dt=1e-3)
+    assert network.training
+    assert check.spikes > 100
+    assert check.differing == 0
+    assert 0 < check.logits < 1e-5  # the last layer fires, and sums are rounded otherwise
+    graph = nir.read(tmp_path / "network.nir")
+    assert graph.metadata["dt"] == 1e-3
+    outputs = run_graph(graph, frames)
+    assert outputs["output"].shape == (3, 8, 10)
+
+
+def test_a_file_with_other_weights_is_told_apart() -> None:
+    network = trained()
+    graph = to_nir(network)
+    graph.nodes["0.synapses"].weight = -graph.nodes["0.synapses"].weight
+    assert compare(network, graph, binary(2, 5, 2, 13, 12)).differing > 0
+
+
+def test_constants_of_the_neuron() -> None:
+    network = trained(neuron={"decay": 0.75, "threshold": 0.5, "decay_input": True})
+    neuron = to_nir(network, dt=0.01).nodes["0.neuron"]
+    assert neuron.tau.shape == (4, 13, 12)
+    np.testing.assert_allclose(neuron.tau, 0.04, rtol=1e-6)  # 1 - dt / tau = 0.75
+    np.testing.assert_allclose(neuron.r, 1.0, rtol=1e-6)
+    assert (neuron.v_threshold == 0.5).all()
+    assert (to_nir(trained()).nodes["0.neuron"].r == 2.0).all()
+    firing_at = to_nir(trained(neuron={"threshold": 0.5, "fires_at_threshold": True}))
+    threshold = firing_at.nodes["0.neuron"].v_threshold
+    assert (threshold == np.nextafter(np.float32(0.5), np.float32(0))).all()
+
+
+def test_what_nir_cannot_express_is_refused() -> None:
+    for neuron in (LIF.snntorch(), LIF.spikingjelly(reset="soft")):
+        with pytest.raises(ConfigError, match="cannot be expressed in NIR"):
+            to_nir(trained(neuron=neuron.arguments))
+    with pytest.raises(ConfigError, match="dt"):
+        to_nir(trained(), dt=0.0)
+
+
+def test_graphs_that_are_not_interpreted() -> None:
+    graph = to_nir(trained())
+    graph.edges.append(("input", "output"))
+    with pytest.raises(DataError, match="branches"):
+        run_graph(graph, binary(1, 2, 2, 13, 12))
+    chain = nir.NIRGraph.from_list(nir.Input(np.array([2])), nir.Threshold(np.ones(2)))
+    with pytest.raises(DataError, match="Threshold"):
+        run_graph(chain, torch.zeros(1, 1, 2))
