@@ -396,6 +396,7 @@ class _Associate(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: _Association
     ) -> Tensor:
+        """`_associate`, `(N, outputs, ...)`, keeping what the backward pass needs."""
         out, y, boost, strength = _associate(x, weight, bias, layer)
         ctx.layer = layer
         ctx.save_for_backward(x, weight, y, boost, strength)
@@ -406,6 +407,7 @@ class _Associate(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Any
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        """Gradients of input, weight and bias; see the class."""
         (grad,) = grads
         x, weight, y, boost, strength = ctx.saved_tensors
         layer: _Association = ctx.layer
