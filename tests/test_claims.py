@@ -100,7 +100,7 @@ def test_a_study_runs_once_and_is_remembered(capsys: pytest.CaptureFixture[str])
 
     summary = summarise([first])
     assert summary["claims"][0]["verdict"] == first.verdicts[0].word
-    assert {arm["arm"] for arm in summary["arms"]} == {"m", "b"}
+    assert {arm["arm"] for arm in summary["arms"]["vgnet"]} == {"m", "b"}
 
 
 def test_finished_arms_survive_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -314,7 +314,7 @@ def _read_result(arm: str, seed: int, folder: Path) -> ArmResult:
 
 
 def summarise(studies: Sequence[StudyResult]) -> dict[str, Any]:
-    """The results of studies as JSON-able records, one a claim and one an arm and metric."""
+    """The results of studies as JSON-able records: one a claim, and for each method one an arm."""
 
     def number(value: float) -> float | None:
         return round(value, 6) + 0.0 if math.isfinite(value) else None  # + 0.0: no minus zero
@@ -335,19 +335,20 @@ def summarise(studies: Sequence[StudyResult]) -> dict[str, Any]:
         for result in studies
         for verdict in result.verdicts
     ]
-    arms = [
-        {
-            "method": result.study.method,
-            "arm": arm,
-            **{
-                metric: number(float(np.mean([r.metrics[metric] for r in of_arm])))
-                for metric in of_arm[0].metrics
-            },
-            "cpu_seconds": number(float(np.mean([r.seconds for r in of_arm]))),
-        }
+    arms = {
+        result.study.method: [
+            {
+                "arm": arm,
+                **{
+                    metric: number(float(np.mean([r.metrics[metric] for r in of_arm])))
+                    for metric in of_arm[0].metrics
+                },
+                "cpu_seconds": number(float(np.mean([r.seconds for r in of_arm]))),
+            }
+            for arm in result.study.arms
+            if (of_arm := [r for r in result.results if r.arm == arm])
+        ]
         for result in studies
-        for arm in result.study.arms
-        if (of_arm := [r for r in result.results if r.arm == arm])
-    ]
+    }
     notes = {r.study.method: f"{r.study.data} {r.study.caveat}".strip() for r in studies}
     return {"notes": notes, "arms": arms, "claims": claims}

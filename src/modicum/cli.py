@@ -369,28 +369,34 @@ def _installed(name: str) -> bool:
 
 
 def render(result: Mapping[str, Any]) -> str:
-    """A verb's result as text: numbers and words in lines, lists of records as tables."""
+    """A verb's result as text: numbers and words in lines, lists of records as tables, a mapping of
+    such lists as a table each.
+    """
     console = Console(width=None if sys.stdout.isatty() else 160)
+    tables: list[tuple[str, list[dict[str, Any]]]] = []
+    plain: dict[str, Any] = {}
+    for name, value in result.items():
+        if _is_table(value):
+            tables.append((name, value))
+        elif isinstance(value, Mapping) and value and all(map(_is_table, value.values())):
+            tables += [(f"{name} of {key}", table) for key, table in value.items()]
+        else:
+            plain[name] = value
     with console.capture() as captured:
-        plain = {name: value for name, value in result.items() if not _is_table(value)}
         if plain:
             grid = Table.grid(padding=(0, 2))
             for name, value in _lines(plain):
                 grid.add_row(name, _format(value))
             console.print(grid)
-        for name, value in result.items():
-            if _is_table(value):
-                records = cast("list[dict[str, Any]]", value)
-                table = Table(title=name.replace("_", " "), title_justify="left")
-                columns = list(dict.fromkeys(column for record in records for column in record))
-                for column in columns:
-                    numeric = all(isinstance(r.get(column, 0), (int, float)) for r in records)
-                    table.add_column(
-                        column.replace("_", " "), justify="right" if numeric else "left"
-                    )
-                for record in records:
-                    table.add_row(*(_format(record.get(column, "")) for column in columns))
-                console.print(table)
+        for name, records in tables:
+            table = Table(title=name.replace("_", " "), title_justify="left")
+            columns = list(dict.fromkeys(column for record in records for column in record))
+            for column in columns:
+                numeric = all(isinstance(r.get(column, 0), (int, float)) for r in records)
+                table.add_column(column.replace("_", " "), justify="right" if numeric else "left")
+            for record in records:
+                table.add_row(*(_format(record.get(column, "")) for column in columns))
+            console.print(table)
     return captured.get().rstrip()
 
 

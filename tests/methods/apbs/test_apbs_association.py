@@ -262,6 +262,16 @@ def test_only_the_first_step_of_a_sequence_updates_the_cache() -> None:
     assert layer.synapses.num_updates == 2
 
 
+def test_a_sequence_that_is_joined_late_does_not_divide_by_an_empty_cache() -> None:
+    layer = AssociativeConv2d(2, 3, 3)
+    none = AssociativeConv2d(2, 3, 3, cache="none")
+    none.load_state_dict(layer.state_dict())
+    layer.sequence_begins = False
+    x = torch.rand(1, 2, 4, 4)
+    torch.testing.assert_close(layer(x), none(x))
+    assert layer.num_updates == 0
+
+
 def test_parameters_buffers_and_state_dict() -> None:
     plain, layer = nn.Conv2d(2, 3, 3), AssociativeConv2d(2, 3, 3)
     assert sum(p.numel() for p in layer.parameters()) == sum(p.numel() for p in plain.parameters())

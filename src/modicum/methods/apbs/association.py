@@ -190,9 +190,7 @@ class _Association(AdaptiveSynapses, nn.Module):
         total = weight.detach().abs().flatten(1).sum(1)
         if self.cache_kind == "none":
             return total
-        if self.training:
-            return self.cache.to(weight.dtype)
-        if not self._cache_checked:
+        if not self.training and not self._cache_checked:
             self._cache_checked = True
             if self.num_updates == 0:
                 _log.warning(

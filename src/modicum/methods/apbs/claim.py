@@ -175,7 +175,7 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
 
 
 @torch.no_grad()
-def _raster(runs: Mapping[str, Sequence[Path]], frames: Tensor, shown: int = 200) -> Picture:
+def _raster(runs: Mapping[str, Sequence[Path]], frames: Tensor, shown: int = 60) -> Picture:
     """Spikes of the first neurons of the last spiking layer, against time."""
     figure = Figure(figsize=(6, 3), layout="constrained")
     grid = figure.subplots(1, 2, sharey=True)
