@@ -342,35 +342,47 @@ def both_ways(layer: Any, x: Any, upstream: Any) -> None:
 
 
 def association(rounds: int) -> None:
-    """The associating layer beside the plain one: a training step and a forward pass."""
+    """The associating layer beside the plain one, in training and in eval.
+
+    A layer is synapses, normalisation and neurons; the synapses by themselves are timed too.
+    """
     import torch
     from torch import nn
 
-    from modicum.methods.apbs import AssociativeConv2d
+    from modicum.methods.apbs import LIF, AssociativeConv2d, SpikingLayer
 
-    print(f"\nassociating convolution beside the plain one, one thread, median ms of {rounds}")
-    shapes = (((160, 16, 24, 24), 32, 1), ((160, 2, 34, 34), 16, 2), ((160, 16, 17, 17), 32, 2))
-    for shape, channels, stride in shapes:
-        x = (torch.rand(shape) < 0.1).float().contiguous(memory_format=torch.channels_last)
-        x.requires_grad_(shape[1] > 2)  # the first layer's input needs no gradient
-        layers = {
-            "plain": nn.Conv2d(shape[1], channels, 3, stride, 1),
-            "associating": AssociativeConv2d(shape[1], channels, 3, stride, 1),
-        }
-        upstream = torch.randn_like(layers["plain"](x))
-        train = {name: partial(both_ways, layer, x, upstream) for name, layer in layers.items()}
-        evaluate = {name: torch.no_grad()(partial(layer, x)) for name, layer in layers.items()}
-        line = [f"  {list(shape)} to {channels} channels, stride {stride}:"]
-        for what, work in (("training", train), ("eval", evaluate)):
-            for layer in layers.values():
-                layer.train(what == "training")
-            times = interleave(work, rounds)
-            plain, ours = (statistics.median(times[name]) for name in ("plain", "associating"))
-            ratio = statistics.median(
-                a / b for a, b in zip(times["associating"], times["plain"], strict=True)
-            )
-            line.append(f"{what} {plain:.2f} and {ours:.2f} ({ratio:.2f}x)")
-        print("\n    ".join(line), flush=True)
+    print(
+        f"\nassociating layer beside the plain one, T={STEPS}, batch {BATCH}, one thread, median ms"
+    )
+    for inputs, side, channels, stride in ((2, 34, 16, 2), (16, 17, 32, 2), (16, 24, 32, 1)):
+        shape = (STEPS, BATCH, side, side, inputs)  # channels last
+        x = (torch.rand(shape) < 0.1).float().permute(0, 1, 4, 2, 3)
+        x.requires_grad_(inputs > 2)  # frames need no gradient, spikes do
+        layers: dict[str, Any] = {}
+        for name, kind in (("plain", nn.Conv2d), ("associating", AssociativeConv2d)):
+            synapses = kind(inputs, channels, 3, stride, 1)
+            layers[name] = SpikingLayer(synapses, nn.BatchNorm2d(channels), LIF.tet())
+            layers[name](x)  # fills the cache
+        print(f"  {inputs} to {channels} channels, {side}x{side}, stride {stride}:", flush=True)
+        for what, pick, given in (
+            ("layer", lambda layer: layer, x),
+            ("convolution", lambda layer: layer.synapses, x.detach().flatten(0, 1)),
+        ):
+            picked = {name: pick(layer) for name, layer in layers.items()}
+            given = given.detach().requires_grad_(inputs > 2)
+            upstream = torch.randn_like(picked["plain"](given))
+            modes = {
+                "training": {n: partial(both_ways, p, given, upstream) for n, p in picked.items()},
+                "eval": {n: torch.no_grad()(partial(p, given)) for n, p in picked.items()},
+            }
+            for mode, work in modes.items():
+                for layer in layers.values():
+                    layer.train(mode == "training")
+                times = interleave(work, rounds)
+                plain, ours = (statistics.median(times[n]) for n in ("plain", "associating"))
+                pairs = zip(times["associating"], times["plain"], strict=True)
+                ratio = statistics.median(a / b for a, b in pairs)
+                print(f"    {what}, {mode}: {plain:.2f} and {ours:.2f} ({ratio:.2f} times)")
 
 
 PARTS = ("files", "operations", "networks", "association")
@@ -392,6 +404,9 @@ def main() -> None:
         return
     import torch
 
+    from modicum.engine.memory import keep_freed_memory
+
+    keep_freed_memory()  # as in every training run; the peers have it too
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(f"PyTorch {torch.__version__}")

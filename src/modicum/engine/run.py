@@ -54,6 +54,7 @@ from modicum.engine.devices import Device, choose_device
 from modicum.engine.distributed import synchronise_batch_norm
 from modicum.engine.environment import describe_environment
 from modicum.engine.files import FolderLock, write_text
+from modicum.engine.memory import keep_freed_memory
 from modicum.engine.progress import Progress
 from modicum.engine.random import fold_keys
 from modicum.engine.weights import BEST_FILE, MODEL_FILE, save_model
@@ -219,6 +220,8 @@ class Run:
         self._config = config
         self._accelerator = _accelerator(options)
         self.device = self._accelerator.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.rank = self._accelerator.process_index
         self.world = self._accelerator.num_processes
         self.is_main = self._accelerator.is_main_process
