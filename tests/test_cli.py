@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +96,13 @@ def test_results_are_rendered_for_people() -> None:
     )
     for words in ("97.12", "yes", "997,358", "a.jpg", "truncated"):
         assert words in text
+
+
+def test_a_run_folder_is_made_where_none_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    code, out, err = run(capsys, "train", "vgnet", "--preset", "smoke", "--json")
+    assert code == 0, err
+    assert json.loads(out)["run"].startswith("runs/vgnet-")

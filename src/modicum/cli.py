@@ -290,7 +290,8 @@ def _parse_training(method: Method, preset: str, words: Sequence[str]) -> tuple[
         ),
     )
     time_now = time.strftime("%Y%m%d-%H%M%S")
-    out = parsed.out or Path("runs") / f"{method.name}-{time_now}"
+    # An empty path, the option's default, is the current folder and as true as any.
+    out = Path("runs") / f"{method.name}-{time_now}" if parsed.out == Path() else parsed.out
     return _with_whole_paths(parsed.config, method), parsed.options, out
 
 

@@ -183,6 +183,11 @@ def _known_and_root(source: str) -> tuple[DataSet | None, Path]:
         )
     else:
         known, root = None, Path(source)
+    if name.casefold() in DATA_SETS and not equals and not root.exists():
+        raise ConfigError(
+            f"{source}: a published data set; say where it lies: {source}=FOLDER. Nothing is "
+            f"downloaded."
+        )
     if not root.exists():
         raise DataError(f"{root}: there is no such folder. Check the path.")
     if not root.is_dir():
