@@ -35,6 +35,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from modicum.engine.files import whole_path
 from modicum.engine.launch import become_launcher, processes_wanted
 from modicum.errors import ConfigError, MissingExtraError, ModicumError
 from modicum.method import CATALOGUE, Method, load_method
@@ -303,11 +304,7 @@ def _with_whole_paths(config: Any, method: Method) -> Any:
         if isinstance(value, Path):
             whole[field.name] = value.resolve()
         elif field.name == "data" and value not in method.datasets:
-            name, named, path = value.partition("=")  # n-mnist=PATH says how PATH is to be read
-            if not (named and name in method.datasets):
-                name, named, path = "", "", value
-            if Path(path).exists():
-                whole[field.name] = f"{name}{named}{Path(path).resolve()}"
+            whole[field.name] = whole_path(value)
     return dataclasses.replace(config, **whole)
 
 

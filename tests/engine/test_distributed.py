@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from modicum.engine.distributed import mean_over_processes
+from modicum.engine.random import generator
+from modicum.methods.apbs import AssociativeConv2d
+
 PROGRAM = '''
 import sys
 from dataclasses import dataclass
@@ -97,3 +101,72 @@ def test_two_processes_equal_one_in_double_precision(tmp_path: Path, accumulate:
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-9, atol=1e-9, msg=name)
+
+
+# Statistics that layers gather on their own
+
+MEMBER = """
+import sys
+
+import torch
+
+from modicum.engine.distributed import mean_over_processes
+from modicum.engine.random import generator
+from modicum.methods.apbs import AssociativeConv2d
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+)
+found = {"average": mean_over_processes(torch.tensor([rank, 4.0, -rank], dtype=torch.float64))}
+asked = torch.ones(2, requires_grad=True)
+assert not mean_over_processes(asked).requires_grad
+assert asked.tolist() == [1, 1]
+inputs = torch.randn(3, 8, 2, 6, 6, generator=generator("inputs"), dtype=torch.float64)
+for cache in ("rms", "mean"):
+    layer = AssociativeConv2d(2, 4, 3, cache=cache).double()
+    layer.load_state_dict(torch.load(f"{folder}/layer.pt", weights_only=True))
+    outputs = [layer(batch.chunk(2)[rank]) for batch in inputs]
+    layer(inputs[0].chunk(2)[rank]).sum().backward()
+    found[cache] = layer.cache
+    found[f"{cache} outputs"] = torch.stack(outputs).detach()
+    found[f"{cache} updates"] = layer.num_updates
+torch.save(found, f"{folder}/{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_statistics_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    """Half a batch in each gives the cache, and so the outputs, of the whole batch in one."""
+    torch.manual_seed(0)
+    plain = AssociativeConv2d(2, 4, 3).double().state_dict()
+    torch.save(plain, tmp_path / "layer.pt")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEMBER, tmp_path, str(rank)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+
+    assert first["average"].tolist() == second["average"].tolist() == [0.5, 4, -0.5]
+    alone = torch.ones(2, requires_grad=True)
+    assert mean_over_processes(alone).tolist() == [1, 1]
+    inputs = torch.randn(3, 8, 2, 6, 6, generator=generator("inputs"), dtype=torch.float64)
+    for cache in ("rms", "mean"):
+        layer = AssociativeConv2d(2, 4, 3, cache=cache).double()
+        layer.load_state_dict(plain)
+        expected = torch.stack([layer(batch) for batch in inputs]).detach()
+        layer(inputs[0]).sum().backward()
+        for member in (first, second):
+            torch.testing.assert_close(member[cache], layer.cache, rtol=1e-12, atol=0)
+            assert member[f"{cache} updates"] == 4
+        outputs = torch.cat([first[f"{cache} outputs"], second[f"{cache} outputs"]], dim=1)
+        torch.testing.assert_close(outputs, expected, rtol=1e-10, atol=1e-12)

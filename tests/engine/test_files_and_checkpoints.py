@@ -10,8 +10,23 @@ import pytest
 import torch
 
 from modicum.engine.checkpoint import checkpoints, load_newest, save_checkpoint
-from modicum.engine.files import atomic_write, write_text
+from modicum.engine.files import atomic_write, whole_path, write_text
 from modicum.errors import CheckpointError
+
+
+def test_data_is_named_with_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("mine", "a=b"):
+        (tmp_path / folder).mkdir()
+    root = tmp_path.resolve()
+    for given, expected in {
+        "mine": f"{root}/mine",
+        "a=b": f"{root}/a=b",
+        "N-Cars=mine": f"N-Cars={root}/mine",
+        "digits": "digits",
+        "n-cars=absent": "n-cars=absent",
+    }.items():
+        assert whole_path(given) == whole_path(whole_path(given)) == expected
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

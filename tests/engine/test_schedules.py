@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from modicum.engine.schedules import one_cycle, warmup_cosine
+from modicum.engine.schedules import halving, one_cycle, warmup_cosine
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 228])
@@ -34,3 +34,15 @@ def test_warmup_cosine_follows_the_recipe() -> None:
     assert rates[50] == pytest.approx(expected)
     assert rates[-1] == pytest.approx(minimum)
     assert all(a > b for a, b in itertools.pairwise(rates[4:]))
+
+
+def test_halving_equals_pytorch() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=4, gamma=0.5)
+    for step in range(21):
+        expected = optimizer.param_groups[0]["lr"]
+        assert halving(step, peak=0.3, every=4) == pytest.approx(expected, rel=1e-12)
+        optimizer.step()
+        scheduler.step()
+    assert halving(7, peak=1.0, every=8) == 1.0
+    assert halving(8, peak=1.0, every=8) == 0.5

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -65,6 +68,13 @@ def test_the_sensor_has_a_size(side: int) -> None:
     empty = np.zeros(0)
     with pytest.raises(ValueError, match="expected sides of 1 to 32768"):
         Events(empty, empty, empty, empty, side, 5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sides", [{"height": 0}, {"width": 0}, {"height": -3, "width": 4}])
+def test_a_sensor_without_pixels_is_refused(sides: dict[str, int]) -> None:
+    for columns in ([], [0]):
+        with pytest.raises(DataError, match="expected sides of 1 to 32768"):
+            Events.of(columns, columns, columns, columns, **sides)
 
 
 def test_constructor_looks_at_shapes() -> None:
@@ -134,6 +144,24 @@ def test_selecting_keeps_the_sensor() -> None:
     assert SIMPLE.duration == 8
     assert SIMPLE.replace(height=9).height == 9
     assert "4 events" in repr(SIMPLE)
+
+
+def test_copies_cannot_be_written_to_either() -> None:
+    """As those that worker processes send."""
+    batch = EventBatch.of([SIMPLE, SIMPLE[1:]])
+    for made in (SIMPLE, batch):
+        for other in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made), copy.copy(made)):
+            assert type(other) is type(made)
+            assert same(other, made)
+            assert (other.height, other.width) == (4, 5)
+            assert not any(getattr(other, name).flags.writeable for name in "txyp")
+    assert pickle.loads(pickle.dumps(batch)).starts.tolist() == [0, 4, 7]
+
+
+def test_a_larger_sensor_is_taken_and_a_smaller_one_refused() -> None:
+    assert SIMPLE.on_sensor(4, 9).width == 9
+    with pytest.raises(DataError, match=r"a sensor of 4 x 5 pixels .* expected was one of 4 x 3"):
+        SIMPLE.on_sensor(4, 3)
 
 
 def test_batches_give_their_recordings_back() -> None:

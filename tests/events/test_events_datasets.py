@@ -275,10 +275,14 @@ def dvs_gesture(write: Writer, lists: bool = True) -> str:
     return f"dvs-gesture={write.root}"
 
 
+@pytest.mark.parametrize("memory_limit", [0, 2**30])
 @pytest.mark.parametrize("lists", [True, False])
-def test_dvs_gesture_is_cut_by_its_labels(write, lists):
+def test_dvs_gesture_is_cut_by_its_labels(write, lists, memory_limit):
     source = dvs_gesture(write, lists)
-    train, test = open_recordings(source), open_recordings(source, "test")
+    train, test = (
+        open_recordings(source, split, memory_limit=memory_limit) for split in ("train", "test")
+    )
+    assert isinstance(train, MemoryRecordings if memory_limit else FileRecordings)
     assert (len(train), len(test)) == (6, 3)
     assert train.labels.tolist() == [1, 1, 1, 1, 10, 10]
     assert train.classes[1] == "right hand wave"
@@ -293,6 +297,21 @@ def test_dvs_gesture_is_cut_by_its_labels(write, lists):
     again = train.subset(np.array([4, 0])).read(np.array([1]))
     assert again.t.tolist() == [0, 50, 99]
     assert "6 of 1,176 recordings" in train.layout
+
+
+@pytest.mark.parametrize("memory_limit", [0, 2**30])
+def test_dvs_gesture_without_a_damaged_file(write, memory_limit):
+    source = dvs_gesture(write)
+    write.write("user03_led.aedat", b"#!AER-DAT3.9\r\n")
+    with pytest.raises(DataError, match=r"1 of 2 files .*user03_led.aedat: .*3\.9"):
+        open_recordings(source, memory_limit=memory_limit)
+    left = open_recordings(source, skip_bad=True, memory_limit=memory_limit)
+    assert left.names.tolist() == [f"user23_led.aedat@{start}" for start in (100, 300, 150)]
+    assert [one.t.tolist() for one in left.read(np.arange(3))] == [
+        [0, 50, 99],
+        [0],
+        [0, 49, 50, 149],
+    ]
 
 
 @pytest.mark.parametrize("line", ["12,1,2", "0,1,2", "1,5,5", "1,2", "a,b,c"])
@@ -334,6 +353,36 @@ def test_class_folders_with_and_without_splits(write):
     assert len(alone) == 2
     with pytest.raises(DataError, match="outside the sensor"):
         open_recordings(write.root, sensor=(40, 20))
+
+
+def test_the_sensor_is_as_large_as_any_file_needs(write):
+    paths = sorted(write.atis(f"fan/{number}.bin", mark=20) for number in range(120))
+    looked_at = set(np.linspace(0, 119, 100).astype(int).tolist())
+    unseen = min(set(range(120)) - looked_at)
+    name = paths[unseen].relative_to(write.root).as_posix()
+    write.atis(name, mark=200)
+    options = {"holdout": 0}
+    assert open_recordings(write.root, **options).width == 201
+    # Of a set too large for memory some files are looked at; the size can be given.
+    files = open_recordings(write.root, memory_limit=0, **options)
+    assert files.width == 21
+    index = np.flatnonzero(files.names == name)
+    with pytest.raises(
+        DataError,
+        match=r"of 7 rows and 21 columns .* needs 7 rows and 201 columns at least.*"
+        r"sensor=\(height, width\) in Python and --sensor HEIGHT WIDTH",
+    ):
+        files.read(index)
+    files = open_recordings(write.root, memory_limit=0, sensor=(7, 201), **options)
+    assert files.read(index).x.tolist() == [200, 3, 5]
+
+
+def test_progress_is_seen_in_small_sets_too(write):
+    seen = []
+    open_recordings(n_mnist(write), progress=lambda *done: seen.append(done))
+    assert len(seen) >= 4
+    assert seen == sorted(seen)
+    assert seen[-1] == (30, 30)
 
 
 def test_memory_and_files_agree(write):

@@ -189,6 +189,23 @@ def test_hdf5_as_ours_and_as_dsec(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_hdf5_with_times_that_are_floats(kind: type[np.floating[Any]], tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="needs the extra 'events'")
+    path = tmp_path / "a.h5"
+    for times in ([1.0, 2.5], [1.0, np.nan], [np.inf, 2.0]):
+        with h5py.File(path, "w") as file:
+            file["events/t"] = np.array(times, kind)
+            for name in "xyp":
+                file[f"events/{name}"] = np.zeros(2, np.uint8)
+            file["t_offset"] = 2**40
+        if np.isfinite(times).all():
+            assert read(path).t.tolist() == [2**40 + 1, 2**40 + 2]
+        else:
+            with pytest.raises(EventFormatError, match=r"t\[[01]\] is (nan|inf); expected a whole"):
+                read(path)
+
+
 # Damage
 
 
@@ -331,6 +348,8 @@ def test_what_is_whole_can_be_had(
         assert len(read(data, format=format, strict=False)) == count
     assert len(caplog.records) == 1
     assert "What comes before is used" in caplog.text
+    with pytest.raises(EventFormatError, match=r"strict=False in Python.* --no-strict"):
+        read(data, format=format)
 
 
 @pytest.mark.parametrize(

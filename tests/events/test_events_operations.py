@@ -29,6 +29,7 @@ from modicum.events.operations import (
     reverse_time,
     reverse_x,
     reverse_y,
+    search,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -308,6 +309,22 @@ def test_in_order(batch, seed):
         shuffled = shuffled.replace(t=shuffled.t + np.arange(len(batch)) * (2**62 // len(batch)))
     for before, after in zip(shuffled, in_order(shuffled), strict=True):
         assert np.array_equal(before.sort().to_array(), after.to_array())
+
+
+@given(batches(), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_search(batch, seed):
+    rng = np.random.default_rng(seed)
+    for shape in ((batch.size,), (batch.size, 3)):
+        times = rng.integers(-5, 60, shape)
+        for side in ("left", "right"):
+            expected = [
+                start + np.searchsorted(one.t, wanted, side)
+                for start, one, wanted in zip(batch.starts, batch, times, strict=False)
+            ]
+            found = search(batch, times, side)
+            assert found.shape == shape
+            assert np.array_equal(found, np.reshape(expected, shape))
 
 
 def test_the_largest_sensor_does_not_overflow():

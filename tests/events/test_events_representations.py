@@ -253,6 +253,15 @@ def test_normalising() -> None:
         normalise_frames(counts, "min")  # type: ignore[arg-type]
 
 
+def test_frames_that_are_no_counts() -> None:
+    assert normalise_frames(torch.zeros(0, 3, 2, 4, 4), "max").shape == (0, 3, 2, 4, 4)
+    for value, message in ((-1.0, "negative"), (torch.nan, "NaN")):
+        counts = torch.zeros(1, 3, 2, 4, 4)
+        counts[0, 1, 0, 2, 2] = value
+        with pytest.raises(DataError, match=message):
+            normalise_frames(counts, "clip1")
+
+
 def test_golden_numbers_of_a_real_recording() -> None:
     if not GOLDEN.exists():
         pytest.skip(f"{GOLDEN.name} is absent; it holds a real recording, which is not kept here")

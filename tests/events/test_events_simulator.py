@@ -279,6 +279,30 @@ def test_a_still_picture_is_moved(tmp_path: Path) -> None:
     assert smaller.t.max() <= 100_000
 
 
+def test_a_picture_in_memory_is_moved_as_a_file_is(tmp_path: Path) -> None:
+    picture = np.zeros((20, 30), np.uint8)
+    picture[8:12, 10:20] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    path = ((0, 0), (3, 1), (0, 0))
+    for options in ({}, {"path": path, "steps": 5, "seed": 2}):
+        made = simulate_file(tmp_path / "a.png", **options)
+        assert len(made) > 100
+        for same in (picture, picture / 255, torch.from_numpy(picture / 255)):
+            events = simulate(same, **options)
+            assert isinstance(events, Events)
+            assert columns(events) == columns(made)
+    faster = simulate(picture, np.arange(11) * 1000, IDEAL, path=path, steps=5)
+    assert 9000 < faster.t.max() <= 10_000
+    with pytest.raises(DataError, match=r"or with one for each of 37 positions"):
+        simulate(picture, [0, 10])
+    with pytest.raises(DataError, match=r"\(3, 4, 5\) with times of shape \(\)"):
+        simulate(np.zeros((3, 4, 5)))
+    with pytest.raises(DataError, match=r"shape \(5,\)"):
+        simulate(np.zeros(5))
+    with pytest.raises(ConfigError, match=r"found waypoints of shape \(1, 2\)"):
+        simulate(picture, path=((0, 0),))
+
+
 def test_an_animation_is_played_at_its_speed(tmp_path: Path) -> None:
     shades = [0, 255, 0]
     pictures = [Image.new("L", (6, 4), shade) for shade in shades]

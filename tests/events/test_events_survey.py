@@ -11,7 +11,7 @@ from event_files import golden_formats, random_events
 from PIL import Image
 
 from modicum.cli import main
-from modicum.events import Events, read, write
+from modicum.events import Events, open_digits, read, write
 from modicum.events.survey import survey
 
 
@@ -161,6 +161,73 @@ def test_recordings_are_converted(tmp_path: Path, capsys: pytest.CaptureFixture[
     }
     _, found = run(capsys, "convert", "events", source, target, "--keep-invalid")
     assert found["events"] == 185
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "sensor", "warning"),
+    [
+        ("a.bin", "b.npz", (), "a.bin does not store the size of its sensor; the 50 x 60 pixels"),
+        ("a.npy", "b.DAT", (), "--sensor HEIGHT WIDTH"),
+        ("a.bin", "b.npz", ("--sensor", 100, 120), ""),
+        ("a.npz", "b.dat", (), ""),
+        ("a.npz", "b.npy", (), "b.npy does not keep the size of the sensor, 100 x 120 pixels"),
+        ("a.bin", "b.bs2", ("--sensor", 100, 120), "b.bs2 does not keep the size"),
+        ("a.bin", "b.npy", (), ""),  # nothing is lost
+    ],
+)
+def test_a_conversion_warns_where_the_sensors_size_is_lost(
+    source: str,
+    target: str,
+    sensor: tuple[object, ...],
+    warning: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events = Events.of([0, 1], [59, 3], [49, 3], [0, 1], height=100, width=120)
+    write(tmp_path / source, events)
+    code, _ = run(capsys, "convert", "events", tmp_path / source, tmp_path / target, *sensor)
+    assert code == 0
+    assert len(caplog.records) == bool(warning)
+    assert warning in caplog.text
+
+
+def test_a_data_set_may_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data"
+    for number in range(2):
+        write(folder / "Train" / "3" / f"{number}.bin", random_events(50, 10 + number, 12))
+    for verb in ("events", "apbs", "event-augmentation"):
+        code, found = run(capsys, "data", verb, f"n-mnist={folder}")
+        assert code == 0
+        assert found["sensors"] == {"34 x 34": 2}
+        assert found["per_class"] == {"Train/3": 2}
+        assert found["warnings"] == []
+    picture = tmp_path / "a.png"
+    code, found = run(capsys, "data", "events", f"n-mnist={folder}", "--picture", picture)
+    assert (code, found["sample"]) == (0, str(Path("Train/3/0.bin")))
+    assert picture.exists()
+    _, found = run(capsys, "data", "events", folder)
+    assert len(found["sensors"]) == 2
+    code, found = run(capsys, "data", "events", f"n-mnist={folder}", "--sensor", 5, 5)
+    assert code == 1
+    code, found = run(capsys, "data", "events", f"n-mist={folder}".replace("/", "-"))
+    assert (code, "known are n-mnist" in found["message"]) == (2, True)
+    code, found = run(capsys, "data", "events", f"n-mnist={tmp_path / 'none'}")
+    assert (code, "there is no such" in found["message"]) == (1, True)
+
+
+def test_the_built_in_set_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = run(capsys, "data", "apbs", "digits", "--sample", 7, "--gif", tmp_path / "a.gif")
+    assert code == 0
+    assert found["usable"]
+    assert found["recordings"] == 1797
+    assert found["sensors"] == {"34 x 34": 1797}
+    assert found["splits"] == {"train": 1200, "test": 597}
+    assert found["sample"] == str(Path("digits/train/7"))
+    assert open_digits("train", 8).names[7] == "digits/train/7"
+    assert (tmp_path / "a.gif").exists()
+    code, found = run(capsys, "data", "apbs", "digits", "--sample", 1200, "--gif", tmp_path / "b")
+    assert (code, "expected a number below 1200" in found["message"]) == (2, True)
 
 
 def test_conversions_that_cannot_be_leave_nothing(

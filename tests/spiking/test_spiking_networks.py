@@ -17,7 +17,6 @@ from modicum.spiking import (
     BUILDERS,
     SpikingLayer,
     SpikingNetwork,
-    check_frames,
     light,
     nda_vgg11,
     small,
@@ -171,15 +170,6 @@ def test_half_precision_runs() -> None:
 def test_bad_frames(x: torch.Tensor, message: str) -> None:
     with pytest.raises(DataError, match=message):
         SpikingNetwork(**TINY)(x)
-
-
-def test_frames_that_are_no_counts() -> None:
-    check_frames(torch.zeros(0))
-    check_frames(torch.ones(2, 3))
-    with pytest.raises(DataError, match="negative"):
-        check_frames(torch.tensor([1.0, -1.0]))
-    with pytest.raises(DataError, match="NaN"):
-        check_frames(torch.tensor([1.0, torch.nan]))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modicum.errors import ConfigError, DataError
-from modicum.spiking import LIF, SpikingLayer, SpikingNetwork
+from modicum.errors import CheckpointError, ConfigError, DataError
+from modicum.spiking import LIF, SpikingLayer, SpikingNetwork, nir_export
 from modicum.spiking.nir_export import compare, export_nir, run_graph, to_nir
 
 nir = pytest.importorskip("nir")
@@ -52,7 +52,7 @@ def test_the_file_that_is_read_back_fires_the_same_spikes(
     check = export_nir(network.train(), tmp_path / "network.nir", frames, dt=1e-3)
     assert network.training
     assert check.spikes > 100
-    assert check.differing == 0
+    assert check.differing == check.share == 0
     assert 0 < check.logits < 1e-5  # the last layer fires, and sums are rounded otherwise
     graph = nir.read(tmp_path / "network.nir")
     assert graph.metadata["dt"] == 1e-3
@@ -60,11 +60,61 @@ def test_the_file_that_is_read_back_fires_the_same_spikes(
     assert outputs["output"].shape == (3, 8, 10)
 
 
-def test_a_file_with_other_weights_is_told_apart() -> None:
+def upside_down(network: SpikingNetwork, *, dt: float = 1e-3) -> Any:
+    """A graph of other weights."""
+    graph = to_nir(network, dt=dt)
+    kernel = graph.nodes["0.synapses"].weight
+    graph.nodes["0.synapses"].weight = kernel[:, :, ::-1].copy()
+    return graph
+
+
+def test_a_graph_with_other_weights_is_told_apart() -> None:
     network = trained()
-    graph = to_nir(network)
-    graph.nodes["0.synapses"].weight = -graph.nodes["0.synapses"].weight
-    assert compare(network, graph, binary(2, 5, 2, 13, 12)).differing > 0
+    check = compare(network, upside_down(network), binary(2, 5, 2, 13, 12))
+    assert check.differing > 0
+    assert check.share > 0.01
+
+
+def test_a_sample_of_flipped_spikes_is_told_from_a_wrong_graph() -> None:
+    network = trained()
+    frames = binary(3, 5, 2, 13, 12)
+    frames[:2] = 0  # of the kernel these samples see nothing
+    check = compare(network, upside_down(network), frames)
+    assert check.differing > 0
+    assert check.share == 0
+
+
+@pytest.mark.parametrize("before", [None, b"an older file"])
+def test_a_file_that_fires_otherwise_is_not_kept(
+    before: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "network.nir"
+    if before is not None:
+        path.write_bytes(before)
+    network, frames = trained(), binary(3, 5, 2, 13, 12)
+    with monkeypatch.context() as patch:
+        patch.setattr(nir_export, "to_nir", upside_down)
+        with pytest.raises(CheckpointError, match=r"at most 0\.001; nothing was written"):
+            export_nir(network, path, frames)
+    with pytest.raises(DataError, match="13x12"):
+        export_nir(network, path, frames[..., 1:])
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [before] * (before is not None)
+    export_nir(network, path, frames)
+    assert compare(network, nir.read(path), frames).differing == 0
+
+
+def test_images_are_presented_at_every_step(tmp_path: Path) -> None:
+    network = trained(time_steps=6, in_channels=2)
+    images = torch.rand(3, 2, 13, 12)
+    check = export_nir(network, tmp_path / "images.nir", images)
+    assert check.spikes > 100
+    assert check.differing == 0
+    assert check.logits < 1e-5
+    frames = images[:, None].expand(-1, 6, -1, -1, -1)
+    again = export_nir(network, tmp_path / "frames.nir", frames)
+    assert (again.spikes, again.differing) == (check.spikes, 0)
+    with pytest.raises(DataError, match="time_steps=T"):
+        export_nir(trained(), tmp_path / "none.nir", images)
 
 
 def test_constants_of_the_neuron() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,8 @@ from modicum.engine.environment import usable_cores
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (files done, files in all)."""
 
-_CHUNK = 256
+_MOST_AT_ONCE = 256
+"""Items that a thread takes at a time, so that small work is not lost in handing it out."""
 _Item = TypeVar("_Item")
 _Value = TypeVar("_Value")
 
@@ -30,8 +32,11 @@ def in_threads(
         return [function(item) for item in chunk]
 
     values: list[_Value] = []
-    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
-    executor = ThreadPoolExecutor(threads or usable_cores())
+    threads = threads or usable_cores()
+    # A few for each thread: all have work until the end, and progress is seen.
+    size = max(1, min(_MOST_AT_ONCE, math.ceil(len(items) / (4 * threads))))
+    chunks = [items[start : start + size] for start in range(0, len(items), size)]
+    executor = ThreadPoolExecutor(threads)
     try:
         for made in executor.map(some, chunks):
             values += made

@@ -4,7 +4,7 @@ from modicum.engine.folders import Split
 from modicum.events.camera import IDEAL, Conditions
 from modicum.events.check import fingerprint
 from modicum.events.container import EventBatch, Events
-from modicum.events.datasets import open_digits, open_recordings
+from modicum.events.datasets import has_splits, open_digits, open_recordings
 from modicum.events.division import Division
 from modicum.events.errors import EventFormatError
 from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings
@@ -51,6 +51,7 @@ __all__ = [
     "event_frame",
     "fingerprint",
     "frames",
+    "has_splits",
     "normalise_frames",
     "open_digits",
     "open_recordings",

@@ -37,9 +37,10 @@ def usable(
     memory_limit: int,
     progress: Progress | None = None,
 ) -> EventSet:
-    """The recordings that can be used, decoded into memory if they fit there.
+    """The recordings that can be used, decoded into memory if their files fit there.
 
-    Of files that do not fit, the size, the header and the first event are looked at.
+    Each file is decoded once. Of files that do not fit, the size, the header and the first event
+    are looked at.
 
     Args:
         files: A set of at least one recording.
@@ -51,31 +52,33 @@ def usable(
     Raises:
         DataError: Files cannot be used, or none is left of a class.
     """
-    names = list(dict.fromkeys(files.files.tolist()))  # a file may hold several recordings
-    paths = [files.root / name for name in names]
-    look = _what_seems_wrong
-    if files.spans is None and _decoded_size(paths) <= memory_limit:
-        look = _decoded
-    made = in_threads(lambda path: look(files, path), paths, progress)
-    bad = [
-        BadFile(n, found) for n, found in zip(names, made, strict=True) if isinstance(found, str)
-    ]
+    held: dict[str, list[int]] = {}  # the recordings of each file, which may hold several
+    for number, name in enumerate(files.files.tolist()):
+        held.setdefault(name, []).append(number)
+    in_memory = decoded_size([files.root / name for name in held]) <= memory_limit
+    look = _decoded if in_memory else _what_seems_wrong
+    made = in_threads(lambda numbers: look(files, numbers), list(held.values()), progress)
+    bad = [BadFile(n, found) for n, found in zip(held, made, strict=True) if isinstance(found, str)]
     skipped = (*not_followed, *bad)
     if skipped and not skip_bad:
-        raise DataError(f"{files.root}: {_summary(skipped, len(paths), 'cannot be used')}")
-    good = ~np.isin(files.files, [name for name, _ in bad])
-    kept = dataclasses.replace(files.subset(np.flatnonzero(good)), skipped=skipped)
+        raise DataError(f"{files.root}: {_summary(skipped, len(held), 'cannot be used')}")
+    good = np.flatnonzero(~np.isin(files.files, [name for name, _ in bad]))
+    kept = dataclasses.replace(files.subset(good), skipped=skipped)
     if skipped:
-        log.warning("%s: %s", files.root, _summary(skipped, len(paths), "are left out"))
+        log.warning("%s: %s", files.root, _summary(skipped, len(held), "are left out"))
         gone = set(files.labels.tolist()) - set(kept.labels.tolist())
         if gone:
             classes = ", ".join(files.classes[label] for label in sorted(gone))
             raise DataError(
                 f"{files.root}: no usable recording is left of {classes}. "
-                f"{_summary(skipped, len(paths), 'cannot be used')}"
+                f"{_summary(skipped, len(held), 'cannot be used')}"
             )
-    if look is _what_seems_wrong:
+    if not in_memory:
         return kept
+    recordings: dict[int, Events] = {}
+    for numbers, found in zip(held.values(), made, strict=True):
+        if isinstance(found, list):
+            recordings.update(zip(numbers, found, strict=True))
     return MemoryRecordings(
         kept.classes,
         kept.labels,
@@ -83,7 +86,7 @@ def usable(
         kept.layout,
         kept.height,
         kept.width,
-        tuple(found for found in made if isinstance(found, Events)),
+        tuple(recordings[number] for number in good.tolist()),
         skipped=skipped,
     )
 
@@ -109,7 +112,7 @@ def fingerprint(event_set: EventSet) -> str:
     return digest.hexdigest()
 
 
-def _decoded_size(paths: Sequence[Path]) -> float:
+def decoded_size(paths: Sequence[Path]) -> float:
     """Bytes the events of files take in memory, at most."""
     size = 0.0
     for path in paths:
@@ -121,16 +124,18 @@ def _decoded_size(paths: Sequence[Path]) -> float:
     return size
 
 
-def _decoded(files: FileRecordings, path: Path) -> Events | str:
-    """The recording in a file, or why it cannot be used."""
+def _decoded(files: FileRecordings, numbers: Sequence[int]) -> list[Events] | str:
+    """Those recordings of a set that are in one file, or why it cannot be used."""
+    path = files.path(numbers[0])
     try:
-        return _wrong_size(path) or files.decode(path)
+        return _wrong_size(path) or list(files.read(np.array(numbers)))
     except DataError as error:
         return _without_path(error, path)
 
 
-def _what_seems_wrong(files: FileRecordings, path: Path) -> str | None:
-    """Why a file cannot be used, as far as its size, header and first event show; else None."""
+def _what_seems_wrong(files: FileRecordings, numbers: Sequence[int]) -> str | None:
+    """Why the file of these recordings cannot be used, as its size and start show; else None."""
+    path = files.path(numbers[0])
     if wrong := _wrong_size(path):
         return wrong
     if path.suffix.casefold() not in _BARE:

@@ -8,7 +8,7 @@ event is (t, x, y, p), the time, the pixel, and whether it became brighter (ON, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, overload
 
 import numpy as np
@@ -52,11 +52,11 @@ class _Columns:
             column = column.astype(kind, copy=False).view()
             column.flags.writeable = False
             object.__setattr__(self, name, column)
-        if not (0 < self.height <= LARGEST_SIDE and 0 < self.width <= LARGEST_SIDE):
-            raise ValueError(
-                f"events: the sensor is {self.height} x {self.width} pixels (height x width); "
-                f"expected sides of 1 to {LARGEST_SIDE}."
-            )
+        _check_sensor(self.height, self.width)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made by the constructor: their columns are read-only too."""
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     def __len__(self) -> int:
         """Number of events."""
@@ -74,8 +74,9 @@ class _Columns:
         """
         if self.height > height or self.width > width:
             raise DataError(
-                f"events: recorded by a sensor of {self.height} x {self.width} pixels (height x "
-                f"width), expected at most {height} x {width}. Crop them to that size."
+                f"events: the recording needs a sensor of {self.height} x {self.width} pixels "
+                f"(height x width), expected was one of {height} x {width} or smaller. Use "
+                f"recordings of that sensor, or crop them to that size."
             )
         return self.replace(height=height, width=width)
 
@@ -102,7 +103,7 @@ class Events(_Columns):
         """Events from columns of any number type, every value checked.
 
         Args:
-            t: Microseconds, whole numbers.
+            t: Microseconds; fractions of one are rounded down.
             x: Columns.
             y: Rows.
             p: Polarities, coded 0 and 1, -1 and 1, or bool.
@@ -110,8 +111,8 @@ class Events(_Columns):
             width: Columns of the sensor; none: just enough for the largest x.
 
         Raises:
-            ValueError: Unequal lengths, NaN, fractions, pixels outside the sensor, other
-                polarities.
+            ValueError: Unequal lengths, NaN, fractions in x, y or p, pixels outside the sensor,
+                other polarities, or a sensor without pixels.
         """
         columns = {n: np.asarray(c) for n, c in (("t", t), ("x", x), ("y", y), ("p", p))}
         lengths = {name: column.shape for name, column in columns.items()}
@@ -120,8 +121,9 @@ class Events(_Columns):
                 f"events: the columns have the shapes {lengths}; expected four of one length (N,)."
             )
         whole = {name: _whole(name, column) for name, column in columns.items()}
-        height = height or int(whole["y"].max(initial=0)) + 1
-        width = width or int(whole["x"].max(initial=0)) + 1
+        height = int(whole["y"].max(initial=0)) + 1 if height is None else height
+        width = int(whole["x"].max(initial=0)) + 1 if width is None else width
+        _check_sensor(height, width)
         for name, size in (("x", width), ("y", height)):
             low, high = int(whole[name].min(initial=0)), int(whole[name].max(initial=0))
             if low < 0 or high >= size:
@@ -295,6 +297,15 @@ class EventBatch(_Columns):
 
     def __repr__(self) -> str:
         return f"EventBatch({self.size} recordings, {len(self):,} events)"
+
+
+def _check_sensor(height: int, width: int) -> None:
+    """Raise a `DataError` for sides that no sensor has."""
+    if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE):
+        raise DataError(
+            f"events: the sensor is {height} x {width} pixels (height x width); expected sides "
+            f"of 1 to {LARGEST_SIDE}."
+        )
 
 
 def _whole(name: str, column: Array) -> Array:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from modicum.engine.folders import Split
-from modicum.engine.threads import Progress
+from modicum.engine.threads import Progress, in_threads
 from modicum.errors import ConfigError, DataError
-from modicum.events.check import usable
+from modicum.events.check import decoded_size, usable
 from modicum.events.division import Division, describe, divide
 from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings
 from modicum.events.formats.aedat2 import Convention
@@ -26,7 +26,7 @@ MEMORY_LIMIT = 2**30
 """Bytes of decoded events up to which a set is decoded once, into memory."""
 
 _LOOKED_AT = 100
-"""Files that are decoded to find out the size of the sensor."""
+"""Files of a large set that are decoded to find out the size of the sensor."""
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,10 @@ def open_recordings(
     data is, how it was divided and which way up it was read stands in `EventSet.layout`; print it
     beside results.
 
-    Sets that need at most `memory_limit` bytes are decoded at once. Of others the sizes and starts
-    of files are looked at, and the rest is found when a file is decoded.
+    Sets whose files need at most `memory_limit` bytes are decoded at once. Of others the sizes and
+    starts of files are looked at, and the rest is found when a file is decoded: for every batch
+    anew, and whole, though `dvs-gesture` cuts recordings of seconds out of files of minutes. A
+    higher limit, where there is memory, is much faster there.
 
     Args:
         source: A folder, `NAME=FOLDER`, or "digits": see `open_digits`.
@@ -78,7 +80,8 @@ def open_recordings(
             See `modicum.events.division`.
         division_seed: Seed of the division "random".
         sensor: Height and width in pixels, for a folder of your own; none: what the files say, else
-            as large as some files from all over the set need.
+            as large as they need. Of more files than fit into memory some from all over the folder
+            are looked at for that; an event outside is then an error when it is read.
         convention: Which way up AEDAT 2.0 is read.
         skip_bad: Leave unusable files out, with a warning, rather than raise. They are listed in
             `EventSet.skipped`.
@@ -100,11 +103,15 @@ def open_recordings(
         )
     if str(source) == "digits":
         return open_digits("train" if split == "train" else "test")
-    known, root = _known_and_root(str(source))
+    known, root = known_and_root(str(source))
+    if not root.exists():
+        raise DataError(f"{root}: there is no such folder. Check the path.")
+    if not root.is_dir():
+        raise DataError(f"{root}: expected a folder of recordings. If it is an archive, unpack it.")
     found = (known.find if known else find_class_folders)(root, split)
     if known and sensor not in (None, known.sensor):
         raise ConfigError(f"sensor: that of {known.title} is {known.sensor}; leave it out.")
-    size = known.sensor if known else sensor or _size_needed(root, convention)
+    size = known.sensor if known else sensor or _size_needed(root, convention, memory_limit)
     files = FileRecordings(
         found.classes,
         torch.tensor(found.labels, dtype=torch.int64),
@@ -125,6 +132,11 @@ def open_recordings(
     elif holdout:
         rule = division or (known.division if known else "hash")
         files = _part(files, split, holdout, rule, division_seed)
+        if not len(files):
+            raise DataError(
+                f"{root}: nothing can be held out of classes with a single recording each. Add "
+                f"recordings, or divide the folder into train/ and test/."
+            )
     elif split != "train":
         raise ConfigError(
             f"holdout: {root} has no {split} split, and with holdout=0 none is made. Give the "
@@ -138,6 +150,18 @@ def open_recordings(
         memory_limit=memory_limit,
         progress=progress,
     )
+
+
+def has_splits(source: str | Path) -> bool:
+    """Whether a data set comes divided, rather than as one folder that `open_recordings` divides.
+
+    Raises:
+        DataError: As `open_recordings`.
+    """
+    if str(source) == "digits":
+        return True
+    known, root = known_and_root(str(source))
+    return (known.find if known else find_class_folders)(root, "val").split != "all"
 
 
 def open_digits(
@@ -171,8 +195,12 @@ def open_digits(
     )
 
 
-def _known_and_root(source: str) -> tuple[DataSet | None, Path]:
-    """The data set a source names, if it names one, and its folder."""
+def known_and_root(source: str) -> tuple[DataSet | None, Path]:
+    """The data set a source names, if it names one, and its folder.
+
+    Raises:
+        ConfigError: There is no such data set, or it is named without a folder.
+    """
     name, equals, path = source.partition("=")
     if equals and name.casefold() in DATA_SETS:
         known, root = DATA_SETS[name.casefold()], Path(path)
@@ -188,10 +216,6 @@ def _known_and_root(source: str) -> tuple[DataSet | None, Path]:
             f"{source}: a published data set; say where it lies: {source}=FOLDER. Nothing is "
             f"downloaded."
         )
-    if not root.exists():
-        raise DataError(f"{root}: there is no such folder. Check the path.")
-    if not root.is_dir():
-        raise DataError(f"{root}: expected a folder of recordings. If it is an archive, unpack it.")
     return known, root
 
 
@@ -223,18 +247,23 @@ def _part(
     return dataclasses.replace(part, layout=f"{files.layout}, {describe(share, division, seed)}")
 
 
-def _size_needed(root: Path, convention: Convention) -> Size:
+def _size_needed(root: Path, convention: Convention, memory_limit: int) -> Size:
     """The sensor's size of a tree of recordings, the same for all its splits.
 
-    What the files say, or else what the events of some files from all over the tree need.
+    What the files say, or else what their events need: those of all files where these fit into
+    memory, else of some from all over the tree.
     """
-    paths = sorted(path for path in root.rglob("*") if RECORDINGS.has(path.name))
-    some = np.linspace(0, len(paths) - 1, min(_LOOKED_AT, len(paths))).astype(int)
-    height = width = 1
-    for number in some.tolist():
+
+    def size(path: Path) -> Size:
         try:
-            events = read(paths[number], convention=convention)
+            events = read(path, convention=convention)
         except DataError:
-            continue  # found and named later
-        height, width = max(height, events.height), max(width, events.width)
-    return height, width
+            return 1, 1  # found and named later
+        return events.height, events.width
+
+    paths = sorted(path for path in root.rglob("*") if RECORDINGS.has(path.name))
+    if decoded_size(paths) > memory_limit:
+        some = np.linspace(0, len(paths) - 1, min(_LOOKED_AT, len(paths))).astype(int)
+        paths = [paths[number] for number in some.tolist()]
+    heights, widths = zip((1, 1), *in_threads(size, paths), strict=True)
+    return max(heights), max(widths)

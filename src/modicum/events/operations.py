@@ -301,8 +301,8 @@ def _choose(batch: EventBatch, fragments: Fragments | None) -> _Chosen:
             f"fragments: starts of shape {fragments.start.shape} and ends of shape "
             f"{fragments.end.shape}; expected ({batch.size},), one a recording."
         )
-    low = _search(batch, fragments.start, "left")
-    high = np.maximum(_search(batch, fragments.end, "right"), low)
+    low = search(batch, fragments.start, "left")
+    high = np.maximum(search(batch, fragments.end, "right"), low)
     used = np.flatnonzero(high > low)
     follow = bool((low[used[1:]] == high[used[:-1]]).all())
     if len(used) and follow:
@@ -334,9 +334,22 @@ def _in_box(batch: EventBatch, chosen: _Chosen, box: Integers) -> _Chosen:
     return _Chosen(chosen.index[inside], bounds)
 
 
-def _search(batch: EventBatch, times: Integers, side: Literal["left", "right"]) -> Integers:
-    """`np.searchsorted` in each recording: the place in the batch where its time belongs, (B,)."""
-    low, high = batch.starts[:-1], batch.starts[1:]
+def search(batch: EventBatch, times: Integers, side: Literal["left", "right"]) -> Integers:
+    """`np.searchsorted` in each recording, all at once.
+
+    Args:
+        batch: Recordings sorted by time.
+        times: Microseconds to look for in each recording, (B,) or (B, T).
+        side: "left": the first event at this time or later; "right": the first that is later.
+
+    Returns:
+        The places of these events in the batch, or the ends of their recordings, as `times`.
+    """
+    shape = (-1,) + (1,) * (times.ndim - 1)
+    low, high = (
+        np.broadcast_to(ends.reshape(shape), times.shape)
+        for ends in (batch.starts[:-1], batch.starts[1:])
+    )
     while (low < high).any():  # once for every doubling of the longest recording
         middle = (low + high) // 2
         found = batch.t[np.minimum(middle, len(batch) - 1)]

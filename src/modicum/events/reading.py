@@ -71,7 +71,12 @@ def read(
         MissingExtraError: An `.h5` file, and h5py is not installed.
     """
     file = File.open(source, strict=strict)
-    recording = _open(file, format, convention, keep_invalid)
+    recording = open_file(file, format, convention, keep_invalid)
+    return whole(file, recording, sensor, sort)
+
+
+def whole(file: File, recording: Recording, sensor: Size | None, sort: bool) -> Events:
+    """All events of a file that is open; see `read`."""
     size = _checked_size(sensor) or recording.sensor
     # One more than there can be: the file is then decoded to its end, and the end checked, before
     # anything is handed out.
@@ -114,7 +119,7 @@ def windows(
     if events < 1:
         raise ConfigError(f"windows of {events} events: expected 1 at least.")
     file = File.open(source, strict=strict)
-    recording = _open(file, format, convention, keep_invalid)
+    recording = open_file(file, format, convention, keep_invalid)
     size = _checked_size(sensor) or recording.sensor or _just_enough(recording)
     yield from _gather(file, recording, size, events)
 
@@ -154,9 +159,10 @@ def _detect(file: File) -> Format:
     )
 
 
-def _open(
+def open_file(
     file: File, format: Format | None, convention: Convention, keep_invalid: bool
 ) -> Recording:
+    """What the header of a file says, and how its events are decoded; see `read`."""
     for name, value, known in (
         ("convention", convention, get_args(Convention)),
         ("format", format or "atis", get_args(Format)),
@@ -244,5 +250,8 @@ def _check_pixels(file: File, block: Block, sensor: Size) -> None:
     raise file.error(
         block.place(bad),
         f"an event at x = {x[bad]}, y = {y[bad]} is outside the sensor of {height} rows and "
-        f"{width} columns. The file is damaged, or sensor=(height, width) was given wrong.",
+        f"{width} columns that was expected: the recording needs {int(y.max()) + 1} rows and "
+        f"{int(x.max()) + 1} columns at least. The file is damaged or of another "
+        f"sensor. Where its size can be given, that is sensor=(height, width) in Python and "
+        f"--sensor HEIGHT WIDTH on the command line.",
     )

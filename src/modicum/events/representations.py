@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from modicum.errors import ConfigError, DataError
 from modicum.events.container import EventBatch, Events
-from modicum.events.operations import decreases, first_and_last
+from modicum.events.operations import decreases, first_and_last, search
 
 SplitBy: TypeAlias = Literal["number", "time", "equal"]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -302,8 +302,15 @@ def normalise_frames(frames: Tensor, how: Literal["max", "none", "clip1"]) -> Te
 
     Raises:
         ConfigError: There is no such way.
+        DataError: A value is negative or NaN, and so no count.
     """
     frames = frames.float()
+    if frames.numel() and not bool(frames.min() >= 0):  # a NaN makes the minimum NaN
+        what = "NaN" if bool(frames.isnan().any()) else "negative values"
+        raise DataError(
+            f"normalise_frames: frames hold {what}; expected counts of events, 0 or more. Check "
+            f"the recording and its representation."
+        )
     if how == "max":
         return frames / frames.amax((-3, -2, -1), keepdim=True).clamp_min(1.0)
     if how == "clip1":
@@ -416,16 +423,15 @@ def _frame_bounds(batch: EventBatch, steps: int, split_by: SplitBy) -> Integers:
     Events are in order, so a frame is a run of them, and only its start has to be found.
     """
     step = np.arange(steps)
-    starts, ends = batch.starts[:-1, None], batch.starts[1:, None]
     if split_by == "number":
-        first_of_frame = starts + batch.lengths[:, None] // steps * step
+        first_of_frame = batch.starts[:-1, None] + batch.lengths[:, None] // steps * step
     elif split_by in ("time", "equal"):
         first, last = first_and_last(batch)
         if split_by == "time":
             start_time = first[:, None] + (last - first)[:, None] // steps * step
         else:
             start_time = _equal_starts(first, last, step, steps)
-        first_of_frame = _first_not_before(start_time, batch.t, starts, ends)
+        first_of_frame = search(batch, start_time, "left")
     else:
         raise ConfigError(
             f"frames: found split_by={split_by!r}, expected 'number', 'time' or 'equal'."
@@ -437,21 +443,6 @@ def _equal_starts(first: Integers, last: Integers, step: Integers, steps: int) -
     """The first microsecond whose (t - first) * steps // (last - first + 1) is `step`: (B, T)."""
     span = (last - first + 1)[:, None]
     return first[:, None] - -step * span // steps
-
-
-def _first_not_before(wanted: Integers, t: Integers, starts: Integers, ends: Integers) -> Integers:
-    """The first event at the wanted times (B, T) or later within each recording, or its end.
-
-    A binary search of all at once: `np.searchsorted` for many sorted runs.
-    """
-    low, high = np.broadcast_to(starts, wanted.shape), np.broadcast_to(ends, wanted.shape)
-    while (low < high).any():
-        middle = (low + high) // 2
-        earlier = t[np.minimum(middle, len(t) - 1)] < wanted
-        searching = low < high
-        low = np.where(searching & earlier, middle + 1, low)
-        high = np.where(searching & ~earlier, middle, high)
-    return low
 
 
 def _numbers_of_runs(bounds: Integers, part: slice) -> Integers:

@@ -36,19 +36,28 @@ SACCADE = 100_000
 
 def simulate(
     video: npt.NDArray[Any] | torch.Tensor,
-    times: npt.ArrayLike,
+    times: npt.ArrayLike | None = None,
     conditions: Conditions = ORDINARY,
     *,
+    path: Waypoints = TRIANGLE,
+    steps: int = 12,
     seed: int = 0,
     index: int | Integers = 0,
 ) -> Events | EventBatch:
-    """What an event camera would record of a video, or of a batch of videos of the same times.
+    """What an event camera would record of a video, of a batch of them, or of a still picture.
+
+    A still picture is moved along a path, its borders continued outwards.
 
     Args:
-        video: Linear intensities (not gamma-corrected grey levels) `(T, H, W)`, or `(B, T, H, W)`
-            for a batch: floats from 0 to 1, or bytes, which are divided by 255.
-        times: Microseconds of each picture, increasing, `(T,)`, T of at least 2.
+        video: Linear intensities (not gamma-corrected grey levels) `(T, H, W)`, `(B, T, H, W)` for
+            a batch of videos of the same times, or `(H, W)` for a still picture: floats from 0 to
+            1, or bytes, which are divided by 255.
+        times: Microseconds of each picture, increasing, `(T,)`, T of at least 2. None, for a still
+            picture alone: each waypoint is reached 100 ms after the one before.
         conditions: The camera and the light.
+        path: For a still picture: waypoints in pixels.
+        steps: For a still picture: positions from one waypoint to the next, which makes T
+            `(len(path) - 1) * steps + 1`. They should lie a pixel apart or less.
         seed: For the pixels' thresholds and the noise.
         index: Number of the sample, or of each of the batch, `(B,)`; a sample's random numbers
             depend on the seed and its number only. An int is the number of the first.
@@ -57,15 +66,19 @@ def simulate(
         Events from `times[0]` to `times[-1]` in order of time, an `EventBatch` for a batch.
 
     Raises:
-        ValueError: Wrong shapes, values outside 0 to 1, or times that do not increase.
+        ValueError: Wrong shapes, values outside 0 to 1, times that do not increase, or a path
+            without two waypoints.
     """
     pictures = np.asarray(video)
-    when = np.asarray(times)
-    batched = pictures.ndim == 4
-    if pictures.ndim not in (3, 4) or when.shape != (pictures.shape[-3],) or len(when) < 2:
+    still, batched = pictures.ndim == 2, pictures.ndim == 4
+    positions, usual_times = _along(path, steps)
+    when = usual_times if still and times is None else np.asarray(times)
+    wanted = (len(positions),) if still else pictures.shape[-3:-2]
+    if pictures.ndim not in (2, 3, 4) or when.shape != wanted or len(when) < 2:
         raise DataError(
             f"simulate: a video of shape {pictures.shape} with times of shape {when.shape}; "
-            f"expected (T, H, W) or (B, T, H, W) and (T,), with T of at least 2."
+            f"expected (T, H, W) or (B, T, H, W) and (T,), with T of at least 2; or a picture "
+            f"(H, W) without times, or with one for each of {len(positions)} positions."
         )
     if not np.isfinite(when).all() or (np.diff(when) < 1).any():
         raise DataError("simulate: expected times that increase by at least 1 us at every picture.")
@@ -85,8 +98,11 @@ def simulate(
             f"simulate: {len(pictures)} videos with an index of shape {numbers.shape}; expected "
             f"({len(pictures)},)."
         )
-    steps = (pictures[:, step].astype(np.float64) for step in range(len(when)))
-    batch = record(steps, when.astype(np.int64), conditions, seed, numbers)
+    if still:
+        moments = _moved(pictures.astype(np.float64), positions)
+    else:
+        moments = (pictures[:, step].astype(np.float64) for step in range(len(when)))
+    batch = record(moments, when.astype(np.int64), conditions, seed, numbers)
     return batch if batched else batch[0]
 
 
@@ -102,17 +118,15 @@ def simulate_file(
 ) -> Events:
     """What an event camera would record of a user's picture, animation or folder of frames.
 
-    A still picture is moved along a path, its borders continued outwards. An animation is played
-    at its own speed, the files of a folder in the order of their names. Colours are turned into
-    linear luminance (sRGB, ITU-R BT.709).
+    A still picture is moved along a path as by `simulate`. An animation is played at its own speed,
+    the files of a folder in the order of their names. Colours are turned into linear luminance
+    (sRGB, ITU-R BT.709).
 
     Args:
         source: An image file, an animated GIF or WebP, or a folder of image files of one size.
         conditions: The camera and the light.
-        path: For a still picture: waypoints in pixels of the sensor, each reached 100 ms after the
-            one before.
-        steps: For a still picture: positions from one waypoint to the next. They should lie a
-            pixel apart or less.
+        path: See `simulate`; in pixels of the sensor.
+        steps: See `simulate`.
         frame_rate: Pictures a second, for a folder, or an animation that does not say.
         size: (height, width) of the sensor, to which pictures are resized. None: the pictures'.
         seed: For the pixels' thresholds and the noise.
@@ -145,12 +159,12 @@ def simulate_file(
         )
     video = np.stack([_luminance(picture, size or shapes[0]) for picture in colours])
     if len(video) == 1:
-        positions, times = _along(path, steps)
-        pictures = _moved(video, positions)
+        events = simulate(video[0], None, conditions, path=path, steps=steps, seed=seed)
     else:
         times = np.cumsum([0, *durations[:-1]]).astype(np.int64)
-        pictures = (picture[None] for picture in video)
-    return record(pictures, times, conditions, seed, np.zeros(1, np.int64))[0]
+        events = simulate(video, times, conditions, seed=seed)
+    assert isinstance(events, Events)
+    return events
 
 
 class Variation(NamedTuple):
@@ -186,6 +200,10 @@ VARIATIONS: Mapping[str, Variation] = MappingProxyType(
 )
 """The test sets of the robustness protocol (sections 8 and 9). The light of `illumination_ramp`
 doubles over 300 ms, that of `flicker` swings by half at 10 Hz; both are inferred."""
+
+
+DIGIT_COUNTS: Mapping[str, int] = MappingProxyType({"train": 1200, "test": 597})
+"""Recordings of each split of the built-in digits."""
 
 
 class DigitRecordings(NamedTuple):
@@ -229,7 +247,8 @@ def digit_recordings(
     path, conditions = VARIATIONS[variation] if isinstance(variation, str) else variation
     pixels, digits = load_digits(return_X_y=True)
     order = permutation(len(digits), "digits")
-    part = order[:1200] if split == "train" else order[1200:]
+    train = DIGIT_COUNTS["train"]
+    part = order[:train] if split == "train" else order[train:]
     if count is not None and not 0 < count <= len(part):
         raise ConfigError(f"count: found {count}, expected 1 to {len(part)} {split} digits.")
     chosen = part[:count]
@@ -298,8 +317,7 @@ def _luminance(colours: npt.NDArray[np.uint8], size: tuple[int, int]) -> Floats:
     """Linear luminance `size` of sRGB bytes (H, W, 3)."""
     coded = np.arange(256) / 255
     linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
-    luminance = torch.from_numpy(linear[colours] @ np.array([0.2126, 0.7152, 0.0722]))
-    if size == colours.shape[:2]:
-        return luminance.numpy()
-    resized = functional.interpolate(luminance[None, None], size, mode="bilinear", antialias=True)
-    return resized[0, 0].numpy()
+    luminance = torch.from_numpy(linear[colours] @ np.array([0.2126, 0.7152, 0.0722]))[None, None]
+    if size != colours.shape[:2]:
+        luminance = functional.interpolate(luminance, size, mode="bilinear", antialias=True)
+    return luminance[0, 0].clamp(0, 1).numpy()  # rounding may lead out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -18,19 +19,23 @@ from modicum.engine.threads import Progress, in_threads
 from modicum.errors import ConfigError, DataError, ModicumError
 from modicum.events import pictures
 from modicum.events.container import Events
+from modicum.events.datasets import known_and_root, open_digits
 from modicum.events.errors import EventFormatError
 from modicum.events.formats.aedat2 import Convention
-from modicum.events.formats.recording import Size
+from modicum.events.formats.recording import File, Size
 from modicum.events.layouts import DATA_SETS, in_numeric_order
-from modicum.events.reading import SUFFIXES, Format, detect, read, windows
-from modicum.events.writing import write
+from modicum.events.reading import SUFFIXES, Format, detect, open_file, whole, windows
+from modicum.events.simulator import DIGIT_COUNTS
+from modicum.events.writing import WITHOUT_SIZE, write
 
 _MOST_LISTED = 100
 _MOST_DRAWN = 5_000_000
 
+log = logging.getLogger(__name__)
+
 
 def data(
-    path: tyro.conf.Positional[Path],
+    path: tyro.conf.Positional[str],
     sample: str = "0",
     picture: Path | None = None,
     gif: Path | None = None,
@@ -40,23 +45,22 @@ def data(
     """Say what event recordings hold: formats, sensors, lengths, rates, damaged files.
 
     Args:
-        path: A recording, or a folder of them, searched with all its subfolders.
+        path: A recording, or a folder of them, searched with all its subfolders; NAME=FOLDER for a
+            published data set, whose sensor is then known; or `digits`.
         sample: The recording to draw: its name below the folder, or its number from 0.
         picture: PNG file to write: the sample as points in space and time, and as frames.
         gif: GIF file to write: the sample as an animation.
-        sensor: Height and width in pixels, where the files do not say; events must be within.
+        sensor: Height and width in pixels, where neither the files nor NAME say; events must be
+            within.
         convention: Which way up AEDAT 2.0 is read.
     """
     with report_progress("look at recordings") as progress:
         found = survey(path, sensor=sensor, convention=convention, progress=progress)
     if picture is None and gif is None:
         return found
-    name = _sample(path, sample)
-    shown = path / name if path.is_dir() else path
-    first = windows(shown, _MOST_DRAWN, sensor=sensor, convention=convention, strict=False)
-    events = next(first, Events.of([], [], [], []))
+    name, events = _sample(path, sample, sensor, convention)
     title = f"{name}: {len(events):,} events, {events.height} x {events.width} pixels"
-    drawn: dict[str, Any] = {"sample": str(name)}
+    drawn: dict[str, Any] = {"sample": name}
     if picture is not None:
         with atomic_write(picture) as file:
             file.write(pictures.overview(events, title=title))
@@ -92,16 +96,23 @@ def convert(
     """
     if target.exists() and source.exists() and target.samefile(source):
         raise ConfigError(f"{target}: source and target are the same file. Name another target.")
-    events = read(
-        source,
-        format=format,
-        sensor=sensor,
-        convention=convention,
-        keep_invalid=keep_invalid,
-        strict=strict,
-        sort=sort,
-    )
+    file = File.open(source, strict=strict)
+    recording = open_file(file, format, convention, keep_invalid)
+    events = whole(file, recording, sensor, sort)
     write(target, events)
+    known, holds_size = sensor or recording.sensor, target.suffix.lower() not in WITHOUT_SIZE
+    if not known and holds_size:
+        log.warning(
+            "%s does not store the size of its sensor; the %d x %d pixels (height x width) written "
+            "to %s are only as many as the events need. Give the size: --sensor HEIGHT WIDTH.",
+            *(source, events.height, events.width, target),
+        )
+    elif known and not holds_size:
+        log.warning(
+            "%s does not keep the size of the sensor, %d x %d pixels (height x width). Give it "
+            "whenever the file is read, or write .npz.",
+            *(target, events.height, events.width),
+        )
     return {
         "source": str(source),
         "format": format or detect(source),
@@ -127,8 +138,9 @@ def survey(
     Every file is decoded, in windows, so that the largest needs little memory.
 
     Args:
-        path: A file, or a folder that is searched with all its subfolders.
-        sensor: See `modicum.events.read`.
+        path: A file, or a folder that is searched with all its subfolders; or `NAME=FOLDER` and
+            "digits" as for `modicum.events.open_recordings`.
+        sensor: See `modicum.events.read`. None: that of NAME, if there is one.
         convention: See `modicum.events.read`.
         progress: Called with (files done, files in all).
 
@@ -144,9 +156,19 @@ def survey(
         - `damage`: how many recordings are `unreadable`, have times that `decrease`, are `empty`,
           or have the same bytes as another (`duplicates`); `unreadable`: up to 100 `file` and
           `reason`; `ignored`: suffix to count of files that are no recordings.
+
+        Of "digits", which are simulated when they are used, there is no more than `source`,
+        `usable`, `problems`, `warnings`, `layout`, `recordings`, `splits` and `sensors`.
+
+    Raises:
+        DataError: There is no such file or folder.
+        ConfigError: There is no such data set, or it is named without a folder.
     """
-    root = Path(path)
     report: dict[str, Any] = {"source": str(path), "usable": False, "problems": [], "warnings": []}
+    if str(path) == "digits":
+        return report | _digits()
+    known, root = known_and_root(str(path))
+    sensor = sensor or (known.sensor if known else None)
     names, ignored = _find(root)
     files = [root / name if root.is_dir() else root for name in names]
     looks = in_threads(lambda file: _look(file, sensor, convention), files, progress)
@@ -178,6 +200,18 @@ def survey(
     }
     _judge(report, bad)
     return report
+
+
+def _digits() -> dict[str, Any]:
+    """What the built-in set is; one of its recordings is simulated to see its sensor."""
+    one, count = open_digits("train", 1), sum(DIGIT_COUNTS.values())
+    return {
+        "usable": True,
+        "layout": one.layout,
+        "recordings": count,
+        "splits": dict(DIGIT_COUNTS),
+        "sensors": {f"{one.height} x {one.width}": count},
+    }
 
 
 class _Look(NamedTuple):
@@ -307,17 +341,33 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
 
 
-def _sample(root: Path, sample: str) -> Path:
-    """The recording meant by a name or a number.
+def _sample(
+    source: str, sample: str, sensor: Size | None, convention: Convention
+) -> tuple[str, Events]:
+    """Name and events of the recording meant by a name or a number; of many events the first."""
+    if source == "digits":
+        digits = [Path("digits/train", str(number)) for number in range(DIGIT_COUNTS["train"])]
+        number = _place(digits, sample)
+        return str(digits[number]), open_digits("train", number + 1).recordings[number]
+    known, root = known_and_root(source)
+    names, _ = _find(root)
+    name = names[_place(names, sample)]
+    sensor = sensor or (known.sensor if known else None)
+    path = root / name if root.is_dir() else root
+    first = windows(path, _MOST_DRAWN, sensor=sensor, convention=convention, strict=False)
+    return str(name), next(first, Events.of([], [], [], []))
+
+
+def _place(names: Sequence[Path], sample: str) -> int:
+    """Which of the recordings is meant by a name or a number.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: None is.
     """
-    names, _ = _find(root)
     if Path(sample) in names:
-        return Path(sample)
+        return names.index(Path(sample))
     if sample.isdecimal() and int(sample) < len(names):
-        return names[int(sample)]
+        return int(sample)
     raise ConfigError(
         f"--sample {sample}: expected a number below {len(names)}, or a name such as "
         f"{names[0] if names else 'none: there are no recordings'}."

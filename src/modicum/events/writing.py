@@ -13,6 +13,8 @@ from modicum.errors import ConfigError, DataError, require
 from modicum.events.container import Events
 from modicum.events.formats import atis, prophesee
 
+WITHOUT_SIZE = (".npy", ".bin", ".bs2")
+"""Suffixes of files that do not hold the size of the sensor."""
 _MOST_MARKERS = 1 << 24
 
 

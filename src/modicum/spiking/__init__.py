@@ -5,7 +5,6 @@ from modicum.spiking.losses import mean_cross_entropy, tet_loss
 from modicum.spiking.networks import (
     BUILDERS,
     SpikingNetwork,
-    check_frames,
     light,
     nda_vgg11,
     small,
@@ -23,7 +22,6 @@ __all__ = [
     "SpikeStatistics",
     "SpikingLayer",
     "SpikingNetwork",
-    "check_frames",
     "count_spikes",
     "light",
     "mean_cross_entropy",

@@ -6,6 +6,9 @@ statistics of the normalisation pool over time (specification, section 2.2).
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -74,11 +77,8 @@ class SpikingLayer(nn.Module):
         In training mode the normalisation pools over this step only, unlike `forward`, and
         `AdaptiveSynapses` gather statistics at the first step only.
         """
-        if isinstance(self.synapses, AdaptiveSynapses):
-            self.synapses.sequence_begins = state is None
-        currents = self.currents(x)
-        if isinstance(self.synapses, AdaptiveSynapses):
-            self.synapses.sequence_begins = True
+        with one_step(self.synapses, begins=state is None):
+            currents = self.currents(x)
         return self.neuron.step(currents, state)
 
     def currents(self, x: Tensor) -> Tensor:
@@ -92,6 +92,19 @@ class SpikingLayer(nn.Module):
         if isinstance(synapses, AdaptiveSynapses):
             return synapses.scaled(x, scale, shift)
         return scaled(synapses, x, scale, shift)
+
+
+@contextmanager
+def one_step(synapses: nn.Module, *, begins: bool) -> Generator[None]:
+    """Tell `AdaptiveSynapses` that the pass inside is one step, and whether a sequence begins."""
+    if not isinstance(synapses, AdaptiveSynapses):
+        yield
+        return
+    synapses.sequence_begins = begins
+    try:
+        yield
+    finally:
+        synapses.sequence_begins = True
 
 
 class AveragePool(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modicum.errors import ConfigError, DataError
-from modicum.spiking.layers import AveragePool, SpikingLayer
+from modicum.spiking.layers import AveragePool, SpikingLayer, one_step
 from modicum.spiking.neurons import LIF
 
 Downsampling = Literal["average", "stride"]
@@ -173,7 +173,8 @@ class SpikingNetwork(nn.Module):
                 after.append(potential)
             else:
                 x = layer(x[None])[0]
-        return self.classifier(_pixels(x)), after
+        with one_step(self.classifier, begins=state is None):
+            return self.classifier(_pixels(x)), after
 
     def _check(self, x: Tensor, shape: str, rank: int) -> None:
         channels, size = self.arguments["in_channels"], self.arguments["size"]
@@ -233,20 +234,6 @@ def _check_arguments(
     ):
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name}: expected whole numbers of at least 1, found {value!r}")
-
-
-def check_frames(frames: Tensor) -> None:
-    """Refuse frames that are not numbers of events: for where data enter, not for every forward.
-
-    Raises:
-        DataError: A value is negative or NaN.
-    """
-    if frames.numel() and not bool(frames.min() >= 0):  # a NaN makes the minimum NaN
-        what = "NaN" if bool(frames.isnan().any()) else "negative values"
-        raise DataError(
-            f"frames hold {what}; expected counts of events, or images, of at least 0. Check the "
-            f"recording and its representation."
-        )
 
 
 # The networks of the specification. `options` are the arguments of `SpikingNetwork`, and win.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from modicum.errors import ConfigError
+from modicum.errors import ConfigError, DataError
 from modicum.methods.apbs.association import AssociativeConv2d, AssociativeLinear
 from modicum.spiking.layers import SpikingLayer
 from modicum.spiking.neurons import LIF
@@ -230,25 +229,42 @@ def test_the_normalisation_folds_into_the_association(measure: Any, exclude_self
             torch.testing.assert_close(spiking.currents(x), expected, rtol=0, atol=1e-12)
 
 
-def test_kernels_are_remembered_until_the_weight_changes() -> None:
+def test_evaluation_follows_every_change_of_the_weight() -> None:
     layer = AssociativeConv2d(2, 3, 3)
     x = torch.rand(1, 2, 6, 6)
     layer(x)
     layer.eval()
-    with torch.no_grad():
-        layer(x)
-        first = layer._partners
-        layer(x)
-        assert layer._partners is first
-        layer.weight.mul_(2)
-        changed = layer(x)
-    layer.requires_grad_(True)
-    torch.testing.assert_close(changed, layer(x))
-    again = copy.deepcopy(layer)
-    with torch.no_grad():
-        again.weight.mul_(2)
-        assert not torch.allclose(again(x), changed)
-        torch.testing.assert_close(layer(x), changed)
+    for change in (lambda: layer.weight.mul_(2), lambda: layer.weight.data.mul_(2)):
+        with torch.no_grad():
+            before = layer(x)
+            change()
+            after = layer(x)
+        assert not torch.allclose(after, before)
+        torch.testing.assert_close(after, layer(x))  # as the pass that keeps gradients has it
+
+
+@pytest.mark.parametrize("association", [0.0, 0.2])
+@pytest.mark.parametrize("training", [True, False])
+def test_input_without_a_batch_is_refused(association: float, training: bool) -> None:
+    convolution = AssociativeConv2d(2, 3, 3, association=association).train(training)
+    linear = AssociativeLinear(4, 3, association=association).train(training)
+    for x in (torch.rand(2, 6, 6), torch.rand(1, 1, 2, 6, 6)):
+        with pytest.raises(DataError, match=r"\(batch, channels, height, width\), found shape"):
+            convolution(x)
+    with pytest.raises(DataError, match=r"found shape \(4,\).* x\[None\]"):
+        linear(torch.rand(4))
+    with torch.no_grad(), pytest.raises(DataError, match="batched"):
+        linear.scaled(torch.rand(4), torch.ones(3), torch.zeros(3))
+    for layer, x in ((convolution, torch.rand(1, 2, 6, 6)), (linear, torch.rand(5, 2, 4))):
+        layer(x).sum().backward()
+        assert layer.weight.grad is not None
+
+
+def test_the_cache_mean_is_of_magnitudes() -> None:
+    layer = AssociativeConv2d(1, 1, 1, bias=False, cache="mean")
+    torch.nn.init.constant_(layer.weight, -2)
+    layer(torch.tensor([1.0, -3.0]).view(1, 1, 1, 2))
+    assert layer.cache.tolist() == [4.0]  # the mean of f = 2, -6 would be -2
 
 
 def test_only_the_first_step_of_a_sequence_updates_the_cache() -> None:

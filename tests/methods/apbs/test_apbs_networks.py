@@ -71,6 +71,25 @@ def test_in_eval_mode_steps_give_what_the_sequence_gives() -> None:
     torch.testing.assert_close(torch.stack(logits, 1), net(x), rtol=0, atol=1e-10)
 
 
+def test_in_training_only_the_first_step_updates_caches() -> None:
+    torch.manual_seed(0)
+    net = networks.small(size=12, associate_classifier=True)
+    x = binary(2, 5, 2, 12, 12)
+    synapses = [m for m in net.modules() if isinstance(m, AssociativeConv2d | AssociativeLinear)]
+    assert len(synapses) == 3
+    for sequence in (1, 2):
+        state = None
+        for t in range(5):
+            _, state = net.step(x[:, t], state)
+            if t == 0:
+                caches = [layer.cache.clone() for layer in synapses]
+        assert all(layer.num_updates == sequence for layer in synapses)
+        for layer, cache in zip(synapses, caches, strict=True):
+            assert torch.equal(layer.cache, cache)
+    net(x)
+    assert all(layer.num_updates == 3 for layer in synapses)
+
+
 def test_operations_of_association_are_counted() -> None:
     torch.manual_seed(0)
     net = networks.small(size=12)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from modicum.errors import CheckpointError
@@ -15,6 +18,8 @@ from modicum.events.container import EventBatch, Events
 from modicum.methods.event_augmentation.checkpoints import load_est, load_torchvision
 from modicum.methods.event_augmentation.est import EstClassifier
 from modicum.methods.event_augmentation.resnet import ResNet34
+from modicum.methods.event_augmentation.train import Config, build_network
+from modicum.methods.event_augmentation.voxels import VoxelPipeline
 
 EVENTS = EventBatch.of([Events.of([1, 500, 900], [3, 9, 20], [7, 7, 8], [0, 1, 1])])
 
@@ -142,6 +147,64 @@ def test_torchvision_weights_load_but_for_the_layers_kept(tmp_path: Path) -> Non
     for name, value in network.state_dict().items():
         kept = name.startswith(("conv1.", "fc."))
         assert torch.equal(value, (before if kept else imagenet)[name])
+
+
+def saved(state: dict[str, Tensor], kind: str, folder: Path) -> Path:
+    """A file of weights as EST's authors or torchvision write it, or as safetensors."""
+    path = folder / ("weights.safetensors" if kind == "safetensors" else f"{kind}.pth")
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state} if kind == "est" else state, path)
+    return path
+
+
+@pytest.mark.parametrize("network", ["resnet34-est", "resnet34-voxels"])
+@pytest.mark.parametrize("kind", ["est", "torchvision", "safetensors"])
+@pytest.mark.parametrize("same", [True, False])
+def test_training_starts_from_published_weights(
+    network: Any, kind: str, same: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    of_est, is_est = kind != "torchvision", network == "resnet34-est"
+    channels = 4 if same or of_est else 3  # two bins for each polarity, or colours
+    file = EstClassifier(3 if same else 5, bins=2)
+    file.classifier = ResNet34(channels, 3 if same else 5)
+    torch.nn.init.normal_(file.quantization_layer.value_layer.mlp[2].weight)
+    state = file.state_dict() if of_est else file.classifier.state_dict()
+    bins = 2 if same else 3
+    if not is_est:
+        bins *= 2  # a voxel grid has both polarities in each
+    config = Config(network=network, bins=bins, size=32, init=saved(state, kind, tmp_path))
+    pipeline = VoxelPipeline(20, 24, "jaer", network.removeprefix("resnet34-"), bins, 32)
+    with caplog.at_level(logging.INFO, "modicum"):
+        torch.manual_seed(1)
+        built = build_network(config, pipeline, 3)
+        torch.manual_seed(1)
+        fresh = build_network(dataclasses.replace(config, init=None), pipeline, 3)
+
+    anew = ["quantization_layer"] * (is_est and not of_est) + ["conv1", "fc"] * (not same)
+    assert f"start anew: {', '.join(anew) or 'none'}." in caplog.text
+    theirs, own = file.state_dict(), fresh.state_dict()
+    for name, tensor in built.state_dict().items():
+        layer = name.removeprefix("classifier.").split(".")[0]
+        full = name if is_est else f"classifier.{name}"
+        assert torch.equal(tensor, own[name] if layer in anew else theirs[full]), name
+
+
+def test_training_starts_from_no_other_file(tmp_path: Path) -> None:
+    pipeline = VoxelPipeline(20, 24, "jaer", "est", 2, 32)
+
+    def refused(state: dict[str, Tensor], message: str) -> None:
+        file = saved(state, "torchvision", tmp_path)
+        config = Config(network="resnet34-est", bins=2, size=32, init=file)
+        with pytest.raises(CheckpointError, match=f"torchvision.pth.*{message}"):
+            build_network(config, pipeline, 3)
+
+    whole = weights(3, 10, 0)
+    refused({"a": torch.zeros(1)}, "218 missing")
+    refused({name: whole[name] for name in whole if name != "fc.weight"}, r"missing \(fc.weight\)")
+    refused({f"classifier.{name}": whole[name] for name in whole}, "takes 3 channels")
 
 
 def test_training_lowers_the_loss() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from modicum.errors import CheckpointError
-from modicum.methods.vgnet.checkpoints import load_into, load_official, read_state
+from modicum.methods.vgnet.checkpoints import load_into, load_official
 from modicum.methods.vgnet.model import BUILDERS, VGNet, vgnetg_1_0mp
 
 SMALL: dict[str, Any] = {"channels": (16, 16, 32, 48, 64), "layers": (1, 3, 2, 2)}
@@ -178,17 +177,6 @@ def test_missing_and_truncated_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-50])
         with pytest.raises(CheckpointError, match="cannot be read"):
             load_official(path)
-
-
-def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
-    class Hostile:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (os.mkdir, (str(tmp_path / "executed"),))
-
-    torch.save({"a": Hostile()}, tmp_path / "hostile.pth")
-    with pytest.raises(CheckpointError, match="never loaded"):
-        read_state(tmp_path / "hostile.pth")
-    assert not (tmp_path / "executed").exists()
 
 
 def test_missing_tensors_are_never_dropped_silently() -> None:

@@ -15,7 +15,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from modicum import images
-from modicum.classification import latency, topk_correct
 from modicum.engine.run import Run
 from modicum.errors import CheckpointError, ConfigError, DataError
 from modicum.methods import vgnet
@@ -282,12 +281,6 @@ def test_only_weights_decay_and_fixed_kernels_are_left_out() -> None:
     assert len(listed) == sum(p.requires_grad for p in network.parameters())
 
 
-def test_topk() -> None:
-    logits = torch.tensor([[0.1, 0.9, 0.5], [0.8, 0.1, 0.5], [0.1, 0.2, 0.9]])
-    hits = topk_correct(logits, torch.tensor([1, 2, 0]), (1, 2, 5))
-    assert hits.tolist() == [[True, False, False], [True, True, False], [True, True, True]]
-
-
 def test_shifts_and_consistency() -> None:
     image = torch.arange(12.0).view(1, 1, 3, 4)
     assert shifted(image, 1, 0)[0, 0, 1].tolist() == [0, 1, 2, 3]
@@ -301,11 +294,6 @@ def test_shifts_and_consistency() -> None:
     bright[0, 0, 0, 0] = 9.0
     # Up and left move the bright pixel away; down and right repeat the border.
     assert shift_consistency(Corner(), bright).tolist() == [0.5, 1.0]
-
-
-def test_latency_is_ordered() -> None:
-    fastest, typical = latency(torch.nn.Identity(), torch.zeros(1), repeats=5)
-    assert 0 <= fastest <= typical
 
 
 def test_the_baseline_has_the_published_size_and_can_be_matched() -> None:

@@ -285,11 +285,19 @@ def h5(file: File) -> Recording:
                     t, x, y, p = (data_set[start:stop] for data_set in sets)
                 except _H5_ERRORS as error:
                     raise _h5_error(file, error) from error
-                return t.astype(np.int64) + offset, x, y, p
+                return _shifted(t, offset), x, y, p
 
             yield from _checked(file, count, _LARGE_BLOCK, columns)
 
     return Recording(sensor, count, blocks)
+
+
+def _shifted(t: npt.NDArray[Any], offset: int) -> npt.NDArray[Any]:
+    """Times plus an offset. Floats stay floats: NaN is found when values are checked."""
+    if t.dtype.kind != "f":
+        return t.astype(np.int64) + offset
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        return t.astype(np.float64) + offset
 
 
 _H5_ERRORS = (OSError, KeyError, RuntimeError, TypeError, AttributeError)

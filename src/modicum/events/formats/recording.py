@@ -118,7 +118,11 @@ class File:
             EventFormatError: The file is read strictly.
         """
         if self.strict:
-            raise self.error(offset, f"{what} strict=False reads what comes before.")
+            raise self.error(
+                offset,
+                f"{what} What comes before is read with strict=False in Python, and by modicum "
+                f"convert events with --no-strict.",
+            )
         log.warning("%s, byte %d: %s What comes before is used.", self.name, offset, what)
 
     def count_records(self, start: int, size: int) -> int:

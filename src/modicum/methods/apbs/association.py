@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from modicum.engine.distributed import mean_over_processes
-from modicum.errors import ConfigError
+from modicum.errors import ConfigError, DataError
 from modicum.spiking.layers import AdaptiveSynapses, scaled
 
 Measure = Literal["magnitude", "product"]
@@ -117,7 +117,6 @@ class _Association(AdaptiveSynapses, nn.Module):
         self.register_buffer("cache", self.weight.new_zeros(len(self.weight)))
         self.register_buffer("num_updates", self.weight.new_zeros((), dtype=torch.int64))
         self.channels = (-1, 1, 1) if isinstance(synapses, _Convolve) else (-1,)
-        self._partners: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
         self._cache_checked = False
         if association != 0:
             self.operations_per_synapse = 1 + (measure == "magnitude") + exclude_self
@@ -126,11 +125,15 @@ class _Association(AdaptiveSynapses, nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Currents `I` in the text above; in training mode, updates the cache.
 
-        Takes and returns the shapes of the plain layer.
+        Takes and returns the shapes of the plain layer, batched.
 
         Computed in float32 or better, also inside autocast: `y * f - e` is a small difference of
         products of sums.
+
+        Raises:
+            DataError: The input is not batched.
         """
+        self._refuse_unbatched(input)
         if self.association == 0:
             return super().forward(input)  # bit by bit the plain layer
         with torch.autocast(input.device.type, enabled=False):
@@ -145,6 +148,7 @@ class _Association(AdaptiveSynapses, nn.Module):
 
     def scaled(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """`scale * self(x) + shift`; without gradients, at no cost."""
+        self._refuse_unbatched(x)
         if self.association == 0:
             return scaled(self, x, scale, shift)  # pyright: ignore[reportArgumentType]
         inputs = (x, self.weight, scale, shift)
@@ -204,7 +208,7 @@ class _Association(AdaptiveSynapses, nn.Module):
     def _infer(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """`scale * (y + strength * a) + shift` as `y * f' + e'`, all constants in the weights."""
         weight = self.weight.detach().to(x.dtype)
-        partner, own = self._partners_of_version(weight)
+        partner, own = self.partners(weight)
         strength = scale * self.association / (self._scale(weight) + EPSILON)
         rows = (-1, *([1] * (weight.dim() - 1)))
         y = self.synapses(x, weight)
@@ -214,15 +218,14 @@ class _Association(AdaptiveSynapses, nn.Module):
         own = own * -strength.view(rows)
         return self.synapses(x * x, own, shift.to(x.dtype)).addcmul_(y, f)
 
-    def _partners_of_version(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """`partners`, remembered until the weight changes."""
-        parameter = self.weight
-        if parameter.is_inference():  # such tensors do not count their versions
-            return self.partners(weight)
-        version = parameter._version, parameter.data_ptr(), weight.dtype, weight.device
-        if self._partners is None or self._partners[0] != version:
-            self._partners = version, *self.partners(weight)
-        return self._partners[1:]
+    def _refuse_unbatched(self, x: Tensor) -> None:
+        convolution = isinstance(self.synapses, _Convolve)
+        if x.dim() != 4 if convolution else x.dim() < 2:
+            expected = "(batch, channels, height, width)" if convolution else "(batch, ..., inputs)"
+            raise DataError(
+                f"{type(self).__name__}: expected batched input {expected}, found shape "
+                f"{tuple(x.shape)}. Give a single sample as x[None]."
+            )
 
     def _in_full_precision(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
@@ -260,8 +263,8 @@ class _Association(AdaptiveSynapses, nn.Module):
 class AssociativeConv2d(_Association, nn.Conv2d):
     """A convolution whose synapses, the taps of its window, associate; see the text above.
 
-    Takes and returns what `nn.Conv2d` does, and has its parameters. Bit by bit equal to it with
-    `association=0`.
+    Takes and returns what `nn.Conv2d` does, batched, and has its parameters. Bit by bit equal to it
+    with `association=0`.
 
     Args:
         in_channels: As of `nn.Conv2d`, and so are the arguments down to `dtype`; `padding` in
@@ -279,7 +282,9 @@ class AssociativeConv2d(_Association, nn.Conv2d):
         measure: What makes a partner strong: `"magnitude"`, `|w|`; or `"product"`, `w`, with which
             two inhibitory inputs excite.
         cache: What the association is relative to: `"rms"` or `"mean"` of the partners' activity
-            per output channel, running over training; or `"none"`, the sum of `|w|`.
+            per output channel, running over training; or `"none"`, the sum of `|w|`. The mean is
+            that of `|f|` (inferred), so that `c` cannot be negative. The specification has the mean
+            of `f`, the same where no input is negative and the measure is `"magnitude"`.
         exclude_self: Whether a synapse is no partner of its own; False for the ablation.
         momentum: Of the running cache.
 
@@ -323,7 +328,7 @@ class AssociativeConv2d(_Association, nn.Conv2d):
 class AssociativeLinear(_Association, nn.Linear):
     """A linear layer whose synapses associate; see `AssociativeConv2d`.
 
-    Takes and returns what `nn.Linear` does, and has its parameters.
+    Takes and returns what `nn.Linear` does, batched, and has its parameters.
 
     Args:
         in_features: As of `nn.Linear`, and so are the arguments down to `dtype`.

@@ -1,29 +1,23 @@
 """Checkpoints of the code bases the field trains with, TET and NDA, into our networks.
 
 The authors of the method published none. Keys and shapes of a state dict tell which code base it
-is of, the widths, classes, and whether pools or strides halve the maps. Keys may begin with
-`module.`, as `DataParallel` writes them.
+is of, the widths, classes, and whether pools or strides halve the maps.
 """
 
 from __future__ import annotations
 
 import math
-import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor
 
+from modicum.engine.weights import State, read_state
 from modicum.errors import CheckpointError
 from modicum.methods.apbs import networks
 from modicum.spiking.layers import SpikingLayer
 from modicum.spiking.networks import NDA_VGG11_LAYOUT, VGGSNN_LAYOUT, Layout, SpikingNetwork
-
-State: TypeAlias = Mapping[str, Tensor]
 
 _OURS_ONLY = ("cache", "num_updates")
 """What associative layers hold besides; it stays empty."""
@@ -96,9 +90,7 @@ def load_official(
         CheckpointError: The file is damaged, of neither code base, or of another network.
         ConfigError: An option is out of range.
     """
-    where = "the state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
-    state = checkpoint if isinstance(checkpoint, Mapping) else read_state(Path(checkpoint))
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    where, state = read_state(checkpoint)
     base = _recognise(state, where)
     arguments = _describe(base, state)
     if size is not None:
@@ -175,39 +167,3 @@ def _load(base: _CodeBase, network: SpikingNetwork, state: State, where: str) ->
         weight = network.classifier.weight
         channels = len(state[f"{base.layers[-1][0]}.weight"])
         weight.copy_(weight.unflatten(1, (channels, -1)).mT.flatten(1))
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, or of a `.pth` file without executing anything in it.
-
-    Raises:
-        CheckpointError: There is no such file, it is damaged, or it holds something else.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Expected a checkpoint, .pth or .safetensors.")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        safetensors.SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: cannot be read as a state dict of tensors ({reason}). It is damaged, or "
-            f"holds objects other than tensors, which are never loaded. Download it again, or save "
-            f"the network's state_dict()."
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise CheckpointError(
-            f"{path}: holds a {type(found).__name__}, expected a state dict: names with tensors."
-        )
-    return {str(name): tensor for name, tensor in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from modicum.classification import (
 from modicum.engine.devices import Device, choose_device
 from modicum.engine.environment import processor_name
 from modicum.engine.export import write_state_dict
+from modicum.engine.files import whole_path
 from modicum.engine.progress import Progress
 from modicum.engine.random import generator
 from modicum.engine.weights import load_saved
@@ -36,7 +38,11 @@ from modicum.methods.apbs.train import Config, Pipeline, loader_for, open_split
 from modicum.spiking.networks import SpikingNetwork
 from modicum.spiking.nir_export import export_nir
 from modicum.spiking.onnx_export import write_spiking_onnx
-from modicum.spiking.statistics import count_spikes
+from modicum.spiking.statistics import (
+    PICOJOULES_PER_ACCUMULATE,
+    PICOJOULES_PER_MULTIPLY_ACCUMULATE,
+    count_spikes,
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ def evaluate(
     Args:
         run: Run folder, or a .safetensors file of one.
         data: What `modicum train apbs --data` takes; none: what the network was trained on.
-        split: Part of the data.
+        split: Part of the data. A folder without parts is taken whole, or, if it is what the
+            network was trained on, the part that was held out of training.
         weights: The network after the last step, or the one that scored best.
         batch_size: Samples at a time.
         workers: Processes that read files.
@@ -99,11 +106,21 @@ def evaluate(
     network, notes = classifier.network, classifier.notes
     config = Config(
         data=data or notes["data"],
-        holdout=notes["holdout"],
-        division=notes["division"],
         convention=getattr(classifier.pipeline, "convention", "jaer"),
         skip_bad=skip_bad,
     )
+    if whole_path(config.data) == whole_path(notes["data"]):
+        # The same samples are held out as in training.
+        kept = {name: notes[name] for name in ("holdout", "division", "sensor")}
+        config = dataclasses.replace(config, **kept)
+    elif Path(config.image_folder or config.data).is_dir():
+        if isinstance(classifier.pipeline, FramePipeline) and config.image_folder is None:
+            size = (classifier.pipeline.height, classifier.pipeline.width)
+            config = dataclasses.replace(config, sensor=size)
+        folder = config.image_folder
+        divided = images.has_splits(folder) if folder else events.has_splits(config.data)
+        if not divided:  # new samples: none was trained on
+            config, split = dataclasses.replace(config, holdout=0.0), "train"
     samples = open_split(config, split, quiet=False)
     if isinstance(samples, images.ImageSet) != isinstance(classifier.pipeline, ImagePipeline):
         raise DataError(
@@ -134,6 +151,9 @@ def evaluate(
         "accumulates": counted.accumulates_per_sample,
         "multiply_accumulates": counted.multiply_accumulates_per_sample,
         "microjoules_estimated": 1e6 * counted.energy_per_sample,
+        "estimated_with": f"{PICOJOULES_PER_ACCUMULATE} pJ an accumulate, "
+        f"{PICOJOULES_PER_MULTIPLY_ACCUMULATE} pJ a multiply-accumulate: 32-bit floating point in "
+        f"45 nm (Horowitz, ISSCC 2014); without memory",
         "parameters": sum(p.numel() for p in network.parameters()),
         "latency_ms": {
             "one sample": f"{minimum:.2f} min, {median:.2f} median",
@@ -222,8 +242,8 @@ def export(
         run: Run folder, or a .safetensors file of one.
         to: onnx: an ONNX file (any batch size, the number of time steps it was trained with) that
             gives logits averaged over time, compared with PyTorch before it is kept. nir: the
-            Neuromorphic Intermediate Representation, read back and compared before it is kept; it
-            has no associating synapses, so the network must be plain (--association 0).
+            Neuromorphic Intermediate Representation, read back and run for comparison; it has no
+            associating synapses, so the network must be plain (--association 0).
             state-dict: its weights for torch.load.
         out: File to write; none: model.onnx, model.nir or model.pth in the run folder.
         weights: The network after the last step, or the one that scored best.
@@ -235,7 +255,11 @@ def export(
     if to == "state-dict":
         return write_state_dict(classifier.network, out)
     if to == "nir":
-        check = export_nir(classifier.network, out, example(classifier, 8))
+        frames = example(classifier, 8)
+        if isinstance(classifier.pipeline, ImagePipeline):  # a step of the graph takes a frame
+            steps = classifier.network.arguments["time_steps"]
+            frames = frames[:, None].expand(-1, steps, -1, -1, -1)
+        check = export_nir(classifier.network, out, frames)
         return {"written": str(out), **check._asdict()}
     described = {"classes": list(classifier.classes), "pipeline": classifier.pipeline.to_notes()}
     return write_spiking_onnx(classifier.network, example(classifier, 8), out, described)

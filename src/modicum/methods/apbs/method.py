@@ -28,6 +28,7 @@ def example(network: nn.Module) -> tuple[Tensor, ...]:
 
 TET = Config(
     data="cifar10-dvs",
+    convention="dat2mat",
     network="vggsnn",
     time_steps=10,
     size=48,
@@ -64,7 +65,8 @@ METHOD = Method(
             RunOptions(precision="mixed"),
         ),
         "nda": Preset(
-            "the recipe of NDA's code [C]: VGG-11, 200 epochs, batch 256, weight decay.",
+            "VGG-11 by the schedule of NDA's code [C], 200 epochs, batch 256, weight decay; with "
+            "association and STCF in place of NDA's augmentation.",
             dataclasses.replace(
                 TET,
                 network="nda_vgg11",
@@ -80,7 +82,11 @@ METHOD = Method(
         "cifar10": Preset(
             "still images by direct coding, each presented 4 times; TET's schedule.",
             dataclasses.replace(
-                TET, data="cifar10=cifar-10-batches-py", time_steps=4, size=32, normalise="none"
+                TET,
+                data="cifar10=cifar-10-batches-py",
+                convention="jaer",
+                time_steps=4,
+                size=32,
             ),
             RunOptions(precision="mixed"),
         ),

@@ -39,7 +39,8 @@ class ImagePipeline:
     def training(self, augment: STCF) -> Sequence[images.Step]:
         """The steps of training: what is left of STCF where there is no time.
 
-        Its cropping in space is the padding by 4 pixels and random crop, its flip is the usual one.
+        Its cropping in space is the padding by 4 pixels and random crop, of every image as is usual
+        for CIFAR; its flip is the usual one.
         """
         steps: list[images.Step] = [self.crop()]
         if augment.crop_space:

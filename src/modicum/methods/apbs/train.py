@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -61,6 +62,9 @@ class Config:
     Accuracies of different divisions are not comparable."""
     convention: Convention = "jaer"
     """Which way up AEDAT 2.0 is read: jaer, dat2mat or raw."""
+    sensor: tuple[int, int] | None = None
+    """Height and width in pixels of the sensor of a folder of your own; none: what the files say,
+    else as large as their events need."""
     holdout: float = 0.1
     """Share of a data set without splits that is held out to score the network on."""
     train_share: float = 1.0
@@ -105,8 +109,13 @@ class Config:
             if not fine:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} {getattr(self, name)}: must be {expected}.")
-        if self.image_folder is not None and self.flip_time:
-            raise ConfigError("--flip-time: still images have no time to reverse.")
+        if not math.isfinite(self.association):
+            raise ConfigError(f"--association {self.association}: must be a finite number.")
+        if self.image_folder is not None:
+            for name in ("flip_time", "division", "sensor", "convention", "split_by", "normalise"):
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    option = name.replace("_", "-")
+                    raise ConfigError(f"--{option}: still images have none; leave the option out.")
 
     @property
     def image_folder(self) -> str | None:
@@ -137,6 +146,7 @@ def open_split(config: Config, split: events.Split, *, quiet: bool = True) -> La
             split,
             holdout=config.holdout,
             division=config.division,
+            sensor=config.sensor,
             convention=config.convention,
             skip_bad=config.skip_bad,
             progress=progress,
@@ -262,6 +272,7 @@ def train(config: Config, run: Run) -> nn.Module:
             "layout": train_set.layout,
             "holdout": config.holdout,
             "division": config.division,
+            "sensor": config.sensor,
         },
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -50,27 +50,31 @@ OPERATIONS: Mapping[str, Change] = {
     "shifted": _shifted,
 }
 """What is done to recordings: exact; the approximation of a motion that runs backwards (of ideal
-recordings the overlap is 0.63); and exact up to the border."""
+recordings the overlap is 0.65); and exact up to the border."""
 
 SHIFTED_DIGITS = ("log_negated", "reversed_motion", "larger_motion")
 """The variations of the built-in digits that the claim is about."""
 
 
 @cache
-def _digits(name: str) -> events.EventSet:
-    """A simulated test set; arms of a claim that share a process share it."""
-    return events.open_digits("test", variation=name)
+def _digits(part: Literal["train", "test"], name: str) -> events.EventSet:
+    """A simulated set; arms of a claim that share a process share it."""
+    return events.open_digits(part, variation=name)
 
 
-def variations(data: str, test_set: events.EventSet) -> dict[str, Variation]:
+def variations(
+    data: str, test_set: events.EventSet, split: events.Split = "test"
+) -> dict[str, Variation]:
     """The test sets by name, the clean one left out.
 
     Args:
         data: `Config.data`.
         test_set: The clean recordings.
+        split: Which split they are of.
     """
     if data == "digits":
-        return {name: Variation(_digits(name)) for name in VARIATIONS if name != "clean"}
+        part: Literal["train", "test"] = "train" if split == "train" else "test"
+        return {name: Variation(_digits(part, name)) for name in VARIATIONS if name != "clean"}
     return {name: Variation(test_set, change) for name, change in OPERATIONS.items()}
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from modicum.engine.weights import State, read_state
 from modicum.errors import CheckpointError
 from modicum.methods.event_augmentation.est import EstClassifier
 from modicum.methods.event_augmentation.resnet import ResNet34
-
-State: TypeAlias = Mapping[str, Tensor]
 
 
 def load_est(checkpoint: Path | str | State) -> EstClassifier:
@@ -27,7 +24,7 @@ def load_est(checkpoint: Path | str | State) -> EstClassifier:
     Raises:
         CheckpointError: The file is damaged, or not of an EST classifier.
     """
-    where, state = _state_of(checkpoint)
+    where, state = read_state(checkpoint)
     try:
         channels = state["classifier.conv1.weight"].shape[1]
         num_classes = state["classifier.fc.weight"].shape[0]
@@ -65,7 +62,7 @@ def load_torchvision(
     Raises:
         CheckpointError: The file is damaged, or the weights do not fit.
     """
-    where, state = _state_of(checkpoint)
+    where, state = read_state(checkpoint)
     weights = dict(state)
     mine = network.state_dict()
     for layer, axis, what in (("conv1", 1, "input channels"), ("fc", 0, "classes")):
@@ -103,38 +100,3 @@ def _fill(network: nn.Module, state: State, where: str) -> None:
             f"{'; '.join(found)}. In brackets is the first of each."
         )
     network.load_state_dict(dict(state))
-
-
-def _state_of(checkpoint: Path | str | State) -> tuple[str, dict[str, Tensor]]:
-    """What to call a checkpoint in messages, and its tensors.
-
-    Raises:
-        CheckpointError: There is no such file, it is damaged, or it holds something else.
-    """
-    if isinstance(checkpoint, Mapping):
-        where, found = "the state dict", checkpoint
-    else:
-        where, found = str(checkpoint), _read(Path(checkpoint))
-        if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-            found = found["state_dict"]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise CheckpointError(
-            f"{where}: holds a {type(found).__name__}, expected a state dict: names with tensors, "
-            f"or a dict with one as 'state_dict'."
-        )
-    return where, {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
-
-
-def _read(path: Path) -> Any:
-    """Whatever a file of PyTorch's holds, without executing anything in it."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Expected a checkpoint written by torch.save.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint of tensors ({reason}). It is damaged, or "
-            f"holds objects other than tensors, which are never loaded. Download it again, or save "
-            f"the network's state_dict()."
-        ) from error

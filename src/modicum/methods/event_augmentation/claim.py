@@ -8,26 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from modicum import events
 from modicum.claims import Claim, Picture, Study
-from modicum.classification import topk_correct
 from modicum.engine.random import SampleRandom
 from modicum.events.pictures import frame_strip, scatter
-from modicum.methods.event_augmentation.brightness import Change, claimed, variations
+from modicum.methods.event_augmentation.brightness import claimed, variations
+from modicum.methods.event_augmentation.metrics import accuracy
 from modicum.methods.event_augmentation.train import (
     Config,
-    Pipeline,
     augmentation,
-    evaluation_loader,
-    on_device,
     open_split,
     open_training,
     pipeline_for,
-    read_out,
 )
 from modicum.report import png
 
@@ -53,7 +48,8 @@ RECORDINGS = dataclasses.replace(BASE, holdout=0.4)
 NONE, DROP, ID = "no augmentation", "EventDrop", "EventReverse + EventDrift"
 ARMS = {NONE: "none", DROP: "eventdrop", ID: "eventid"}
 
-# The thresholds were fixed before the experiments were run.
+# 2 points of clean accuracy may be lost: the deviation of single runs at this size (specification,
+# section 12). The other thresholds are zero.
 CLAIMS = (
     Claim(
         "robust to brightness",
@@ -93,9 +89,11 @@ def study(data: str | None = None) -> Study:
         base = DIGITS
         about = "Simulated recordings of scikit-learn's digits: 300 for training, 597 for testing."
         caveat = (
-            "The shifted mean is over a negated scene, a motion that runs backwards and a larger "
-            "motion. Scenes inverted in linear intensity stay near chance for every arm, and a "
-            "global ramp or flicker of the light may get worse; they are measured, not claimed."
+            "The shifted mean is over a negated scene (exactly what EventReverse makes in the mode "
+            "polarity), a motion that runs backwards (about what it makes in the mode time) and a "
+            "larger motion. Scenes inverted in linear intensity stay near chance for every arm, "
+            "and a global ramp or flicker of the light may get worse; they are measured, not "
+            "claimed."
         )
         fingerprint = ""
     else:
@@ -107,9 +105,9 @@ def study(data: str | None = None) -> Study:
         )
         caveat = (
             "Other light cannot be simulated from recordings. The shifted mean is over polarities "
-            "flipped (a negated scene, exact), time and polarity reversed (a motion that runs "
-            "backwards, approximately, and by the very operation that EventReverse applies) and a "
-            "shift by a tenth of the side."
+            "flipped (a negated scene, exactly), time and polarity reversed (a motion that runs "
+            "backwards, approximately) and a shift by a tenth of the side: operations that "
+            "EventReverse and EventDrift apply in training as well."
         )
         fingerprint = events.fingerprint(train_set) + events.fingerprint(test_set)
     return Study(
@@ -139,36 +137,6 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
     }
     mean = float(np.mean([measured[name] for name in claimed(config.data)]))
     return {"clean": accuracy(network, test_set, pipeline), "shifted_mean": mean} | measured
-
-
-@torch.no_grad()
-def accuracy(
-    network: nn.Module,
-    event_set: events.EventSet,
-    pipeline: Pipeline,
-    *,
-    change: Change | None = None,
-    mapping: Tensor | None = None,
-    workers: int | None = 0,
-) -> float:
-    """Top-1 accuracy in percent, of recordings that something may be done to.
-
-    Args:
-        network: In eval mode.
-        event_set: The recordings.
-        pipeline: What becomes of them.
-        change: What is done to them first.
-        mapping: The network's number of each class of the set; none: the same.
-        workers: Processes that read files.
-    """
-    device = next(network.parameters()).device
-    augment = [change] if change else []
-    correct = 0.0
-    for batch in evaluation_loader(event_set, pipeline, 64, workers, augment=augment).epoch(0):
-        logits = read_out(network(on_device(batch.input, device))).float().cpu()
-        label = batch.label if mapping is None else mapping[batch.label]
-        correct += float(topk_correct(logits, label, (1,)).sum())
-    return 100 * correct / len(event_set)
 
 
 def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,15 @@ from modicum.classification import (
 from modicum.engine.devices import Device, choose_device
 from modicum.engine.environment import processor_name
 from modicum.engine.export import write_onnx, write_state_dict
+from modicum.engine.files import whole_path
 from modicum.engine.progress import Progress
 from modicum.engine.random import generator
 from modicum.engine.weights import load_saved
 from modicum.events.pipeline import FramePipeline
 from modicum.events.reading import SUFFIXES
 from modicum.methods.event_augmentation.brightness import variations
-from modicum.methods.event_augmentation.claim import accuracy
 from modicum.methods.event_augmentation.est import EstClassifier, EstOfColumns
+from modicum.methods.event_augmentation.metrics import accuracy
 from modicum.methods.event_augmentation.train import (
     Config,
     Pipeline,
@@ -89,7 +91,8 @@ def evaluate(
     Args:
         run: Run folder, or a .safetensors file of one.
         data: What `modicum train event-augmentation --data` takes; none: what it was trained on.
-        split: Part of the data.
+        split: Part of the data. A folder without parts is taken whole, or, if it is what the
+            network was trained on, the part that was held out of training.
         weights: The network after the last step, or the one that scored best.
         batch_size: Recordings at a time.
         workers: Processes that read files.
@@ -98,17 +101,20 @@ def evaluate(
         brightness: Measure the shifted test sets as well.
 
     Returns:
-        Accuracies in percent; parameters; latency of one recording, its representation included.
+        Accuracies in percent; parameters; latency of the network for one recording, which includes
+        the representation where it is learned.
     """
     classifier = load_classifier(run, weights, device)
     pipeline, notes = classifier.pipeline, classifier.notes
-    config = Config(
-        data=data or notes["data"],
-        holdout=notes["holdout"],
-        division=notes["division"],
-        convention=pipeline.convention,
-        skip_bad=skip_bad,
-    )
+    config = Config(data=data or notes["data"], convention=pipeline.convention, skip_bad=skip_bad)
+    if whole_path(config.data) == whole_path(notes["data"]):
+        # The same recordings are held out as in training.
+        kept = {name: notes[name] for name in ("holdout", "division", "sensor")}
+        config = dataclasses.replace(config, **kept)
+    elif Path(config.data).is_dir():
+        config = dataclasses.replace(config, sensor=(pipeline.height, pipeline.width))
+        if not events.has_splits(config.data):  # new recordings: none was trained on
+            config, split = dataclasses.replace(config, holdout=0.0), "train"
     event_set = open_split(config, split, quiet=False)
     mapping = class_mapping(event_set.classes, classifier.classes, config.data)
     correct = torch.zeros(2, dtype=torch.int64)
@@ -127,7 +133,7 @@ def evaluate(
         "top5": top5,
     }
     if brightness:
-        shifted = variations(config.data, event_set)
+        shifted = variations(config.data, event_set, split)
         with Progress("other light", len(shifted)) as progress:
             for done, (name, variation) in enumerate(shifted.items(), start=1):
                 found = accuracy(

@@ -44,6 +44,7 @@ def example(network: nn.Module) -> tuple[Any, ...]:
 
 SPIKING = Config(
     data="cifar10-dvs",
+    convention="dat2mat",
     network="vggsnn",
     modes=("time", "polarity", "x"),
     time_steps=10,
@@ -92,9 +93,10 @@ METHOD = Method(
             "the same on N-CARS.", dataclasses.replace(RESNET, data="n-cars"), RunOptions()
         ),
         "eventdrop": Preset(
-            "the baseline EventDrop on N-Caltech101: voxel grid, 200 epochs [C]; there the rate is "
-            "halved only after epoch 100.",
-            dataclasses.replace(RESNET, network="resnet34-voxels", augment="eventdrop", epochs=200),
+            "the baseline EventDrop on N-Caltech101 by its code [C]: voxel grid, 200 epochs.",
+            dataclasses.replace(
+                RESNET, network="resnet34-voxels", augment="eventdrop", epochs=200, halve_after=100
+            ),
             RunOptions(),
         ),
         "digits": Preset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from modicum.engine.loader import Loader
 from modicum.engine.progress import report_progress
 from modicum.engine.run import Run
 from modicum.engine.schedules import halving, warmup_cosine
+from modicum.engine.weights import State, read_state
 from modicum.errors import ConfigError
 from modicum.events.division import Division
 from modicum.events.formats.aedat2 import Convention
@@ -32,12 +34,15 @@ from modicum.spiking.losses import mean_cross_entropy, tet_loss
 from modicum.spiking.networks import BUILDERS as SPIKING
 from modicum.spiking.networks import SpikingNetwork
 
+_log = logging.getLogger("modicum")
+
 Network = Literal[
     "resnet34-est",
     "resnet34-voxels",
     "resnet34-count",
     "resnet34-frame",
     "vggsnn",
+    "vggsnn_stride",
     "nda_vgg11",
     "light",
     "small",
@@ -66,16 +71,17 @@ class Config:
     network: Network = "small"
     """resnet34-…: a ResNet-34 on the learned event spike tensor (est), on EventDrop's voxel grid
     (voxels), on counts of both polarities (count) or of all events (frame). Else a spiking network
-    on frames: vggsnn, nda_vgg11, light or small."""
+    on frames: vggsnn, vggsnn_stride, nda_vgg11, light or small."""
     augment: Augment = "eventid"
     """What training recordings go through: eventid (EventReverse and EventDrift on the whole
     stream), estf (the same on fragments), reverse or drift alone; the baselines eventdrop,
-    est-shift-flip, nda and tet-flip-roll (the last two on frames); or none."""
+    est-shift-flip, nda and tet-flip-roll (the last two on frames), of which the last three mirror
+    left and right, whatever the modes; or none."""
     modes: tuple[Literal["time", "polarity", "x", "y"], ...] = ("time", "polarity")
     """What EventReverse reverses, one of these at a time. x suits objects; it changes the class of
     digits, letters and gestures that have a direction."""
-    drift_modes: tuple[Literal["space", "time"], ...] = ("space", "time")
-    """Where EventDrift drifts, one of these at a time."""
+    drift_modes: tuple[Literal["space", "velocity", "time"], ...] = ("space", "time")
+    """Where EventDrift drifts, one of these at a time; velocity is a drift in space that grows."""
     max_shift: float = 0.1
     """Largest drift in space, as a share of the sensor's side."""
     max_dt: float = 0.1
@@ -85,6 +91,9 @@ class Config:
     Accuracies of different divisions are not comparable."""
     convention: Convention = "jaer"
     """Which way up AEDAT 2.0 is read: jaer, dat2mat or raw."""
+    sensor: tuple[int, int] | None = None
+    """Height and width in pixels of the sensor of a folder of your own; none: what the files say,
+    else as large as their events need."""
     holdout: float = 0.1
     """Share of a data set without splits that is held out to score the network on."""
     train_share: float = 1.0
@@ -96,13 +105,15 @@ class Config:
     normalise: Normalise = "max"
     """max divides each frame by its largest count, clip1 makes counts 0 or 1, none leaves them."""
     size: int | None = None
-    """Side in pixels that frames are resized to; none: 48, or the sensor's own for small."""
+    """Side in pixels that frames are resized to; none: 224 for resnet34-…, the sensor's own for
+    small, else 48."""
     resize: Resize = "bilinear"
     """How frames are resized."""
     bins: int = 9
     """Bins of time of the event spike tensor and of the voxel grid."""
     init: Path | None = None
-    """Weights to start a ResNet from: a checkpoint of EST's authors, or torchvision's resnet34."""
+    """Weights to start a ResNet from: a checkpoint of EST's authors for resnet34-est, torchvision's
+    resnet34 for the others."""
     epochs: int = 60
     """Passes over the training recordings."""
     batch_size: int = 32
@@ -111,6 +122,8 @@ class Config:
     """Largest learning rate of Adam."""
     schedule: Literal["cosine", "halving"] = "cosine"
     """Learning rate over the run: half a cosine to 0, or halved every 10 epochs (EST)."""
+    halve_after: int = 0
+    """Epochs at the full learning rate before halving begins (EventDrop: 100)."""
     weight_decay: float = 0.0
     """L2 penalty."""
     loss: Literal["mean", "tet"] = "mean"
@@ -133,6 +146,7 @@ class Config:
             ("max_dt", 0 <= self.max_dt < 1, "at least 0 and below 1"),
             ("size", self.size is None or self.size >= 8, "at least 8 pixels"),
             ("score_every", self.score_every >= 1, "at least 1 epoch"),
+            ("halve_after", self.halve_after >= 0, "at least 0 epochs"),
         ):
             if not fine:
                 option = name.replace("_", "-")
@@ -162,6 +176,7 @@ def open_split(config: Config, split: events.Split, *, quiet: bool = True) -> ev
             split,
             holdout=config.holdout,
             division=config.division,
+            sensor=config.sensor,
             convention=config.convention,
             skip_bad=config.skip_bad,
             progress=progress,
@@ -218,15 +233,32 @@ def build_network(config: Config, pipeline: Pipeline, classes: int) -> nn.Module
 
 
 def _start_from(file: Path, network: nn.Module, resnet: nn.Module) -> None:
-    """Fill a network with published weights; layers of another shape keep their own."""
+    """Fill a network with published weights, of EST's or of torchvision's ResNet-34.
+
+    The first and the last layer keep their own where they are of another shape: for other channels,
+    other classes. So does the kernel of the event spike tensor, unless the weights are of EST's.
+    """
     assert isinstance(resnet, ResNet34)
-    if isinstance(network, EstClassifier):
+    _, found = read_state(file)
+    source: Path | State = file
+    anew: list[str] = []
+    if "classifier.conv1.weight" in found:
         start = load_est(file)
-        network.quantization_layer.load_state_dict(start.quantization_layer.state_dict())
-        weights = start.classifier.state_dict()
-    else:
-        weights = file
-    load_torchvision(resnet, weights, keep=("conv1", "fc"))
+        source = found = start.classifier.state_dict()
+        if isinstance(network, EstClassifier):
+            network.quantization_layer.load_state_dict(start.quantization_layer.state_dict())
+    elif isinstance(network, EstClassifier):
+        anew.append("quantization_layer")
+    ends: tuple[Literal["conv1", "fc"], ...] = ("conv1", "fc")
+    mine = resnet.state_dict()
+    keep: list[Literal["conv1", "fc"]] = []
+    for end in ends:
+        weight = found.get(f"{end}.weight")
+        if weight is not None and weight.shape != mine[f"{end}.weight"].shape:
+            keep.append(end)
+    load_torchvision(resnet, source, keep=keep)
+    anew += keep
+    _log.info("%s: loaded; layers that start anew: %s.", file, ", ".join(anew) or "none")
 
 
 def augmentation(config: Config) -> Any:
@@ -304,6 +336,7 @@ def train(config: Config, run: Run) -> nn.Module:
             "layout": train_set.layout,
             "holdout": config.holdout,
             "division": config.division,
+            "sensor": config.sensor,
         },
     )
 
@@ -331,7 +364,8 @@ def criterion(config: Config, logits: Tensor, label: Tensor) -> Tensor:
 def learning_rate(config: Config, step: int, steps_an_epoch: int) -> float:
     """Learning rate of a step, from 0."""
     if config.schedule == "halving":
-        return halving(step, peak=config.learning_rate, every=10 * steps_an_epoch)
+        begun = step - config.halve_after * steps_an_epoch
+        return halving(max(0, begun), peak=config.learning_rate, every=10 * steps_an_epoch)
     return warmup_cosine(step, config.epochs * steps_an_epoch, peak=config.learning_rate)
 
 

@@ -11,17 +11,15 @@ filters; only ReLU and SiLU cannot be told apart. Layouts:
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
+from modicum.engine.weights import State, read_state
 from modicum.errors import CheckpointError
 from modicum.methods.vgnet.model import (
     BUILDERS,
@@ -33,7 +31,6 @@ from modicum.methods.vgnet.model import (
     normalised_gaussian,
 )
 
-State: TypeAlias = Mapping[str, Tensor]
 _STAGES = range(1, 5)
 
 
@@ -59,8 +56,7 @@ def load_official(
     Raises:
         CheckpointError: The file is damaged, or not of a VGNet.
     """
-    where = "the state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
-    state = checkpoint if isinstance(checkpoint, Mapping) else read_state(Path(checkpoint))
+    where, state = read_state(checkpoint)
     state = modern_layout(state, where)
     arguments = describe(state, where)
     if thumbnail is not None:
@@ -77,45 +73,8 @@ def load_official(
     return network
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, or of a `.pth` file without executing anything in it.
-
-    Raises:
-        CheckpointError: There is no such file, it is damaged, or it holds something else.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Expected a checkpoint, .pth or .safetensors.")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        safetensors.SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: cannot be read as a state dict of tensors ({reason}). It is damaged, or "
-            f"holds objects other than tensors, which are never loaded. Download it again, or save "
-            f"the network's state_dict()."
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise CheckpointError(
-            f"{path}: holds a {type(found).__name__}, expected a state dict: names with tensors."
-        )
-    return {str(name): tensor for name, tensor in found.items()}
-
-
 def modern_layout(state: State, where: str) -> dict[str, Tensor]:
     """The same weights under the keys of `paper` or `release2`, whatever layout they came in."""
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     stage4 = [int(m[1]) for name in state if (m := re.match(r"features\.stage4\.(\d+)\.", name))]
     modern: dict[str, Tensor] = {}
     for name, tensor in state.items():

@@ -1,0 +1,556 @@
+"""Training, evaluating, predicting and exporting spiking networks on a person's own files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from event_folders import CLASSES, SENSOR, recording, write_folder
+from PIL import Image
+from safetensors.torch import load_file
+
+from modicum import events, images
+from modicum.claims import run_study
+from modicum.cli import main
+from modicum.engine.run import Run, RunOptions
+from modicum.errors import CheckpointError, ConfigError, DataError
+from modicum.methods import apbs
+from modicum.methods.apbs.claim import CLAIMS, study
+from modicum.methods.apbs.inference import example, load_classifier
+from modicum.methods.apbs.method import METHOD
+from modicum.methods.apbs.stcf import STCF
+from modicum.methods.apbs.still_images import ImagePipeline
+from modicum.methods.apbs.train import (
+    Config,
+    augmentation,
+    build_network,
+    open_split,
+    open_training,
+    pipeline_for,
+)
+
+Trainer = Callable[..., Path]
+
+COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60)}
+
+
+@pytest.fixture(scope="module")
+def run_folder(
+    recordings: Path, tmp_path_factory: pytest.TempPathFactory, train_by_command: Trainer
+) -> Path:
+    """A network that associates, trained from the command line until it knows the classes."""
+    folder = tmp_path_factory.mktemp("runs") / "associating"
+    return train_by_command(
+        "apbs", folder, data=recordings, epochs=12, learning_rate=0.01, score_every=6
+    )
+
+
+@pytest.fixture(scope="module")
+def plain(
+    recordings: Path, tmp_path_factory: pytest.TempPathFactory, train_by_command: Trainer
+) -> Path:
+    """A network without association, of recordings divided by another rule."""
+    folder = tmp_path_factory.mktemp("runs") / "plain"
+    return train_by_command(
+        "apbs", folder, "--no-stcf", data=recordings, association=0, division="tet", loss="mean"
+    )
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of tiny noisy images, of sizes that differ."""
+    root = tmp_path_factory.mktemp("photographs")
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for number in range(8):
+            noise = random.normal(0, 20, (14 + number, 12, 3)) + np.array(colour)
+            file = root / name / f"{number}.{('png', 'webp')[number % 2]}"
+            Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(file)
+    return root
+
+
+@pytest.fixture(scope="module")
+def image_run(
+    photographs: Path, tmp_path_factory: pytest.TempPathFactory, train_by_command: Trainer
+) -> Path:
+    """A plain network of the colours."""
+    folder = tmp_path_factory.mktemp("runs") / "images"
+    options = {"association": 0, "size": 12, "epochs": 16, "learning_rate": 0.02}
+    return train_by_command("apbs", folder, data=f"images={photographs}", **options)
+
+
+# Evaluating
+
+
+def test_evaluate_uses_what_was_held_out(
+    recordings: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "apbs", "--run", str(run_folder), "--json"]) == 0
+    held_out = json.loads(capsys.readouterr().out)
+    assert "split 'hash' (20% of each class held out" in held_out["data"]
+    assert held_out["samples"] == 6
+    assert held_out["top1"] == held_out["top5"] == 100
+    assert held_out["firing_rate_percent"].keys() == {"features.0", "features.1"}
+    assert 0 < held_out["spikes"] < held_out["synaptic_operations"] < held_out["accumulates"]
+    picojoules = 0.9 * held_out["accumulates"] + 4.6 * held_out["multiply_accumulates"]
+    assert held_out["microjoules_estimated"] == pytest.approx(1e-6 * picojoules)
+    assert "median" in held_out["latency_ms"]["one sample"]
+    trained = apbs.evaluate(run_folder, str(recordings), "train", weights="best", workers=0)
+    assert trained["samples"] == 24
+    assert trained["top1"] > 90
+
+
+def test_evaluate_divides_as_training_did(
+    recordings: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recordings.parent)
+    for data in (None, str(recordings), recordings.name):
+        found = apbs.evaluate(plain, data, workers=0)
+        assert "split 'tet' (20%" in found["data"]
+        assert found["samples"] == 6
+
+
+def test_evaluate_finds_the_classes_by_name(run_folder: Path, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "more" / "test", 4, CLASSES[1:]).parent
+    found = apbs.evaluate(run_folder, str(root), workers=0)
+    assert found["samples"] == 8
+    assert found["top1"] == 100
+    (root / "test" / "right").rename(root / "test" / "far right")
+    with pytest.raises(DataError, match=r"not trained on the class far right\. It knows: left"):
+        apbs.evaluate(run_folder, str(root), workers=0)
+
+
+def test_recordings_and_images_do_not_stand_in_for_each_other(
+    recordings: Path, photographs: Path, run_folder: Path, image_run: Path
+) -> None:
+    with pytest.raises(DataError, match="trained on recordings"):
+        apbs.evaluate(run_folder, f"images={photographs}", workers=0)
+    with pytest.raises(DataError, match="cannot stand in for each other"):
+        apbs.evaluate(image_run, str(recordings), workers=0)
+
+
+# Predicting
+
+
+def test_predict_files_and_folders(
+    recordings: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "cut.bin").write_bytes((recordings / "right" / "0.bin").read_bytes()[:-2])
+    (more / "notes.txt").write_text("not a recording")
+    beyond = events.Events.of([0, 5], [3, SENSOR[1]], [1, 1], [0, 1])
+    events.write(more / "larger.npz", beyond)
+    out = tmp_path / "predictions.csv"
+    words = [recordings / "left" / "0.bin", recordings / "right", more, "--run", run_folder]
+    assert main(["predict", "apbs", *map(str, words), "--out", str(out), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["files"], result["unreadable"]) == (13, 2)
+    assert len(result["predictions"]) == 10
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    files = [recordings / "left" / "0.bin", *sorted((recordings / "right").iterdir())]
+    assert [row["file"] for row in rows] == [
+        *map(str, files), str(more / "cut.bin"), str(more / "larger.npz")
+    ]  # fmt: skip
+    assert [row["class_1"] for row in rows] == ["left", *["right"] * 10, "", ""]
+    for row in rows[:11]:
+        assert sum(float(row[f"probability_{k}"]) for k in (1, 2, 3)) > 0.99999
+        assert int(row["spikes"]) > 0
+        assert row["error"] == ""
+    assert "cut.bin" in rows[11]["error"]
+    assert f"x = {SENSOR[1]}" in rows[12]["error"]
+    assert "outside the sensor of 20 rows and 24 columns" in rows[12]["error"]
+
+
+def test_predictions_are_those_of_the_network(recordings: Path, run_folder: Path) -> None:
+    classifier = load_classifier(run_folder)
+    held_out = events.open_recordings(recordings, "val", holdout=0.2)
+    files = tuple(recordings / str(name) for name in held_out.names)
+    found = apbs.predict(files, run_folder, top=1, batch_size=4)["predictions"]
+    for row, number in zip(found, range(len(files)), strict=True):
+        frames = classifier.pipeline(held_out.read(np.array([number])))
+        with torch.no_grad(), apbs.count_spikes(classifier.network) as counted:
+            probability = classifier.network(frames).mean(1).softmax(1).max()
+        assert row["probability_1"] == pytest.approx(float(probability), abs=1e-5)
+        assert row["spikes"] == counted.spikes_per_sample
+        assert "class_2" not in row
+
+
+def test_a_recording_without_events_is_classified(run_folder: Path, tmp_path: Path) -> None:
+    events.write(tmp_path / "empty.npz", recording(0)[:0])
+    (found,) = apbs.predict((tmp_path / "empty.npz",), run_folder)["predictions"]
+    assert found["class_1"] in CLASSES
+
+
+def test_predict_says_what_is_missing(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        apbs.predict((tmp_path / "absent.npz",), run_folder)
+    with pytest.raises(DataError, match="no recording found"):
+        apbs.predict((tmp_path,), run_folder)
+    (tmp_path / "a.bin").write_bytes(b"123")
+    with pytest.raises(DataError, match="none of the 1 files can be read"):
+        apbs.predict((tmp_path,), run_folder)
+    with pytest.raises(CheckpointError, match="no such run folder"):
+        apbs.predict((tmp_path,), tmp_path / "no run")
+
+
+# Exporting
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["run_folder", "plain", "image_run"])
+def test_the_onnx_network_is_the_same(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    run: Path = request.getfixturevalue(name)
+    result = apbs.export(run, "onnx", tmp_path / "model.onnx")
+    assert result["largest_relative_difference"] < 1e-4
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    classifier = load_classifier(run)
+    samples = example(classifier, 5).flip(0)
+    with torch.no_grad():
+        expected = classifier.network(samples).mean(1)
+    (found,) = session.run(None, {"input": samples.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4)
+    described = session.get_modelmeta().custom_metadata_map
+    assert json.loads(described["classes"]) == list(classifier.classes)
+    assert json.loads(described["pipeline"]) == classifier.pipeline.to_notes()
+
+
+@pytest.mark.parametrize("name", ["plain", "image_run"])
+def test_nir_takes_plain_networks(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("nir", reason="NIR is not installed")
+    result = apbs.export(request.getfixturevalue(name), "nir", tmp_path / "model.nir")
+    assert result["spikes"] > 0
+    assert result["differing"] == 0
+    assert (tmp_path / "model.nir").stat().st_size > 1000
+
+
+def test_nir_refuses_association(run_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nir", reason="NIR is not installed")
+    with pytest.raises(ConfigError, match="cannot be expressed in NIR"):
+        apbs.export(run_folder, "nir", tmp_path / "model.nir")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_exported_state_dict_loads_as_an_official_file(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", "apbs", "--run", str(run_folder), "--to", "state-dict", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out) == {"written": str(run_folder / "model.pth")}
+    state = torch.load(run_folder / "model.pth", weights_only=True)
+    trained = load_file(run_folder / "model.safetensors")
+    assert state.keys() == trained.keys()
+    assert all(torch.equal(state[key], trained[key]) for key in state)
+
+
+# Training
+
+
+def test_association_of_zero_trains_the_plain_network(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(
+        data=str(recordings), network="small", association=0.0, time_steps=3, epochs=1,
+        batch_size=8, stcf=False,
+    )  # fmt: skip
+
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        options = RunOptions(device="cpu", workers=0)
+        with Run(tmp_path / name, method="apbs", config=config, options=options, quiet=True) as run:
+            apbs.train(config, run)
+        return load_file(tmp_path / name / "model.safetensors")
+
+    zero = weights("zero")
+    training = importlib.import_module("modicum.methods.apbs.train")
+    monkeypatch.setattr(
+        training,
+        "build_network",
+        lambda config, pipeline, classes: apbs.small(
+            association=None, size=pipeline.input_size, num_classes=classes
+        ),
+    )
+    plain = weights("plain")
+    assert set(zero) - set(plain) == {
+        f"features.{layer}.synapses.{name}" for layer in (0, 1) for name in ("cache", "num_updates")
+    }
+    assert all(torch.equal(zero[key], plain[key]) for key in plain)
+
+
+def test_the_command_line_reaches_the_network(
+    recordings: Path, tmp_path: Path, train_by_command: Trainer
+) -> None:
+    words = ["--associate-classifier", "--flip", "--flip-time"]
+    options = {"neuron": "snntorch", "measure": "product", "cache": "mean", "network": "light"}
+    folder = train_by_command(
+        "apbs", tmp_path / "run", *words, data=recordings, size=16, sensor="30 40", split_by="time",
+        normalise="clip1", resize="nearest", **options,
+    )  # fmt: skip
+    network = load_classifier(folder, "best").network
+    synapses = network.features[0].synapses
+    assert (synapses.measure, synapses.cache_kind) == ("product", "mean")
+    assert isinstance(network.classifier, apbs.AssociativeLinear)
+    assert network.arguments["neuron"] == apbs.LIF.snntorch().arguments
+    assert network.arguments["size"] == [16, 16]
+    pipeline = load_classifier(folder).pipeline
+    assert (pipeline.steps, pipeline.split_by, pipeline.normalise) == (4, "time", "clip1")
+    assert (pipeline.height, pipeline.width) == (30, 40)
+    assert apbs.evaluate(folder, workers=0)["samples"] == 6
+
+
+def test_corrupt_recordings_stop_training_before_it_begins(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "recordings", 4)
+    (root / "left" / "1.npz").write_bytes(b"PK nonsense")
+    config = Config(data=str(root), network="small", epochs=1, time_steps=2, holdout=0.25)
+    with (
+        Run(tmp_path / "run", method="apbs", config=config, quiet=True) as run,
+        pytest.raises(DataError, match=r"left/1\.npz"),
+    ):
+        apbs.train(config, run)
+    assert len(open_training(dataclasses.replace(config, skip_bad=True))) == 8
+
+
+def test_the_smoke_preset_on_few_digits(
+    tmp_path: Path, few_digits: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--preset", "smoke", "--train-share", "0.5", "--batch-size", "5", "--epochs", "1"]
+    words += ["--device", "cpu", "--out", str(tmp_path / "run")]
+    assert main(["train", "apbs", *words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert 0 <= result["top1"] <= 100
+    assert result["run"] == str(tmp_path / "run")
+    config = Config(train_share=0.5)
+    some = open_training(config)
+    assert 15 <= len(some) <= 25
+    assert set(some.names) < {f"digits/train/{number}" for number in range(few_digits)}
+    assert len(open_split(config, "val")) == few_digits
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("time_steps", 0),
+        ("learning_rate", 0.0),
+        ("weight_decay", -1.0),
+        ("train_share", 0.0),
+        ("train_share", 1.5),
+        ("size", 7),
+        ("score_every", 0),
+    ],
+)
+def test_options_out_of_range(option: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} {value}: must be"):
+        Config(**{option: value})
+
+
+def test_options_that_do_not_fit() -> None:
+    for name, value in (("flip_time", True), ("division", "tet"), ("sensor", (3, 3))):
+        options: dict[str, Any] = {name: value}
+        option = name.replace("_", "-")
+        with pytest.raises(ConfigError, match=f"--{option}: still images have none"):
+            Config(data="images=x", **options)
+    with pytest.raises(ConfigError, match="--association nan: must be a finite number"):
+        Config(association=float("nan"))
+    frames = pipeline_for(Config(), sensor(34))
+    for changes, message in (
+        ({"network": "resnet"}, "network: expected one of vggsnn"),
+        ({"neuron": "izhikevich"}, "neuron: expected one of tet"),
+        ({"cache": "max"}, "cache: expected one of rms"),
+    ):
+        config: Any = Config(**changes)
+        with pytest.raises(ConfigError, match=message):
+            build_network(config, frames, 10)
+
+
+def test_augmentation_of_training_recordings() -> None:
+    assert augmentation(Config()) == STCF(0.5, 0.5, 0.0, 0.0)
+    assert augmentation(Config(stcf=False, flip=True)) == STCF(0.0, 0.0, 0.5, 0.0)
+    assert augmentation(Config(stcf=False, flip_time=True)) == STCF(0.0, 0.0, 0.0, 0.5)
+    assert augmentation(Config(stcf=False)) is None
+
+
+# Data named before its path
+
+
+def test_data_is_found_again_from_another_folder(
+    tmp_path: Path, train_by_command: Trainer, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was started with a relative path goes on in, and is evaluated from, anywhere."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for part, count in (("train", 4), ("test", 2)):
+        root = write_folder(tmp_path / "work" / "cars" / f"n-cars_{part}", count, CLASSES[:2])
+        for old, new in zip(CLASSES, ("background", "cars"), strict=False):
+            (root / old).rename(root / new)
+    (tmp_path / "work" / "pictures").symlink_to(photographs)
+    for name, kind in (("cars", "N-Cars"), ("pictures", "images")):
+        monkeypatch.chdir(tmp_path / "work")
+        folder = train_by_command("apbs", tmp_path / name, data=f"{kind}={name}", size=16)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert main(["train", "--resume", str(folder)]) == 0
+        assert apbs.evaluate(folder, workers=0)["samples"] == 4
+        config = json.loads((folder / "config.json").read_text())["config"]
+        assert config["data"] == f"{kind}={(tmp_path / 'work' / name).resolve()}"
+
+
+# Still images
+
+
+def test_images_are_classified(photographs: Path, image_run: Path, tmp_path: Path) -> None:
+    held_out = apbs.evaluate(image_run, workers=0)
+    assert held_out["samples"] == 4
+    assert held_out["top1"] == 100
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    found = apbs.predict((photographs / "green", tmp_path), image_run)
+    assert (found["files"], found["unreadable"]) == (9, 1)
+    assert [row.get("class_1") for row in found["predictions"]] == [*["green"] * 8, None]
+    assert all(row["spikes"] > 0 for row in found["predictions"][:8])
+    assert "bad.png" in found["predictions"][8]["error"]
+
+
+def test_cifar_batches_are_read(tmp_path: Path, train_by_command: Trainer) -> None:
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    names = [f"class_{number}" for number in range(10)]
+    (folder / "batches.meta.txt").write_text("\n".join(names) + "\n")
+    random = np.random.default_rng(0)
+    for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
+        rows = random.integers(0, 256, (2, 3073), dtype=np.uint8)
+        rows[:, 0] = random.integers(0, 10, 2)
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+    run = train_by_command("apbs", tmp_path / "run", "--flip", data=f"cifar10={folder}")
+    classifier = load_classifier(run)
+    assert classifier.classes == tuple(names)
+    assert classifier.pipeline == ImagePipeline(32, 3)
+    assert classifier.network.arguments["time_steps"] == 4
+    found = apbs.evaluate(run, workers=0)
+    assert (found["samples"], found["data"]) == (2, "CIFAR-10 binary batches")
+
+
+def test_still_images_are_augmented_in_space_only() -> None:
+    pipeline = ImagePipeline(32, 3)
+    assert ImagePipeline.from_notes(json.loads(json.dumps(pipeline.to_notes()))) == pipeline
+
+    def names(steps: Any) -> list[str]:
+        return [type(step).__name__ for step in steps]
+
+    whole = names(pipeline.evaluation())
+    assert whole == ["ResizeCentreCrop", "Normalise"]
+    moved, mirrored = "RandomShift", "HorizontalFlip"
+    everything = names(pipeline.training(STCF()))
+    assert everything == [whole[0], moved, mirrored, whole[1]]
+    assert names(pipeline.training(STCF(crop_space=0))) == [whole[0], mirrored, whole[1]]
+    assert names(pipeline.training(STCF(flip=0))) == [whole[0], moved, whole[1]]
+    grey = ImagePipeline(8, 1).normalise()(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+    assert grey.flatten().tolist() == [-1, 1]
+
+
+# Presets
+
+
+def sensor(side: int) -> events.MemoryRecordings:
+    """A set of one recording, of a square sensor."""
+    one = events.Events.of([], [], [], [], height=side, width=side)
+    label = torch.zeros(1, dtype=torch.int64)
+    return events.MemoryRecordings(("a",), label, np.array(["a"]), "", side, side, (one,))
+
+
+@pytest.mark.parametrize(
+    ("preset", "side", "parameters", "size"),
+    [
+        ("default", 128, 412_138, 48),
+        ("tet", 128, 9_271_498, 48),
+        ("nda", 128, 9_230_538, 48),
+        ("digits", 34, 30_970, 34),
+        ("smoke", 34, 30_970, 34),
+    ],
+)
+def test_presets_build_the_published_networks(
+    preset: str, side: int, parameters: int, size: int
+) -> None:
+    config = METHOD.presets[preset].config
+    pipeline = pipeline_for(config, sensor(side))
+    assert pipeline.input_size == (size, size)
+    network = build_network(config, pipeline, 10)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert isinstance(network.features[0].synapses, apbs.AssociativeConv2d)
+    (frames,) = METHOD.example(network)
+    assert frames.shape == (2, 4, 2, size, size)
+
+
+def test_recipes_are_those_of_the_codes() -> None:
+    tet, nda = METHOD.presets["tet"], METHOD.presets["nda"]
+    assert (tet.config.epochs, tet.config.batch_size, tet.config.learning_rate) == (150, 128, 1e-3)
+    assert (tet.config.loss, tet.config.normalise, tet.config.time_steps) == ("tet", "max", 10)
+    assert (nda.config.epochs, nda.config.batch_size, nda.config.weight_decay) == (200, 256, 1e-4)
+    assert (nda.config.loss, nda.config.resize) == ("mean", "nearest")
+    assert tet.options.precision == nda.options.precision == "mixed"
+    cifar = METHOD.presets["cifar10"].config
+    picture = images.MemoryImages(
+        ("a",), torch.zeros(1, dtype=torch.int64), np.array(["a"]), "",
+        torch.zeros((1, 3, 32, 32), dtype=torch.uint8),
+    )  # fmt: skip
+    network = build_network(cifar, pipeline_for(cifar, picture), 10)
+    assert network.arguments["time_steps"] == cifar.time_steps == 4
+    # A channel more than 48 x 48 frames, and a classifier of 2 x 2 rather than 3 x 3 pixels.
+    expected = 9_271_498 + 9 * 64 - (9 - 4) * 512 * 10
+    assert sum(p.numel() for p in network.parameters()) == expected
+    assert METHOD.example(network)[0].shape == (2, 3, 32, 32)
+
+
+# The claims on recordings of one's own
+
+
+def test_the_claims_are_checked_on_a_folder(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "few", 5, CLASSES[:2])
+    found = study(str(root))
+    assert list(found.arms) == ["plain", "APBS", "plain, few recordings", "STCF, few recordings"]
+    assert "6 recordings for training" in found.data
+    assert "4 for testing" in found.data
+    assert [c.data for c in found.arms.values()] == [str(root)] * 4
+    changes = {
+        arm: {f.name for f in dataclasses.fields(c) if getattr(c, f.name) != getattr(base, f.name)}
+        for arm, base, c in (
+            ("APBS", found.arms["plain"], found.arms["APBS"]),
+            ("STCF", found.arms["plain, few recordings"], found.arms["STCF, few recordings"]),
+        )
+    }
+    assert changes == {"APBS": {"association"}, "STCF": {"stcf"}}
+    quick = {
+        arm: dataclasses.replace(config, epochs=1, batch_size=2, score_every=1)
+        for arm, config in found.arms.items()
+    }
+    result = run_study(dataclasses.replace(found, arms=quick), [0], jobs=1)
+    assert [verdict.claim for verdict in result.verdicts] == list(CLAIMS)
+    for arm in result.results:
+        assert arm.metrics.keys() == {
+            *("top1", "spikes", "rate_1", "rate_2"),
+            *("synaptic_operations", "microjoules", "parameters"),
+        }
+    assert len({arm.metrics["parameters"] for arm in result.results}) == 1
+    assert len(result.pictures) == 3
+    for picture in result.pictures:
+        assert picture.png.startswith(b"\x89PNG")
+    events.write(root / CLASSES[0] / "more.npz", recording(0, 99))
+    assert study(str(root)).fingerprint != found.fingerprint
+
+
+def test_there_are_no_claims_about_images(photographs: Path) -> None:
+    with pytest.raises(ConfigError, match="about recordings"):
+        study(f"images={photographs}")

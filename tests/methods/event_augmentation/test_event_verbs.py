@@ -1,0 +1,513 @@
+"""Training, evaluating, predicting and exporting classifiers of a person's own recordings."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from event_folders import CLASSES, SENSOR, recording, write_folder
+from safetensors.torch import load_file
+from torch import Tensor
+
+from modicum import events
+from modicum.claims import run_study
+from modicum.cli import main
+from modicum.engine.random import SampleRandom
+from modicum.engine.run import Run, RunOptions
+from modicum.errors import CheckpointError, ConfigError, DataError
+from modicum.events.pipeline import FramePipeline
+from modicum.methods import event_augmentation
+from modicum.methods.event_augmentation import brightness
+from modicum.methods.event_augmentation.claim import ARMS, CLAIMS, measure, study
+from modicum.methods.event_augmentation.est import EstClassifier
+from modicum.methods.event_augmentation.inference import example_recording, load_classifier
+from modicum.methods.event_augmentation.method import METHOD
+from modicum.methods.event_augmentation.resnet import ResNet34
+from modicum.methods.event_augmentation.train import (
+    Augment,
+    Config,
+    Network,
+    arguments_of,
+    augmentation,
+    build_network,
+    criterion,
+    learning_rate,
+    open_split,
+    open_training,
+    pipeline_for,
+    read_out,
+)
+from modicum.methods.event_augmentation.voxels import VoxelPipeline
+from modicum.spiking import tet_loss
+
+Trainer = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def run_folder(
+    recordings: Path, tmp_path_factory: pytest.TempPathFactory, train_by_command: Trainer
+) -> Path:
+    """A small spiking network, trained from the command line until it knows the classes."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    return train_by_command(
+        "event-augmentation", folder, data=recordings, epochs=12, learning_rate=0.01, score_every=6
+    )
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of three recordings, of which two are for training: for large networks."""
+    return write_folder(tmp_path_factory.mktemp("few"), 3)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Generator[Path, None, None]:
+    """A folder that is emptied at once: runs of large networks take hundreds of megabytes."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def on_classifier(run: Path, batch: events.EventBatch) -> Tensor:
+    """What a trained network says of recordings."""
+    classifier = load_classifier(run)
+    with torch.no_grad():
+        return read_out(classifier.network(classifier.pipeline(batch)))
+
+
+# Evaluating
+
+
+def test_evaluate_uses_what_was_held_out(
+    recordings: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "event-augmentation", "--run", str(run_folder), "--json"]) == 0
+    held_out = json.loads(capsys.readouterr().out)
+    assert "split 'hash' (20% of each class held out" in held_out["data"]
+    assert held_out["recordings"] == 6
+    assert held_out["top1"] == held_out["top5"] == 100
+    assert held_out["parameters"] == 7_923
+    assert "median" in held_out["latency_ms"]["network"]
+    trained = event_augmentation.evaluate(
+        run_folder, str(recordings), "train", weights="best", workers=0, brightness=False
+    )
+    assert trained["recordings"] == 24
+    assert trained["top1"] > 90
+    assert "top1_under_other_light" not in trained
+
+
+def test_other_light_is_what_operations_make(run_folder: Path, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "more" / "test", 4, CLASSES[1:])
+    found = event_augmentation.evaluate(run_folder, str(root.parent), workers=0)
+    assert found["recordings"] == 8
+    assert found["top1"] == 100
+    whole = events.open_recordings(root.parent, "test")
+    index = np.arange(8)
+    batch = whole.read(index)
+    changed = {
+        "log_negated": batch.replace(p=1 - batch.p),
+        "reversed_motion": brightness.reverse_time(batch),
+        "shifted": brightness.OPERATIONS["shifted"](batch, SampleRandom(0, 0, index)),
+    }
+    shifts = changed["shifted"]
+    assert (shifts.lengths < batch.lengths).all()  # some events left the sensor
+    expected = {
+        name: 100 * float((on_classifier(run_folder, one).argmax(1) == whole.labels + 1).sum()) / 8
+        for name, one in changed.items()
+    }
+    assert found["top1_under_other_light"] == expected
+
+
+def test_a_shift_is_a_tenth_of_the_side_one_of_four_ways() -> None:
+    one = events.Events.of([0], [12], [10], [1], height=SENSOR[0], width=SENSOR[1])
+    index = np.arange(64)
+    batch = events.EventBatch.of([one] * 64)
+    moved = brightness.OPERATIONS["shifted"](batch, SampleRandom(0, 0, index))
+    places = set(zip((moved.x - 12).tolist(), (moved.y - 10).tolist(), strict=True))
+    assert places == {(-2, -2), (-2, 2), (2, -2), (2, 2)}
+
+
+def test_digits_are_simulated_anew_under_other_light(
+    few_digits: int, tmp_path: Path, train_by_command: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uncached: Any = brightness._digits
+    monkeypatch.setattr(brightness, "_digits", uncached.__wrapped__)
+    folder = train_by_command(
+        "event-augmentation", tmp_path / "run", data="digits", train_share=0.5, modes="time"
+    )
+    found = event_augmentation.evaluate(folder, workers=0)
+    assert found["recordings"] == few_digits
+    assert found["data"] == "built-in digits, simulated (clean)"
+    shifted = found["top1_under_other_light"]
+    assert shifted.keys() == events.VARIATIONS.keys() - {"clean"}
+    config = Config(train_share=0.5)
+    assert 15 <= len(open_training(config)) <= 25
+    measured = measure(Config(time_steps=4), load_classifier(folder).network)
+    assert measured["clean"] == pytest.approx(found["top1"], abs=1e-4)
+    assert {name: measured[name] for name in shifted} == shifted
+    dark = brightness.variations("digits", open_training(config), "train")["inverted"].recordings
+    assert dark.names[0] == "digits/train/0"
+    named = [shifted[name] for name in ("log_negated", "reversed_motion", "larger_motion")]
+    assert measured["shifted_mean"] == pytest.approx(sum(named) / 3)
+
+
+def test_evaluate_refuses_other_classes(run_folder: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path, 2, CLASSES)
+    (tmp_path / "left").rename(tmp_path / "far left")
+    with pytest.raises(DataError, match=r"not trained on the class far left\. It knows: left"):
+        event_augmentation.evaluate(run_folder, str(tmp_path), workers=0)
+
+
+def test_evaluate_refuses_a_larger_sensor(run_folder: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path, 2, CLASSES)
+    larger = events.Events.of([0, 5], [3, 200], [1, 150], [0, 1], height=180, width=240)
+    events.write(tmp_path / "left" / "larger.npz", larger)
+    with pytest.raises(DataError, match=r"larger\.npz.* outside the sensor of 20 rows and 24"):
+        event_augmentation.evaluate(run_folder, str(tmp_path), "train", workers=0)
+
+
+def test_runs_of_other_methods_are_refused(
+    recordings: Path, tmp_path: Path, train_by_command: Trainer
+) -> None:
+    folder = train_by_command("apbs", tmp_path / "run", data=recordings)
+    with pytest.raises(CheckpointError, match="holds a network of the method 'apbs'"):
+        event_augmentation.evaluate(folder)
+
+
+# Predicting
+
+
+def test_predict_files_and_folders(
+    recordings: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "cut.bin").write_bytes((recordings / "right" / "0.bin").read_bytes()[:-2])
+    (more / "notes.txt").write_text("not a recording")
+    events.write(more / "larger.npz", events.Events.of([0, 5], [3, 1], [1, SENSOR[0]], [0, 1]))
+    out = tmp_path / "predictions.csv"
+    words = [recordings / "left" / "0.bin", recordings / "right", more, "--run", run_folder]
+    words += ["--out", out, "--batch-size", 4, "--json"]
+    assert main(["predict", "event-augmentation", *map(str, words)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["files"], result["unreadable"]) == (13, 2)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "file", *(f"{what}_{k}" for k in (1, 2, 3) for what in ("class", "probability")), "error"
+    ]  # fmt: skip
+    assert [row["class_1"] for row in rows] == ["left", *["right"] * 10, "", ""]
+    assert "cut.bin" in rows[11]["error"]
+    assert f"y = {SENSOR[0]}" in rows[12]["error"]
+    assert "outside the sensor" in rows[12]["error"]
+    logits = on_classifier(run_folder, events.EventBatch.of([recording(0, 0)]))
+    probability = float(logits.softmax(1).max())
+    assert float(rows[0]["probability_1"]) == pytest.approx(probability, abs=1e-5)
+
+
+def test_predict_says_what_is_missing(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        event_augmentation.predict((tmp_path / "absent.npz",), run_folder)
+    with pytest.raises(DataError, match="no recording found"):
+        event_augmentation.predict((tmp_path,), run_folder)
+    (tmp_path / "a.dat").write_bytes(b"% nonsense")
+    with pytest.raises(DataError, match="none of the 1 files can be read"):
+        event_augmentation.predict((tmp_path,), run_folder)
+
+
+# Every network
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("network", get_args(Network))
+def test_every_network_is_trained_used_and_exported(
+    network: str, few: Path, scratch: Path, train_by_command: Trainer
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    run = train_by_command(
+        "event-augmentation", scratch / "run", data=few, network=network, bins=3, time_steps=2,
+        size=32 if network.startswith("resnet34") else 16, batch_size=6, augment="eventdrop",
+    )  # fmt: skip
+    classifier = load_classifier(run)
+    inputs: Any = classifier.pipeline(events.EventBatch.of([recording(1, 2)]))
+    with torch.no_grad():
+        expected = read_out(classifier.network(inputs))
+    assert expected.shape == (1, 3)
+    (found,) = event_augmentation.predict((few / "middle" / "2.dat",), run)["predictions"]
+    assert found["probability_1"] == pytest.approx(float(expected.softmax(1).max()), abs=1e-5)
+
+    result = event_augmentation.export(run)
+    assert result["written"] == str(run / "model.onnx")
+    assert result["largest_relative_difference"] < 1e-3
+    session = onnxruntime.InferenceSession(run / "model.onnx")
+    if isinstance(inputs, Tensor):
+        given = {"input": inputs.numpy()}
+    else:
+        given = {name: getattr(inputs, name).astype(np.int64) for name in "txyp"}
+    (logits,) = session.run(None, given)
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-3, atol=1e-4)
+    described = session.get_modelmeta().custom_metadata_map
+    assert json.loads(described["classes"]) == list(CLASSES)
+    assert json.loads(described["pipeline"]) == classifier.pipeline.to_notes()
+
+    event_augmentation.export(run, "state-dict", scratch / "model.pth")
+    state = torch.load(scratch / "model.pth", weights_only=True)
+    trained = classifier.network.state_dict()
+    assert state.keys() == trained.keys()
+    assert all(torch.equal(state[key], trained[key]) for key in state)
+
+
+def test_every_network_has_an_example() -> None:
+    for network in (EstClassifier(3, 2, size=32), ResNet34(5, 3)):
+        rebuilt = METHOD.network(**json.loads(json.dumps(arguments_of(network))))
+        rebuilt.load_state_dict(network.state_dict())
+        arguments = METHOD.example(rebuilt)
+        with torch.no_grad():
+            assert torch.equal(rebuilt.eval()(*arguments), network.eval()(*arguments))
+
+
+# Augmentations
+
+
+@pytest.fixture(scope="module")
+def unaugmented(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """Weights after an epoch without augmentation."""
+    return weights_with("none", recordings, tmp_path_factory.mktemp("unaugmented") / "run")
+
+
+def weights_with(augment: Any, recordings: Path, folder: Path) -> dict[str, Tensor]:
+    config = Config(
+        data=str(recordings), augment=augment, time_steps=4, epochs=1, batch_size=24, holdout=0.2
+    )
+    options = RunOptions(device="cpu", workers=0)
+    with Run(
+        folder, method="event-augmentation", config=config, options=options, quiet=True
+    ) as run:
+        event_augmentation.train(config, run)
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("augment", [name for name in get_args(Augment) if name != "none"])
+def test_every_augmentation_changes_training(
+    augment: str, recordings: Path, tmp_path: Path, unaugmented: dict[str, Tensor]
+) -> None:
+    found = weights_with(augment, recordings, tmp_path / "run")
+    name = "features.0.norm.running_mean"
+    assert not torch.equal(found[name], unaugmented[name])
+    assert found[name].isfinite().all()
+
+
+def test_options_reach_the_operators() -> None:
+    config = Config(modes=("x",), drift_modes=("time",), max_shift=0.2, max_dt=0.3)
+    for name in ("eventid", "estf"):
+        both = augmentation(dataclasses.replace(config, augment=name))
+        assert both.reverse.modes == ("x",)
+        assert (both.drift.modes, both.drift.max_shift, both.drift.max_dt) == (("time",), 0.2, 0.3)
+    assert augmentation(dataclasses.replace(config, augment="reverse")) == both.reverse
+    assert augmentation(dataclasses.replace(config, augment="drift")) == both.drift
+    assert augmentation(dataclasses.replace(config, augment="none")) is None
+
+
+# Training
+
+
+def test_corrupt_recordings_stop_training_before_it_begins(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "recordings", 4)
+    (root / "left" / "2.dat").write_bytes(b"% nonsense")
+    config = Config(data=str(root), epochs=1, time_steps=2, holdout=0.25)
+    with (
+        Run(tmp_path / "run", method="event-augmentation", config=config, quiet=True) as run,
+        pytest.raises(DataError, match=r"left/2\.dat"),
+    ):
+        event_augmentation.train(config, run)
+    kept = dataclasses.replace(config, skip_bad=True)
+    assert len(open_training(kept)) + len(open_split(kept, "val")) == 11
+
+
+def test_data_is_found_again_from_another_folder(
+    tmp_path: Path, train_by_command: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was started with a relative path goes on in, and is evaluated from, anywhere."""
+    lines: list[str] = []
+    (tmp_path / "work" / "digits").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for number in range(8):
+        events.write(tmp_path / "work" / "digits" / f"{number}.bin", recording(number % 2, number))
+        lines.append(f"{number}\t{number % 2}\n")
+    (tmp_path / "work" / "digits" / "labels.tsv").write_text("".join(lines))
+    monkeypatch.chdir(tmp_path / "work")
+    folder = train_by_command("event-augmentation", tmp_path / "run", data="n-mnist=digits")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["train", "--resume", str(folder)]) == 0
+    assert event_augmentation.evaluate(folder, workers=0)["recordings"] == 2
+    config = json.loads((folder / "config.json").read_text())["config"]
+    assert config["data"] == f"n-mnist={(tmp_path / 'work' / 'digits').resolve()}"
+    assert load_classifier(folder).classes == tuple("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("time_steps", 0),
+        ("bins", 1),
+        ("learning_rate", 0.0),
+        ("weight_decay", -1.0),
+        ("train_share", 0.0),
+        ("max_shift", 1.0),
+        ("max_dt", -0.1),
+        ("size", 7),
+        ("score_every", 0),
+        ("halve_after", -1),
+    ],
+)
+def test_options_out_of_range(option: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} {value}: must be"):
+        Config(**{option: value})
+
+
+def test_options_that_do_not_fit() -> None:
+    with pytest.raises(ConfigError, match="--augment nda changes frames"):
+        Config(network="resnet34-count", augment="nda")
+    with pytest.raises(ConfigError, match="--init: there are weights for resnet34"):
+        Config(init=Path("resnet34.pth"))
+    with pytest.raises(ConfigError, match="EventReverse: modes is"):
+        augmentation(Config(modes=()))
+
+
+def test_learning_rates_fall_as_configured() -> None:
+    cosine = Config(epochs=4, learning_rate=0.8)
+    rates = [learning_rate(cosine, step, 5) for step in range(20)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0)
+    halved = dataclasses.replace(cosine, schedule="halving")
+    found = [learning_rate(halved, step, 5) for step in (0, 49, 50, 99, 100)]
+    assert found == [0.8, 0.8, 0.4, 0.4, 0.2]
+    later = dataclasses.replace(halved, halve_after=3)
+    assert [learning_rate(later, step, 5) for step in (0, 64, 65)] == [0.8, 0.8, 0.4]
+
+
+def test_losses() -> None:
+    torch.manual_seed(0)
+    logits, label = torch.randn(3, 4, 5), torch.tensor([0, 4, 2])
+    of_mean = torch.nn.functional.cross_entropy(logits.mean(1), label)
+    torch.testing.assert_close(criterion(Config(), logits, label), of_mean)
+    torch.testing.assert_close(criterion(Config(), logits.mean(1), label), of_mean)
+    tet = criterion(Config(loss="tet"), logits, label)
+    torch.testing.assert_close(tet, tet_loss(logits, label))
+    assert not torch.allclose(tet, of_mean)
+
+
+# Pipelines and presets
+
+
+def sensor(height: int, width: int) -> events.MemoryRecordings:
+    """A set of one recording."""
+    one = events.Events.of([], [], [], [], height=height, width=width)
+    label = torch.zeros(1, dtype=torch.int64)
+    return events.MemoryRecordings(("a",), label, np.array(["a"]), "", height, width, (one,))
+
+
+@pytest.mark.parametrize(
+    ("preset", "size", "classes", "parameters"),
+    [
+        ("default", (34, 34), 10, 30_970),
+        ("cifar10-dvs", (128, 128), 10, 9_271_498),
+        ("n-caltech101", (180, 240), 101, 21_384_546),
+        ("n-cars", (100, 120), 2, 21_333_759),
+        ("eventdrop", (180, 240), 101, 21_355_301),
+        ("digits", (34, 34), 10, 30_970),
+        ("smoke", (34, 34), 10, 30_970),
+    ],
+)
+def test_presets_build_the_published_networks(
+    preset: str, size: tuple[int, int], classes: int, parameters: int
+) -> None:
+    config = METHOD.presets[preset].config
+    pipeline = pipeline_for(config, sensor(*size))
+    network = build_network(config, pipeline, classes)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    made = pipeline(events.EventBatch.of([recording(0)]))
+    if config.network == "resnet34-est":
+        assert isinstance(made, events.EventBatch)
+        assert (made.height, made.width) == size
+    elif config.network == "resnet34-voxels":
+        assert made.shape == (1, 9, 224, 224)
+    else:
+        side = (48, 48) if config.network == "vggsnn" else size
+        assert made.shape == (1, config.time_steps, 2, *side)
+
+
+def test_recipes_are_those_of_the_codes() -> None:
+    est = METHOD.presets["n-caltech101"].config
+    assert (est.epochs, est.batch_size, est.learning_rate) == (30, 4, 1e-4)
+    assert (est.schedule, est.bins) == ("halving", 9)
+    tet = METHOD.presets["cifar10-dvs"].config
+    assert (tet.epochs, tet.batch_size, tet.learning_rate, tet.loss) == (150, 128, 1e-3, "tet")
+    assert METHOD.presets["eventdrop"].config.augment == "eventdrop"
+    assert "x" not in METHOD.presets["digits"].config.modes
+
+
+def test_voxels_count_time_from_the_first_event() -> None:
+    one = recording(1)
+    late = one.replace(t=one.t + 1_000_000)
+    batch = events.EventBatch.of([one, late])
+    for kind, channels in (("voxels", 3), ("count", 2), ("frame", 1)):
+        pipeline = VoxelPipeline(*SENSOR, "jaer", kind, 3, 16)
+        made = pipeline(batch)
+        assert isinstance(made, Tensor)
+        assert made.shape == (2, channels, 16, 16)
+        assert pipeline.channels == channels
+        assert torch.equal(made[0], made[1])
+    made = VoxelPipeline(*SENSOR, "jaer", "est", 3, 16)(batch)
+    assert isinstance(made, events.EventBatch)
+    assert [one.t[0] for one in made] == [0, 0]
+    with pytest.raises(DataError, match="20"):
+        VoxelPipeline(19, 24, "jaer", "count", 3, 16)(batch)
+
+
+def test_the_made_up_recording_is_of_the_sensor() -> None:
+    pipeline = FramePipeline(5, 7, "jaer", 2, "number", "max", None, "bilinear")
+    batch = example_recording(pipeline, 1000)
+    assert (len(batch), batch.height, batch.width) == (1000, 5, 7)
+    assert batch[0].is_sorted
+    assert (int(batch.y.max()), int(batch.x.max())) == (4, 6)
+
+
+# The claims on recordings of one's own
+
+
+def test_the_claims_are_checked_on_a_folder(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "few", 5, CLASSES[:2])
+    found = study(str(root))
+    assert list(found.arms) == ["no augmentation", "EventDrop", "EventReverse + EventDrift"]
+    assert "6 recordings for training, 4 for testing" in found.data
+    assert "cannot be simulated from recordings" in found.caveat
+    base = found.arms["no augmentation"]
+    for arm, config in found.arms.items():
+        assert dataclasses.replace(config, augment="none") == base
+        assert config.augment == ARMS[arm]
+    quick = {
+        arm: dataclasses.replace(config, epochs=1, batch_size=6, score_every=1)
+        for arm, config in found.arms.items()
+    }
+    result = run_study(dataclasses.replace(found, arms=quick), [0], jobs=1)
+    assert [verdict.claim for verdict in result.verdicts] == list(CLAIMS)
+    for arm in result.results:
+        assert arm.metrics.keys() == {"clean", "shifted_mean", *brightness.OPERATIONS}
+        changed = [arm.metrics[name] for name in brightness.OPERATIONS]
+        assert arm.metrics["shifted_mean"] == pytest.approx(sum(changed) / 3)
+    assert len(result.pictures) == 4
+    for picture in result.pictures:
+        assert picture.png.startswith(b"\x89PNG")
+    assert "left/" in result.pictures[1].caption
+    events.write(root / CLASSES[0] / "more.npz", recording(0, 99))
+    assert study(str(root)).fingerprint != found.fingerprint
