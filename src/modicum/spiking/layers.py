@@ -95,7 +95,7 @@ class SpikingLayer(nn.Module):
 
 
 @contextmanager
-def one_step(synapses: nn.Module, *, begins: bool) -> Generator[None]:
+def one_step(synapses: nn.Module, *, begins: bool) -> Generator[None, None, None]:
     """Tell `AdaptiveSynapses` that the pass inside is one step, and whether a sequence begins."""
     if not isinstance(synapses, AdaptiveSynapses):
         yield
