@@ -282,9 +282,17 @@ def unaugmented(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     return weights_with("none", recordings, tmp_path_factory.mktemp("unaugmented") / "run")
 
 
-def weights_with(augment: Any, recordings: Path, folder: Path) -> dict[str, Tensor]:
+def weights_with(
+    augment: Any, recordings: Path, folder: Path, cutmix: float = 0.0
+) -> dict[str, Tensor]:
     config = Config(
-        data=str(recordings), augment=augment, time_steps=4, epochs=1, batch_size=24, holdout=0.2
+        data=str(recordings),
+        augment=augment,
+        cutmix=cutmix,
+        time_steps=4,
+        epochs=1,
+        batch_size=24,
+        holdout=0.2,
     )
     options = RunOptions(device="cpu", workers=0)
     with Run(
@@ -302,6 +310,17 @@ def test_every_augmentation_changes_training(
     name = "features.0.norm.running_mean"
     assert not torch.equal(found[name], unaugmented[name])
     assert found[name].isfinite().all()
+
+
+def test_cutmix_mixes_frames_and_labels(
+    recordings: Path, tmp_path: Path, unaugmented: dict[str, Tensor]
+) -> None:
+    found = weights_with("none", recordings, tmp_path / "run", cutmix=1.0)
+    for name in ("features.0.norm.running_mean", "classifier.weight"):
+        assert not torch.equal(found[name], unaugmented[name])
+        assert found[name].isfinite().all()
+    with pytest.raises(ConfigError, match="--cutmix 0.5 changes frames"):
+        Config(network="resnet34-est", cutmix=0.5)
 
 
 def test_options_reach_the_operators() -> None:

@@ -15,6 +15,7 @@ from modicum import events
 from modicum.classification import topk_correct
 from modicum.engine.loader import Loader
 from modicum.engine.progress import report_progress
+from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run
 from modicum.engine.schedules import halving, warmup_cosine
 from modicum.engine.weights import State, read_state
@@ -27,7 +28,7 @@ from modicum.methods.event_augmentation.augment import ESTF, EventDrift, EventID
 from modicum.methods.event_augmentation.checkpoints import load_est, load_torchvision
 from modicum.methods.event_augmentation.est import EstClassifier
 from modicum.methods.event_augmentation.event_drop import EstShiftFlip, EventDrop
-from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll
+from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll, cutmix
 from modicum.methods.event_augmentation.resnet import ResNet34
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
 from modicum.spiking.losses import mean_cross_entropy, tet_loss
@@ -86,6 +87,9 @@ class Config:
     """Largest drift in space, as a share of the sensor's side."""
     max_dt: float = 0.1
     """Largest drift in time, as a share of the recording's duration."""
+    cutmix: float = 0.0
+    """Probability that a box of another recording of the batch is pasted into the frames of one,
+    its label mixed in by area: NDA's option, for spiking networks."""
     division: Division | None = None
     """How a data set without splits is divided: tet, tebn, random or hash; none: its usual one.
     Accuracies of different divisions are not comparable."""
@@ -143,6 +147,7 @@ class Config:
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("train_share", 0 < self.train_share <= 1, "above 0 and at most 1"),
             ("max_shift", 0 <= self.max_shift < 1, "at least 0 and below 1"),
+            ("cutmix", 0 <= self.cutmix <= 1, "a probability, 0 to 1"),
             ("max_dt", 0 <= self.max_dt < 1, "at least 0 and below 1"),
             ("size", self.size is None or self.size >= 8, "at least 8 pixels"),
             ("score_every", self.score_every >= 1, "at least 1 epoch"),
@@ -151,9 +156,10 @@ class Config:
             if not fine:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} {getattr(self, name)}: must be {expected}.")
-        if self.on_frames and self.network.startswith("resnet34"):
+        if (self.on_frames or self.cutmix) and self.network.startswith("resnet34"):
+            option = f"augment {self.augment}" if self.on_frames else f"cutmix {self.cutmix}"
             raise ConfigError(
-                f"--augment {self.augment} changes frames, which only spiking networks take. Use "
+                f"--{option} changes frames, which only spiking networks take. Use "
                 f"eventid, estf, eventdrop or est-shift-flip with {self.network}."
             )
         if self.init is not None and not self.network.startswith("resnet34"):
@@ -343,7 +349,10 @@ def train(config: Config, run: Run) -> nn.Module:
     steps_an_epoch = len(loader) // run.options.accumulate
     for batch in run.batches(loader, epochs=config.epochs):
         network.train()
-        loss = criterion(config, network(batch.input), batch.label)
+        inputs, target = batch.input, batch.label
+        if config.cutmix:
+            inputs, target = mixed(batch, config, run, len(train_set.classes))
+        loss = criterion(config, network(inputs), target)
         rate = learning_rate(config, run.steps, steps_an_epoch)
         run.step(loss, optimizer, learning_rate=rate)
         run.log(loss=loss, learning_rate=rate)
@@ -354,8 +363,23 @@ def train(config: Config, run: Run) -> nn.Module:
     return run.finish() or network
 
 
+def mixed(batch: events.Batch, config: Config, run: Run, classes: int) -> tuple[Tensor, Tensor]:
+    """Frames with boxes of others, and the probabilities `(B, classes)` of their labels."""
+    random = SampleRandom(run.seed, run.epoch, batch.index.cpu().numpy())
+    made = cutmix(batch.input, random, p=config.cutmix)
+    label = nn.functional.one_hot(batch.label, classes).float()
+    weight = made.weight.to(label.device)[:, None]
+    return made.frames, weight * label + (1 - weight) * label[made.partner]
+
+
 def criterion(config: Config, logits: Tensor, label: Tensor) -> Tensor:
-    """Cross entropy of logits `(B, K)`, or of a spiking network's `(B, T, K)` as configured."""
+    """Cross entropy of logits `(B, K)`, or of a spiking network's `(B, T, K)` as configured.
+
+    Args:
+        config: Read for `loss`.
+        logits: What the network gave.
+        label: Classes `(B,)`, or their probabilities `(B, K)`.
+    """
     if logits.dim() == 2:
         return nn.functional.cross_entropy(logits, label)
     return (tet_loss if config.loss == "tet" else mean_cross_entropy)(logits, label)
