@@ -316,10 +316,16 @@ def test_cutmix_mixes_frames_and_labels(
     recordings: Path, tmp_path: Path, unaugmented: dict[str, Tensor]
 ) -> None:
     found = weights_with("none", recordings, tmp_path / "run", cutmix=1.0)
-    for name in ("features.0.norm.running_mean", "classifier.weight"):
-        assert not torch.equal(found[name], unaugmented[name])
-        assert found[name].isfinite().all()
-    with pytest.raises(ConfigError, match="--cutmix 0.5 changes frames"):
+    name = "features.0.norm.running_mean"
+    assert not torch.equal(found[name], unaugmented[name])
+    assert found[name].isfinite().all()
+    logits, label = torch.randn(4, 3, 5), torch.tensor([0, 4, 2, 2])
+    probabilities = torch.nn.functional.one_hot(label, 5).float()
+    for loss in ("mean", "tet"):
+        config = Config(loss=loss)
+        expected = criterion(config, logits, label)
+        torch.testing.assert_close(criterion(config, logits, probabilities), expected)
+    with pytest.raises(ConfigError, match=r"--cutmix 0\.5 changes frames"):
         Config(network="resnet34-est", cutmix=0.5)
 
 
