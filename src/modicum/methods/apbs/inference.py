@@ -242,8 +242,8 @@ def export(
         run: Run folder, or a .safetensors file of one.
         to: onnx: an ONNX file (any batch size, the number of time steps it was trained with) that
             gives logits averaged over time, compared with PyTorch before it is kept. nir: the
-            Neuromorphic Intermediate Representation, read back and run for comparison; it has no
-            associating synapses, so the network must be plain (--association 0).
+            Neuromorphic Intermediate Representation, read back and compared before it is kept; it
+            has no associating synapses, so the network must be plain (--association 0).
             state-dict: its weights for torch.load.
         out: File to write; none: model.onnx, model.nir or model.pth in the run folder.
         weights: The network after the last step, or the one that scored best.
@@ -255,11 +255,7 @@ def export(
     if to == "state-dict":
         return write_state_dict(classifier.network, out)
     if to == "nir":
-        frames = example(classifier, 8)
-        if isinstance(classifier.pipeline, ImagePipeline):  # a step of the graph takes a frame
-            steps = classifier.network.arguments["time_steps"]
-            frames = frames[:, None].expand(-1, steps, -1, -1, -1)
-        check = export_nir(classifier.network, out, frames)
+        check = export_nir(classifier.network, out, example(classifier, 8))
         return {"written": str(out), **check._asdict()}
     described = {"classes": list(classifier.classes), "pipeline": classifier.pipeline.to_notes()}
     return write_spiking_onnx(classifier.network, example(classifier, 8), out, described)

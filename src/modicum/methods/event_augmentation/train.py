@@ -116,8 +116,8 @@ class Config:
     bins: int = 9
     """Bins of time of the event spike tensor and of the voxel grid."""
     init: Path | None = None
-    """Weights to start a ResNet from: a checkpoint of EST's authors for resnet34-est, torchvision's
-    resnet34 for the others."""
+    """Weights to start a resnet34-… from: a checkpoint of EST's authors, or torchvision's resnet34.
+    Layers of another shape start anew."""
     epochs: int = 60
     """Passes over the training recordings."""
     batch_size: int = 32
