@@ -206,6 +206,18 @@ def test_hdf5_with_times_that_are_floats(kind: type[np.floating[Any]], tmp_path:
                 read(path)
 
 
+@pytest.mark.parametrize("offset", [np.nan, np.inf, "late", [1, 2], 2**63])
+def test_hdf5_with_an_offset_that_is_none(offset: Any, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="needs the extra 'events'")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for name in "txyp":
+            file[f"events/{name}"] = np.zeros(2, np.uint8)
+        file["t_offset"] = np.uint64(offset) if offset == 2**63 else offset
+    with pytest.raises(EventFormatError, match="t_offset is .*; expected a number of microseconds"):
+        read(path)
+
+
 # Damage
 
 

@@ -272,7 +272,7 @@ def h5(file: File) -> Recording:
                     _side(file, "height", attributes["height"]),
                     _side(file, "width", attributes["width"]),
                 )
-            offset = int(opened["t_offset"][()]) if "t_offset" in opened else 0
+            offset = _offset(file, opened["t_offset"][()]) if "t_offset" in opened else 0
     except _H5_ERRORS as error:
         raise _h5_error(file, error) from error
 
@@ -290,6 +290,21 @@ def h5(file: File) -> Recording:
             yield from _checked(file, count, _LARGE_BLOCK, columns)
 
     return Recording(sensor, count, blocks)
+
+
+def _offset(file: File, found: Any) -> int:
+    """Microseconds to add to all times.
+
+    Raises:
+        EventFormatError: It is not one number, or none that times can have.
+    """
+    try:
+        offset = int(found)
+    except (TypeError, ValueError, OverflowError):
+        offset = None
+    if offset is None or abs(offset) >= 2**62:
+        raise file.error(0, f"t_offset is {found!r}; expected a number of microseconds.")
+    return offset
 
 
 def _shifted(t: npt.NDArray[Any], offset: int) -> npt.NDArray[Any]:
