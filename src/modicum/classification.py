@@ -10,19 +10,62 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from modicum.engine.devices import Device, choose_device
 from modicum.engine.environment import usable_cores
 from modicum.engine.files import atomic_write
 from modicum.engine.progress import Progress
+from modicum.engine.weights import load_saved
 from modicum.errors import DataError
 
 _log = logging.getLogger("modicum")
 _Sample = TypeVar("_Sample")
+_Network = TypeVar("_Network", bound=nn.Module)
+_Pipeline = TypeVar("_Pipeline")
+
+
+@dataclass(frozen=True)
+class Classifier(Generic[_Network, _Pipeline]):
+    """A trained network with what its use needs."""
+
+    network: _Network
+    classes: tuple[str, ...]
+    pipeline: _Pipeline
+    """What makes of a sample the network's input."""
+    notes: dict[str, Any]
+    """What `train` stored: where its data lay and how it was divided."""
+    device: torch.device
+
+    @classmethod
+    def load(
+        cls,
+        run: Path,
+        method: str,
+        pipeline_of: Callable[[Mapping[str, Any]], _Pipeline],
+        weights: str = "last",
+        device: Device = "cpu",
+    ) -> Self:
+        """A classifier from a run folder or a `.safetensors` file.
+
+        Args:
+            run: See `engine.weights.load_saved`, and so are method and weights.
+            method: The method the file must be of.
+            pipeline_of: Makes the pipeline of its notes.
+            weights: The last network or the best.
+            device: Where to compute.
+        """
+        saved = load_saved(run, weights, method=method)
+        chosen = choose_device(device)
+        network: Any = saved.module.to(chosen)
+        pipeline = pipeline_of(saved.notes["pipeline"])
+        return cls(network, tuple(saved.notes["classes"]), pipeline, saved.notes, chosen)
 
 
 def topk_correct(logits: Tensor, label: Tensor, ks: Sequence[int]) -> Tensor:

@@ -214,7 +214,9 @@ def test_hdf5_with_an_offset_that_is_none(offset: Any, tmp_path: Path) -> None:
         for name in "txyp":
             file[f"events/{name}"] = np.zeros(2, np.uint8)
         file["t_offset"] = np.uint64(offset) if offset == 2**63 else offset
-    with pytest.raises(EventFormatError, match="t_offset is .*; expected a number of microseconds"):
+    with pytest.raises(
+        EventFormatError, match=r"t_offset is .*; expected a number of microseconds"
+    ):
         read(path)
 
 

@@ -578,6 +578,16 @@ class Run:
         counts = [count for _, count in window.values()]
         return {n: [a, c] for n, a, c in zip(window, averaged, counts, strict=True)}
 
+    def scores_now(self, every: int, epochs: int) -> bool:
+        """Whether the step in progress ends an epoch to score after.
+
+        Args:
+            every: Epochs from one score to the next.
+            epochs: Epochs of the run; the last is always scored.
+        """
+        done = self.epoch + 1
+        return self.epoch_ended and (done % every == 0 or done == epochs)
+
     def score(
         self, values: Mapping[str, float], *, best: str | None = None, higher_is_better: bool = True
     ) -> None:

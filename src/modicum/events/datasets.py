@@ -25,6 +25,18 @@ from modicum.events.simulator import Variation, digit_recordings
 MEMORY_LIMIT = 2**30
 """Bytes of decoded events up to which a set is decoded once, into memory."""
 
+SOURCES = {
+    "digits": "built in: recordings simulated of scikit-learn's 1,797 handwritten digits",
+    "n-mnist": "N-MNIST, G. Orchard (CC BY-SA 4.0): Train/ and Test/ with a folder a digit",
+    "n-caltech101": "N-Caltech101, G. Orchard (CC BY 4.0): 101 class folders; or EST's pack",
+    "n-cars": "N-CARS, Prophesee (non-commercial): n-cars_train/, n-cars_test/; or EST's pack",
+    "cifar10-dvs": "CIFAR10-DVS, figshare 4724671 (CC BY 4.0): class folders of .aedat",
+    "mnist-dvs-scale4": "MNIST-DVS, IMSE-CNM: grabbed_data<digit>/scale4/ (8, 16)",
+    "dvs-gesture": "DVS128 Gesture, IBM (CC BY 4.0): .aedat with _labels.csv and trial lists",
+    "your own": "recordings in a folder a class, with or without train/ and test/ above them",
+}
+"""What `open_recordings` takes, by name, with where to get it and how it must lie on disk."""
+
 _LOOKED_AT = 100
 """Files of a large set that are decoded to find out the size of the sensor."""
 

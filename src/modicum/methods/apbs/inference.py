@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import tyro
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from modicum import events, images
 from modicum.classification import (
+    Classifier,
     class_mapping,
     input_files,
     latency,
@@ -22,13 +22,12 @@ from modicum.classification import (
     predictions,
     topk_correct,
 )
-from modicum.engine.devices import Device, choose_device
+from modicum.engine.devices import Device
 from modicum.engine.environment import processor_name
 from modicum.engine.export import write_state_dict
 from modicum.engine.files import whole_path
 from modicum.engine.progress import Progress
 from modicum.engine.random import generator
-from modicum.engine.weights import load_saved
 from modicum.errors import DataError
 from modicum.events.pipeline import FramePipeline
 from modicum.events.reading import SUFFIXES as RECORDINGS
@@ -44,33 +43,16 @@ from modicum.spiking.statistics import (
     count_spikes,
 )
 
-
-@dataclass(frozen=True)
-class Classifier:
-    """A network with what its use needs."""
-
-    network: SpikingNetwork
-    classes: tuple[str, ...]
-    pipeline: Pipeline
-    notes: dict[str, Any]
-    """What `train` stored: where its data lay and how it was divided."""
-    device: torch.device
+Trained: TypeAlias = Classifier[SpikingNetwork, Pipeline]
 
 
-def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Classifier:
-    """A classifier from a run folder or a `.safetensors` file. See `engine.weights.load_saved`."""
-    saved = load_saved(run, weights, method="apbs")
-    assert isinstance(saved.module, SpikingNetwork)
-    stored = saved.notes["pipeline"]
-    kind = FramePipeline if "steps" in stored else ImagePipeline
-    chosen = choose_device(device)
-    return Classifier(
-        saved.module.to(chosen),
-        tuple(saved.notes["classes"]),
-        kind.from_notes(stored),
-        saved.notes,
-        chosen,
-    )
+def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Trained:
+    """A classifier from a run folder or a `.safetensors` file. See `Classifier.load`."""
+    return Trained.load(run, "apbs", _pipeline_of, weights, device)
+
+
+def _pipeline_of(notes: Mapping[str, Any]) -> Pipeline:
+    return (FramePipeline if "steps" in notes else ImagePipeline).from_notes(notes)
 
 
 @torch.no_grad()
@@ -162,7 +144,7 @@ def evaluate(
     }
 
 
-def example(classifier: Classifier, samples: int = 1) -> Tensor:
+def example(classifier: Trained, samples: int = 1) -> Tensor:
     """Made-up input of a classifier's shape: frames `(B, T, 2, H, W)` or images `(B, C, H, W)`."""
     pipeline = classifier.pipeline
     height, width = pipeline.input_size

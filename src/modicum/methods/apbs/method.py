@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modicum.engine.random import generator
 from modicum.engine.run import RunOptions
+from modicum.events.datasets import SOURCES
 from modicum.events.survey import data
 from modicum.method import Method, Preset
 from modicum.methods.apbs.claim import BASE, study
@@ -110,16 +111,9 @@ METHOD = Method(
     study=study,
     example=example,
     extras={"export": ("onnxruntime", "deploy")},
-    datasets={
-        "digits": "built in: recordings simulated of scikit-learn's 1,797 handwritten digits",
-        "n-mnist": "N-MNIST, G. Orchard (CC BY-SA 4.0): Train/ and Test/ with a folder a digit",
-        "n-caltech101": "N-Caltech101, G. Orchard (CC BY 4.0): 101 class folders; or EST's pack",
-        "n-cars": "N-CARS, Prophesee (non-commercial): n-cars_train/, n-cars_test/; or EST's pack",
-        "cifar10-dvs": "CIFAR10-DVS, figshare 4724671 (CC BY 4.0): class folders of .aedat",
-        "mnist-dvs-scale4": "MNIST-DVS, IMSE-CNM: grabbed_data<digit>/scale4/ (8, 16)",
-        "dvs-gesture": "DVS128 Gesture, IBM (CC BY 4.0): .aedat with _labels.csv and trial lists",
+    datasets=SOURCES
+    | {
         "cifar10": "CIFAR-10, cs.toronto.edu/~kriz/cifar.html: the unpacked version",
         "images": "your own images: a folder a class",
-        "your own": "recordings in a folder a class, with or without train/ and test/ above them",
     },
 )

@@ -284,9 +284,7 @@ def train(config: Config, run: Run) -> nn.Module:
         rate = warmup_cosine(run.steps, total, peak=config.learning_rate)
         run.step(loss, optimizer, learning_rate=rate)
         run.log(loss=loss, learning_rate=rate)
-        if run.epoch_ended and (
-            (run.epoch + 1) % config.score_every == 0 or run.epoch + 1 == config.epochs
-        ):
+        if run.scores_now(config.score_every, config.epochs):
             run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
     return run.finish() or network
 

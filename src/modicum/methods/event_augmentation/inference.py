@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import tyro
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from modicum import events
 from modicum.classification import (
+    Classifier,
     class_mapping,
     input_files,
     latency,
@@ -22,13 +22,12 @@ from modicum.classification import (
     predictions,
     topk_correct,
 )
-from modicum.engine.devices import Device, choose_device
+from modicum.engine.devices import Device
 from modicum.engine.environment import processor_name
 from modicum.engine.export import write_onnx, write_state_dict
 from modicum.engine.files import whole_path
 from modicum.engine.progress import Progress
 from modicum.engine.random import generator
-from modicum.engine.weights import load_saved
 from modicum.events.pipeline import FramePipeline
 from modicum.events.reading import SUFFIXES
 from modicum.methods.event_augmentation.brightness import variations
@@ -46,32 +45,16 @@ from modicum.methods.event_augmentation.voxels import VoxelPipeline
 from modicum.spiking.networks import SpikingNetwork
 from modicum.spiking.onnx_export import write_spiking_onnx
 
-
-@dataclass(frozen=True)
-class Classifier:
-    """A network with what its use needs."""
-
-    network: nn.Module
-    classes: tuple[str, ...]
-    pipeline: Pipeline
-    notes: dict[str, Any]
-    """What `train` stored: where its data lay and how it was divided."""
-    device: torch.device
+Trained: TypeAlias = Classifier[nn.Module, Pipeline]
 
 
-def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Classifier:
-    """A classifier from a run folder or a `.safetensors` file. See `engine.weights.load_saved`."""
-    saved = load_saved(run, weights, method="event-augmentation")
-    stored = saved.notes["pipeline"]
-    kind = FramePipeline if "steps" in stored else VoxelPipeline
-    chosen = choose_device(device)
-    return Classifier(
-        saved.module.to(chosen),
-        tuple(saved.notes["classes"]),
-        kind.from_notes(stored),
-        saved.notes,
-        chosen,
-    )
+def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Trained:
+    """A classifier from a run folder or a `.safetensors` file. See `Classifier.load`."""
+    return Trained.load(run, "event-augmentation", _pipeline_of, weights, device)
+
+
+def _pipeline_of(notes: Mapping[str, Any]) -> Pipeline:
+    return (FramePipeline if "steps" in notes else VoxelPipeline).from_notes(notes)
 
 
 @torch.no_grad()
@@ -149,12 +132,12 @@ def evaluate(
     return result | _cost(classifier)
 
 
-def _logits(classifier: Classifier, inputs: Any) -> Tensor:
+def _logits(classifier: Trained, inputs: Any) -> Tensor:
     """Class scores of a batch as a loader makes it, float32 on the classifier's device."""
     return read_out(classifier.network(on_device(inputs, classifier.device))).float()
 
 
-def _cost(classifier: Classifier) -> dict[str, Any]:
+def _cost(classifier: Trained) -> dict[str, Any]:
     """Parameters, and latency of one made-up recording."""
     recording = example_recording(classifier.pipeline)
     inputs = on_device(classifier.pipeline(recording), classifier.device)
