@@ -273,6 +273,32 @@ def test_a_run_that_never_began_leaves_nothing(tmp_path: Path) -> None:
     train(tmp_path / "run")
 
 
+def test_stages_end_early_and_resume(tmp_path: Path) -> None:
+    def stages(folder: Path, *, resume: bool, stop_at: int | None) -> list[tuple[int, float]]:
+        drawn = torch.zeros(2)
+        seen: list[tuple[int, float]] = []
+        options = RunOptions(checkpoint_every=0, device="cpu")
+        with Run(folder, method="test", config=Config(), options=options, resume=resume) as run:
+            run.keep(drawn=drawn)
+            for stage, until in enumerate((10, 20)):
+                for step in run.iterations(until, of=20):
+                    drawn[stage] += torch.rand(())
+                    seen.append((step, float(drawn[stage])))
+                    if step in (3, 16):
+                        run.end_iterations()
+                    if step == stop_at:
+                        return seen
+        return seen
+
+    whole = stages(tmp_path / "whole", resume=False, stop_at=None)
+    assert [step for step, _ in whole] == [0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 16]
+    for stop in (2, 3, 11):
+        folder = tmp_path / str(stop)
+        before = stages(folder, resume=False, stop_at=stop)
+        after = stages(folder, resume=True, stop_at=None)
+        assert before[:-1] + after == whole
+
+
 def test_iterations_refuse_micro_batches(tmp_path: Path) -> None:
     options = RunOptions(accumulate=2)
     with (

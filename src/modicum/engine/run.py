@@ -237,6 +237,7 @@ class Run:
         self._samples: list[int] = []
         self._batch = 0
         self._note = ""
+        self._enough = False
         self._signal: int | None = None
         self._signalled = 0.0
         self._checkpointed = time.monotonic()
@@ -339,6 +340,12 @@ class Run:
         return self._accelerator.prepare(*objects)
 
     @contextlib.contextmanager
+    def autocast(self) -> Generator[None, None, None]:
+        """The precision of the run, for what is computed by other things than prepared modules."""
+        with self._accelerator.autocast():
+            yield
+
+    @contextlib.contextmanager
     def main_first(self) -> Generator[None, None, None]:
         """Let the main process do something, and fill caches, before the others do it."""
         with self._accelerator.main_process_first():
@@ -437,18 +444,32 @@ class Run:
                         self._step_done(progress, last=self.steps + 1 == total)
             self.epoch = epochs
 
-    def iterations(self, total: int) -> Iterator[int]:
+    def iterations(self, until: int, *, of: int | None = None) -> Iterator[int]:
         """The numbers, from 0, of the optimizer steps that are still to do.
+
+        A run of several stages has one such loop for each, one after the other.
+
+        Args:
+            until: Where the loop ends: the number of steps before it and in it.
+            of: Steps of the whole run, for the progress that is shown.
 
         Raises:
             ConfigError: `options.accumulate` is not 1: there are no batches to split.
         """
         if self.options.accumulate != 1:
             raise ConfigError("--accumulate has no meaning for this method; leave it at 1.")
-        with self._working(total) as progress:
-            while self.steps < total:
+        if self.steps >= until:  # a stage that was done before the run was resumed
+            return
+        with self._working(of or until) as progress:
+            while self.steps < until:
                 yield from self._one(self.steps, None)
-                self._step_done(progress, last=self.steps + 1 == total)
+                if self._enough:  # steps that are left out count as done
+                    self.steps, self._enough = until - 1, False
+                self._step_done(progress, last=self.steps + 1 == until)
+
+    def end_iterations(self) -> None:
+        """Let the step in progress be the last of its loop of `iterations`: early stopping."""
+        self._enough = True
 
     @contextlib.contextmanager
     def _working(self, total: int) -> Generator[Progress, None, None]:
