@@ -9,6 +9,7 @@ from modicum.events.division import Division
 from modicum.events.errors import EventFormatError
 from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings
 from modicum.events.loader import Batch, Loader
+from modicum.events.options import RecordingOptions, open_unseen
 from modicum.events.reading import detect, read, windows
 from modicum.events.representations import (
     est,
@@ -42,6 +43,7 @@ __all__ = [
     "FileRecordings",
     "Loader",
     "MemoryRecordings",
+    "RecordingOptions",
     "Split",
     "Variation",
     "detect",
@@ -55,6 +57,7 @@ __all__ = [
     "normalise_frames",
     "open_digits",
     "open_recordings",
+    "open_unseen",
     "read",
     "resize_frames",
     "simulate",

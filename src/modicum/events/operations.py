@@ -23,6 +23,7 @@ from modicum.events.container import EventBatch
 Array = npt.NDArray[Any]
 Integers: TypeAlias = npt.NDArray[np.int64]
 Border: TypeAlias = Literal["drop", "wrap", "clip"]
+_CHUNK = 65_536
 
 
 @dataclass(frozen=True)
@@ -85,19 +86,15 @@ def reverse_time(
         return in_order(batch.replace(t=t, p=p))
     # Nothing else lies in the window, so its events only change their order.
     index = chosen.index
-    order, places, members = _reversal(batch.t[index], chosen.bounds)
-
-    def reverse(column: Array) -> Array:
-        column = column[index]
-        turned = column[order].copy()
-        turned[places] = column[members]
-        return turned
-
+    opposite = chosen.spread(chosen.bounds[:-1] + chosen.bounds[1:] - 1)
+    if len(opposite) == 1:
+        t = turn - batch.t[index][::-1]
+    else:
+        t = turn - batch.t[index].take(opposite - np.arange(chosen.count))
+    x, y, p = _turned(t, chosen.bounds, opposite, [c[index] for c in (batch.x, batch.y, batch.p)])
+    columns = {"t": t, "x": x, "y": y, "p": p ^ flip}
     return batch.replace(
-        t=_put(batch.t, index, turn - batch.t[index][order]),
-        x=_put(batch.x, index, reverse(batch.x)),
-        y=_put(batch.y, index, reverse(batch.y)),
-        p=_put(batch.p, index, reverse(batch.p) ^ flip),
+        **{name: _put(getattr(batch, name), index, column) for name, column in columns.items()}
     )
 
 
@@ -370,34 +367,42 @@ def _ranges(low: Integers, high: Integers) -> Integers:
     return numbers
 
 
-def _reversal(t: Integers, bounds: Integers) -> tuple[slice | Integers, Integers, Integers]:
-    """What reverses sorted events, but leaves those at the same time in their order.
+def _turned(t: Integers, bounds: Integers, opposite: Integers, columns: list[Array]) -> list[Array]:
+    """Columns of sorted events in reverse, but with those at the same time in their order.
+
+    Reversed, place i holds the event of place `opposite - i`. Of a group at one time, which fills
+    the places first..last, this puts the last where the first belongs: in order, place i holds the
+    event of place `opposite - (first + last - i)`.
 
     Args:
-        t: Their times, (N,).
+        t: The reversed times, (N,).
         bounds: Where each recording starts among them, and the end of the last. Each is reversed.
-
-    Returns:
-        The order that reverses all, then the places where it is wrong and the events that belong
-        there.
+        opposite: Its first and last place added up, for each event, (N,), or one for all.
+        columns: What to reverse, (N,) each.
     """
-    counts = np.diff(bounds)
-    if np.count_nonzero(counts) <= 1:
-        order, opposite = slice(None, None, -1), len(t) - 1
-    else:
-        opposite = np.repeat(bounds[:-1] + bounds[1:] - 1, counts)
-        order = opposite - np.arange(len(t))
-    tied = np.zeros(len(t) + 1, np.bool_)  # with the event before
-    np.equal(t[1:], t[:-1], out=tied[1:-1])
-    tied[bounds] = False
-    tied = np.flatnonzero(tied)
-    # The reversal put a group of events at one time, first..last, where last..first belongs.
-    breaks = np.flatnonzero(np.diff(tied) > 1)
-    first = tied[np.concatenate([[0], breaks + 1])[: len(tied)]] - 1
-    last = tied[np.concatenate([breaks, [-1]])[: len(tied)]]
-    members = _ranges(first, last + 1)
-    turned = (opposite if isinstance(opposite, int) else opposite[first]) - last - first
-    return order, members + np.repeat(turned, last - first + 1), members
+    count = len(t)
+    begins = np.ones(count + 1, np.bool_)  # a group, at this place
+    np.not_equal(t[1:], t[:-1], out=begins[1:-1])
+    begins[bounds] = True
+    turned = [np.empty_like(column) for column in columns]
+    low = 0
+    while low < count:  # once for every 65,536 events, so that what is computed stays in the cache
+        high = min(low + _CHUNK, count)
+        high += int(begins[high:].argmax())  # where a group ends
+        begin = begins[low : high + 1]
+        source = (opposite if len(opposite) == 1 else opposite[low:high]) - np.arange(low, high)
+        tied = np.flatnonzero(~(begin[:-1] & begin[1:]))
+        heads = begin.take(tied)
+        edges = np.flatnonzero(heads)
+        last = tied.take(np.append(edges[1:], len(tied)) - 1) if len(tied) else tied
+        shift = source.take(tied.take(edges)) - last
+        # Numbering the groups is faster than repeating each shift, as it takes no branches.
+        source[tied] = shift.take(np.cumsum(heads) - 1) + tied
+        for column, result in zip(columns, turned, strict=True):
+            # All places exist; "clip" does not check them first and writes without a copy.
+            column.take(source, out=result[low:high], mode="clip")
+        low = high
+    return turned
 
 
 def _order(t: Integers, lengths: Integers) -> Integers | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from modicum.errors import ConfigError
 from modicum.methods.apbs import networks
 from modicum.methods.apbs.association import AssociativeConv2d, AssociativeLinear
 from modicum.methods.apbs.networks import BUILDERS, NEURONS, build, network
-from modicum.methods.apbs.probe import probe_potentiation
+from modicum.methods.apbs.probe import probe_convolution, probe_potentiation
 from modicum.spiking import count_spikes
 from modicum.spiking import networks as plain
 
@@ -134,6 +135,25 @@ def test_only_joint_stimulation_strengthens_the_response() -> None:
     assert probe.enhancement == pytest.approx(0.2, abs=1e-3)
     assert probe_potentiation(association=0.0).enhancement == pytest.approx(0, abs=1e-6)
     assert probe_potentiation(association=-0.2).enhancement < -0.1
+
+
+@pytest.mark.parametrize(("stride", "padding", "kernel"), [(2, 1, 3), (1, (0, 2), (3, 5))])
+def test_a_trained_layer_strengthens_the_joint_response_only(
+    stride: int, padding: Any, kernel: Any
+) -> None:
+    torch.manual_seed(0)
+    layer = AssociativeConv2d(4, 6, kernel, stride, padding, association=0.2)
+    layer(binary(8, 4, 12, 12))
+    found = probe_convolution(layer.eval())
+    for alone in (found.first, found.second):
+        assert alone.abs().max() < 1e-6
+    # lambda / c * (w_1 |w_2| + w_2 |w_1|), of w_2.
+    partner = layer.weight.flatten(1).max(1).values
+    torch.testing.assert_close(found.together, 2 * 0.2 * partner.detach() / layer.cache)
+    layer.association = -0.2
+    assert (probe_convolution(layer).together < -0.01).all()
+    layer.association = 0.0
+    assert probe_convolution(layer).together.abs().max() < 1e-6
 
 
 def test_association_is_not_exported_to_nir() -> None:

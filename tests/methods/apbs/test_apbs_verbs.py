@@ -23,7 +23,7 @@ from modicum.cli import main
 from modicum.engine.run import Run, RunOptions
 from modicum.errors import CheckpointError, ConfigError, DataError
 from modicum.methods import apbs
-from modicum.methods.apbs.claim import CLAIMS, study
+from modicum.methods.apbs.claim import CLAIMS, potentiation, study
 from modicum.methods.apbs.inference import example, load_classifier
 from modicum.methods.apbs.method import METHOD
 from modicum.methods.apbs.stcf import STCF
@@ -33,7 +33,6 @@ from modicum.methods.apbs.train import (
     augmentation,
     build_network,
     open_split,
-    open_training,
     pipeline_for,
 )
 
@@ -321,7 +320,7 @@ def test_corrupt_recordings_stop_training_before_it_begins(tmp_path: Path) -> No
         pytest.raises(DataError, match=r"left/1\.npz"),
     ):
         apbs.train(config, run)
-    assert len(open_training(dataclasses.replace(config, skip_bad=True))) == 8
+    assert len(open_split(dataclasses.replace(config, skip_bad=True), "train")) == 8
 
 
 def test_the_smoke_preset_on_few_digits(
@@ -334,7 +333,7 @@ def test_the_smoke_preset_on_few_digits(
     assert 0 <= result["top1"] <= 100
     assert result["run"] == str(tmp_path / "run")
     config = Config(train_share=0.5)
-    some = open_training(config)
+    some = open_split(config, "train")
     assert 15 <= len(some) <= 25
     assert set(some.names) < {f"digits/train/{number}" for number in range(few_digits)}
     assert len(open_split(config, "val")) == few_digits
@@ -410,6 +409,12 @@ def test_data_is_found_again_from_another_folder(
 
 
 # Still images
+
+
+def test_a_share_of_the_images_is_trained_on(photographs: Path) -> None:
+    config = Config(data=f"images={photographs}", holdout=0.25, train_share=0.5)
+    assert len(open_split(config, "train")) == 6
+    assert len(open_split(config, "val")) == 4
 
 
 def test_images_are_classified(photographs: Path, image_run: Path, tmp_path: Path) -> None:
@@ -544,11 +549,19 @@ def test_the_claims_are_checked_on_a_folder(tmp_path: Path) -> None:
             *("synaptic_operations", "microjoules", "parameters"),
         }
     assert len({arm.metrics["parameters"] for arm in result.results}) == 1
-    assert len(result.pictures) == 3
+    assert len(result.pictures) == 4
+    assert "in 0 of 32 neurons of plain (+0.0 % in the mean)" in result.pictures[2].caption
     for picture in result.pictures:
         assert picture.png.startswith(b"\x89PNG")
     events.write(root / CLASSES[0] / "more.npz", recording(0, 99))
     assert study(str(root)).fingerprint != found.fingerprint
+
+
+def test_the_caption_says_where_nothing_is_potentiated(run_folder: Path, plain: Path) -> None:
+    for run, expected in ((run_folder, "in 32 of 32"), (plain, "in 0 of 32")):
+        picture = potentiation({"APBS": [run], "plain": [plain]})
+        assert f"That is so {expected} neurons of APBS" in picture.caption
+        assert picture.png.startswith(b"\x89PNG")
 
 
 def test_there_are_no_claims_about_images(photographs: Path) -> None:

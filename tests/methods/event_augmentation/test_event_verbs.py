@@ -40,8 +40,6 @@ from modicum.methods.event_augmentation.train import (
     build_network,
     criterion,
     learning_rate,
-    open_split,
-    open_training,
     pipeline_for,
     read_out,
 )
@@ -148,11 +146,11 @@ def test_digits_are_simulated_anew_under_other_light(
     shifted = found["top1_under_other_light"]
     assert shifted.keys() == events.VARIATIONS.keys() - {"clean"}
     config = Config(train_share=0.5)
-    assert 15 <= len(open_training(config)) <= 25
+    assert 15 <= len(config.open("train")) <= 25
     measured = measure(Config(time_steps=4), load_classifier(folder).network)
     assert measured["clean"] == pytest.approx(found["top1"], abs=1e-4)
     assert {name: measured[name] for name in shifted} == shifted
-    dark = brightness.variations("digits", open_training(config), "train")["inverted"].recordings
+    dark = brightness.variations("digits", config.open("train"), "train")["inverted"].recordings
     assert dark.names[0] == "digits/train/0"
     named = [shifted[name] for name in ("log_negated", "reversed_motion", "larger_motion")]
     assert measured["shifted_mean"] == pytest.approx(sum(named) / 3)
@@ -353,7 +351,7 @@ def test_corrupt_recordings_stop_training_before_it_begins(tmp_path: Path) -> No
     ):
         event_augmentation.train(config, run)
     kept = dataclasses.replace(config, skip_bad=True)
-    assert len(open_training(kept)) + len(open_split(kept, "val")) == 11
+    assert len(kept.open("train")) + len(kept.open("val")) == 11
 
 
 def test_data_is_found_again_from_another_folder(

@@ -13,7 +13,7 @@ from modicum.methods.apbs.networks import (
     vggsnn,
     vggsnn_stride,
 )
-from modicum.methods.apbs.probe import probe_potentiation
+from modicum.methods.apbs.probe import probe_convolution, probe_potentiation
 from modicum.methods.apbs.stcf import STCF
 from modicum.methods.apbs.train import Config, train
 from modicum.spiking import LIF, SpikingLayer, SpikingNetwork
@@ -40,6 +40,7 @@ __all__ = [
     "load_official",
     "nda_vgg11",
     "predict",
+    "probe_convolution",
     "probe_potentiation",
     "small",
     "train",

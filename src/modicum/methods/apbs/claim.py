@@ -21,7 +21,8 @@ from modicum.engine.weights import load_saved
 from modicum.errors import ConfigError
 from modicum.events.pictures import frame_strip
 from modicum.events.pipeline import FramePipeline
-from modicum.methods.apbs.train import Config, loader_for, open_split, open_training, pipeline_for
+from modicum.methods.apbs.probe import probe_convolution
+from modicum.methods.apbs.train import Config, loader_for, pipeline_for
 from modicum.report import png
 from modicum.spiking.layers import SpikingLayer
 from modicum.spiking.statistics import count_spikes
@@ -105,9 +106,7 @@ def study(data: str | None = None) -> Study:
             )
         base = dataclasses.replace(BASE, data=data, holdout=0.4)
         few = dataclasses.replace(base, **(FEW | {"train_share": 1 / 2}))
-        train_set, test_set = open_training(base), open_split(base, "val")
-        assert isinstance(train_set, events.EventSet)
-        assert isinstance(test_set, events.EventSet)
+        train_set, test_set = base.open("train"), base.open("val")
         about = (
             f"{test_set.layout}: {len(train_set):,} recordings for training (about half of them "
             f"where few are meant), {len(test_set):,} for testing."
@@ -149,7 +148,7 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
         `top1` in percent; `spikes`, `synaptic_operations` and the estimate `microjoules` a
         recording; the firing rate of each layer in percent (`rate_1`, `rate_2`); `parameters`.
     """
-    test_set = open_split(config, "val")
+    test_set = config.open("val")
     pipeline = pipeline_for(config, test_set)
     correct = 0.0
     with count_spikes(network) as counted:
@@ -170,8 +169,7 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
 def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
     """What the neurons of the plain and the associating network do with one recording."""
     config = Config(**json.loads((runs[APBS][0] / "config.json").read_text())["config"])
-    test_set = open_split(config, "val")
-    assert isinstance(test_set, events.EventSet)
+    test_set = config.open("val")
     one = test_set.read(np.zeros(1, dtype=np.int64))
     pipeline = pipeline_for(config, test_set)
     assert isinstance(pipeline, FramePipeline)
@@ -179,6 +177,7 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
     return [
         _raster(runs, frames),
         _rates(runs),
+        potentiation(runs),
         Picture(
             "The recording",
             f"The first test recording, {test_set.names[0]}, in eight parts of equal time.",
@@ -194,9 +193,8 @@ def _raster(runs: Mapping[str, Sequence[Path]], frames: Tensor, shown: int = 60)
     grid = figure.subplots(1, 2, sharey=True)
     for axes, arm in zip(grid, (PLAIN, APBS), strict=True):
         network = load_saved(runs[arm][0]).module
-        last = [layer for layer in network.modules() if isinstance(layer, SpikingLayer)][-1]
         kept: list[Tensor] = []
-        hook = last.register_forward_hook(partial(_keep, kept))
+        hook = _last_layer(network).register_forward_hook(partial(_keep, kept))
         network(frames)
         hook.remove()
         fired = kept[0][:, 0].flatten(1)
@@ -210,6 +208,10 @@ def _raster(runs: Mapping[str, Sequence[Path]], frames: Tensor, shown: int = 60)
         "One recording, the first seed of each arm. Every mark is a spike.",
         png(figure),
     )
+
+
+def _last_layer(network: nn.Module) -> SpikingLayer:
+    return [layer for layer in network.modules() if isinstance(layer, SpikingLayer)][-1]
 
 
 def _keep(kept: list[Tensor], layer: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -232,5 +234,37 @@ def _rates(runs: Mapping[str, Sequence[Path]]) -> Picture:
     return Picture(
         "Firing rates",
         "Share of neurons that fire in a time step, mean over the test recordings; a dot a seed.",
+        png(figure),
+    )
+
+
+def potentiation(runs: Mapping[str, Sequence[Path]]) -> Picture:
+    """What the neurons of the last spiking layer make of two synapses, alone and together."""
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
+    found: dict[str, str] = {}
+    rounding = 1e-3  # of a weight: less is no change
+    for place, arm in enumerate((PLAIN, APBS)):
+        synapses = _last_layer(load_saved(runs[arm][0]).module).synapses
+        assert isinstance(synapses, nn.Conv2d)
+        alone_1, alone_2, together = probe_convolution(synapses)
+        for x, share in enumerate((alone_1, alone_2, together)):
+            beside = x + 0.3 * (place - 0.5) + np.linspace(-0.1, 0.1, len(share))
+            label = arm if x == 0 else None
+            axes.plot(beside, 100 * share, f"C{place}o", markersize=3, label=label)
+        alone = torch.maximum(alone_1.abs(), alone_2.abs())
+        shown = int(((alone < rounding) & (together > rounding)).sum())
+        change = round(100 * float(together.mean()), 1) + 0.0  # no minus before a zero
+        found[arm] = f"in {shown} of {len(together)} neurons of {arm} ({change:+} % in the mean)"
+    axes.set(xticks=[0, 1, 2], xticklabels=["I alone", "II alone", "II, beside I"])
+    axes.set_ylabel("response above the\nweight, percent")
+    axes.legend(fontsize=8, frameon=False)
+    return Picture(
+        "Potentiation of one synapse by another",
+        f"The two strongest excitatory synapses of each neuron of the second layer, I and II, are "
+        f"stimulated alone and together; a dot a neuron, the first seed of each arm. Associating "
+        f"synapses should strengthen the response to II beside I and leave those to either alone. "
+        f"That is so {found[APBS]} and {found[PLAIN]}. The response is the current before the "
+        f"normalisation, which training adapts.",
         png(figure),
     )

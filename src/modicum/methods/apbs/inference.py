@@ -26,6 +26,7 @@ from modicum.engine.devices import Device
 from modicum.engine.environment import processor_name
 from modicum.engine.export import write_state_dict
 from modicum.engine.files import whole_path
+from modicum.engine.labelled_set import LabelledSet
 from modicum.engine.progress import Progress
 from modicum.engine.random import generator
 from modicum.errors import DataError
@@ -85,31 +86,10 @@ def evaluate(
         (Horowitz, ISSCC 2014); parameters; latency of one sample.
     """
     classifier = load_classifier(run, weights, device)
-    network, notes = classifier.network, classifier.notes
-    config = Config(
-        data=data or notes["data"],
-        convention=getattr(classifier.pipeline, "convention", "jaer"),
-        skip_bad=skip_bad,
-    )
-    if whole_path(config.data) == whole_path(notes["data"]):
-        # The same samples are held out as in training.
-        kept = {name: notes[name] for name in ("holdout", "division", "sensor")}
-        config = dataclasses.replace(config, **kept)
-    elif Path(config.image_folder or config.data).is_dir():
-        if isinstance(classifier.pipeline, FramePipeline) and config.image_folder is None:
-            size = (classifier.pipeline.height, classifier.pipeline.width)
-            config = dataclasses.replace(config, sensor=size)
-        folder = config.image_folder
-        divided = images.has_splits(folder) if folder else events.has_splits(config.data)
-        if not divided:  # new samples: none was trained on
-            config, split = dataclasses.replace(config, holdout=0.0), "train"
-    samples = open_split(config, split, quiet=False)
-    if isinstance(samples, images.ImageSet) != isinstance(classifier.pipeline, ImagePipeline):
-        raise DataError(
-            f"{config.data}: the network was trained on {notes['layout']}; recordings and images "
-            f"cannot stand in for each other (images=FOLDER says that a folder holds images)."
-        )
-    mapping = class_mapping(samples.classes, classifier.classes, config.data)
+    network = classifier.network
+    source = data or classifier.notes["data"]
+    samples = _open_unseen(classifier, source, split, skip_bad)
+    mapping = class_mapping(samples.classes, classifier.classes, source)
     correct = torch.zeros(2, dtype=torch.int64)
     seen = 0
     with Progress("evaluate", len(samples)) as progress, count_spikes(network) as counted:
@@ -142,6 +122,26 @@ def evaluate(
             "of": f"float32, {torch.get_num_threads()} threads, {name}",
         },
     }
+
+
+def _open_unseen(
+    classifier: Trained, data: str, split: images.Split, skip_bad: bool
+) -> LabelledSet:
+    """`events.open_unseen`, or the same of images."""
+    config, notes = Config(data, skip_bad=skip_bad), classifier.notes
+    folder = config.image_folder
+    if (folder is not None) != isinstance(classifier.pipeline, ImagePipeline):
+        raise DataError(
+            f"{data}: the network was trained on {notes['layout']}; recordings and images cannot "
+            f"stand in for each other (images=FOLDER says that a folder holds images)."
+        )
+    if folder is None:
+        return events.open_unseen(classifier, data, split, skip_bad=skip_bad)
+    if whole_path(data) == whole_path(notes["data"]):
+        config = dataclasses.replace(config, holdout=notes["holdout"])
+    elif not images.has_splits(folder):
+        config, split = dataclasses.replace(config, holdout=0.0), "train"
+    return open_split(config, split, quiet=False)
 
 
 def example(classifier: Trained, samples: int = 1) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from modicum.engine.random import generator
 from modicum.engine.run import RunOptions
 from modicum.events.datasets import SOURCES
+from modicum.events.options import SMOKE
 from modicum.events.survey import data
 from modicum.method import Method, Preset
 from modicum.methods.apbs.claim import BASE, study
@@ -40,15 +41,6 @@ TET = Config(
     loss="tet",
 )
 """The recipe of TET's code. Its own augmentation, a flip and a roll by 5 pixels, is STCF here."""
-
-SMOKE: dict[str, Any] = {
-    "train_share": 0.1,
-    "time_steps": 4,
-    "epochs": 5,
-    "batch_size": 24,
-    # Small, so that steps do not amplify rounding: a spike that flips changes every later one.
-    "learning_rate": 2e-4,
-}
 
 METHOD = Method(
     name="apbs",

@@ -1,4 +1,4 @@
-"""Associative long-term potentiation in a neuron of two synapses (specification, section 7).
+"""Associative long-term potentiation of pairs of synapses (specification, section 7).
 
 Barrionuevo and Brown, "Associative long-term potentiation in hippocampal slices", PNAS 1983, is
 what the method is modelled on: stimulating inputs I and II together strengthens the response to
@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from modicum.methods.apbs.association import AssociativeLinear
 from modicum.spiking.neurons import LIF
@@ -69,8 +71,8 @@ def probe_potentiation(
         for strength in (0.0, association)
     )
     conditions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    currents: list[torch.Tensor] = []
-    spikes: list[torch.Tensor] = []
+    currents: list[Tensor] = []
+    spikes: list[Tensor] = []
     for synapses in (plain, associative):
         synapses.weight.copy_(torch.tensor([weights]))
         current = synapses(conditions)[:, 0]
@@ -81,3 +83,37 @@ def probe_potentiation(
         for a, b, c, d in zip(*currents, *spikes, strict=True)
     ]
     return Probe(*responses)
+
+
+class Enhancement(NamedTuple):
+    """By what share the response of each neuron to a synapse exceeds its weight, `(outputs,)`."""
+
+    first: Tensor
+    """Response to I alone."""
+    second: Tensor
+    """Response to II alone."""
+    together: Tensor
+    """What II adds to the response to I."""
+
+
+@torch.no_grad()
+def probe_convolution(synapses: nn.Conv2d) -> Enhancement:
+    """Stimulate the two strongest excitatory synapses of every neuron, I and II, of a layer.
+
+    Args:
+        synapses: In eval mode, plain or associating, without groups.
+    """
+    weights = synapses.weight.flatten(1)
+    strongest = weights.topk(2)
+    first, second = functional.one_hot(strongest.indices, weights.shape[1]).to(weights).unbind(1)
+    windows = torch.cat([first, second, first + second]).view(-1, *synapses.weight.shape[1:])
+    # Of such an image, the output at (padding, padding) is the one whose window is `windows`.
+    row, column = (int(pixels) for pixels in synapses.padding)
+    down, right = (step - 1 for step in synapses.stride)
+    x = functional.pad(windows, (column * right, 0, row * down, 0))
+    currents = synapses(x)[..., row, column].view(3, len(weights), -1).diagonal(dim1=1, dim2=2)
+    if synapses.bias is not None:
+        currents = currents - synapses.bias
+    of_first, of_second, together = currents
+    i, ii = strongest.values.T
+    return Enhancement(of_first / i - 1, of_second / ii - 1, (together - of_first) / ii - 1)

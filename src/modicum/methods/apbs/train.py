@@ -16,11 +16,8 @@ from modicum.engine.loader import Loader
 from modicum.engine.progress import report_progress
 from modicum.engine.run import Run
 from modicum.engine.schedules import warmup_cosine
-from modicum.errors import ConfigError
-from modicum.events.division import Division
-from modicum.events.formats.aedat2 import Convention
-from modicum.events.pipeline import FramePipeline, Normalise, Resize
-from modicum.events.representations import SplitBy
+from modicum.errors import ConfigError, check_options
+from modicum.events.pipeline import FramePipeline
 from modicum.methods.apbs.networks import build
 from modicum.methods.apbs.stcf import STCF
 from modicum.methods.apbs.still_images import IMAGES, ImagePipeline
@@ -30,7 +27,7 @@ Neuron = Literal["tet", "nda", "spikingjelly", "snntorch"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(events.RecordingOptions):
     """Training a spiking network whose synapses associate."""
 
     data: str = "digits"
@@ -57,29 +54,13 @@ class Config:
     """Mirror training recordings at random; not for digits or directions."""
     flip_time: bool = False
     """Play training recordings backwards at random."""
-    division: Division | None = None
-    """How a data set without splits is divided: tet, tebn, random or hash; none: its usual one.
-    Accuracies of different divisions are not comparable."""
-    convention: Convention = "jaer"
-    """Which way up AEDAT 2.0 is read: jaer, dat2mat or raw."""
-    sensor: tuple[int, int] | None = None
-    """Height and width in pixels of the sensor of a folder of your own; none: what the files say,
-    else as large as their events need."""
-    holdout: float = 0.1
-    """Share of a data set without splits that is held out to score the network on."""
     train_share: float = 1.0
     """Share of the training samples to train on, to see what few of them give."""
     time_steps: int = 10
     """Frames of a recording, or how often an image is presented."""
-    split_by: SplitBy = "number"
-    """What frames have in common: number of events, time (the last takes the rest), or equal."""
-    normalise: Normalise = "max"
-    """max divides each frame by its largest count, clip1 makes counts 0 or 1, none leaves them."""
     size: int | None = None
     """Side in pixels that frames or images are resized to; none: 48 for frames, the sensor's own
     for small, 32 for images."""
-    resize: Resize = "bilinear"
-    """How frames are resized."""
     epochs: int = 60
     """Passes over the training samples."""
     batch_size: int = 32
@@ -92,23 +73,18 @@ class Config:
     """TET's cross entropy at every time step, or the cross entropy of the mean over time."""
     score_every: int = 1
     """Epochs from one score on held-out samples to the next."""
-    skip_bad: bool = False
-    """Leave out unreadable files, with a warning, instead of refusing to start."""
 
     def __post_init__(self) -> None:
-        for name, fine, expected in (
+        super().__post_init__()
+        check_options(
+            self,
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("time_steps", self.time_steps >= 1, "at least 1"),
             ("learning_rate", self.learning_rate > 0, "more than 0"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
-            ("train_share", 0 < self.train_share <= 1, "above 0 and at most 1"),
             ("size", self.size is None or self.size >= 8, "at least 8 pixels"),
             ("score_every", self.score_every >= 1, "at least 1 epoch"),
-        ):
-            if not fine:
-                option = name.replace("_", "-")
-                raise ConfigError(f"--{option} {getattr(self, name)}: must be {expected}.")
+        )
         if not math.isfinite(self.association):
             raise ConfigError(f"--association {self.association}: must be a finite number.")
         if self.image_folder is not None:
@@ -128,35 +104,23 @@ Pipeline: TypeAlias = FramePipeline | ImagePipeline
 
 
 def open_split(config: Config, split: events.Split, *, quiet: bool = True) -> LabelledSet:
-    """The recordings or images of a configuration.
+    """The recordings or images of a split; of the training split, the share that is asked for.
 
-    See `events.open_recordings` and `images.open_images`.
+    See `events.RecordingOptions.open` and `images.open_images`.
     """
-    with report_progress(f"check {split} data", quiet=quiet) as progress:
-        if config.image_folder is not None:
-            return images.open_images(
-                config.image_folder,
-                split,
-                holdout=config.holdout,
-                skip_bad=config.skip_bad,
-                progress=progress,
-            )
-        return events.open_recordings(
-            config.data,
+    if config.image_folder is None:
+        return config.open(split, quiet=quiet)
+    with report_progress(f"check {split} images", quiet=quiet) as progress:
+        image_set = images.open_images(
+            config.image_folder,
             split,
             holdout=config.holdout,
-            division=config.division,
-            sensor=config.sensor,
-            convention=config.convention,
             skip_bad=config.skip_bad,
             progress=progress,
         )
-
-
-def open_training(config: Config, *, quiet: bool = True) -> LabelledSet:
-    """The samples to train on: the training split, or the share of it that is asked for."""
-    train_set = open_split(config, "train", quiet=quiet)
-    return train_set if config.train_share == 1 else train_set.hold_out(config.train_share)[1]
+    if split == "train" and config.train_share < 1:
+        return image_set.hold_out(config.train_share)[1]
+    return image_set
 
 
 def pipeline_for(config: Config, samples: LabelledSet) -> Pipeline:
@@ -164,16 +128,8 @@ def pipeline_for(config: Config, samples: LabelledSet) -> Pipeline:
     if isinstance(samples, images.ImageSet):
         return ImagePipeline(config.size or 32, samples.channels)
     assert isinstance(samples, events.EventSet)
-    return FramePipeline(
-        samples.height,
-        samples.width,
-        config.convention,
-        config.time_steps,
-        config.split_by,
-        config.normalise,
-        config.size or (None if config.network == "small" else 48),
-        config.resize,
-    )
+    size = config.size or (None if config.network == "small" else 48)
+    return config.frame_pipeline(samples, size)
 
 
 def build_network(config: Config, pipeline: Pipeline, classes: int) -> nn.Module:
@@ -239,7 +195,7 @@ def train(config: Config, run: Run) -> nn.Module:
         ConfigError: The options do not fit each other or the data.
     """
     with run.main_first():  # it checks the files; the others find the result remembered
-        train_set = open_training(config, quiet=run.quiet)
+        train_set = open_split(config, "train", quiet=run.quiet)
         val_set = open_split(config, "val", quiet=run.quiet)
     pipeline = pipeline_for(config, train_set)
     loader = loader_for(
@@ -265,15 +221,7 @@ def train(config: Config, run: Run) -> nn.Module:
     run.publish(
         network,
         arguments=arguments,
-        notes={
-            "classes": list(train_set.classes),
-            "pipeline": pipeline.to_notes(),
-            "data": config.data,
-            "layout": train_set.layout,
-            "holdout": config.holdout,
-            "division": config.division,
-            "sensor": config.sensor,
-        },
+        notes=config.notes(train_set, pipeline),
     )
 
     total = config.epochs * (len(loader) // run.options.accumulate)

@@ -20,8 +20,6 @@ from modicum.methods.event_augmentation.metrics import accuracy
 from modicum.methods.event_augmentation.train import (
     Config,
     augmentation,
-    open_split,
-    open_training,
     pipeline_for,
 )
 from modicum.report import png
@@ -98,7 +96,7 @@ def study(data: str | None = None) -> Study:
         fingerprint = ""
     else:
         base = dataclasses.replace(RECORDINGS, data=data)
-        train_set, test_set = open_training(base), open_split(base, "val")
+        train_set, test_set = base.open("train"), base.open("val")
         about = (
             f"{test_set.layout}: {len(train_set):,} recordings for training, {len(test_set):,} for "
             f"testing."
@@ -129,7 +127,7 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
         config: The arm's configuration.
         network: In eval mode, on the CPU.
     """
-    test_set = open_split(config, "val")
+    test_set = config.open("val")
     pipeline = pipeline_for(config, test_set)
     measured = {
         name: accuracy(network, variation.recordings, pipeline, change=variation.change)
@@ -142,7 +140,7 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
 def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
     """A recording as it is and after the operators, and accuracy under every variation."""
     config = Config(**json.loads((runs[ID][0] / "config.json").read_text())["config"])
-    test_set = open_split(config, "val")
+    test_set = config.open("val")
     one = test_set.read(np.zeros(1, dtype=np.int64))
     augmented = augmentation(config)(one, SampleRandom(0, 0, np.zeros(1, dtype=np.int64)))
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -25,7 +24,6 @@ from modicum.classification import (
 from modicum.engine.devices import Device
 from modicum.engine.environment import processor_name
 from modicum.engine.export import write_onnx, write_state_dict
-from modicum.engine.files import whole_path
 from modicum.engine.progress import Progress
 from modicum.engine.random import generator
 from modicum.events.pipeline import FramePipeline
@@ -34,11 +32,9 @@ from modicum.methods.event_augmentation.brightness import variations
 from modicum.methods.event_augmentation.est import EstClassifier, EstOfColumns
 from modicum.methods.event_augmentation.metrics import accuracy
 from modicum.methods.event_augmentation.train import (
-    Config,
     Pipeline,
     evaluation_loader,
     on_device,
-    open_split,
     read_out,
 )
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
@@ -88,18 +84,10 @@ def evaluate(
         the representation where it is learned.
     """
     classifier = load_classifier(run, weights, device)
-    pipeline, notes = classifier.pipeline, classifier.notes
-    config = Config(data=data or notes["data"], convention=pipeline.convention, skip_bad=skip_bad)
-    if whole_path(config.data) == whole_path(notes["data"]):
-        # The same recordings are held out as in training.
-        kept = {name: notes[name] for name in ("holdout", "division", "sensor")}
-        config = dataclasses.replace(config, **kept)
-    elif Path(config.data).is_dir():
-        config = dataclasses.replace(config, sensor=(pipeline.height, pipeline.width))
-        if not events.has_splits(config.data):  # new recordings: none was trained on
-            config, split = dataclasses.replace(config, holdout=0.0), "train"
-    event_set = open_split(config, split, quiet=False)
-    mapping = class_mapping(event_set.classes, classifier.classes, config.data)
+    pipeline = classifier.pipeline
+    source = data or classifier.notes["data"]
+    event_set = events.open_unseen(classifier, source, split, skip_bad=skip_bad)
+    mapping = class_mapping(event_set.classes, classifier.classes, source)
     correct = torch.zeros(2, dtype=torch.int64)
     seen = 0
     with Progress("evaluate", len(event_set)) as progress:
@@ -116,7 +104,7 @@ def evaluate(
         "top5": top5,
     }
     if brightness:
-        shifted = variations(config.data, event_set, split)
+        shifted = variations(source, event_set, split)
         with Progress("other light", len(shifted)) as progress:
             for done, (name, variation) in enumerate(shifted.items(), start=1):
                 found = accuracy(

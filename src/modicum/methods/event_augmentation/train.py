@@ -14,16 +14,12 @@ from torch import Tensor, nn
 from modicum import events
 from modicum.classification import topk_correct
 from modicum.engine.loader import Loader
-from modicum.engine.progress import report_progress
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run
 from modicum.engine.schedules import halving, warmup_cosine
 from modicum.engine.weights import State, read_state
-from modicum.errors import ConfigError
-from modicum.events.division import Division
-from modicum.events.formats.aedat2 import Convention
-from modicum.events.pipeline import FramePipeline, Normalise, Resize
-from modicum.events.representations import SplitBy
+from modicum.errors import ConfigError, check_options
+from modicum.events.pipeline import FramePipeline
 from modicum.methods.event_augmentation.augment import ESTF, EventDrift, EventID, EventReverse
 from modicum.methods.event_augmentation.checkpoints import load_est, load_torchvision
 from modicum.methods.event_augmentation.est import EstClassifier
@@ -62,13 +58,9 @@ Augment = Literal[
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(events.RecordingOptions):
     """Training a classifier of recordings. The defaults suit a few thousand small recordings."""
 
-    data: str = "digits"
-    """NAME=FOLDER of a published data set (n-mnist, n-caltech101, n-cars, cifar10-dvs,
-    mnist-dvs-scale4, dvs-gesture), a folder of your own with a folder a class, or digits, which is
-    simulated and built in."""
     network: Network = "small"
     """resnet34-…: a ResNet-34 on the learned event spike tensor (est), on EventDrop's voxel grid
     (voxels), on counts of both polarities (count) or of all events (frame). Else a spiking network
@@ -90,29 +82,9 @@ class Config:
     cutmix: float = 0.0
     """Probability that a box of another recording of the batch is pasted into the frames of one,
     its label mixed in by area: NDA's option, for spiking networks."""
-    division: Division | None = None
-    """How a data set without splits is divided: tet, tebn, random or hash; none: its usual one.
-    Accuracies of different divisions are not comparable."""
-    convention: Convention = "jaer"
-    """Which way up AEDAT 2.0 is read: jaer, dat2mat or raw."""
-    sensor: tuple[int, int] | None = None
-    """Height and width in pixels of the sensor of a folder of your own; none: what the files say,
-    else as large as their events need."""
-    holdout: float = 0.1
-    """Share of a data set without splits that is held out to score the network on."""
-    train_share: float = 1.0
-    """Share of the training recordings to train on, to see what few of them give."""
-    time_steps: int = 10
-    """Frames of a recording, for spiking networks."""
-    split_by: SplitBy = "number"
-    """What frames have in common: number of events, time (the last takes the rest), or equal."""
-    normalise: Normalise = "max"
-    """max divides each frame by its largest count, clip1 makes counts 0 or 1, none leaves them."""
     size: int | None = None
     """Side in pixels that frames are resized to; none: 224 for resnet34-…, the sensor's own for
     small, else 48."""
-    resize: Resize = "bilinear"
-    """How frames are resized."""
     bins: int = 9
     """Bins of time of the event spike tensor and of the voxel grid."""
     init: Path | None = None
@@ -134,28 +106,23 @@ class Config:
     """For spiking networks: cross entropy of the mean over time, or TET's at every step."""
     score_every: int = 1
     """Epochs from one score on held-out recordings to the next."""
-    skip_bad: bool = False
-    """Leave out unreadable files, with a warning, instead of refusing to start."""
 
     def __post_init__(self) -> None:
-        for name, fine, expected in (
+        super().__post_init__()
+        check_options(
+            self,
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("time_steps", self.time_steps >= 1, "at least 1"),
             ("bins", self.bins >= 2, "at least 2"),
             ("learning_rate", self.learning_rate > 0, "more than 0"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
-            ("train_share", 0 < self.train_share <= 1, "above 0 and at most 1"),
             ("max_shift", 0 <= self.max_shift < 1, "at least 0 and below 1"),
             ("cutmix", 0 <= self.cutmix <= 1, "a probability, 0 to 1"),
             ("max_dt", 0 <= self.max_dt < 1, "at least 0 and below 1"),
             ("size", self.size is None or self.size >= 8, "at least 8 pixels"),
             ("score_every", self.score_every >= 1, "at least 1 epoch"),
             ("halve_after", self.halve_after >= 0, "at least 0 epochs"),
-        ):
-            if not fine:
-                option = name.replace("_", "-")
-                raise ConfigError(f"--{option} {getattr(self, name)}: must be {expected}.")
+        )
         if (self.on_frames or self.cutmix) and self.network.startswith("resnet34"):
             option = f"augment {self.augment}" if self.on_frames else f"cutmix {self.cutmix}"
             raise ConfigError(
@@ -174,27 +141,6 @@ class Config:
 Pipeline: TypeAlias = FramePipeline | VoxelPipeline
 
 
-def open_split(config: Config, split: events.Split, *, quiet: bool = True) -> events.EventSet:
-    """The recordings of a configuration. See `events.open_recordings`."""
-    with report_progress(f"check {split} recordings", quiet=quiet) as progress:
-        return events.open_recordings(
-            config.data,
-            split,
-            holdout=config.holdout,
-            division=config.division,
-            sensor=config.sensor,
-            convention=config.convention,
-            skip_bad=config.skip_bad,
-            progress=progress,
-        )
-
-
-def open_training(config: Config, *, quiet: bool = True) -> events.EventSet:
-    """The recordings to train on: the training split, or the share of it that is asked for."""
-    train_set = open_split(config, "train", quiet=quiet)
-    return train_set if config.train_share == 1 else train_set.hold_out(config.train_share)[1]
-
-
 def pipeline_for(config: Config, event_set: events.EventSet) -> Pipeline:
     """How recordings of a data set become what the network takes."""
     if config.network.startswith("resnet34"):
@@ -208,16 +154,7 @@ def pipeline_for(config: Config, event_set: events.EventSet) -> Pipeline:
             config.size or 224,
         )
     size = config.size or (None if config.network == "small" else 48)
-    return FramePipeline(
-        event_set.height,
-        event_set.width,
-        config.convention,
-        config.time_steps,
-        config.split_by,
-        config.normalise,
-        size,
-        config.resize,
-    )
+    return config.frame_pipeline(event_set, size)
 
 
 def build_network(config: Config, pipeline: Pipeline, classes: int) -> nn.Module:
@@ -307,8 +244,8 @@ def train(config: Config, run: Run) -> nn.Module:
         ConfigError: The options do not fit each other or the data.
     """
     with run.main_first():  # it checks the files; the others find the result remembered
-        train_set = open_training(config, quiet=run.quiet)
-        val_set = open_split(config, "val", quiet=run.quiet)
+        train_set = config.open("train", quiet=run.quiet)
+        val_set = config.open("val", quiet=run.quiet)
     pipeline = pipeline_for(config, train_set)
     chosen = [change for change in (augmentation(config),) if change is not None]
     loader = events.Loader(
@@ -335,15 +272,7 @@ def train(config: Config, run: Run) -> nn.Module:
     run.publish(
         network,
         arguments=arguments,
-        notes={
-            "classes": list(train_set.classes),
-            "pipeline": pipeline.to_notes(),
-            "data": config.data,
-            "layout": train_set.layout,
-            "holdout": config.holdout,
-            "division": config.division,
-            "sensor": config.sensor,
-        },
+        notes=config.notes(train_set, pipeline),
     )
 
     steps_an_epoch = len(loader) // run.options.accumulate

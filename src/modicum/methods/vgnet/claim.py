@@ -19,7 +19,7 @@ from modicum.engine.weights import load_saved
 from modicum.methods.vgnet.baseline import stages_like, width_for
 from modicum.methods.vgnet.metrics import shift_consistency
 from modicum.methods.vgnet.model import BUILDERS, count_parameters
-from modicum.methods.vgnet.train import Config, pipeline_for, pipeline_from_notes
+from modicum.methods.vgnet.train import Config, Pipeline, pipeline_for
 from modicum.report import image_grid, png
 
 DIGITS = Config(
@@ -228,7 +228,7 @@ def _half_identity_kernels(network: nn.Module) -> Tensor:
 def _mistakes(run: Path, shown: int = 15) -> Picture:
     """Test images that a network gets wrong, the most confident mistakes first."""
     saved = load_saved(run)
-    pipeline = pipeline_from_notes(saved.notes)
+    pipeline = Pipeline.from_notes(saved.notes["pipeline"])
     config = json.loads((run / "config.json").read_text())["config"]
     test_set = images.open_images(config["data"], "val")
     wrong: list[tuple[float, Tensor, str]] = []

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import tyro
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from modicum import images
 from modicum.classification import (
+    Classifier,
     class_mapping,
     input_files,
     latency,
@@ -21,51 +21,24 @@ from modicum.classification import (
     predictions,
     topk_correct,
 )
-from modicum.engine.devices import Device, choose_device
+from modicum.engine.devices import Device
 from modicum.engine.environment import processor_name
 from modicum.engine.export import write_onnx, write_state_dict
 from modicum.engine.files import atomic_write
 from modicum.engine.progress import Progress, report_progress
 from modicum.engine.random import generator
-from modicum.engine.weights import load_saved
 from modicum.errors import ConfigError, DataError
 from modicum.images.decode import SUFFIXES
 from modicum.methods.vgnet.fold import fold
 from modicum.methods.vgnet.model import VGNet, count_multiply_adds, count_parameters
-from modicum.methods.vgnet.train import Pipeline, pipeline_from_notes, resolved
+from modicum.methods.vgnet.train import Pipeline, resolved
+
+Trained: TypeAlias = Classifier[nn.Module, Pipeline]
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """A network with what its use needs."""
-
-    network: nn.Module
-    classes: tuple[str, ...]
-    pipeline: Pipeline
-    trained_on: str
-    """Where its training data lay."""
-    holdout: float
-    """Share of each class that was held out of training, where the data had no parts."""
-    device: torch.device
-
-    @property
-    def channels(self) -> int:
-        """Channels of the images it takes."""
-        return len(self.pipeline.mean)
-
-
-def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Classifier:
-    """A classifier from a run folder or a `.safetensors` file. See `engine.weights.load_saved`."""
-    saved = load_saved(run, weights, method="vgnet")
-    chosen = choose_device(device)
-    return Classifier(
-        saved.module.to(chosen),
-        tuple(saved.notes["classes"]),
-        pipeline_from_notes(saved.notes),
-        saved.notes["data"],
-        saved.notes["holdout"],
-        chosen,
-    )
+def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Trained:
+    """A classifier from a run folder or a `.safetensors` file. See `Classifier.load`."""
+    return Trained.load(run, "vgnet", Pipeline.from_notes, weights, device)
 
 
 @torch.inference_mode()
@@ -116,16 +89,16 @@ def evaluate(
 
 
 def _evaluation_set(
-    classifier: Classifier, data: str, split: images.Split | None, skip_bad: bool
+    classifier: Trained, data: str, split: images.Split | None, skip_bad: bool
 ) -> images.ImageSet:
     with report_progress("check images") as progress:
         if images.has_splits(data):
             return images.open_images(data, split or "val", skip_bad=skip_bad, progress=progress)
-        if resolved(data) == classifier.trained_on:
+        if resolved(data) == classifier.notes["data"]:
             return images.open_images(
                 data,
                 split or "val",
-                holdout=classifier.holdout,
+                holdout=classifier.notes["holdout"],
                 skip_bad=skip_bad,
                 progress=progress,
             )
@@ -134,19 +107,20 @@ def _evaluation_set(
         return images.open_images(data, "train", holdout=0, skip_bad=skip_bad, progress=progress)
 
 
-def require_channels(found: int, classifier: Classifier, data: object) -> None:
+def require_channels(found: int, classifier: Trained, data: object) -> None:
     """Raise a `DataError` unless images have as many channels as the network takes."""
-    if found != classifier.channels:
+    if found != classifier.pipeline.channels:
         raise DataError(
             f"{data}: images with {found} channel{'s' * (found > 1)}; the network was trained on "
-            f"images with {classifier.channels}. Evaluate it on data like those it was trained on."
+            f"images with {classifier.pipeline.channels}. Evaluate it on data like those it was "
+            f"trained on."
         )
 
 
-def cost(classifier: Classifier) -> dict[str, Any]:
+def cost(classifier: Trained) -> dict[str, Any]:
     """Parameters, multiply-adds and latency of one image at the size the network was trained on."""
     network, size = classifier.network, classifier.pipeline.size
-    image = torch.randn(1, classifier.channels, size, size, device=classifier.device)
+    image = torch.randn(1, classifier.pipeline.channels, size, size, device=classifier.device)
     trainable, stored = count_parameters(network)
     eager = latency(network, image)
     measured: dict[str, Any] = {"as trained": f"{eager[0]:.2f} min, {eager[1]:.2f} median"}
@@ -156,7 +130,7 @@ def cost(classifier: Classifier) -> dict[str, Any]:
     name = torch.cuda.get_device_name() if classifier.device.type == "cuda" else processor_name()
     return {
         "parameters": {"trainable": trainable, "stored": stored},
-        "multiply_adds": count_multiply_adds(network, (1, classifier.channels, size, size)),
+        "multiply_adds": count_multiply_adds(network, tuple(image.shape)),
         "latency_ms": measured
         | {
             "of": f"1 image of {size}x{size}, float32, contiguous, not compiled, "
@@ -201,7 +175,7 @@ def predict(
     thumbnails: list[tuple[Tensor, str]] = []
 
     def read(path: Path) -> Tensor:
-        return images.read_crop(path, classifier.pipeline.crop(), classifier.channels)
+        return images.read_crop(path, classifier.pipeline.crop(), classifier.pipeline.channels)
 
     def classify(pixels: list[Tensor]) -> Iterator[dict[str, Any]]:
         batch = classifier.pipeline.normalise()(torch.stack(pixels)).to(classifier.device)
@@ -250,7 +224,7 @@ def export(
         out = out or folder / "model.pth"
         return write_state_dict(classifier.network, out)
     network, size = classifier.network, classifier.pipeline.size
-    image = torch.randn(2, classifier.channels, size, size, generator=generator("export"))
+    image = torch.randn(2, classifier.pipeline.channels, size, size, generator=generator("export"))
     return write_onnx(
         fold(network) if folded and isinstance(network, VGNet) else network,
         {"image": image},

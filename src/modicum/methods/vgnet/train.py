@@ -16,7 +16,7 @@ from modicum.classification import topk_correct
 from modicum.engine.progress import report_progress
 from modicum.engine.run import Run
 from modicum.engine.schedules import one_cycle, warmup_cosine
-from modicum.errors import ConfigError
+from modicum.errors import ConfigError, check_options
 from modicum.methods.vgnet.baseline import MobileNetV2, stages_like
 from modicum.methods.vgnet.checkpoints import load_into, load_official
 from modicum.methods.vgnet.model import BUILDERS, VGNet
@@ -78,7 +78,8 @@ class Config:
     """Leave out unreadable images, with a warning, instead of refusing to start."""
 
     def __post_init__(self) -> None:
-        for name, fine, expected in (
+        check_options(
+            self,
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("learning_rate", self.learning_rate > 0, "more than 0"),
@@ -87,10 +88,7 @@ class Config:
             ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
             ("size", self.size is None or self.size >= 8, "at least 8 pixels"),
             ("width", self.width > 0, "more than 0"),
-        ):
-            if not fine:
-                option = name.replace("_", "-")
-                raise ConfigError(f"--{option} {getattr(self, name)}: must be {expected}.")
+        )
 
 
 def build_network(config: Config, *, classes: int, channels: int, size: int) -> VGNet | MobileNetV2:
@@ -196,6 +194,16 @@ class Pipeline:
             "none": (square,),
         }[augmentation]
 
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return len(self.mean)
+
+    @classmethod
+    def from_notes(cls, notes: Mapping[str, Any]) -> Pipeline:
+        """The pipeline as `train` stored it beside the weights."""
+        return cls(notes["size"], notes["short_side"], tuple(notes["mean"]), tuple(notes["std"]))
+
 
 def pipeline_for(config: Config, image_set: images.ImageSet) -> Pipeline:
     """The sizes and statistics a configuration means for a data set."""
@@ -214,14 +222,6 @@ def pipeline_for(config: Config, image_set: images.ImageSet) -> Pipeline:
         short_side,
         images.CIFAR10_MEAN if thumbnail else images.IMAGENET_MEAN,
         images.CIFAR10_STD if thumbnail else images.IMAGENET_STD,
-    )
-
-
-def pipeline_from_notes(notes: Mapping[str, Any]) -> Pipeline:
-    """The pipeline as `train` stored it beside the weights."""
-    stored = notes["pipeline"]
-    return Pipeline(
-        stored["size"], stored["short_side"], tuple(stored["mean"]), tuple(stored["std"])
     )
 
 
