@@ -46,6 +46,15 @@ def test_verdicts(
     assert verdict.low <= verdict.mean <= verdict.high
 
 
+def test_a_relative_effect_is_a_share_of_the_baseline() -> None:
+    claim = dataclasses.replace(CLAIM, threshold=0.65, higher_is_better=False, relative=True)
+    verdict = judge(claim, [1.0, 0.5, 0.6], [4.0, 5.0, 6.0])
+    assert verdict.differences == pytest.approx([0.75, 0.9, 0.9])
+    assert verdict.word == "inconclusive"
+    assert judge(claim, [1.0, 1.0, 2.0], [10.0, 10.0, 20.0]).word == "holds"
+    assert judge(claim, [0.0, 1.0], [0.0, 10.0]).word == "inconclusive"
+
+
 def test_the_interval_is_students_t() -> None:
     verdict = judge(CLAIM, [3.0, 5.0, 4.0, 4.5], [1.0, 2.0, 2.5, 1.0])
     differences = [2.0, 3.0, 1.5, 3.5]

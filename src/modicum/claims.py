@@ -61,6 +61,8 @@ class Claim:
     """In the unit of the metric."""
     unit: str = "points"
     higher_is_better: bool = True
+    relative: bool = False
+    """The effect of a seed is a share of the baseline's metric, and so is the threshold."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class Study:
     """What this data cannot show."""
     fingerprint: str = ""
     """Changes whenever the data does; part of the key results are cached under."""
+    seeds: int = 3
+    """Seeds every arm is trained with, unless more or fewer are asked for."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,9 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> V
     """
     sign = 1.0 if claim.higher_is_better else -1.0
     differences = sign * (np.asarray(method, dtype=np.float64) - np.asarray(baseline))
+    if claim.relative:
+        with np.errstate(divide="ignore", invalid="ignore"):  # nothing to have a share of
+            differences = differences / np.asarray(baseline)
     mean = float(differences.mean())
     if len(differences) < 2:
         return Verdict(claim, differences.tolist(), mean, -np.inf, np.inf, "inconclusive")

@@ -56,8 +56,14 @@ ROOM_VERBS = {
         "modicum.events.survey",
         "write an event recording in another format",
     ),
+    ("pareto", "reliant"): (
+        "modicum.methods.reliant.pareto",
+        "accuracy against gap over weights of the fairness term",
+    ),
 }
-"""Verbs of rooms that methods share: the module with a function of the verb's name, its help."""
+"""Verbs of one room alone, shared or a method's: the module with a function of the verb's name, its
+help.
+"""
 HELP = """usage: modicum VERB METHOD [options]
 
   modicum list                    the methods
@@ -310,7 +316,7 @@ def _with_whole_paths(config: Any, method: Method) -> Any:
 
 def check(
     methods: tyro.conf.Positional[tuple[str, ...]] = (),
-    seeds: int = 3,
+    seeds: int | None = None,
     report: Path = Path("out"),
     data: str | None = None,
     jobs: int | None = None,
@@ -320,7 +326,7 @@ def check(
 
     Args:
         methods: Methods to check; all of them if none is named.
-        seeds: How many seeds every arm is trained with.
+        seeds: How many seeds every arm is trained with; none: 3, or what the method says.
         report: Folder to write report.html and results.json to.
         data: A data set of yours to check one method's claims on, in place of the built-in one.
         jobs: Arms trained at a time; the number of cores if not given.
@@ -338,12 +344,13 @@ def check(
     chosen = list(methods) or [name for name in CATALOGUE if _installed(name)]
     # All of them before the first is trained: a wrong name or path is said at once.
     studies = [load_method(name).study(data) for name in chosen]
-    words = ["modicum", "check", *methods, "--seeds", str(seeds)]
+    words = ["modicum", "check", *methods]
+    words += [] if seeds is None else ["--seeds", str(seeds)]
     command = shlex.join(words + (["--data", data] if data is not None else []))
     summary: dict[str, Any] = {}
     results: list[StudyResult] = []
     for study in studies:
-        results.append(run_study(study, range(seeds), jobs=jobs, fresh=fresh))
+        results.append(run_study(study, range(seeds or study.seeds), jobs=jobs, fresh=fresh))
         # After every method, so that an interruption leaves those that are done.
         write_check_report(report / "report.html", results, command=command)
         summary = summarise(results)

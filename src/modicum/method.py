@@ -50,6 +50,11 @@ CATALOGUE: dict[str, Card] = {
         title="APBS: spiking networks with associating synapses, and STCF",
         paper="Shen et al., ICASSP 2023, arXiv:2207.11670",
     ),
+    "reliant": Card(
+        scarce="fairness on a small device",
+        title="RELIANT: fair knowledge distillation for graph neural networks",
+        paper="Dong et al., SDM 2023, arXiv:2301.01150",
+    ),
 }
 
 Verb = Callable[..., Mapping[str, Any]]

@@ -363,6 +363,7 @@ class Run:
 
         Args:
             objects: Things with `state_dict` and `load_state_dict`, or tensors (filled in place).
+                Every process is asked for the state, and the main process writes what it gave.
         """
         self._kept.update(objects)
         if self._restored is None:
@@ -519,6 +520,7 @@ class Run:
         optimizer: torch.optim.Optimizer,
         *,
         learning_rate: float | None = None,
+        gradients: Callable[[], Tensor | None] | None = None,
     ) -> None:
         """Backward, clip and update, with accumulation and precision taken care of.
 
@@ -527,6 +529,9 @@ class Run:
             optimizer: A prepared optimizer.
             learning_rate: Set on every parameter group before the update, times the group's
                 `scale` if it has one.
+            gradients: Called on every process between backward and clipping, where processes hold
+                parts of what the optimizer updates: it completes the gradients in place, and
+                returns their L2 norm over all processes, a scalar, or None if each has them all.
 
         Raises:
             TrainingError: A term is NaN or infinite. On a GPU it may be noticed up to some steps
@@ -542,14 +547,27 @@ class Run:
         total = loss if isinstance(loss, Tensor) else torch.stack(list(loss.values())).sum()
         self._accelerator.backward(total)
         if self._accelerator.sync_gradients:
+            norm = gradients() if gradients is not None else None
             if self.options.clip is not None:
-                parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                self._accelerator.clip_grad_norm_(parameters, self.options.clip)
+                self._clip(optimizer, self.options.clip, norm)
             if learning_rate is not None:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * group.get("scale", 1.0)
         optimizer.step()
         optimizer.zero_grad()
+
+    def _clip(self, optimizer: torch.optim.Optimizer, limit: float, norm: Tensor | None) -> None:
+        """Bound the L2 norm of the gradient, which is `norm` unless it is all on this process."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if norm is None:
+            self._accelerator.clip_grad_norm_(parameters, limit)
+            return
+        scaler = self._accelerator.scaler
+        scale = 1.0 if scaler is None else scaler.get_scale()  # fp16: of gradients and norm alike
+        factor = (limit * scale / norm).clamp(max=1)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad *= factor.to(parameter.grad.dtype)
 
     def _look_at_losses(self) -> None:
         unchecked, self._unchecked = self._unchecked, []
@@ -705,7 +723,9 @@ class Run:
     def save_checkpoint(self) -> None:
         """Write a checkpoint of everything kept. `batches` and `iterations` call this in time."""
         self._look_at_losses()
-        self._look_at_state()
+        # On every process: a state may be gathered from all of them.
+        objects = {name: self._state_of(kept) for name, kept in self._kept.items()}
+        self._look_at_state(objects)
         window = self._averaged(self._window)
         if self.is_main:
             # Lines logged before the checkpoint are not logged again after it.
@@ -721,28 +741,32 @@ class Run:
                 "window": window,
                 "seconds": self.seconds,
                 "scaler": scaler.state_dict() if scaler is not None else {},
-                "objects": {name: self._state_of(kept) for name, kept in self._kept.items()},
+                "objects": objects,
             }
             checkpoint.save_checkpoint(self.folder / "checkpoints", self.steps, content)
         self._accelerator.wait_for_everyone()
         self._checkpointed = time.monotonic()
 
-    def _look_at_state(self) -> None:
+    def _look_at_state(self, objects: Mapping[str, Any] | None = None) -> None:
         """Raise a `TrainingError` where what is kept or published is not finite.
 
         A finite loss can have a gradient that is not, and a run cannot recover from that.
+
+        Args:
+            objects: States of what is kept, if they are at hand.
         """
-        objects = dict(self._kept)
+        if objects is None:
+            objects = {name: self._state_of(kept) for name, kept in self._kept.items()}
+        states = dict(objects)
         if self._published is not None:
-            objects["the network"] = self._published[0]
-        for name, kept in objects.items():
-            tensors: dict[str, Tensor] = {}
-            if isinstance(kept, Tensor):
-                tensors = {name: kept}
-            elif isinstance(kept, nn.Module):
-                tensors = self.unwrap(kept).state_dict()
+            states["the network"] = self._state_of(self._published[0])
+        for name, state in states.items():
+            # The tensors of an optimizer lie deeper: they follow from those of its module.
+            tensors = {name: state} if isinstance(state, Tensor) else state
             for key, tensor in tensors.items():
-                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                    continue
+                if not bool(tensor.isfinite().all()):
                     raise TrainingError(
                         f"after step {self.steps}, {key} of {name!r} holds numbers that are not "
                         f"finite, though the loss was: its gradient was not. Lower the learning "

@@ -1,0 +1,172 @@
+"""The Credit table, from its own file or from the public file it was made of.
+
+The public file is UCI's "default of credit card clients" (30,000 card holders in Taiwan, 2005;
+amounts in NT$, months from September back to April). Its derivation is in the specification,
+section 7, where all 15 columns of all rows were found equal to those of the published table.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modicum.errors import DataError
+from modicum.methods.reliant.delimited import Rows, parse_rows, read_text
+
+COLUMNS = (
+    "NoDefaultNextMonth",
+    "Married",
+    "Single",
+    "Age",
+    "EducationLevel",
+    "MaxBillAmountOverLast6Months",
+    "MaxPaymentAmountOverLast6Months",
+    "MonthsWithZeroBalanceOverLast6Months",
+    "MonthsWithLowSpendingOverLast6Months",
+    "MonthsWithHighSpendingOverLast6Months",
+    "MostRecentBillAmount",
+    "MostRecentPaymentAmount",
+    "TotalOverdueCounts",
+    "TotalMonthsOverdue",
+    "HistoryOfOverduePayments",
+)
+
+_NT_DOLLARS = 32.75
+"""For one US dollar."""
+
+_MONTHS = range(1, 7)
+_UCI = (
+    "LIMIT_BAL", "SEX", "EDUCATION", "MARRIAGE", "AGE",
+    "PAY_0", *(f"PAY_{month}" for month in range(2, 7)),
+    *(f"BILL_AMT{month}" for month in _MONTHS),
+    *(f"PAY_AMT{month}" for month in _MONTHS),
+)  # fmt: skip
+"""Columns X1 to X23 of the public file; its last, Y, is whether payment was in default."""
+
+_DEFAULT = ("default payment next month", "default.payment.next.month", "Y")
+_MARKS = ("NoDefaultNextMonth", "LIMIT_BAL", "X23")
+"""Names that show in the first two lines what a file is."""
+
+Numbers = npt.NDArray[np.float64]
+
+
+def read_credit(folder: Path) -> dict[str, Numbers]:
+    """The 15 columns of the Credit table, `(N,)` each.
+
+    Args:
+        folder: Has `credit.csv`, or the public file under any name as CSV, with or without the
+            line X1, X2, … above its names (an .xls file if pandas and xlrd are installed).
+
+    Raises:
+        DataError: Neither is there, or the one that is cannot be read.
+    """
+    candidates = [folder / "credit.csv", *sorted(folder.glob("*.csv"))]
+    for path in candidates:
+        if path.is_file() and any(mark in "".join(_first_lines(path)) for mark in _MARKS):
+            return _columns_of(path, read_text(path))
+    for path in sorted([*folder.glob("*.xls"), *folder.glob("*.xlsx")]):
+        return _columns_of(path, _spreadsheet(path))
+    raise DataError(
+        f"{folder}: found neither credit.csv nor the file 'default of credit card clients' of the "
+        f"UCI repository as CSV, which has a column LIMIT_BAL. Put one of them there."
+    )
+
+
+def _first_lines(path: Path) -> list[str]:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return [file.readline(), file.readline()]
+
+
+def _columns_of(path: Path, text: str) -> dict[str, Numbers]:
+    first, second = [*text.split("\n", 2), ""][:2]
+    if _MARKS[0] in first:
+        rows = parse_rows(path, text)
+        return {name: rows.numbers(name) for name in COLUMNS}
+    rows = parse_rows(path, text, skip="LIMIT_BAL" not in first and "LIMIT_BAL" in second)
+    return derive_credit(rows)
+
+
+def _spreadsheet(path: Path) -> str:
+    """A spreadsheet as CSV."""
+    try:
+        pandas: Any = importlib.import_module("pandas")
+        return pandas.read_excel(path, header=None).to_csv(index=False, header=False)
+    except (ImportError, ValueError, OSError) as error:
+        raise DataError(
+            f"{path}: the spreadsheet cannot be read here ({error}). Export it as CSV from any "
+            f"spreadsheet program, or: pip install pandas xlrd."
+        ) from error
+
+
+def derive_credit(rows: Rows) -> dict[str, Numbers]:
+    """The columns of the Credit table from those of the public file.
+
+    Args:
+        rows: The public file, its columns under UCI's names or as X1 to X23 and Y.
+
+    Returns:
+        The columns `COLUMNS`, `(N,)` each, whole numbers.
+
+    Raises:
+        DataError: A column is missing, or a value is no number.
+    """
+    raw = _uci_numbers(rows)
+    limit = _tens(raw["LIMIT_BAL"])
+    bills = _tens(np.stack([raw[f"BILL_AMT{month}"] for month in _MONTHS], 1))
+    payments = _tens(np.stack([raw[f"PAY_AMT{month}"] for month in _MONTHS], 1))
+    status = np.stack([raw[name] for name in _UCI if name.startswith("PAY_") and len(name) == 5], 1)
+    owed = bills.clip(min=0)
+    spent = bills / limit[:, None]
+    late = status > 0
+    # The columns go back in time: a run begins where a month is late and the one before, to the
+    # right, is not.
+    begins = late & ~np.pad(late[:, 1:], ((0, 0), (0, 1)))
+    education: Numbers = np.select([raw["EDUCATION"] == level for level in (1, 2, 3)], [3, 2, 1], 0)
+    columns: Mapping[str, Any] = {
+        "NoDefaultNextMonth": 1 - raw["Y"],
+        "Married": raw["MARRIAGE"] == 1,
+        "Single": raw["MARRIAGE"] == 2,
+        "Age": raw["AGE"] < 25,
+        "EducationLevel": education,
+        "MaxBillAmountOverLast6Months": owed.max(1),
+        "MaxPaymentAmountOverLast6Months": payments.max(1),
+        "MonthsWithZeroBalanceOverLast6Months": (payments > bills).sum(1),
+        "MonthsWithLowSpendingOverLast6Months": (spent < 0.2).sum(1),
+        "MonthsWithHighSpendingOverLast6Months": (spent > 0.8).sum(1),
+        "MostRecentBillAmount": owed[:, 0],
+        "MostRecentPaymentAmount": payments[:, 0],
+        "TotalOverdueCounts": begins.sum(1),
+        "TotalMonthsOverdue": status.clip(min=0).sum(1),
+        "HistoryOfOverduePayments": late.any(1),
+    }
+    return {name: columns[name].astype(np.float64) for name in COLUMNS}
+
+
+def _tens(amounts: Numbers) -> Numbers:
+    """NT$ in US dollars, rounded to tens. No whole amount of NT$ lies halfway."""
+    return np.round(amounts / _NT_DOLLARS, -1)
+
+
+def _uci_numbers(rows: Rows) -> dict[str, Numbers]:
+    """The columns under UCI's names, the label as Y."""
+    if "X1" in rows.columns:
+        names = {name: f"X{place}" for place, name in enumerate(_UCI, 1)}
+    else:
+        names = {name: name for name in _UCI}
+        if "PAY_0" not in rows.columns and "PAY_1" in rows.columns:
+            names["PAY_0"] = "PAY_1"
+    label = next((name for name in _DEFAULT if name in rows.columns), _DEFAULT[0])
+    numbers = {name: rows.numbers(found) for name, found in names.items()}
+    numbers["Y"] = rows.numbers(label)
+    bad = np.flatnonzero(numbers["LIMIT_BAL"] < _NT_DOLLARS)
+    if len(bad):
+        raise DataError(
+            f"{rows.place(bad[0])}, column {names['LIMIT_BAL']!r}: expected a limit in NT$, found "
+            f"{numbers['LIMIT_BAL'][bad[0]]:g}."
+        )
+    return numbers

@@ -1,0 +1,295 @@
+"""Text files with columns: tables with a header, and lists of edges."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from modicum.errors import DataError
+
+Texts = npt.NDArray[np.object_]
+
+_DELIMITERS = ",;\t"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A table as it stands in a file: every field is text."""
+
+    path: Path
+    columns: Mapping[str, Texts]
+    """The fields of each column, `(N,)` strings without the blanks around them."""
+    lines: npt.NDArray[np.int64]
+    """`(N,)`: the line of the file each row begins on, from 1."""
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def column(self, name: str) -> Texts:
+        """The fields of a column.
+
+        Raises:
+            DataError: There is none of that name.
+        """
+        if name not in self.columns:
+            raise DataError(
+                f"{self.path}: no column is called {name!r}. Its columns: "
+                f"{', '.join(self.columns)}."
+            )
+        return self.columns[name]
+
+    def numbers(self, name: str) -> npt.NDArray[np.float64]:
+        """A column of finite numbers, `(N,)`.
+
+        Raises:
+            DataError: There is no such column, or a field is no finite number.
+        """
+        values = as_numbers(self.column(name))
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            found = self.columns[name][bad[0]]
+            raise DataError(
+                f"{self.place(bad[0])}, column {name!r}: expected a number, found {found!r}."
+            )
+        return values
+
+    def place(self, row: int | np.integer) -> str:
+        """File and line of a row, for messages."""
+        return f"{self.path}, line {self.lines[row]}"
+
+    def take(self, index: npt.NDArray[np.int64]) -> Rows:
+        """Some of the rows."""
+        columns = {name: values[index] for name, values in self.columns.items()}
+        return Rows(self.path, columns, self.lines[index])
+
+
+def as_numbers(texts: Texts) -> npt.NDArray[np.float64]:
+    """Numbers for texts, NaN where a text is none."""
+    try:
+        return texts.astype(np.float64)
+    except ValueError:
+        return np.array([_number(text) for text in texts], np.float64)
+
+
+def plain(text: str) -> str:
+    """One way to write a number, so that `1`, `1.0` and `01` are equal; other texts unchanged."""
+    value = _number(text)
+    if not np.isfinite(value):
+        return text
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def read_text(path: Path) -> str:
+    """A file of UTF-8, with or without a byte order mark.
+
+    Raises:
+        DataError: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: found the byte 0x{error.object[error.start]:02x} at {error.start}, which is "
+            f"no UTF-8 text; expected CSV or TSV. Save it as UTF-8, a spreadsheet as CSV."
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def read_rows(path: Path, *, skip: int = 0) -> Rows:
+    """A table with one header line, whose delimiter is a comma, a semicolon or a tab.
+
+    Fields may be quoted with `"`. Empty lines are passed over.
+
+    Args:
+        path: The file.
+        skip: Lines before the header.
+
+    Raises:
+        DataError: It cannot be read, has no header or no rows, a column has no name or that of
+            another, or a row has another number of fields than the header.
+    """
+    return parse_rows(path, read_text(path), skip)
+
+
+def parse_rows(path: Path, text: str, skip: int = 0) -> Rows:
+    """As `read_rows`, from the text of the file; `path` is for messages."""
+    records = _records(path, text)
+    header = next(itertools.islice(records, skip, None), (0, []))[1]
+    if not header:
+        raise DataError(f"{path}: it is empty; expected a header line and a row a person.")
+    for place, name in enumerate(header):
+        if not name:
+            raise DataError(
+                f"{path}: column {place + 1} has no name. Name it, or remove it: numbers of rows "
+                f"are no feature."
+            )
+        if name in header[:place]:
+            raise DataError(f"{path}: two columns are called {name!r}. Rename one.")
+    if np.isfinite(as_numbers(np.array(header, dtype=object))).all():
+        raise DataError(
+            f"{path}: the first line is {', '.join(header[:6])}; expected names of columns. Add a "
+            f"header."
+        )
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    for line, fields in records:
+        if len(fields) != len(header):
+            raise DataError(
+                f"{path}, line {line}: expected {len(header)} fields as in the header, found "
+                f"{len(fields)}."
+            )
+        lines.append(line)
+        rows.append(fields)
+    if not rows:
+        raise DataError(f"{path}: it has a header and no rows.")
+    columns = {
+        name: np.array(fields, dtype=object)
+        for name, fields in zip(header, zip(*rows, strict=True), strict=True)
+    }
+    return Rows(path, columns, np.array(lines))
+
+
+def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Line and fields of every record that is not empty."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+    try:
+        begin = 1
+        for fields in reader:
+            if fields:
+                yield begin, [field.strip() for field in fields]
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}.") from error
+
+
+def _delimiter(text: str) -> str:
+    """The delimiter that the first line has most of, outside of quotes."""
+    first = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
+    return max(_DELIMITERS, key=first.count)
+
+
+def read_edges(path: Path, ids: int | Mapping[str, int]) -> npt.NDArray[np.int64]:
+    """A list of edges: two nodes a line, between them a comma, a semicolon, a tab or blanks.
+
+    A first line that names no nodes is taken as a header. Empty lines, and lines that begin with
+    `#`, are passed over. Whole numbers may be written as floats.
+
+    Args:
+        path: The file.
+        ids: How many nodes there are, if the file has their numbers from 0; or the number of each
+            id.
+
+    Returns:
+        `(2, E)`, int64: numbers of nodes, in the order of the file.
+
+    Raises:
+        DataError: The file cannot be read, a line has not two fields, or one names no node.
+    """
+    text = read_text(path)
+    if isinstance(ids, int):
+        return _numbered_edges(path, text, ids)
+    pairs = list(_pairs(path, text))
+    number = {name: ids.get(name, ids.get(plain(name), -1)) for _, p in pairs for name in p}
+    if pairs and all(number[name] < 0 for name in pairs[0][1]):
+        pairs = pairs[1:]
+    edges = np.array([[number[a], number[b]] for _, (a, b) in pairs], np.int64).reshape(-1, 2)
+    bad = np.argwhere(edges < 0)
+    if len(bad):
+        line, pair = pairs[bad[0, 0]]
+        some = ", ".join(map(repr, itertools.islice(ids, 3)))
+        raise DataError(
+            f"{path}, line {line}: {pair[bad[0, 1]]!r} is the id of no row; expected ids such as "
+            f"{some}."
+        )
+    return edges.T
+
+
+def _numbered_edges(path: Path, text: str, nodes: int) -> npt.NDArray[np.int64]:
+    first = next(_pairs(path, text), None)
+    if first is None:
+        return np.empty((2, 0), np.int64)
+    header = not np.isfinite(as_numbers(np.array(first[1], dtype=object))).all()
+    separator = _edge_separator(text)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "loadtxt: input contained no data")
+            numbers = np.loadtxt(
+                io.StringIO(text),
+                delimiter=separator,
+                skiprows=first[0] * header,
+                ndmin=2,
+                quotechar='"',
+            )
+    except ValueError:
+        numbers = None
+    pairs: Iterable[tuple[int, list[str]]] = itertools.islice(_pairs(path, text), header, None)
+    if numbers is None or (len(numbers) and numbers.shape[1] != 2):
+        for line, pair in pairs:  # raises at a line that has not two fields
+            for field in pair:
+                if not np.isfinite(_number(field)):
+                    raise DataError(f"{path}, line {line}: expected a number, found {field!r}.")
+        raise DataError(f"{path}: expected two numbers a line.")
+    numbers = numbers.reshape(-1, 2)
+    # Comparisons with NaN are false, so that it is bad too.
+    bad = np.flatnonzero(~((numbers >= 0) & (numbers < nodes) & (numbers % 1 == 0)).all(1))
+    if len(bad):
+        line, pair = next(itertools.islice(pairs, int(bad[0]), None))
+        raise DataError(
+            f"{path}, line {line}: found {' '.join(pair)}; expected two whole numbers of "
+            f"0..{nodes - 1}, the rows of the table from 0."
+        )
+    return numbers.astype(np.int64).T
+
+
+def _pairs(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Line and two fields of every edge, the header included."""
+    separator = _edge_separator(text)
+    lines = io.StringIO(text)
+    fields: Iterable[list[str]]
+    if separator is None:
+        fields = (line.split() for line in lines)
+    else:
+        fields = csv.reader(lines, delimiter=separator)
+    try:
+        yield from _checked_pairs(path, fields)
+    except csv.Error as error:
+        raise DataError(f"{path}: no list of edges: {error}.") from error
+
+
+def _checked_pairs(path: Path, fields: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    for number, found in enumerate(fields, 1):
+        pair = [field.strip() for field in found]
+        if not any(pair) or pair[0].startswith("#"):
+            continue
+        if len(pair) != 2:
+            raise DataError(
+                f"{path}, line {number}: expected two nodes, found {len(pair)} fields. Edges have "
+                f"no weights here; remove other columns."
+            )
+        yield number, pair
+
+
+def _edge_separator(text: str) -> str | None:
+    """The delimiter of the first line that is an edge; None for blanks."""
+    for line in io.StringIO(text):
+        if line.strip() and not line.startswith("#"):
+            found = max(_DELIMITERS, key=line.count)
+            return found if found in line else None
+    return None

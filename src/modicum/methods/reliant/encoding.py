@@ -1,0 +1,201 @@
+"""What turns a table of people into features, on the training table and on later ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modicum.errors import DataError
+from modicum.methods.reliant.delimited import Rows, Texts, as_numbers
+
+CATEGORY_LIMIT = 64
+"""Different texts in a column above which it is taken for names or ids."""
+
+MISSING = frozenset({"", ".", "?", "na", "n/a", "nan", "null"})
+"""What stands for a missing value, in lower case."""
+
+_log = logging.getLogger("modicum")
+
+
+def is_missing(texts: Texts) -> npt.NDArray[np.bool_]:
+    """`(N,)`: where a value is missing."""
+    return np.array([text.lower() in MISSING for text in texts], np.bool_)
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column becomes features."""
+
+    name: str
+    mean: float = 0.0
+    """Taken from a column of numbers, which is then divided by `deviation`."""
+    deviation: float = 1.0
+    values: tuple[str, ...] = ()
+    """Of a column of text: what it may be, each a feature of 0 or 1. Empty for numbers."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features: the column's, or `column=value` for each value."""
+        return tuple(f"{self.name}={value}" for value in self.values) or (self.name,)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a table becomes features. Made by `fit` on a training table."""
+
+    columns: tuple[Column, ...]
+    names: tuple[str, ...]
+    """The features it gives, in their order."""
+    others: tuple[str, ...] = ()
+    """Columns of the training table that are no features: a later table need not have them."""
+
+    @classmethod
+    def fit(
+        cls,
+        rows: Rows,
+        names: Sequence[str],
+        train: npt.NDArray[np.int64],
+        *,
+        standardise: bool = True,
+    ) -> Encoding:
+        """Find out how columns become features.
+
+        Columns of numbers are standardised with mean and deviation of the training rows, columns
+        of text become one feature a value.
+
+        Args:
+            rows: The table, without missing values in these columns.
+            names: The columns that are features.
+            train: Numbers of the training rows.
+            standardise: False leaves numbers as they are.
+
+        Raises:
+            DataError: No column is left, or one of text has more than `CATEGORY_LIMIT` values.
+        """
+        if not names:
+            raise DataError(f"{rows.path}: no column is left to be a feature.")
+        columns = [_fit_column(rows, name, train, standardise) for name in names]
+        features = tuple(feature for column in columns for feature in column.features)
+        others = tuple(name for name in rows.columns if name not in names)
+        return cls(tuple(columns), features, others)
+
+    def keep(self, names: Iterable[str]) -> Encoding:
+        """The same with only some of its features, in the order of `names`."""
+        return dataclasses.replace(self, names=tuple(names))
+
+    def apply(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """Features of a table.
+
+        A text that a column did not have in training is 0 in all features of the column, and told
+        of in a warning.
+
+        Args:
+            rows: Has the columns of the training table. Those that are no features may be absent.
+
+        Returns:
+            `(N, F)`, float64, the features `names`.
+
+        Raises:
+            DataError: A column is absent or unknown, or a value is missing or no number.
+        """
+        needed = [column for column in self.columns if set(column.features) & set(self.names)]
+        absent = [column.name for column in needed if column.name not in rows.columns]
+        known = {*self.others, *(column.name for column in self.columns)}
+        unknown = [name for name in rows.columns if name not in known]
+        if absent or unknown:
+            raise DataError(
+                f"{rows.path}: its columns are not those of the training table. Missing: "
+                f"{', '.join(absent) or 'none'}; unknown: {', '.join(unknown) or 'none'}. Expected "
+                f"{', '.join(column.name for column in needed)}."
+            )
+        refuse_missing(rows, [column.name for column in needed])
+        features: dict[str, npt.NDArray[np.float64]] = {}
+        for column in needed:
+            if column.values:
+                block = _one_hot(rows, column)
+            else:
+                block = (rows.numbers(column.name)[:, None] - column.mean) / column.deviation
+            features.update(zip(column.features, block.T, strict=True))
+        return np.stack([features[name] for name in self.names], 1)
+
+    def to_notes(self) -> dict[str, Any]:
+        """The encoding as JSON can hold it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_notes(cls, notes: Mapping[str, Any]) -> Encoding:
+        """What `to_notes` returned, perhaps by way of JSON."""
+        columns = tuple(
+            Column(column["name"], column["mean"], column["deviation"], tuple(column["values"]))
+            for column in notes["columns"]
+        )
+        return cls(columns, tuple(notes["names"]), tuple(notes["others"]))
+
+
+def refuse_missing(rows: Rows, names: Iterable[str]) -> None:
+    """Raise a `DataError` at the first missing value in one of these columns."""
+    for name in names:
+        missing = is_missing(rows.columns[name])
+        if missing.any():
+            raise DataError(
+                f"{rows.place(int(missing.argmax()))}, column {name!r}: the value is missing "
+                f"({int(missing.sum()):,} are in this column). Fill it in, or remove the row."
+            )
+
+
+def _fit_column(rows: Rows, name: str, train: npt.NDArray[np.int64], standardise: bool) -> Column:
+    texts = rows.columns[name]
+    numbers = as_numbers(texts)
+    if np.isnan(numbers).any():
+        values = sorted(set(texts.tolist()))
+        if len(values) > CATEGORY_LIMIT:
+            example = texts[int(np.isnan(numbers).argmax())]
+            raise DataError(
+                f"{rows.path}: column {name!r} has {len(values):,} different texts such as "
+                f"{example!r}; more than {CATEGORY_LIMIT} look like names or ids. Leave it out "
+                f"(--drop), or name it as --id-column. Numbers are written with a point: 1.5."
+            )
+        if np.isnan(numbers).mean() < 0.5:
+            row = int(np.isnan(numbers).argmax())
+            _log.warning(
+                "%s, column %r: taken as text because of %r, though most values are numbers. If it "
+                "is a slip, mend it.",
+                rows.place(row),
+                name,
+                texts[row],
+            )
+        return Column(name, values=tuple(values))
+    numbers = rows.numbers(name)  # refuses infinite ones
+    if not standardise:
+        return Column(name)
+    deviation = float(numbers[train].std())
+    # A column that is the same in all training rows says nothing; rounding makes its deviation
+    # tiny rather than 0.
+    constant = deviation <= 1e-12 * float(np.abs(numbers[train]).max())
+    return Column(name, float(numbers[train].mean()), 1.0 if constant else deviation)
+
+
+def _one_hot(rows: Rows, column: Column) -> npt.NDArray[np.float64]:
+    """`(N, values)`."""
+    texts = rows.columns[column.name]
+    places = {value: place for place, value in enumerate(column.values)}
+    which = np.array([places.get(text, -1) for text in texts], np.int64)
+    unknown = np.flatnonzero(which < 0)
+    if len(unknown):
+        _log.warning(
+            "%s: column %r has %d value(s) that training did not see, first %r in line %d; they "
+            "count as none of %s.",
+            rows.path,
+            column.name,
+            len(unknown),
+            texts[unknown[0]],
+            rows.lines[unknown[0]],
+            ", ".join(column.values[:8]),
+        )
+    return (which[:, None] == np.arange(len(column.values))).astype(np.float64)

@@ -1,0 +1,221 @@
+"""What a run leaves: teacher, plain student, RELIANT student and its proxies, in one module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from modicum.errors import ConfigError
+from modicum.methods.reliant.decoupled import DecoupledStudent
+from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.students import PLP, GCNStudent, SGCStudent
+from modicum.methods.reliant.teachers import APPNP, GAT, GCN, GCNII, SGC, GraphSAGE
+
+TeacherName = Literal["gcn", "sage", "gat", "appnp", "sgc", "gcnii"]
+StudentName = Literal["plp", "sgc", "gcn", "decoupled"]
+
+TEACHERS: Mapping[TeacherName, Callable[..., nn.Module]] = {
+    "gcn": GCN,
+    "sage": GraphSAGE,
+    "gat": GAT,
+    "appnp": APPNP,
+    "sgc": SGC,
+    "gcnii": GCNII,
+}
+STUDENTS: Mapping[StudentName, Callable[..., nn.Module]] = {
+    "plp": PLP,
+    "sgc": SGCStudent,
+    "gcn": GCNStudent,
+    "decoupled": DecoupledStudent,
+}
+
+
+OWN = "own"
+"""Stands for the name of a network that is not ours."""
+
+
+class NodeClassifier(Protocol):
+    """What a teacher or student of your own must be: an `nn.Module` called like this.
+
+    For the adversarial framework (GraphAKD) it also needs `embed(graph, features)`, which returns
+    logits and the node embedding `(N, H)` the discriminators compare.
+    """
+
+    def __call__(self, graph: Graph, features: Tensor) -> Tensor:
+        """Logits `(N, C)` of every node.
+
+        Args:
+            graph: The graph; `graph.messages` passes messages.
+            features: `(N, F)`, in place of `graph.features`: students see proxies appended to them.
+        """
+        ...
+
+
+class Proxies(nn.Module):
+    """The proxies of bias: a learnable row a node, drawn from U[0, 1) (specification, section 2.1).
+
+    Args:
+        nodes: N.
+        size: d, numbers a row.
+
+    Raises:
+        ConfigError: `size` is below 1.
+    """
+
+    def __init__(self, nodes: int, size: int = 2) -> None:
+        super().__init__()
+        if size < 1:
+            raise ConfigError(f"--proxy-size {size}: must be at least 1.")
+        self.rows = nn.Parameter(torch.rand(nodes, size))
+
+    @classmethod
+    def of_groups(cls, sensitive: Tensor, groups: int) -> Proxies:
+        """Fixed rows that say which group a node is in: `[s, 1 - s]` where there are two."""
+        proxies = cls(len(sensitive), groups)
+        proxies.rows = nn.Parameter(
+            nn.functional.one_hot(sensitive, groups).flip(1).float(), requires_grad=False
+        )
+        return proxies
+
+    def append(self, features: Tensor) -> Tensor:
+        """Node mode: `(N, F + d)`, each node with its own proxy."""
+        return torch.cat([features, self.rows], 1)
+
+    def append_mean(self, graph: Graph, features: Tensor) -> Tensor:
+        """Mean mode: `(N, F + d)`, every node with the same row, which cannot tell groups apart.
+
+        No gradient flows to the proxies: the student's step leaves them as they are.
+        """
+        return append_row(features, self.mean(graph))
+
+    def mean(self, graph: Graph) -> Tensor:
+        """`(d,)`: the mean row over the nodes of all processes, without gradient."""
+        rows = self.rows.detach()
+        total = graph.messages.total(torch.cat([rows.sum(0), rows.new_tensor([float(len(rows))])]))
+        return total[:-1] / total[-1]
+
+
+def append_row(features: Tensor, row: Tensor) -> Tensor:
+    """The same row of numbers appended to the features of every node."""
+    # features.shape[0] rather than its len, which an export to ONNX would take for a constant.
+    return torch.cat([features, row.to(features.dtype).expand(features.shape[0], -1)], 1)
+
+
+class Distilled(nn.Module):
+    """The networks of one run, so that they can be compared on the same nodes.
+
+    Args:
+        nodes: N of the graph they were trained on.
+        in_features: F, its columns.
+        networks: By role: `teacher`, if one was trained; `plain`, the student distilled without
+            the fairness term; `reliant`, the student with it.
+        proxy_size: Columns of proxies the RELIANT student sees, 0 for none.
+        visible: Numbers of the features it sees; None for all.
+
+    Attributes:
+        proxies: `(N, d)`, the proxies of training. Only their mean is used to predict.
+        mean_proxy: `(d,)`, the row every node gets.
+    """
+
+    proxies: Tensor
+    mean_proxy: Tensor
+    arguments: Mapping[str, Any]
+    """What `build` makes these networks of, JSON-able."""
+
+    def __init__(
+        self,
+        nodes: int,
+        in_features: int,
+        networks: Mapping[str, nn.Module],
+        proxy_size: int = 0,
+        visible: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.nodes, self.in_features = nodes, in_features
+        self.networks = nn.ModuleDict(networks)
+        self.visible = None if visible is None else list(visible)
+        self.register_buffer("proxies", torch.zeros(nodes, proxy_size))
+        self.register_buffer("mean_proxy", torch.zeros(proxy_size))
+
+    def forward(self, graph: Graph) -> Tensor:
+        """Class probabilities `(N, C)` of the RELIANT student, or of the plain one without it."""
+        return self.probabilities(graph, "reliant" if "reliant" in self.networks else "plain")
+
+    def probabilities(self, graph: Graph, role: str) -> Tensor:
+        """Class probabilities `(N, C)` of the network in a role.
+
+        `graph` may have other nodes than the one they were trained on.
+        """
+        network = self.networks[role]
+        features = self.student_features(graph) if role == "reliant" else graph.features
+        if isinstance(network, PLP) and graph.nodes != self.nodes:
+            return network(graph, features, balance=network.mean_balance(graph.nodes)).softmax(1)
+        return network(graph, features).softmax(1)
+
+    def student_features(self, graph: Graph) -> Tensor:
+        """What the RELIANT student sees: its columns of the features, and the mean proxy."""
+        features = graph.features if self.visible is None else graph.features[:, self.visible]
+        return append_row(features, self.mean_proxy)
+
+
+def build_teacher(name: TeacherName, in_features: int, classes: int, **options: Any) -> nn.Module:
+    """A teacher by name; `options` are its own."""
+    return TEACHERS[name](in_features, classes, **options)
+
+
+def build_student(
+    name: StudentName, in_features: int, classes: int, nodes: int, **options: Any
+) -> nn.Module:
+    """A student by name; `nodes` are those of the graph, for the student that keeps one number a
+    node (PLP).
+    """
+    if name == "plp":
+        return PLP(in_features, classes, nodes, **options)
+    return STUDENTS[name](in_features, classes, **options)
+
+
+def build(
+    nodes: int,
+    in_features: int,
+    networks: Mapping[str, Mapping[str, Any]],
+    proxy_size: int = 0,
+    visible: Sequence[int] | None = None,
+) -> Distilled:
+    """The untrained networks of a run from what its file of weights says.
+
+    Args:
+        nodes: N of the graph they were trained on.
+        in_features: F, its columns.
+        networks: For each role (`teacher`, `plain`, `reliant`) the name of its network and the
+            arguments that make it.
+        proxy_size: Of `Distilled`, and so is `visible`.
+        visible: Numbers of the features the RELIANT student sees.
+
+    Raises:
+        ConfigError: A network was the user's own, which only the user can build.
+    """
+    built: dict[str, nn.Module] = {}
+    for role, arguments in networks.items():
+        options = dict(arguments)
+        name = options.pop("name")
+        if name == OWN:
+            raise ConfigError(
+                f"the {role} network of this file was built by a program of yours. Build it there, "
+                f"and load the tensors named networks.{role}.* into it."
+            )
+        if role == "teacher":
+            built[role] = build_teacher(name, **options)
+        else:
+            built[role] = build_student(name, nodes=nodes, **options)
+    distilled = Distilled(nodes, in_features, built, proxy_size, visible)
+    distilled.arguments = {
+        "nodes": nodes,
+        "in_features": in_features,
+        "networks": {role: dict(arguments) for role, arguments in networks.items()},
+        "proxy_size": proxy_size,
+        "visible": distilled.visible,
+    }
+    return distilled

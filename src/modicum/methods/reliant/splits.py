@@ -1,0 +1,106 @@
+"""Dividing nodes into those to train on, to stop early by, and to tell results of."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from modicum.errors import ConfigError, DataError
+
+SEED = 20
+"""The published splits' seed."""
+
+Index = npt.NDArray[np.int64]
+
+
+class Splits(NamedTuple):
+    """Numbers of nodes, int64."""
+
+    train: Index
+    val: Index
+    test: Index
+
+
+def split_per_class(
+    labels: npt.ArrayLike,
+    train: float | int = 0.3,
+    val: float | int = 0.2,
+    *,
+    at_most: int | None = None,
+    seed: int = SEED,
+) -> Splits:
+    """Divide the nodes of each class at random, by the rule of the published splits.
+
+    The numbers of each class, class 0 first, are shuffled by Python's `random` with one seed. The
+    first are for training, the next for validation, the rest for testing (specification, section
+    7). Nodes without a label (-1) are in no split.
+
+    Args:
+        labels: `(N,)`, classes from 0.
+        train: Share of each class (a float), or how many of it (an int).
+        val: The same.
+        at_most: Train on at most so many of each class. The rest of its share is in no split, as
+            in Credit and German (where they go is inferred).
+        seed: Of the shuffle.
+
+    Raises:
+        ConfigError: Nothing would be left for one of the splits, or shares are no shares.
+    """
+    for name, size in (("train", train), ("val", val)):
+        if size <= 0 or (isinstance(size, float) and size >= 1):
+            raise ConfigError(
+                f"{name} {size}: expected a share above 0 and below 1, or a number of nodes a "
+                f"class of at least 1."
+            )
+    if isinstance(train, float) and isinstance(val, float) and train + val >= 1:
+        raise ConfigError(f"train {train} and val {val}: nothing would be left for testing.")
+    labels = np.asarray(labels)
+    shuffler = random.Random(seed)
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for label in range(int(labels.max(initial=-1)) + 1):
+        nodes: list[int] = np.flatnonzero(labels == label).tolist()
+        shuffler.shuffle(nodes)
+        # Shares are added before they are rounded down: the published splits are so.
+        middle = int(train * len(nodes)) if isinstance(train, float) else train
+        if isinstance(train, float) and isinstance(val, float):
+            end = int((train + val) * len(nodes))
+        else:
+            end = middle + (int(val * len(nodes)) if isinstance(val, float) else val)
+        parts[0].extend(nodes[: middle if at_most is None else min(middle, at_most)])
+        parts[1].extend(nodes[middle:end])
+        parts[2].extend(nodes[end:])
+    return Splits(*(np.array(part, np.int64) for part in parts))
+
+
+def read_splits(folder: Path) -> Splits | None:
+    """The published splits of a folder, `{train,val,test}_split.npy`; None if there is none.
+
+    Raises:
+        DataError: One is missing, damaged, or holds no whole numbers.
+    """
+    paths = [folder / f"{name}_split.npy" for name in Splits._fields]
+    if not any(path.exists() for path in paths):
+        return None
+    return Splits(*map(_read_split, paths))
+
+
+def _read_split(path: Path) -> Index:
+    try:
+        numbers = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: absent, though other splits are there; expected train, val and test."
+        ) from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: no array of NumPy: {error}") from error
+    whole = numbers.ndim == 1 and len(numbers) > 0 and numbers.dtype.kind in "iuf"
+    if not whole or (numbers % 1 != 0).any():
+        raise DataError(
+            f"{path}: expected whole numbers of nodes, found {numbers.dtype} of the shape "
+            f"{numbers.shape}."
+        )
+    return numbers.astype(np.int64)

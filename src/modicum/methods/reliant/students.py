@@ -1,0 +1,275 @@
+"""The networks that are taught: CPF's label propagation, and GraphAKD's graph convolutions.
+
+Called as teachers are: `network(graph, features)` returns logits `(N, C)`. Sources: specification,
+sections 3 (PLP) and 4 (SGCStudent, GCNStudent).
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from modicum.errors import ConfigError, DataError
+from modicum.methods.reliant.messages import MessageGraph
+from modicum.methods.reliant.teachers import GraphConvolution, check_at_least, check_dropout
+
+if TYPE_CHECKING:
+    from modicum.methods.reliant.graph import Graph
+
+Attention = Literal["features", "nodes"]
+
+LEAST_EXPONENT = -60.0
+"""Of a softmax over neighbours, against the largest score of the graph. A score further below
+counts as this: sums of its exponentials would vanish in float32."""
+
+
+class _Attention(NamedTuple):
+    """How a round averages neighbours: `propagate(weights * h, kept) / total`.
+
+    That is the softmax of the scores over a node's neighbours, since the score of a message does
+    not depend on who hears it: two sparse products, and no number an edge.
+    """
+
+    weights: Tensor
+    """`(N, 1)`, exp of the scores."""
+    total: Tensor
+    """`(N, 1)`, their sums over neighbours."""
+    kept: Tensor | None
+    """`(E,)`, dropout of edges; None for none."""
+
+
+class PLP(nn.Module):
+    """Parameterised label propagation beside an MLP, CPF's student (specification, section 3).
+
+    Soft labels H begin as the labels of training nodes, and 1/C elsewhere. A round makes them
+
+        H_v <- relu(sigmoid(balance_v) * sum_u A_uv H_u + (1 - sigmoid(balance_v)) * mlp(x_v))
+
+    where A_uv is the softmax of the scores of v's neighbours u, and then restores the labels of
+    training nodes. All rounds share their parameters; in training each draws its own dropout.
+
+    Args:
+        in_features: F.
+        classes: C.
+        nodes: N of the graph it is trained on.
+        rounds: The authors' `num_layers` is one more.
+        mlp_layers: Linear layers of the MLP; 0 propagates labels alone.
+        hidden: Columns between them.
+        dropout: Probability, on the features in scores and before every linear layer.
+        attention_dropout: Probability that an edge is left out of a round, after the softmax.
+        attention: `"features"`: the score of node u is linear in its features (CPF's inductive);
+            `"nodes"`: a free number (transductive).
+        tied_dropout: Draw dropout once for all rounds of a forward pass. Another regularisation
+            than the authors', at a fraction of the cost.
+
+    Attributes:
+        balance: `(N, 1)`, a parameter: lambda of the specification.
+        score: `(1, F)` or `(N, 1)`, a parameter: what makes the scores.
+        mlp: The linear layers.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        classes: int,
+        nodes: int,
+        *,
+        rounds: int = 9,
+        mlp_layers: int = 2,
+        hidden: int = 64,
+        dropout: float = 0.8,
+        attention_dropout: float = 0.2,
+        attention: Attention = "features",
+        tied_dropout: bool = False,
+    ) -> None:
+        super().__init__()
+        check_dropout(dropout=dropout, attention_dropout=attention_dropout)
+        check_at_least(1, rounds=rounds)
+        check_at_least(0, mlp_layers=mlp_layers)
+        if attention not in get_args(Attention):
+            raise ConfigError(f"attention: expected features or nodes, found {attention!r}")
+        self.classes = classes
+        self.rounds = rounds
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.attention: Attention = attention
+        self.tied_dropout = tied_dropout
+        self.balance = nn.Parameter(torch.zeros(nodes, 1))
+        shape = (1, in_features) if attention == "features" else (nodes, 1)
+        self.score = nn.Parameter(torch.empty(shape))
+        nn.init.xavier_normal_(self.score, gain=math.sqrt(2))
+        widths = [in_features, *[hidden] * (mlp_layers - 1), classes] if mlp_layers else []
+        self.mlp = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+
+    def forward(self, graph: Graph, features: Tensor, balance: Tensor | None = None) -> Tensor:
+        """Soft labels after the last round, which serve as logits.
+
+        Args:
+            graph: The graph, whose training labels are propagated.
+            features: `(N, F)`.
+            balance: `(N, 1)`, in place of the learnt one; `mean_balance` for a graph of other
+                nodes.
+
+        Returns:
+            `(N, C)`, not negative.
+
+        Raises:
+            DataError: No edge leads to some node, or the graph has other nodes than those trained
+                on and `balance` is not given.
+        """
+        messages = graph.messages
+        messages.require_neighbours()
+        balance = self.balance if balance is None else balance
+        self._require_numbers_of(graph, balance)
+        labels, unknown = self._first_labels(graph)
+        # A row of a training node is its label in `known`, and 0 in `share` and `own`: the label
+        # comes out of every round as it is.
+        known = labels * (1 - unknown)
+        share = balance.sigmoid() * unknown if len(self.mlp) else unknown
+        own = unknown - share
+        rest = known
+        heard: _Attention | None = None
+        for _ in range(self.rounds):
+            if heard is None or (self.training and not self.tied_dropout):
+                heard = self._attend(graph, features)
+                rest = known + own * self._propose(messages, features) if len(self.mlp) else known
+            mean = messages.propagate(heard.weights * labels, heard.kept) / heard.total
+            labels = torch.addcmul(rest, share, mean).relu()
+        return labels
+
+    def scores(self, graph: Graph, features: Tensor) -> Tensor:
+        """What makes a node heard by its neighbours: `(N, 1)`, before the softmax."""
+        dropout = graph.messages.dropout
+        if self.attention == "nodes":
+            return dropout(self.score, self.dropout, self.training)
+        return dropout(features, self.dropout, self.training) @ self.score.T
+
+    def mean_balance(self, nodes: int) -> Tensor:
+        """The mean of the learnt balances, for each of `nodes` other nodes: `(nodes, 1)`.
+
+        Inferred: it is not published how a student that keeps a number a node predicts for nodes it
+        was not trained on.
+        """
+        return self.balance.detach().mean().expand(nodes, 1)
+
+    def _attend(self, graph: Graph, features: Tensor) -> _Attention:
+        messages = graph.messages
+        score = self.scores(graph, features)
+        weights = (score - messages.maximum(score)).clamp(min=LEAST_EXPONENT).exp()
+        dropped = self.training and self.attention_dropout > 0
+        kept = messages.edge_dropout(self.attention_dropout) if dropped else None
+        return _Attention(weights, messages.propagate(weights), kept)
+
+    def _first_labels(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Soft labels `(N, C)`, and `(N, 1)`: 0 for training nodes, 1 for others."""
+        unknown = self.balance.new_ones(graph.nodes, 1)
+        unknown[graph.train] = 0
+        labels = unknown.expand(-1, self.classes) / self.classes
+        labels[graph.train, graph.labels[graph.train]] = 1
+        return labels, unknown
+
+    def _propose(self, messages: MessageGraph, x: Tensor) -> Tensor:
+        """`mlp(x)`, `(N, C)`."""
+        for place, layer in enumerate(self.mlp):
+            x = x.relu() if place else x
+            x = layer(messages.dropout(x, self.dropout, self.training))
+        return x
+
+    def _require_numbers_of(self, graph: Graph, balance: Tensor) -> None:
+        if self.attention == "nodes" and len(self.score) != graph.nodes:
+            raise DataError(
+                f"{graph.name}: it has {graph.nodes} nodes, but this student learnt a score for "
+                f"each of {len(self.score)}, and none for others. Train with attention='features' "
+                f"to predict on other nodes."
+            )
+        if len(balance) != graph.nodes:
+            raise DataError(
+                f"{graph.name}: it has {graph.nodes} nodes, but there are balances of "
+                f"{len(balance)}. Pass balance=student.mean_balance({graph.nodes}) to predict on "
+                f"nodes that the student was not trained on."
+            )
+
+
+class SGCStudent(nn.Module):
+    """Graph convolutions of `hops` propagations each, ReLU and dropout between: GraphAKD's student.
+
+    Its embedding is what the last but one layer puts out, after ReLU and before dropout.
+
+    Args:
+        in_features: F.
+        classes: C.
+        hidden: Columns between the layers.
+        layers: Graph convolutions.
+        dropout: Probability.
+        hops: Propagations a layer.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        classes: int,
+        *,
+        hidden: int = 64,
+        layers: int = 3,
+        dropout: float = 0.5,
+        hops: int = 1,
+    ) -> None:
+        super().__init__()
+        check_dropout(dropout=dropout)
+        check_at_least(2, layers=layers)
+        check_at_least(1, hops=hops, hidden=hidden)
+        self.dropout = dropout
+        widths = [in_features, *[hidden] * (layers - 1), classes]
+        self.layers = nn.ModuleList(GraphConvolution(*pair, hops=hops) for pair in pairwise(widths))
+
+    def forward(self, graph: Graph, features: Tensor) -> Tensor:
+        """Logits `(N, C)` of `features`, `(N, F)`."""
+        return self.embed(graph, features)[0]
+
+    def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(N, C)` and embedding `(N, hidden)`."""
+        messages = graph.messages
+        first, *others = self.layers
+        x = embedding = first(messages, features)
+        for layer in others:
+            embedding = x.relu()
+            x = layer(messages, messages.dropout(embedding, self.dropout, self.training))
+        return x, embedding
+
+
+class GCNStudent(SGCStudent):
+    """Graph convolutions, ReLU and dropout between: the student of upstream GraphAKD.
+
+    The same function as `SGCStudent` of one hop; the name is what distinguishes them.
+
+    Args:
+        in_features: F.
+        classes: C.
+        hidden: Columns between the layers.
+        layers: Graph convolutions.
+        dropout: Probability.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        classes: int,
+        *,
+        hidden: int = 64,
+        layers: int = 3,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__(in_features, classes, hidden=hidden, layers=layers, dropout=dropout)

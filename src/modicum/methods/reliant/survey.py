@@ -1,0 +1,350 @@
+"""The verb `data`: what a graph of people holds, and what its groups let one expect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tyro
+
+from modicum.engine.files import atomic_write
+from modicum.errors import ConfigError, DataError
+from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.leaks import leaks
+from modicum.methods.reliant.pictures import graph_overview
+from modicum.methods.reliant.train import Config, open_graph
+
+Numbers = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+SPLITS = ("train", "val", "test")
+_MOST_LISTED = 20
+_SMALL = 30
+"""Positive labels of a group in the test split below which its gap is mostly chance."""
+
+
+def data(
+    path: tyro.conf.Positional[str],
+    label: str | None = None,
+    sensitive: str | None = None,
+    edges: Path | None = None,
+    similarity: float = 0.8,
+    id_column: str | None = None,
+    split_column: str | None = None,
+    sensitive_positive: str | None = None,
+    positive_label: str | None = None,
+    keep_sensitive: bool = False,
+    many_groups: bool = False,
+    skip_bad: bool = False,
+    positive_class: int = 1,
+    picture: Path | None = None,
+) -> dict[str, Any]:
+    """Say what a graph holds: nodes, edges, groups, base rates, splits, features that leak.
+
+    Args:
+        path: What `modicum train reliant --data` takes; or, with --label and --sensitive, a table
+            of your own, CSV or TSV.
+        label: Column of the table to predict.
+        sensitive: Column with the group of each person.
+        edges: Pairs of people who are connected.
+        similarity: Without --edges, threshold of the similarity rule.
+        id_column: Column with the id of each person that --edges names.
+        split_column: Column that says train, val or test.
+        sensitive_positive: Value of the sensitive column that is group 1; none: the last in order.
+        positive_label: Value of the label that is a positive decision; none: the last in order.
+        keep_sensitive: Count the sensitive column among the features.
+        many_groups: Allow more than two groups.
+        skip_bad: Leave out rows with missing values.
+        positive_class: Number of the class that is a positive decision, where there are more than
+            two.
+        picture: PNG file to write: groups, their base rates, and how many edges nodes have.
+    """
+    if label is None and Path(path).is_file():
+        raise ConfigError(f"{path} is a file: say what is in it by --label and --sensitive.")
+    config = Config(
+        data=Config.data if label else path,
+        nodes=Path(path) if label else None,
+        label=label,
+        sensitive=sensitive,
+        edges=edges,
+        similarity=similarity,
+        id_column=id_column,
+        split_column=split_column,
+        sensitive_positive=sensitive_positive,
+        positive_label=positive_label,
+        keep_sensitive=keep_sensitive,
+        many_groups=many_groups,
+        skip_bad=skip_bad,
+        positive_class=positive_class,
+    )
+    try:
+        graph = open_graph(config)
+    except DataError as error:
+        return {"source": path, "usable": False, "problems": [str(error)], "warnings": []}
+    found = {"source": path} | describe(graph, positive_class=positive_class)
+    if picture is None:
+        return found
+    with atomic_write(picture) as file:
+        file.write(overview(graph, positive_class=positive_class))
+    return found | {"picture": str(picture)}
+
+
+def describe(graph: Graph, *, positive_class: int = 1) -> dict[str, Any]:
+    """What a graph holds.
+
+    Base rates are the shares of positive labels in each group. Where they differ, equal shares of
+    positive decisions cost accuracy, whatever decides; see `accuracy_ceiling`.
+
+    Args:
+        graph: A whole graph.
+        positive_class: The class that is a positive decision.
+
+    Returns:
+        A dict of plain values, ready for JSON:
+
+        - `graph` (its name), `usable` (bool: `train` can use it), `problems` (what keeps it from
+          that), `warnings` and `notes`, all lists of sentences;
+        - `nodes`, `features`, `constant_columns` (names), `unlabelled` (nodes);
+        - `edges`: `undirected`, `directed`, `self_loops`; `degree`: `min`, `median`, `mean`, `max`
+          of the edges into a node, and `isolated` nodes, self loops not counted in either;
+        - `base_rate_gap`: of the groups' base rates, largest less smallest;
+          `accuracy_at_most_with_equal_shares`, and `meaning`, the same in a sentence; fractions;
+        - `homophily`: `label` and `group`, each the share of edges `within` and the share
+          `expected` if the same ends of edges were joined at random;
+        - `classes`: each `class` and its `nodes`;
+        - `groups`: each `group`, its `nodes`, `share` of all nodes and `base_rate`;
+        - `splits`: for each `split` and `group` the `nodes`, those of each class, `base_rate`;
+        - `leaks`: `column`, `measure` and `value` of features to look at; see `leaks.leaks`.
+
+        Without a sensitive attribute there is nothing about groups.
+
+    Raises:
+        ConfigError: There is no class `positive_class`.
+    """
+    if not 0 <= positive_class < len(graph.classes):
+        raise ConfigError(
+            f"--positive-class {positive_class}: must be 0..{len(graph.classes) - 1}; the classes "
+            f"are {', '.join(graph.classes)}."
+        )
+    labels = graph.labels.cpu().numpy()
+    grouped = graph.sensitive is not None
+    sensitive = graph.sensitive.cpu().numpy() if graph.sensitive is not None else labels * 0
+    names = graph.groups if grouped else ("all",)
+    constant = (graph.features.amax(0) == graph.features.amin(0)).cpu().numpy()
+    degree, leaking = degrees(graph), leaks(graph)
+    report: dict[str, Any] = {
+        "graph": graph.name,
+        "usable": False,
+        "nodes": graph.nodes,
+        "features": graph.features.shape[1],
+        "constant_columns": [graph.feature_names[place] for place in np.flatnonzero(constant)],
+        "unlabelled": int((labels < 0).sum()),
+        "edges": _edge_counts(graph),
+        "degree": {
+            "min": int(degree.min()),
+            "median": float(np.median(degree)),
+            "mean": float(degree.mean()),
+            "max": int(degree.max()),
+            "isolated": int((degree == 0).sum()),
+        },
+        "homophily": {"label": _homophily(graph, labels)},
+        "classes": [
+            {"class": name, "nodes": int((labels == number).sum())}
+            for number, name in enumerate(graph.classes)
+        ],
+    }
+    if grouped:
+        report["homophily"]["group"] = _homophily(graph, sensitive)
+        report |= _groups(graph, labels, sensitive, positive_class)
+    report["splits"] = _splits(graph, labels, sensitive, names, positive_class)
+    report["leaks"] = [leak._asdict() for leak in leaking]
+    report["problems"] = _problems(report["splits"], grouped)
+    report["warnings"] = _warnings(report, graph, positive_class) + list(map(str, leaking))
+    report["notes"] = list(graph.notes)
+    report["usable"] = not report["problems"]
+    return report
+
+
+def overview(graph: Graph, *, positive_class: int = 1) -> bytes:
+    """Groups, base rates and degrees of a graph, as the bytes of a PNG file."""
+    if graph.sensitive is None:
+        raise ConfigError(f"{graph.name}: it has no sensitive attribute, so no groups to draw.")
+    sensitive = graph.sensitive.cpu().numpy()
+    return graph_overview(
+        [f"{graph.sensitive_name}: {name}" for name in graph.groups],
+        np.bincount(sensitive, minlength=len(graph.groups)),
+        base_rates(graph.labels.cpu().numpy(), sensitive, len(graph.groups), positive_class),
+        degrees(graph),
+        positive=graph.classes[positive_class],
+    )
+
+
+def base_rates(
+    labels: Integers, sensitive: Integers, groups: int, positive_class: int = 1
+) -> Numbers:
+    """`(groups,)`: the share of positive labels in each group, NaN where no label is known.
+
+    Args:
+        labels: `(N,)`, -1 where unknown.
+        sensitive: `(N,)`, group of each node.
+        groups: How many there are.
+        positive_class: The class that is a positive decision.
+    """
+    known = np.bincount(sensitive[labels >= 0], minlength=groups)
+    positive = np.bincount(sensitive[labels == positive_class], minlength=groups)
+    return np.divide(positive, known, out=np.full(groups, np.nan), where=known > 0)
+
+
+def accuracy_ceiling(shares: npt.ArrayLike, base_rates: npt.ArrayLike, gap: float = 0.0) -> float:
+    """The accuracy that no decisions exceed whose statistical parity gap is at most `gap`.
+
+    Let group `a` be a share `w_a` of the nodes, `b_a` of it positive (the base rate) and `r_a` of
+    it decided positive. Wrong positive less wrong negative decisions are `r_a - b_a` of the group,
+    so that at least `|r_a - b_a|` of it is wrong, and of all nodes
+
+        error  >=  sum_a w_a |r_a - b_a|.
+
+    All `r_a` lie in an interval of the length `gap`, so that `|r_a - b_a|` is at least the distance
+    of `b_a` from it. The sum of the weighted distances is convex and piecewise linear in where the
+    interval is, so that the least of it is where an end meets one of the `b_a`. With two groups and
+    no gap the bound is `error >= min(w_0, w_1) |b_0 - b_1|`. Decisions that know the labels attain
+    it. It is about the nodes that shares and base rates are of; the derivation is ours.
+
+    Args:
+        shares: `(G,)`, share of the nodes in each group, or numbers of nodes.
+        base_rates: `(G,)`, share of positive labels in each group.
+        gap: Largest less smallest share of positive decisions, 0 to 1.
+
+    Returns:
+        A fraction, 0 to 1.
+    """
+    weights, rates = np.asarray(shares, np.float64), np.asarray(base_rates, np.float64)
+    low = np.concatenate([rates, rates - gap])[:, None]
+    distance = np.maximum(low - rates, 0) + np.maximum(rates - (low + gap), 0)
+    return float(1 - (distance @ weights).min() / weights.sum())
+
+
+def degrees(graph: Graph) -> Integers:
+    """`(N,)`: how many other nodes send messages to each node."""
+    rows, columns = graph.messages.targets, graph.messages.sources
+    return np.bincount(rows[rows != columns].cpu().numpy(), minlength=graph.nodes)
+
+
+def _edge_counts(graph: Graph) -> dict[str, int]:
+    rows, columns = graph.messages.targets, graph.messages.sources
+    loops = int((rows == columns).sum())
+    directed = graph.messages.edges - loops
+    undirected = directed // 2
+    if not graph.messages.symmetric:
+        other = rows != columns
+        pair = rows.minimum(columns) * graph.nodes + rows.maximum(columns)
+        undirected = len(pair[other].unique())
+    return {"undirected": undirected, "directed": directed, "self_loops": loops}
+
+
+def _homophily(graph: Graph, values: Integers) -> dict[str, float]:
+    """Share of edges whose ends have the same value, and what chance would make of them."""
+    target, source = graph.messages.targets.cpu().numpy(), graph.messages.sources.cpu().numpy()
+    known = (target != source) & (values[target] >= 0) & (values[source] >= 0)
+    to, of = values[target[known]], values[source[known]]
+    if not len(to):
+        return {"within": float("nan"), "expected": float("nan")}
+    kinds = int(values.max()) + 1
+    ends = (np.bincount(end, minlength=kinds) / len(to) for end in (to, of))
+    return {"within": float((to == of).mean()), "expected": float(np.multiply(*ends).sum())}
+
+
+def _groups(
+    graph: Graph, labels: Integers, sensitive: Integers, positive_class: int
+) -> dict[str, Any]:
+    """The groups, and what their base rates let one expect."""
+    count, positive = len(graph.groups), graph.classes[positive_class]
+    nodes, labelled = (
+        np.bincount(of, minlength=count) for of in (sensitive, sensitive[labels >= 0])
+    )
+    rates = base_rates(labels, sensitive, count, positive_class)
+    found: dict[str, Any] = {
+        "groups": [
+            {"group": name, "nodes": size, "share": size / graph.nodes, "base_rate": rate}
+            for name, size, rate in zip(graph.groups, nodes.tolist(), rates.tolist(), strict=True)
+        ]
+    }
+    if np.isnan(rates).any():
+        return found
+    gap, ceiling = float(np.ptp(rates)), accuracy_ceiling(labelled, rates)
+    return found | {
+        "base_rate_gap": gap,
+        "accuracy_at_most_with_equal_shares": ceiling,
+        "meaning": (
+            f"The share of {positive!r} differs by {gap:.3f} between the groups. With equal shares "
+            f"of positive decisions (statistical parity) nothing that decides on these nodes can "
+            f"be more accurate than {ceiling:.3f}."
+        ),
+    }
+
+
+def _splits(
+    graph: Graph, labels: Integers, sensitive: Integers, names: Sequence[str], positive_class: int
+) -> list[dict[str, Any]]:
+    """A row for each split and group."""
+    rows: list[dict[str, Any]] = []
+    for split in SPLITS:
+        index = getattr(graph, split).cpu().numpy()
+        y, s = labels[index], sensitive[index]
+        rates = base_rates(y, s, len(names), positive_class)
+        for group, name in enumerate(names):
+            counts = np.bincount(y[s == group], minlength=len(graph.classes)).tolist()
+            rows.append(
+                {"split": split, "group": name, "nodes": sum(counts)}
+                | dict(zip(_class_columns(graph), counts, strict=True))
+                | {"base_rate": float(rates[group])}
+            )
+    return rows
+
+
+def _class_columns(graph: Graph) -> list[str]:
+    return [f"{graph.label_name}={name}" for name in graph.classes]
+
+
+def _problems(splits: Sequence[dict[str, Any]], grouped: bool) -> list[str]:
+    if not grouped:
+        return ["there is no sensitive attribute, so no gap to lower: name its column (sensitive)."]
+    return [
+        f"the {row['split']} split has no node of the group {row['group']!r}: its gap is not "
+        f"defined. Divide the nodes anew."
+        for row in splits
+        if not row["nodes"]
+    ]
+
+
+def _warnings(report: dict[str, Any], graph: Graph, positive_class: int) -> list[str]:
+    positive, column = graph.classes[positive_class], _class_columns(graph)[positive_class]
+    warnings: list[str] = []
+    for row in report["splits"]:
+        if row["nodes"] and not row[column]:
+            warnings.append(
+                f"the {row['split']} split has no {positive!r} in the group {row['group']!r}, so "
+                f"that equal opportunity (--objective eo) is not defined there."
+            )
+        elif row["split"] == "test" and row["nodes"] and row[column] < _SMALL:
+            warnings.append(
+                f"only {row[column]} nodes of the group {row['group']!r} in the test split are "
+                f"{positive!r}: intervals of its gap will be wide."
+            )
+    isolated, constant = report["degree"]["isolated"], report["constant_columns"]
+    if isolated:
+        warnings.append(
+            f"{isolated:,} of {graph.nodes:,} nodes have no neighbour and hear only of themselves."
+        )
+    if constant:
+        shown = ", ".join(constant[:_MOST_LISTED]) + (", …" if constant[_MOST_LISTED:] else "")
+        warnings.append(f"{len(constant)} features have the same value for all nodes: {shown}.")
+    if len(graph.classes) > 2:
+        warnings.append(
+            f"of {len(graph.classes)} classes, {positive!r} counts as the positive decision "
+            f"(--positive-class)."
+        )
+    return warnings

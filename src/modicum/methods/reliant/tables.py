@@ -1,0 +1,381 @@
+"""Graphs of a user's own table, and new people joined to them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from modicum.errors import ConfigError, DataError
+from modicum.methods.reliant.delimited import Rows, Texts, as_numbers, plain, read_edges, read_rows
+from modicum.methods.reliant.encoding import Encoding, is_missing, refuse_missing
+from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.messages import MessageGraph
+from modicum.methods.reliant.similarity import cached_similarity_graph, similarity_graph
+from modicum.methods.reliant.splits import SEED, Splits, split_per_class
+
+CLASS_LIMIT = 50
+"""Values of a label or group above which the column is taken for a measurement."""
+
+AnyGraph = TypeVar("AnyGraph", bound=Graph)
+
+_SPLITS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2}
+_log = logging.getLogger("modicum")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TableGraph(Graph):
+    """A graph of a table, which can take in new rows (`join_table`)."""
+
+    encoding: Encoding
+    """What turned the table into features."""
+    ids: tuple[str, ...]
+    """What each node is called: its id, or the number of its row in the file, from 0."""
+    id_column: str | None
+    similarity: float | None
+    """Threshold of the rule that made the edges; None if they came from a file."""
+
+    def without_columns(self, names: Iterable[str]) -> TableGraph:
+        """The same graph without some features. See `Graph.without_columns`."""
+        kept = super().without_columns(names)
+        return dataclasses.replace(
+            self,
+            features=kept.features,
+            feature_names=kept.feature_names,
+            encoding=self.encoding.keep(kept.feature_names),
+        )
+
+
+def read_table(
+    nodes: Path,
+    label: str,
+    sensitive: str | None,
+    *,
+    edges: Path | None = None,
+    similarity: float | None = None,
+    id_column: str | None = None,
+    drop: Sequence[str] = (),
+    keep_sensitive: bool = False,
+    standardise: bool = True,
+    sensitive_positive: str | None = None,
+    positive_label: str | None = None,
+    many_groups: bool = False,
+    split_column: str | None = None,
+    train: float | int = 0.3,
+    val: float | int = 0.2,
+    seed: int = SEED,
+    skip_bad: bool = False,
+) -> TableGraph:
+    """A graph of a table of one's own: a row a person, named columns.
+
+    Columns of numbers are standardised by the training rows, columns of text become a feature of 0
+    or 1 for each value. Label and sensitive column may hold any texts or numbers; their values are
+    numbered in order, the names kept as `classes` and `groups`.
+
+    Args:
+        nodes: CSV or TSV file with a header: comma, semicolon or tab, UTF-8.
+        label: Column to predict. Rows where it is empty are in the graph but in no split.
+        sensitive: Column of the group of each person; None if it is not known.
+        edges: Pairs of people who are connected, a line each; made symmetric.
+        similarity: Without `edges`, the threshold of the similarity rule (`similarity_graph`) on
+            the features.
+        id_column: Column of the names of people in `edges`; None if it has the numbers of the
+            rows, from 0.
+        drop: Columns, or features such as `city=Paris`, to leave out.
+        keep_sensitive: Let the sensitive column be a feature as well.
+        standardise: False leaves columns of numbers as they are.
+        sensitive_positive: Value that is group 1; None for the last of two in order.
+        positive_label: Value that is class 1; None for the last of two in order.
+        many_groups: Allow more than two groups.
+        split_column: Column that says train, val or test, or nothing, of each row; None to divide
+            the rows of each class at random (`split_per_class`).
+        train: Share of each class to train on, or how many of it.
+        val: The same for validation; the rest is for testing.
+        seed: Of the division.
+        skip_bad: Leave out rows with a missing value, and their edges, with a warning.
+
+    Raises:
+        DataError: A file cannot be read, a value is missing, or columns do not fit the options.
+        ConfigError: Options do not fit each other.
+    """
+    if edges is None and similarity is None:
+        raise ConfigError(f"{nodes}: give --edges, or --similarity to make them of the rows.")
+    rows = read_rows(nodes)
+    named = [name for name in (label, sensitive, id_column, split_column) if name is not None]
+    for name in named:
+        rows.column(name)
+    if len(set(named)) != len(named):
+        raise ConfigError(
+            f"label, sensitive, id and split must be different columns; found {', '.join(named)}."
+        )
+    feature_columns = [
+        name
+        for name in rows.columns
+        if name not in drop and (name not in named or (keep_sensitive and name == sensitive))
+    ]
+    complete = [*feature_columns, *([sensitive] if sensitive else [])]
+    ids = _ids(rows, id_column)
+    kept, notes = _usable(rows, complete, skip_bad)
+    whole, rows = rows, rows.take(kept)
+
+    labels, classes = _coded(rows, label, positive_label, "--positive-label")
+    groups: tuple[str, ...] = ()
+    group: npt.NDArray[np.int64] | None = None
+    if sensitive is not None:
+        group, groups = _coded(rows, sensitive, sensitive_positive, "--sensitive-positive")
+        if len(groups) > 2 and not many_groups:
+            raise DataError(
+                f"{nodes}: the sensitive column {sensitive!r} has the values {', '.join(groups)}; "
+                f"expected two. Make it a column of two values, or allow more (--many-groups): the "
+                f"gap is then the largest minus the smallest."
+            )
+    if split_column is None:
+        splits = split_per_class(labels, train, val, seed=seed)
+    else:
+        splits = _named_splits(rows, split_column, labels)
+    for part, index in splits._asdict().items():
+        if not len(index):
+            raise DataError(
+                f"{nodes}: no row with a label is in the {part} split; there are {len(rows):,} "
+                f"rows and {len(classes)} classes. Give more rows, other shares, or a column that "
+                f"divides them (--split-column)."
+            )
+    encoding = Encoding.fit(rows, feature_columns, splits.train, standardise=standardise)
+    encoding = _without(encoding, [name for name in drop if name not in whole.columns], nodes)
+    features = encoding.apply(rows)
+    if edges is not None:
+        numbers = {name: number for number, name in enumerate(ids)}
+        found = read_edges(edges, len(whole) if id_column is None else numbers)
+        pairs = _renumber(found, kept, len(whole))
+        similarity = None
+    else:
+        assert similarity is not None
+        pairs = cached_similarity_graph(features, similarity)
+        notes.append(f"Edges by similarity of the features, threshold {similarity:g}.")
+    unlabelled = int((labels < 0).sum())
+    if unlabelled:
+        notes.append(f"{unlabelled:,} rows have no label and are in no split.")
+    graph = Graph.build(
+        features=features,
+        edges=pairs,
+        labels=labels,
+        sensitive=group,
+        **splits._asdict(),
+        feature_names=encoding.names,
+        classes=classes,
+        groups=groups or None,
+        label_name=label,
+        sensitive_name=sensitive or "sensitive",
+        name=nodes.name,
+        notes=notes,
+        many_groups=many_groups,
+    )
+    return TableGraph(
+        **{field.name: getattr(graph, field.name) for field in dataclasses.fields(graph)},
+        encoding=encoding,
+        ids=tuple(ids[number] for number in kept.tolist()),
+        id_column=id_column,
+        similarity=similarity,
+    )
+
+
+def join_table(graph: TableGraph, nodes: Path, edges: Path | None = None) -> TableGraph:
+    """New people joined to the graph of a table, after its own nodes.
+
+    Args:
+        graph: The graph of the training table.
+        nodes: A table with its columns; label, group and split may be absent, and are not read.
+        edges: Pairs of people who are connected. With an id column they may name people of both
+            tables; without one they are numbers of the rows of the new table, from 0. None makes
+            edges by the similarity rule of the training table, from new rows to all.
+
+    Returns:
+        The graph, its `ids` with those of the new people; they begin at `graph.nodes`.
+
+    Raises:
+        DataError: The table or the edges do not fit, or edges are missing.
+    """
+    rows = read_rows(nodes)
+    features = graph.encoding.apply(rows)
+    ids = _ids(rows, graph.id_column)
+    first = graph.nodes
+    if edges is not None and graph.id_column is not None:
+        numbers = {name: number for number, name in enumerate(graph.ids)}
+        again = next((row for row, name in enumerate(ids) if name in numbers), None)
+        if again is not None:
+            raise DataError(
+                f"{rows.place(again)}: {ids[again]!r} is already in the training table. Give new "
+                f"people only; those of training are scored without --nodes."
+            )
+        numbers |= {name: first + number for number, name in enumerate(ids)}
+        pairs = read_edges(edges, numbers)
+    elif edges is not None:
+        pairs = read_edges(edges, len(rows)) + first
+    elif graph.similarity is not None:
+        known = graph.features.cpu().numpy()
+        everyone = np.concatenate([known, features.astype(np.float32)])
+        pairs = similarity_graph(everyone, graph.similarity, first=first)
+    else:
+        raise DataError(
+            f"{nodes}: the edges of the training table came from a file, so that those of new "
+            f"people must too: give --edges. An empty file connects nobody."
+        )
+    joined = join(graph, features, pairs)
+    return dataclasses.replace(joined, ids=(*graph.ids, *ids))
+
+
+def join(graph: AnyGraph, new_features: Any, new_edges: Any) -> AnyGraph:
+    """New nodes appended to a graph.
+
+    The new nodes have no label (-1) and are in no split, and the graph has no groups any more:
+    they are not needed to predict. The edges that were there stay as they are.
+
+    Args:
+        graph: The graph, of N nodes.
+        new_features: `(M, F)`, its features.
+        new_edges: `(2, E)`, numbers below N + M, of which N and above are the new nodes; made
+            symmetric if the graph is.
+
+    Raises:
+        DataError: The shapes do not fit, a feature is not finite, or an edge names no node.
+    """
+    features = torch.as_tensor(np.asarray(new_features), dtype=torch.float32)
+    expected = graph.features.shape[1]
+    if features.dim() != 2 or features.shape[1] != expected:
+        raise DataError(
+            f"{graph.name}: expected new features of the shape (nodes, {expected}), found "
+            f"{tuple(features.shape)}."
+        )
+    if not bool(features.isfinite().all()):
+        row, column = (~features.isfinite()).nonzero()[0].tolist()
+        raise DataError(
+            f"{graph.name}: feature {graph.feature_names[column]!r} of the new node {row} is "
+            f"{float(features[row, column])}; expected finite numbers."
+        )
+    edges = torch.as_tensor(np.asarray(new_edges), dtype=torch.int64)
+    messages = graph.messages
+    if messages.symmetric:
+        edges = torch.cat([edges, edges.flip(0)], 1)
+    known = torch.stack([messages.sources, messages.targets])
+    nodes = graph.nodes + len(features)
+    return dataclasses.replace(
+        graph,
+        features=torch.cat([graph.features, features.to(graph.device)]),
+        labels=torch.cat([graph.labels, graph.labels.new_full((len(features),), -1)]),
+        sensitive=None,
+        messages=MessageGraph(torch.cat([known, edges.to(graph.device)], 1), nodes),
+    )
+
+
+def _ids(rows: Rows, column: str | None) -> list[str]:
+    """What each row is called."""
+    if column is None:
+        return [str(number) for number in range(len(rows))]
+    refuse_missing(rows, [column]) if column in rows.columns else rows.column(column)
+    ids: list[str] = rows.columns[column].tolist()
+    if len(set(ids)) != len(ids):
+        first: dict[str, int] = {}
+        for row, name in enumerate(ids):
+            if first.setdefault(name, row) != row:
+                raise DataError(
+                    f"{rows.place(row)}, column {column!r}: {name!r} is also in line "
+                    f"{rows.lines[first[name]]}; expected an id that is there once."
+                )
+    return ids
+
+
+def _usable(
+    rows: Rows, columns: Sequence[str], skip_bad: bool
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Numbers of the rows without missing values, and a remark if that is not all."""
+    if not skip_bad:
+        refuse_missing(rows, columns)
+        return np.arange(len(rows)), []
+    bad = np.zeros(len(rows), np.bool_)
+    for name in columns:
+        bad |= is_missing(rows.columns[name])
+    if not bad.any():
+        return np.arange(len(rows)), []
+    note = (
+        f"{int(bad.sum()):,} of {len(rows):,} rows have a missing value and are left out, the "
+        f"first in line {rows.lines[int(bad.argmax())]}."
+    )
+    _log.warning("%s: %s", rows.path, note)
+    return np.flatnonzero(~bad), [note]
+
+
+def _coded(
+    rows: Rows, column: str, positive: str | None, option: str
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """A column's values as numbers from 0, -1 where one is missing, and their names."""
+    texts = rows.columns[column]
+    missing = is_missing(texts)
+    written = {text: plain(text) for text in set(texts[~missing].tolist())}
+    names = _in_order(set(written.values()))
+    if len(names) < 2 or len(names) > CLASS_LIMIT:
+        some = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        raise DataError(
+            f"{rows.path}: the column {column!r} has {len(names):,} different values ({some}); "
+            f"expected from two to {CLASS_LIMIT}."
+        )
+    if positive is not None:
+        if plain(positive) not in names:
+            raise DataError(
+                f"{rows.path}: {option} {positive}: the column {column!r} has the values "
+                f"{', '.join(names)}."
+            )
+        names.remove(plain(positive))
+        names.insert(1, plain(positive))
+    codes = {name: code for code, name in enumerate(names)}
+    coded = [-1 if gone else codes[written[t]] for t, gone in zip(texts, missing, strict=True)]
+    return np.array(coded, np.int64), tuple(names)
+
+
+def _in_order(names: set[str]) -> list[str]:
+    """Numbers by size, or texts by letter."""
+    texts: Texts = np.array(sorted(names), dtype=object)
+    numbers = as_numbers(texts)
+    return list(texts if np.isnan(numbers).any() else texts[np.argsort(numbers)])
+
+
+def _named_splits(rows: Rows, column: str, labels: npt.NDArray[np.int64]) -> Splits:
+    texts = rows.columns[column]
+    missing = is_missing(texts)
+    split = np.array([_SPLITS.get(text.lower(), -1) for text in texts])
+    bad = np.flatnonzero((split < 0) & ~missing)
+    if len(bad):
+        raise DataError(
+            f"{rows.place(bad[0])}, column {column!r}: expected train, val, test or nothing, found "
+            f"{texts[bad[0]]!r}."
+        )
+    return Splits(*(np.flatnonzero((split == part) & (labels >= 0)) for part in range(3)))
+
+
+def _without(encoding: Encoding, features: Sequence[str], path: Path) -> Encoding:
+    """The encoding without some features by name."""
+    unknown = [name for name in features if name not in encoding.names]
+    if unknown:
+        raise DataError(
+            f"{path}: --drop {unknown[0]}: there is no column or feature of that name. Features: "
+            f"{', '.join(encoding.names)}."
+        )
+    return encoding.keep(name for name in encoding.names if name not in features)
+
+
+def _renumber(
+    edges: npt.NDArray[np.int64], kept: npt.NDArray[np.int64], nodes: int
+) -> npt.NDArray[np.int64]:
+    """Edges between rows of the file as edges between kept rows; the others are left out."""
+    if len(kept) == nodes:
+        return edges
+    number = np.full(nodes, -1)
+    number[kept] = np.arange(len(kept))
+    edges = number[edges]
+    return edges[:, (edges >= 0).all(0)]

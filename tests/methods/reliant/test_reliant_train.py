@@ -1,0 +1,192 @@
+"""The recipe: stages, options, networks of one's own, batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+import modicum
+from modicum.errors import CheckpointError, ConfigError, DataError
+from modicum.methods.reliant import Config, Distilled, Graph, distill, evaluate_predictions
+from modicum.methods.reliant.sources import blocks
+
+QUICK: dict[str, Any] = {
+    "teacher_epochs": 15,
+    "epochs": 15,
+    "rounds": 3,
+    "hidden": 16,
+    "teacher_hidden": 16,
+    "dropout": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return blocks(nodes=300)
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("framework", ["cpf", "akd"])
+@pytest.mark.parametrize("objective", ["sp", "eo"])
+def test_a_run_leaves_teacher_plain_and_reliant(
+    graph: Graph, framework: Any, objective: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    networks = distill(graph, framework=framework, objective=objective, out=out, **QUICK)
+    assert set(networks.networks) == {"teacher", "plain", "reliant"}
+    p = networks(graph)
+    assert p.shape == (300, 2)
+    torch.testing.assert_close(p.sum(1), torch.ones(300))
+    assert networks.proxies.shape == (300, 2)
+    torch.testing.assert_close(networks.proxies.mean(0), networks.mean_proxy)
+    loaded = modicum.load(out)
+    assert same(networks, loaded)
+    assert torch.equal(loaded(graph), p)
+
+
+def test_the_fairness_term_without_weight_and_proxies_is_the_plain_student(graph: Graph) -> None:
+    plain = distill(graph, objective="none", **QUICK)
+    fair = distill(graph, alpha=0.0, proxy="none", compare=False, **QUICK)
+    assert same(plain.networks["plain"], fair.networks["reliant"])
+
+
+def test_a_large_weight_makes_a_small_gap() -> None:
+    graph = blocks(nodes=1000)
+    options = QUICK | {"teacher_epochs": 60, "epochs": 100, "compare": False}
+    gaps: list[float] = []
+    for alpha in (0.0, 1000.0):
+        p = distill(graph, alpha=alpha, **options)(graph)
+        found = evaluate_predictions(p, graph.labels, graph.sensitive, graph.test, bootstrap=0)
+        gaps.append(found["sp_gap_absolute"])
+    assert gaps[1] < 0.35 * gaps[0]
+
+
+@pytest.mark.parametrize("proxy", ["learned", "sensitive", "none"])
+@pytest.mark.parametrize("seen", ["mean", "node"])
+def test_proxies_move_only_when_they_learn(graph: Graph, proxy: Any, seen: Any) -> None:
+    networks = distill(graph, proxy=proxy, proxy_in_student=seen, compare=False, **QUICK)
+    if proxy == "none":
+        assert networks.proxies.shape == (300, 0)
+    elif proxy == "sensitive":
+        assert graph.sensitive is not None
+        assert torch.equal(networks.proxies[:, 0], graph.sensitive.float())
+        assert torch.equal(networks.proxies.sum(1), torch.ones(300))
+    else:
+        assert ((networks.proxies < 0) | (networks.proxies > 1)).any()  # they began in [0, 1)
+
+
+def test_columns_only_the_reliant_student_does_not_see(graph: Graph) -> None:
+    networks = distill(graph, drop_from_student=("merit 0", "noise 9"), **QUICK)
+    assert networks.visible == list(range(1, 15))
+    assert networks.student_features(graph).shape == (300, 16)
+    assert networks(graph).shape == (300, 2)
+
+
+class Own(nn.Module):
+    """A student of somebody else."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, classes)
+
+    def forward(self, graph: Graph, features: Tensor) -> Tensor:
+        return self.linear(graph.messages.propagate_normalised(features))
+
+
+def test_networks_of_ones_own(graph: Graph, tmp_path: Path) -> None:
+    teacher = Own(16, 2)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    out = tmp_path / "run"
+    networks = distill(graph, teacher=teacher, student=Own, out=out, epochs=5)
+    assert isinstance(networks.networks["reliant"], Own)
+    assert networks.networks["reliant"].linear.in_features == 18
+    assert networks(graph).shape == (300, 2)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    with pytest.raises(CheckpointError, match="program of yours"):
+        modicum.load(out)
+    with pytest.raises(ConfigError, match="embedding"):
+        distill(graph, teacher=teacher, framework="akd", epochs=2)
+
+
+def test_foreign_graphs(graph: Graph) -> None:
+    messages = graph.messages
+    edges = torch.stack([messages.sources, messages.targets])
+    data = SimpleNamespace(
+        x=graph.features, edge_index=edges, y=graph.labels, sens=graph.sensitive,
+        train_mask=graph.rows(graph.train), val_mask=graph.rows(graph.val),
+        test_mask=graph.rows(graph.test),
+    )  # fmt: skip
+    quick = QUICK | {"teacher_epochs": 3, "epochs": 3}
+    networks = distill(data, **quick)
+    matrix = sparse.coo_array((np.ones(edges.shape[1]), edges.numpy()), shape=(300, 300))
+    other = Graph.from_csr(
+        matrix.tocsr(), features=graph.features, labels=graph.labels, sensitive=graph.sensitive,
+        train=graph.train, val=graph.val, test=graph.test,
+    )  # fmt: skip
+    assert torch.equal(other.messages.columns, messages.columns)
+    assert isinstance(networks, Distilled)
+
+
+@pytest.mark.parametrize("objective", ["sp", "eo"])
+def test_batches_train_as_the_whole_does(graph: Graph, objective: Any, tmp_path: Path) -> None:
+    options = QUICK | {"student": "decoupled", "epochs": 60, "objective": objective}
+    out = tmp_path / "run"
+    networks = distill(graph, batch_size=64, out=out, **options)
+    truth = graph.labels[graph.test]
+    for role in ("plain", "reliant"):
+        p = networks.probabilities(graph, role)
+        assert (p[graph.test].argmax(1) == truth).float().mean() > 0.6
+    assert not list(out.glob("*.propagated"))
+
+
+def test_options_that_do_not_fit(graph: Graph) -> None:
+    for options, words in (
+        ({"framework": "akd", "student": "plp"}, "no embedding"),
+        ({"batch_size": 8}, "decoupled"),
+        ({"alpha": -1.0}, "--alpha"),
+        ({"proxy_size": 0}, "--proxy-size"),
+        ({"rounds": 0}, "--rounds"),
+        ({"dropout": 1.0}, "--dropout"),
+        ({"objective": "none", "compare": False}, "no student"),
+        ({"nodes": Path("a.csv")}, "--label"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            Config(**options)
+    with pytest.raises(ConfigError, match="no gradient"):
+        distill(graph, objective="eo", eo_labels="train", **QUICK)
+    with pytest.raises(ConfigError, match="64"):
+        distill(graph, framework="akd", teacher="sage", hidden=64, teacher_epochs=1, epochs=1)
+    blind = Graph.build(
+        features=graph.features, edges=[[0, 1], [1, 2]], labels=graph.labels,
+        train=graph.train, val=graph.val, test=graph.test,
+    )  # fmt: skip
+    with pytest.raises(DataError, match="no sensitive attribute"):
+        distill(blind, teacher_epochs=1, epochs=1)
+
+
+def test_a_feature_that_tells_the_label_is_warned_of(
+    graph: Graph, caplog: pytest.LogCaptureFixture
+) -> None:
+    features = torch.cat([graph.features, graph.labels[:, None].float()], 1)
+    leaking = Graph.build(
+        features=features, edges=[[0, 1], [1, 2]], labels=graph.labels, sensitive=graph.sensitive,
+        train=graph.train, val=graph.val, test=graph.test,
+    )  # fmt: skip
+    distill(leaking, teacher_epochs=1, epochs=1)
+    assert "x16: it alone predicts the label" in caplog.text
+
+
+def test_a_damaged_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        modicum.load(tmp_path)
