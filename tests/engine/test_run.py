@@ -236,6 +236,45 @@ def test_clipping_bounds_the_update(tmp_path: Path) -> None:
     assert weight.detach().norm().item() == pytest.approx(0.5, rel=1e-5)
 
 
+@pytest.mark.parametrize(("norm", "moved"), [(None, 0.5), (26.0, 0.25), (0.4, 13.0)])
+def test_gradients_are_completed_before_they_are_clipped(
+    tmp_path: Path, norm: float | None, moved: float
+) -> None:
+    """A norm that is told is that of all processes; without one it is worked out here."""
+    with Run(
+        tmp_path, method="test", config=Config(), options=RunOptions(clip=0.5), quiet=True
+    ) as run:
+        weight = torch.zeros(3, requires_grad=True)
+        optimizer = run.prepare(torch.optim.SGD([weight], lr=1.0))
+
+        def complete() -> Tensor | None:
+            assert weight.grad is not None
+            assert weight.grad.tolist() == [3, 0, 0]
+            weight.grad += torch.tensor([0.0, 4.0, 12.0])
+            return None if norm is None else torch.tensor(norm)
+
+        for _ in run.iterations(1):
+            run.step(weight[0] * 3, optimizer, gradients=complete)
+    assert weight.detach().norm().item() == pytest.approx(moved, rel=1e-5)
+    assert weight.grad is None
+
+
+def test_gradients_are_completed_once_for_accumulated_batches(tmp_path: Path) -> None:
+    found: list[float] = []
+    options = RunOptions(accumulate=2)
+    with Run(tmp_path, method="test", config=Config(), options=options, quiet=True) as run:
+        weight = torch.zeros((), requires_grad=True)
+        optimizer = run.prepare(torch.optim.SGD([weight], lr=0.0))
+
+        def complete() -> None:
+            assert weight.grad is not None
+            found.append(weight.grad.item())
+
+        for _ in run.batches(Points(24), 1):  # two batches, one step
+            run.step(weight * 3, optimizer, gradients=complete)
+    assert found == [3.0]
+
+
 def test_bf16_trains(tmp_path: Path) -> None:
     state, metrics = train(tmp_path / "bf16", options=RunOptions(precision="bf16"))
     assert all(value.dtype == torch.float32 for value in state.values())
@@ -244,6 +283,44 @@ def test_bf16_trains(tmp_path: Path) -> None:
     losses = [[line["loss"] for line in m if "loss" in line] for m in (metrics, exact)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+class Gathered:
+    """Keeps a tensor as things do that processes hold parts of."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"rows": self.tensor.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.tensor.copy_(state["rows"])
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_every_process_gives_the_state_and_the_main_one_writes(
+    tmp_path: Path, is_main: bool
+) -> None:
+    asked: list[bool] = []
+    with Run(tmp_path, method="test", config=Config(), quiet=True) as run:
+        kept = Gathered(torch.ones(2))
+        give = kept.state_dict
+        kept.state_dict = lambda: asked.append(True) or give()  # pyright: ignore
+        run.keep(kept=kept)
+        run.is_main = is_main
+        run.save_checkpoint()
+        run.is_main = True
+    assert asked == [True]
+    assert len(list(tmp_path.glob("checkpoints/*.pt"))) == is_main
+
+
+def test_a_gathered_state_that_is_not_finite_never_reaches_a_checkpoint(tmp_path: Path) -> None:
+    with Run(tmp_path, method="test", config=Config(), quiet=True) as run:
+        run.keep(kept=Gathered(torch.tensor([1.0, torch.inf])))
+        with pytest.raises(TrainingError, match="rows of 'kept'"):
+            run.save_checkpoint()
+    assert not list(tmp_path.glob("checkpoints/*.pt"))
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path: Path) -> None:

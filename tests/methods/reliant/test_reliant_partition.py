@@ -278,9 +278,13 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]
         )
         for rank in range(2)
     ]
-    for member in members:
-        _, errors = member.communicate(timeout=240)
-        assert member.returncode == 0, errors[-3000:]
+    try:
+        for member in members:
+            _, errors = member.communicate(timeout=240)
+            assert member.returncode == 0, errors[-3000:]
+    finally:
+        for member in members:
+            member.kill()
     found = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
     return folder, found
 

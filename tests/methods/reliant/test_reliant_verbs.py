@@ -72,9 +72,15 @@ def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: P
         assert 0.5 < row["accuracy"] <= 1
         assert row["parameters"] > 0
         assert row["ms"] > 0
-        assert "[" in row["sp_gap"]
+    assert len(found["gaps"]) == 6
+    for row in found["gaps"]:
+        assert row["low"] <= row["signed"] <= row["high"]
+        assert row["absolute"] == abs(row["signed"])
+    assert {row["group"] for row in found["groups"]} == {"a", "b"}
+    details = json.loads(Path(found["details"]).read_text())
+    assert details["reliant"]["accuracy_interval"][0] < details["reliant"]["accuracy"]
     assert set(found["agreement_with_teacher"]) == {"plain student", "RELIANT student"}
-    assert found["gap_of_reliant_less_gap_of_plain"]["sp"] <= 1
+    assert found["absolute_gap_of_reliant_less_plain"]["sp"] <= 1
     for path in found["pictures"]:
         assert Path(path).read_bytes().startswith(b"\x89PNG")
     assert main(["evaluate", "reliant", "--run", str(trained), "--out", str(tmp_path)]) == 0

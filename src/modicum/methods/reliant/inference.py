@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from modicum.classification import write_table
 from modicum.engine.environment import processor_name
 from modicum.engine.export import write_onnx, write_state_dict
-from modicum.engine.files import atomic_write
+from modicum.engine.files import atomic_write, write_text
 from modicum.engine.random import generator
 from modicum.engine.run import config_from_json
 from modicum.engine.weights import load_saved, save_model
@@ -86,46 +87,58 @@ def evaluate(
         run: Run folder, or a .safetensors file of one.
         split: Nodes to measure on.
         bootstrap: Resamples behind each interval.
-        out: Folder for the pictures; none: the run folder.
+        out: Folder for the pictures and for evaluation.json, which has every number: intervals of
+            all measures, calibration and confusion matrices of each group; none: the run folder.
     """
     trained = Trained.load(run)
     graph = trained.open_graph()
     index = getattr(graph, split)
-    rows: list[dict[str, Any]] = []
+    positive = trained.config.positive_class
+    networks: list[dict[str, Any]] = []
+    gaps: list[dict[str, Any]] = []
+    groups: list[dict[str, Any]] = []
     details: dict[str, Any] = {}
     probabilities: dict[str, Tensor] = {}
     for role, name in ROLES.items():
         if role not in trained.networks.networks:
             continue
-        p = trained.networks.probabilities(graph, role)
-        probabilities[role] = p
-        measured = evaluate_predictions(
+        probabilities[role] = p = trained.networks.probabilities(graph, role)
+        details[role] = measured = evaluate_predictions(
             p,
             graph.labels,
             graph.sensitive,
             index,
-            positive_class=trained.config.positive_class,
+            positive_class=positive,
             bootstrap=bootstrap,
         )
-        details[role] = measured
-        rows.append(
+        networks.append(
             {
                 "network": name,
                 "accuracy": measured["accuracy"],
                 "auc": measured["roc_auc"],
                 "f1": measured["f1"],
-                **_gap_columns(measured),
+                "calibration_error": measured["calibration_error"],
                 "parameters": sum(v.numel() for v in trained.networks.networks[role].parameters()),
                 "ms": _milliseconds(trained.networks, graph, role),
             }
         )
+        if graph.sensitive is not None:
+            gaps += [{"network": name, "gap": gap} | _interval_of(measured, gap) for gap in GAPS]
+            groups += [
+                {"network": name} | row | {"group": graph.groups[row["group"]]}
+                for row in measured["groups"]
+            ]
+    folder = out or trained.folder
+    write_text(folder / "evaluation.json", json.dumps(details, indent=2) + "\n")
     result: dict[str, Any] = {
         "graph": graph.name,
-        "nodes": graph.nodes,
-        "measured_on": f"{len(index):,} {split} nodes",
+        "measured_on": f"{len(index):,} {split} nodes of {graph.nodes:,}",
+        "groups_are": f"{graph.sensitive_name}: {', '.join(graph.groups)}",
         "ms_of": f"all {graph.nodes:,} nodes, {torch.get_num_threads()} threads, "
         f"{processor_name()}",
-        "networks": rows,
+        "networks": networks,
+        "gaps": gaps,
+        "groups": groups,
     }
     if "teacher" in probabilities:
         result["agreement_with_teacher"] = {
@@ -134,29 +147,35 @@ def evaluate(
             if role != "teacher"
         }
     if "plain" in probabilities and "reliant" in probabilities and graph.sensitive is not None:
-        result["gap_of_reliant_less_gap_of_plain"] = paired_gap_difference(
+        result["absolute_gap_of_reliant_less_plain"] = paired_gap_difference(
             probabilities["reliant"],
             probabilities["plain"],
             graph.labels,
             graph.sensitive,
             index,
-            positive_class=trained.config.positive_class,
+            positive_class=positive,
             bootstrap=bootstrap,
         )
-    result["details"] = details
-    result["pictures"] = _draw(graph, probabilities, index, trained, out or trained.folder)
-    return result
+    drawn = _draw(graph, probabilities, index, trained, folder)
+    return result | {"details": str(folder / "evaluation.json"), "pictures": drawn}
 
 
-def _gap_columns(measured: dict[str, Any]) -> dict[str, str]:
-    """Signed gaps with their intervals, as text for a table."""
-    columns: dict[str, str] = {}
-    for name in ("sp", "eo"):
-        gap = measured.get(f"{name}_gap")
-        if gap is not None:
-            low, high = measured[f"{name}_gap_interval"]
-            columns[f"{name}_gap"] = f"{gap:+.4f} [{low:+.4f}, {high:+.4f}]"
-    return columns
+GAPS = {"sp": "statistical parity", "eo": "equal opportunity"}
+
+
+def _interval_of(measured: dict[str, Any], gap: str) -> dict[str, Any]:
+    """A gap, signed and absolute, with the ends of their intervals."""
+    low, high = measured[f"{gap}_gap_interval"]
+    absolute_low, absolute_high = measured[f"{gap}_gap_absolute_interval"]
+    return {
+        "gap": GAPS[gap],
+        "signed": measured[f"{gap}_gap"],
+        "low": low,
+        "high": high,
+        "absolute": measured[f"{gap}_gap_absolute"],
+        "absolute_low": absolute_low,
+        "absolute_high": absolute_high,
+    }
 
 
 def _milliseconds(networks: Distilled, graph: Graph, role: str, repeats: int = 5) -> float:

@@ -50,7 +50,10 @@ _CPF: dict[str, tuple[str, dict[str, Any]]] = {
     "dblp-l-sage": ("dblp=dblp-l", {"rounds": 4, "teacher": "sage"}),
     "german": ("german=german", {"rounds": 7}),
     "german-sage": ("german=german", {"teacher": "sage", **_SLOW}),
+    "recidivism-gat": ("recidivism=bail", {"teacher": "gat", **_SLOW}),
+    "german-gat": ("german=german", {"teacher": "gat", "rounds": 7, **_SLOW}),
 }
+"""The last two stand for all teachers but GCN and GraphSAGE, whose row is the same."""
 PRESETS = {
     name: Preset(
         f"CPF on {source.partition('=')[0]} with the {options.get('teacher', 'gcn')} teacher "
