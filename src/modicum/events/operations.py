@@ -24,6 +24,9 @@ Array = npt.NDArray[Any]
 Integers: TypeAlias = npt.NDArray[np.int64]
 Border: TypeAlias = Literal["drop", "wrap", "clip"]
 _CHUNK = 65_536
+import os
+
+FEW = float(os.environ.get("FEW", ".9"))
 
 
 @dataclass(frozen=True)
@@ -389,20 +392,33 @@ def _turned(t: Integers, bounds: Integers, opposite: Integers, columns: list[Arr
     while low < count:  # once for every 65,536 events, so that what is computed stays in the cache
         high = min(low + _CHUNK, count)
         high += int(begins[high:].argmax())  # where a group ends
-        begin = begins[low : high + 1]
-        source = (opposite if len(opposite) == 1 else opposite[low:high]) - np.arange(low, high)
-        tied = np.flatnonzero(~(begin[:-1] & begin[1:]))
-        heads = begin.take(tied)
-        edges = np.flatnonzero(heads)
-        last = tied.take(np.append(edges[1:], len(tied)) - 1) if len(tied) else tied
-        shift = source.take(tied.take(edges)) - last
-        # Numbering the groups is faster than repeating each shift, as it takes no branches.
-        source[tied] = shift.take(np.cumsum(heads) - 1) + tied
+        mirror = opposite if len(opposite) == 1 else opposite[low:high]
+        source = (mirror - low) - _swapped(begins[low : high + 1])
         for column, result in zip(columns, turned, strict=True):
             # All places exist; "clip" does not check them first and writes without a copy.
             column.take(source, out=result[low:high], mode="clip")
         low = high
     return turned
+
+
+def _swapped(begins: npt.NDArray[np.bool_]) -> Integers:
+    """The places 0..n - 1, but within each group the other way round: `first + last - i`.
+
+    Args:
+        begins: Where a group begins, (n + 1,); the last place is the end.
+    """
+    places = np.arange(len(begins) - 1)
+    tied = ~(begins[:-1] & begins[1:])  # in a group of more than one
+    if np.count_nonzero(tied) < FEW * len(tied):  # only these change
+        tied = np.flatnonzero(tied)
+        heads = begins[tied]
+        ends = tied[heads] + tied[begins[tied + 1]]
+        places[tied] = ends.take(np.cumsum(heads) - 1) - tied
+        return places
+    edges = np.flatnonzero(begins)
+    ends = edges[:-1] + edges[1:] - 1
+    # Numbering the groups is faster than repeating the ends of each, as it takes no branches.
+    return ends.take(np.cumsum(begins[:-1]) - 1) - places
 
 
 def _order(t: Integers, lengths: Integers) -> Integers | None:

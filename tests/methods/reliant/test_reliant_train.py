@@ -13,8 +13,9 @@ from scipy import sparse
 from torch import Tensor, nn
 
 import modicum
+from modicum.engine.run import Run, RunOptions
 from modicum.errors import CheckpointError, ConfigError, DataError
-from modicum.methods.reliant import Config, Distilled, Graph, distill, evaluate_predictions
+from modicum.methods.reliant import Config, Distilled, Graph, distill, evaluate_predictions, train
 from modicum.methods.reliant.sources import blocks
 
 QUICK: dict[str, Any] = {
@@ -91,6 +92,21 @@ def test_columns_only_the_reliant_student_does_not_see(graph: Graph) -> None:
     assert networks.visible == list(range(1, 15))
     assert networks.student_features(graph).shape == (300, 16)
     assert networks(graph).shape == (300, 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"framework": "akd"}, {"student": "decoupled", "batch_size": 64}],
+    ids=["cpf", "akd", "batches"],
+)
+def test_half_precision(graph: Graph, options: dict[str, Any], tmp_path: Path) -> None:
+    config = Config(**QUICK | options)
+    run_options = RunOptions(device="cpu", precision="bf16")
+    with Run(tmp_path, method="reliant", config=config, options=run_options, quiet=True) as run:
+        networks = train(config, run, graph=graph)
+    assert all(value.dtype == torch.float32 for value in networks.state_dict().values())
+    p = networks(graph)
+    torch.testing.assert_close(p.sum(1), torch.ones(300))
 
 
 class Own(nn.Module):

@@ -1,5 +1,6 @@
 """RELIANT: fair knowledge distillation for graph neural networks."""
 
+from modicum.methods.reliant.checkpoints import load_official, soft_targets
 from modicum.methods.reliant.graph import Graph
 from modicum.methods.reliant.inference import evaluate, export, predict
 from modicum.methods.reliant.losses import group_gap_loss, step_surrogate
@@ -36,10 +37,12 @@ __all__ = [
     "export",
     "group_gap_loss",
     "load_graph",
+    "load_official",
     "pareto",
     "predict",
     "read_table",
     "similarity_graph",
+    "soft_targets",
     "step_surrogate",
     "train",
 ]

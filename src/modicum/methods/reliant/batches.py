@@ -73,7 +73,7 @@ class RunningGap:
         if fairness.positive is not None:
             inside &= fairness.positive
         # (N, groups): 1 / size of its group for each node of the index, 0 elsewhere.
-        member = nn.functional.one_hot(fairness.groups) * inside[:, None]
+        member = nn.functional.one_hot(fairness.groups, len(fairness.names)) * inside[:, None]
         self._share = member / member.sum(0).clamp(min=1)
         self._values = self._surrogate(probabilities)
         self._means = self._share.T @ self._values
@@ -122,6 +122,7 @@ def batches_epoch(
     if fairness is not None:
         size = max(len(index) for index in batches)
         p = predict_rows(graph, rows, student, size)
+        fairness(graph, p, fairness.student_nodes)  # it refuses groups that are empty
         gap = RunningGap(fairness, fairness.student_nodes, p)
         if proxies is not None and student.proxy_optimizer is not None:
             p = predict_rows(graph, rows, student, size, own_proxies=True)
@@ -132,7 +133,9 @@ def batches_epoch(
     sums: dict[str, Tensor] = {}
     for index in batches:
         h = rows[index]
-        logits = network.of_rows(h, student.proxy_rows(graph, index)).float()
+        with student.precision():
+            logits = network.of_rows(h, student.proxy_rows(graph, index))
+        logits = logits.float()
         p = logits.softmax(1)
         known = training[index].nonzero().flatten()
         others = (~training[index]).nonzero().flatten()
@@ -148,7 +151,9 @@ def batches_epoch(
         step(terms, student.optimizer)
         if own_gap is not None and proxies is not None and student.proxy_optimizer is not None:
             with frozen(network):
-                p = network.of_rows(h, proxies.rows[index]).float().softmax(1)
+                with student.precision():
+                    logits = network.of_rows(h, proxies.rows[index])
+                p = logits.float().softmax(1)
                 terms["proxy"] = -own_gap(p, index)
                 step({"proxy": terms["proxy"]}, student.proxy_optimizer)
         for name, term in terms.items():
@@ -183,5 +188,7 @@ def predict_rows(
             seen = student.proxies.rows[index]
         else:
             seen = student.proxy_rows(graph, index, predicting=True)
-        found.append(network.of_rows(rows[index], seen).float().softmax(1))
+        with student.precision():
+            logits = network.of_rows(rows[index], seen)
+        found.append(logits.float().softmax(1))
     return torch.cat(found)

@@ -17,8 +17,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,21 @@ class Student:
     proxy_optimizer: Optimizer | None = None
     """None: the proxies are fixed."""
     proxy_in_student: ProxyInStudent = "mean"
+    precision: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    """What the network is computed in, such as `Run.autocast`. Losses are float32."""
+
+    def logits(self, graph: Graph, features: Tensor) -> Tensor:
+        """Logits `(N, C)`, float32."""
+        with self.precision():
+            logits: Tensor = self.network(graph, features)
+        return logits.float()
+
+    def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(N, C)` and embedding `(N, H)`, float32."""
+        embed: Any = self.network.embed
+        with self.precision():
+            logits, embedding = embed(graph, features)
+        return logits.float(), embedding.float()
 
     def step_features(self, graph: Graph) -> Tensor:
         """What it sees in its own step."""
@@ -101,7 +117,7 @@ class Student:
             dropout: Leave dropout on, as the official GraphAKD branch does when it evaluates.
         """
         self.network.train(dropout)
-        return self.network(graph, self.mean_features(graph)).float().softmax(1)
+        return self.logits(graph, self.mean_features(graph)).softmax(1)
 
 
 @dataclass(frozen=True)
@@ -120,6 +136,8 @@ class Fairness:
     surrogate: Surrogate = "official"
     order: int = 9
     temperature: float = 0.1
+    names: tuple[str, ...] = ("0", "1")
+    """Of the groups."""
 
     def __call__(self, graph: Graph, probabilities: Tensor, nodes: Tensor) -> Tensor:
         """The weighted gap over `nodes`, a scalar."""
@@ -131,6 +149,7 @@ class Fairness:
             order=self.order,
             temperature=self.temperature,
             positive=self.positive,
+            names=self.names,
             total=graph.messages.total,
         )
         return self.alpha * gap
@@ -201,7 +220,15 @@ def fairness_of(
             student_nodes = student_nodes[known[student_nodes]]
             proxy_nodes = proxy_nodes[known[proxy_nodes]]
     return Fairness(
-        alpha, graph.sensitive, student_nodes, proxy_nodes, positive, surrogate, order, temperature
+        alpha,
+        graph.sensitive,
+        student_nodes,
+        proxy_nodes,
+        positive,
+        surrogate,
+        order,
+        temperature,
+        graph.groups,
     )
 
 
@@ -218,7 +245,7 @@ def cpf_epoch(
     """
     others = (~graph.training).nonzero().flatten()
     student.network.train()
-    logits = student.network(graph, student.step_features(graph)).float()
+    logits = student.logits(graph, student.step_features(graph))
     p = logits.softmax(1)
     terms = {
         "distance": distillation_loss(p, targets.probabilities, others, total=graph.messages.total)
@@ -260,9 +287,7 @@ def akd_epoch(
         The terms of the losses by name, detached scalars.
     """
     student.network.train()
-    embed: Callable[[Graph, Tensor], tuple[Tensor, Tensor]] = student.network.embed  # pyright: ignore
-    logits, embedding = embed(graph, student.step_features(graph))
-    logits, embedding = logits.float(), embedding.float()
+    logits, embedding = student.embed(graph, student.step_features(graph))
     told: dict[str, Tensor] = {}
     if train_adversary:
         terms = discriminator_losses(graph, adversary, targets, logits.detach(), embedding.detach())
@@ -294,8 +319,8 @@ def proxy_step(
     if fairness is None or student.proxies is None or student.proxy_optimizer is None:
         return {}
     with frozen(student.network):
-        logits = student.network(graph, student.proxies.append(student.features))
-        gap = fairness(graph, logits.float().softmax(1), fairness.proxy_nodes)
+        logits = student.logits(graph, student.proxies.append(student.features))
+        gap = fairness(graph, logits.softmax(1), fairness.proxy_nodes)
         step({"proxy": -gap}, student.proxy_optimizer)
     return {"proxy": -gap.detach()}
 

@@ -144,8 +144,8 @@ class Config:
     alpha: float | None = None
     """Weight of the fairness term; none: 1000 for cpf, 10 for akd."""
     alpha_scale: Literal["official", "per_sqrt_node"] = "official"
-    """What alpha is relative to. CPF's distance grows with the square root of the number of nodes;
-    per_sqrt_node multiplies alpha by it, so that one alpha serves graphs of all sizes."""
+    """What alpha of cpf is relative to. Its distance grows with the square root of the number of
+    nodes; per_sqrt_node multiplies alpha by it, so that one alpha serves graphs of all sizes."""
     surrogate: Surrogate = "official"
     """Smooth stand-in for a decision: official, legendre (the correctly normalised series),
     identity (mean probabilities), or sigmoid."""
@@ -173,7 +173,7 @@ class Config:
     patience: int = 500
     """Epochs without a better validation score after which a student of cpf is done."""
     learning_rate: float | None = None
-    """Of the student's Adam; none: 0.01 for cpf, 0.0001 for akd."""
+    """Of the student's Adam; none: 0.01 for cpf, 0.001 for akd."""
     proxy_learning_rate: float | None = None
     """Of the proxies' and the discriminators' Adam; none: 0.01 for cpf, 0.001 for akd."""
     weight_decay: float | None = None
@@ -239,6 +239,11 @@ class Config:
             raise ConfigError(
                 f"--student {self.student} --framework akd: it has no embedding; use sgc or gcn."
             )
+        if self.alpha_scale != "official" and self.framework == "akd":
+            raise ConfigError(
+                "--alpha-scale: the losses of akd are means, which do not grow with the number of "
+                "nodes. Leave the option out."
+            )
         if self.batch_size is not None and (self.student, self.framework) != ("decoupled", "cpf"):
             raise ConfigError("--batch-size needs --student decoupled and --framework cpf.")
         if self.batch_size is not None and self.parts > 1:
@@ -255,7 +260,7 @@ class Config:
             "student": student,
             "alpha": 1000.0 if cpf else 10.0,
             "epochs": 1000 if cpf else 600,
-            "learning_rate": 0.01 if cpf else 1e-4,
+            "learning_rate": 0.01 if cpf else 1e-3,
             "proxy_learning_rate": 0.01 if cpf else 1e-3,
             "weight_decay": 0.01 if cpf else 5e-4,
             "dropout": 0.8 if student == "plp" else 0.5,
@@ -671,6 +676,7 @@ def _fit_student(
         stage.proxies,
         optimizers.get("proxies"),
         config.proxy_in_student,
+        run.autocast,
     )
     nodes = graph.messages.total_nodes
     fairness = None
@@ -696,31 +702,29 @@ def _fit_student(
         rows = PropagatedFeatures(file, graph, student.features, student.network.hops)
 
     def epoch(number: int) -> dict[str, Tensor]:
-        with run.autocast():
-            if rows is not None:
-                order = torch.from_numpy(permutation(graph.nodes, run.seed, number, stage.name))
-                batches = order.to(graph.device).split(config.batch_size or 1)
-                return batches_epoch(graph, rows, student, targets, fairness, step, batches)
-            if config.framework == "cpf":
-                return cpf_epoch(graph, student, targets, fairness, step)
-            return akd_epoch(
-                graph,
-                student,
-                stage.adversary,
-                optimizers["adversary"],
-                targets,
-                fairness,
-                step,
-                train_adversary=number % config.train_discriminators_every == 0,
-                global_target=config.global_target,
-            )
+        if rows is not None:
+            order = torch.from_numpy(permutation(graph.nodes, run.seed, number, stage.name))
+            batches = order.to(graph.device).split(config.batch_size or 1)
+            return batches_epoch(graph, rows, student, targets, fairness, step, batches)
+        if config.framework == "cpf":
+            return cpf_epoch(graph, student, targets, fairness, step)
+        return akd_epoch(
+            graph,
+            student,
+            stage.adversary,
+            optimizers["adversary"],
+            targets,
+            fairness,
+            step,
+            train_adversary=number % config.train_discriminators_every == 0,
+            global_target=config.global_target,
+        )
 
     def score() -> tuple[float, dict[str, float]]:
-        with run.autocast():
-            if rows is not None:
-                p = predict_rows(graph, rows, student, config.batch_size or 1)
-            else:
-                p = student.predict(graph, dropout=config.dropout_in_evaluation)
+        if rows is not None:
+            p = predict_rows(graph, rows, student, config.batch_size or 1)
+        else:
+            p = student.predict(graph, dropout=config.dropout_in_evaluation)
         scores = validation_scores(graph, p, config.positive_class)
         if config.framework == "akd":
             return -scores["val_loss"], scores
