@@ -3,7 +3,8 @@
     python benchmarks/events.py [--peers FOLDER] [--only files operations networks association]
 
 - files:       million events a second of CPU time, one core, of synthetic files of every format;
-- operations:  the same for frames, EventReverse and EventDrift, and seconds to simulate digits;
+- operations:  the same for frames, EventReverse (in time also by how many events share their time,
+               since those keep their order) and EventDrift, and seconds to simulate digits;
 - networks:    the small spiking network of 2 convolutions at 34x34 and 48x48, 10 time steps, batch
                16: a training step and a forward pass, ours beside SpikingJelly, snnTorch and norse,
                in turn in one process; and the memory that each takes, each in a process of its own;
@@ -160,6 +161,13 @@ def operations() -> None:
             seconds = cpu_seconds(lambda b=batch, s=seeds, run=run: run(b, next(s)))
             rates.append(len(batch) / seconds / 1e6)
         print(f"  {name:<28} {rates[0]:7.0f} {rates[1]:7.0f}", flush=True)
+    print("EventReverse, time, of such a stream; tied: at the same time as the event before")
+    reverse = augmented(EventReverse(p=1.0, modes=("time",)))
+    for duration in (100, 10, 1):
+        tied_stream = events.EventBatch.of([recording(count, 180, 240, duration)])
+        tied = float((tied_stream.t[1:] == tied_stream.t[:-1]).mean())
+        seconds = cpu_seconds(lambda batch=tied_stream: reverse(batch, 0))
+        print(f"  {tied:4.0%} tied {count / seconds / 1e6:24.0f}", flush=True)
     seconds = cpu_seconds(lambda: events.digit_recordings("train", 600), 3)
     print(f"  simulating 600 digits takes {seconds:.2f} s")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from modicum.errors import ConfigError, DataError
-from modicum.events import EventBatch, Events
+from modicum.events import EventBatch, Events, operations
 from modicum.events.operations import (
     Fragments,
     crop_space,
@@ -214,6 +214,98 @@ def test_reverse(case):
     assert fragments.box is not None or same(alone, both)
     for name, column in before.items():
         assert np.array_equal(getattr(batch, name), column)
+
+
+def backwards(batch, fragments):
+    """Reversed in time by a sort that keeps ties, and nothing else."""
+    made = []
+    for number, events in enumerate(batch):
+        start, end = int(fragments.start[number]), int(fragments.end[number])
+        inside = (events.t >= start) & (events.t <= end)
+        t = np.where(inside, start + end - events.t, events.t)
+        order = np.argsort(t, kind="stable")
+        p = np.where(inside, 1 - events.p, events.p)
+        columns = (column[order] for column in (t, events.x, events.y, p))
+        made.append(Events.of(*columns, height=events.height, width=events.width))
+    return EventBatch.of(made)
+
+
+def tied_recording(rng, groups, low=0):
+    """A recording with so many events at each time; x and y tell all of its events apart."""
+    number = np.arange(np.sum(groups))
+    gaps = rng.integers(1, 3, len(groups))
+    t = low + np.repeat(np.cumsum(gaps), groups)
+    p = rng.integers(0, 2, len(t))
+    return Events.of(t, number % 2**15, number // 2**15, p, height=2**15, width=2**15)
+
+
+@st.composite
+def tied_batches(draw):
+    """Recordings, some of them empty, from no ties over few to nothing else, at far off times."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    recordings = []
+    for _ in range(draw(st.integers(1, 5))):
+        groups = np.ones(draw(st.integers(0, 40)), np.int64)
+        grown = rng.random(len(groups)) < draw(st.sampled_from([0, 0.1, 0.5, 1]))
+        groups[grown] = rng.integers(2, draw(st.sampled_from([3, 6, 60])), grown.sum())
+        low = draw(st.sampled_from([0, 5, 2**61 - 100, -(2**61)]))
+        recordings.append(tied_recording(rng, groups, low))
+    return EventBatch.of(recordings), rng
+
+
+@settings(max_examples=300, deadline=None)
+@given(tied_batches(), st.sampled_from([1, 2, 7, 16, 64, 2**17]), st.booleans())
+def test_ties_keep_their_order_in_every_chunk(case, chunk, whole):
+    batch, rng = case
+    fragments = Fragments.whole(batch)
+    if not whole and len(batch):
+        edges = np.zeros((2, batch.size), np.int64)
+        for number, events in enumerate(batch):
+            if len(events):
+                edges[:, number] = np.sort(rng.choice(events.t, 2))
+        fragments = Fragments(*edges).only((batch.lengths > 0) & (rng.random(batch.size) < 0.8))
+    before = copies(batch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(operations, "_CHUNK", chunk)
+        found = reverse_time(batch, fragments)
+    assert same(found, backwards(batch, fragments))
+    for name, column in before.items():
+        assert np.array_equal(getattr(batch, name), column)
+
+
+def long_streams():
+    """What lies at the end of the first chunk of 2**17 events, or is longer than that."""
+    rng = np.random.default_rng(0)
+    chunk, ones = operations._CHUNK, np.ones
+    few, many = (np.where(rng.random(2 * chunk) < share, 2, 1) for share in (0.05, 0.6))
+    return {
+        "empty": [[]],
+        "one event": [[1]],
+        "no ties": [ones(2 * chunk + 5)],
+        "few ties": [few],
+        "many ties": [many],
+        "groups of ten": [np.full(chunk // 2, 10)],
+        "exactly one chunk": [ones(chunk)],
+        "a group ends with the chunk": [[*ones(chunk - 3), 3, 3, 3, *ones(chunk)]],
+        "the chunk's last event begins a group": [[*ones(chunk - 1), 5, *ones(chunk)]],
+        "a group over the end": [[*ones(chunk - 2), 5, *ones(10)]],
+        "a group longer than a chunk": [[1, 2, chunk + 7, 3, 1]],
+        "nothing but such a group": [[3 * chunk]],
+        "after nearly a chunk": [[*ones(chunk - 1), 2 * chunk + 1, *ones(chunk), 2]],
+        "ragged": [[], few, [1], [chunk + 3], [], [2, 2], many, ones(3), []],
+    }
+
+
+@pytest.mark.parametrize("name", long_streams())
+def test_reverse_long_streams(name):
+    rng = np.random.default_rng(1)
+    groups = [np.asarray(group, np.int64) for group in long_streams()[name]]
+    batch = EventBatch.of([tied_recording(rng, group) for group in groups])
+    whole = Fragments.whole(batch)
+    assert same(reverse_time(batch), backwards(batch, whole))
+    middle = (whole.end - whole.start) // 3
+    inner = Fragments(whole.start + middle, whole.end - middle)
+    assert same(reverse_time(batch, inner), backwards(batch, inner))
 
 
 @settings(max_examples=80, deadline=None)

@@ -23,10 +23,8 @@ from modicum.events.container import EventBatch
 Array = npt.NDArray[Any]
 Integers: TypeAlias = npt.NDArray[np.int64]
 Border: TypeAlias = Literal["drop", "wrap", "clip"]
-_CHUNK = 65_536
-import os
-
-FEW = float(os.environ.get("FEW", ".9"))
+_CHUNK = 2**17
+"""Events that are put in order at a time: few enough that what is computed stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +88,15 @@ def reverse_time(
     # Nothing else lies in the window, so its events only change their order.
     index = chosen.index
     opposite = chosen.spread(chosen.bounds[:-1] + chosen.bounds[1:] - 1)
-    if len(opposite) == 1:
-        t = turn - batch.t[index][::-1]
-    else:
-        t = turn - batch.t[index].take(opposite - np.arange(chosen.count))
-    x, y, p = _turned(t, chosen.bounds, opposite, [c[index] for c in (batch.x, batch.y, batch.p)])
-    columns = {"t": t, "x": x, "y": y, "p": p ^ flip}
+    t = batch.t[index]
+    t = turn - (t[::-1] if len(opposite) == 1 else t.take(opposite - np.arange(len(t))))
+    others = [column[index] for column in (batch.x, batch.y, batch.p)]
+    x, y, p = _reversed(others, t, chosen.bounds, opposite)
     return batch.replace(
-        **{name: _put(getattr(batch, name), index, column) for name, column in columns.items()}
+        t=_put(batch.t, index, t),
+        x=_put(batch.x, index, x),
+        y=_put(batch.y, index, y),
+        p=_put(batch.p, index, p ^ flip),
     )
 
 
@@ -370,55 +369,57 @@ def _ranges(low: Integers, high: Integers) -> Integers:
     return numbers
 
 
-def _turned(t: Integers, bounds: Integers, opposite: Integers, columns: list[Array]) -> list[Array]:
-    """Columns of sorted events in reverse, but with those at the same time in their order.
-
-    Reversed, place i holds the event of place `opposite - i`. Of a group at one time, which fills
-    the places first..last, this puts the last where the first belongs: in order, place i holds the
-    event of place `opposite - (first + last - i)`.
+def _reversed(
+    columns: list[Array], t: Integers, bounds: Integers, opposite: Integers
+) -> list[Array]:
+    """Columns of events from the last to the first, but those at the same time in their order.
 
     Args:
-        t: The reversed times, (N,).
-        bounds: Where each recording starts among them, and the end of the last. Each is reversed.
-        opposite: Its first and last place added up, for each event, (N,), or one for all.
         columns: What to reverse, (N,) each.
+        t: The times after the reversal, (N,).
+        bounds: Where each recording starts among them, and the end of the last. Each is reversed.
+        opposite: First plus last place of the recording of each event, (N,), or one for all: the
+            reversal brings event `opposite - i` to place i.
     """
     count = len(t)
-    begins = np.ones(count + 1, np.bool_)  # a group, at this place
+    begins = np.ones(count + 1, np.bool_)  # whether a group of events at one time begins here
     np.not_equal(t[1:], t[:-1], out=begins[1:-1])
     begins[bounds] = True
     turned = [np.empty_like(column) for column in columns]
     low = 0
-    while low < count:  # once for every 65,536 events, so that what is computed stays in the cache
+    while low < count:
         high = min(low + _CHUNK, count)
-        high += int(begins[high:].argmax())  # where a group ends
-        mirror = opposite if len(opposite) == 1 else opposite[low:high]
-        source = (mirror - low) - _swapped(begins[low : high + 1])
+        high += int(begins[high:].argmax())  # no group is cut
+        source = (opposite if len(opposite) == 1 else opposite[low:high]) - low
+        source = source - _swapped(begins[low : high + 1])
         for column, result in zip(columns, turned, strict=True):
-            # All places exist; "clip" does not check them first and writes without a copy.
+            # All places exist. "clip" says so: the default would check them and write to a copy.
             column.take(source, out=result[low:high], mode="clip")
         low = high
     return turned
 
 
 def _swapped(begins: npt.NDArray[np.bool_]) -> Integers:
-    """The places 0..n - 1, but within each group the other way round: `first + last - i`.
+    """The places 0..n - 1, each group of them backwards: `first + last - i` instead of i.
 
     Args:
-        begins: Where a group begins, (n + 1,); the last place is the end.
+        begins: Whether a group begins here, (n + 1,); the last is the end.
     """
     places = np.arange(len(begins) - 1)
-    tied = ~(begins[:-1] & begins[1:])  # in a group of more than one
-    if np.count_nonzero(tied) < FEW * len(tied):  # only these change
+    tied = ~(begins[:-1] & begins[1:])  # in a group of two or more
+    if 3 * np.count_nonzero(tied) < len(tied):  # picking these is faster than handling all
         tied = np.flatnonzero(tied)
-        heads = begins[tied]
-        ends = tied[heads] + tied[begins[tied + 1]]
-        places[tied] = ends.take(np.cumsum(heads) - 1) - tied
+        places[tied] = _ends(tied, begins.take(tied)) - tied
         return places
-    edges = np.flatnonzero(begins)
-    ends = edges[:-1] + edges[1:] - 1
-    # Numbering the groups is faster than repeating the ends of each, as it takes no branches.
-    return ends.take(np.cumsum(begins[:-1]) - 1) - places
+    return _ends(places, begins[:-1]) - places
+
+
+def _ends(places: Integers, heads: npt.NDArray[np.bool_]) -> Integers:
+    """First plus last place of the group of each of these places; at `heads` a group begins."""
+    edges = np.append(np.flatnonzero(heads), len(places))
+    ends = places.take(edges[:-1]) + places.take(edges[1:] - 1)
+    # The number of each place's group: quicker than `np.repeat`, which branches at every group.
+    return ends.take(np.cumsum(heads) - 1)
 
 
 def _order(t: Integers, lengths: Integers) -> Integers | None:
