@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from modicum.claims import Claim, Picture, Study
+from modicum.engine.weights import load_saved
 from modicum.methods.reliant import pictures as drawing
 from modicum.methods.reliant.graph import Graph
 from modicum.methods.reliant.metrics import evaluate_predictions
@@ -180,4 +181,44 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
                 drawing.gap_accuracy_plane(points),
             )
         )
+        drawn += _of_first_seed(data, runs[f"{FIRST}, {data}"][0], runs[f"RELIANT, {data}"][0])
     return drawn
+
+
+@torch.no_grad()
+def _of_first_seed(data: str, plain: Path, reliant: Path) -> list[Picture]:
+    """Scores and decisions of the groups, by teacher, plain student and RELIANT student."""
+    loaded = {run: load_saved(run).module for run in (plain, reliant)}
+    graph = open_graph(dataclasses.replace(BASE, data=data))
+    assert graph.sensitive is not None
+    p: dict[str, Any] = {}
+    for name, run, role in (
+        ("teacher", plain, "teacher"),
+        (FIRST, plain, "plain"),
+        ("RELIANT", reliant, "reliant"),
+    ):
+        networks = loaded[run]
+        assert isinstance(networks, Distilled)
+        p[name] = networks.probabilities(graph, role)[graph.test].numpy()
+    groups, labels = graph.sensitive[graph.test].numpy(), graph.labels[graph.test].numpy()
+    return [
+        Picture(
+            f"Scores, {data}",
+            "Test nodes, the first seed. Where the curves of the groups differ to the right of the "
+            "line, so do their shares of positive decisions.",
+            drawing.score_distributions(
+                {name: values[:, 1] for name, values in p.items()}, groups, graph.groups
+            ),
+        ),
+        Picture(
+            f"Decisions, {data}",
+            "Test nodes, the first seed: how the nodes of each label and group are decided.",
+            drawing.group_confusions(
+                {name: values.argmax(1) for name, values in p.items()},
+                labels,
+                groups,
+                graph.groups,
+                graph.classes,
+            ),
+        ),
+    ]

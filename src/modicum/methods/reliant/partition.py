@@ -307,8 +307,11 @@ class PartitionedMessageGraph(MessageGraph):
 
 
 class _Gather(torch.autograd.Function):
+    """Rows of the halo on the way there, their gradients on the way back."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, messages: PartitionedMessageGraph) -> Tensor:
+        """The gathered rows, `(width, C)`."""
         ctx.messages = messages
         return messages.fetch_halo(x)
 
