@@ -14,18 +14,20 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 
-class _Sum(torch.autograd.Function):
+class SumOverProcesses(torch.autograd.Function):
     """Sum over all processes. Every process's loss depends on it, so gradients are summed too."""
 
     @staticmethod
     def forward(ctx: Any, local: torch.Tensor) -> torch.Tensor:
+        """The sum, of any shape."""
         total = local.clone()
         torch.distributed.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return _Sum.forward(ctx, gradients[0])
+        """The sum of the gradients."""
+        return SumOverProcesses.forward(ctx, gradients[0])
 
 
 class CpuSyncBatchNorm(_BatchNorm):
@@ -48,10 +50,10 @@ class CpuSyncBatchNorm(_BatchNorm):
         world = torch.distributed.get_world_size()
         count = world * input.numel() // input.shape[1]
         # Two sums, not one of x and x^2: E[x^2] - E[x]^2 loses digits where the mean is large.
-        mean = _Sum.apply(input.sum(positions)) / count
+        mean = SumOverProcesses.apply(input.sum(positions)) / count
         shape = [1, -1] + [1] * (input.dim() - 2)
         centred = input - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(positions)) / count
+        variance = SumOverProcesses.apply(centred.square().sum(positions)) / count
         if self.track_running_stats:
             self._update_running(mean.detach(), variance.detach() * (count / (count - 1)))
         scale = (variance + self.eps).rsqrt()

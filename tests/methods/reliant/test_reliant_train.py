@@ -183,6 +183,12 @@ def test_options_that_do_not_fit(graph: Graph) -> None:
         distill(graph, objective="eo", eo_labels="train", **QUICK)
     with pytest.raises(ConfigError, match="64"):
         distill(graph, framework="akd", teacher="sage", hidden=64, teacher_epochs=1, epochs=1)
+    with pytest.raises(ConfigError, match="TIME"):
+        distill(graph, drop_from_student=("TIME",), **QUICK)
+    with pytest.raises(ConfigError, match="whole graph"):
+        distill(graph, student="decoupled", parts=2, **QUICK)
+    with pytest.raises(ConfigError, match="alpha-scale"):
+        Config(framework="akd", alpha_scale="per_sqrt_node")
     blind = Graph.build(
         features=graph.features, edges=[[0, 1], [1, 2]], labels=graph.labels,
         train=graph.train, val=graph.val, test=graph.test,

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
-from modicum.engine.distributed import _Sum  # pyright: ignore[reportPrivateUsage]
+from modicum.engine.distributed import SumOverProcesses
 from modicum.engine.random import fold_keys, uniform
 from modicum.errors import ConfigError, DataError, require
 from modicum.methods.reliant.graph import Graph
@@ -273,7 +273,7 @@ class PartitionedMessageGraph(MessageGraph):
 
     def total(self, x: Tensor) -> Tensor:
         """The sum of `x` over the processes; its derivative is the sum of theirs."""
-        return x if self.world == 1 else _Sum.apply(x)
+        return x if self.world == 1 else SumOverProcesses.apply(x)
 
     def maximum(self, x: Tensor) -> Tensor:
         """The largest number of `x` on all processes, a scalar without gradient."""

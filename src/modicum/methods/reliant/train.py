@@ -426,10 +426,28 @@ def train(
     if run.is_main:
         for leak in leaks(graph):
             _log.warning("%s: %s", graph.name, leak)
-    whole, graph = graph, graph.to(run.device)
     parts = max(config.parts, run.world)
-    if parts > 1:
-        graph = part_of(graph, divide(whole, parts), run.rank, run.world)
+    if parts > 1 and config.recipe["student"] == "decoupled":
+        raise ConfigError("--student decoupled: it trains on a whole graph, in one process.")
+    notes = {
+        "config": config_to_json(config),
+        "classes": list(graph.classes),
+        "groups": list(graph.groups),
+        "columns": list(graph.feature_names),
+        "label": graph.label_name,
+        "sensitive": graph.sensitive_name,
+        "graph": graph.name,
+        "encoding": graph.encoding.to_notes() if isinstance(graph, TableGraph) else None,
+    }
+    if parts > 1:  # this process's part; the whole is not needed any more
+        graph = part_of(graph, divide(graph, parts), run.rank, run.world)
+    graph = graph.to(run.device)
+    unknown = sorted(set(config.drop_from_student) - set(graph.feature_names))
+    if unknown:
+        raise ConfigError(
+            f"--drop-from-student {' '.join(unknown)}: no feature of {graph.name} is called so. "
+            f"Its features: {', '.join(graph.feature_names)}."
+        )
     visible = tuple(
         place
         for place, name in enumerate(graph.feature_names)
@@ -444,7 +462,7 @@ def train(
     names += ["reliant"] if config.objective != "none" else []
     stages = {
         name: _student_stage(
-            config, run, whole, graph, name, visible if name == "reliant" else None, student
+            config, run, graph, name, visible if name == "reliant" else None, student
         )
         for name in names
     }
@@ -466,16 +484,7 @@ def train(
     run.publish(
         distilled,
         arguments=distilled.arguments,
-        notes={
-            "config": config_to_json(config),
-            "classes": list(whole.classes),
-            "groups": list(whole.groups),
-            "columns": list(whole.feature_names),
-            "label": whole.label_name,
-            "sensitive": whole.sensitive_name,
-            "graph": whole.name,
-            "encoding": whole.encoding.to_notes() if isinstance(whole, TableGraph) else None,
-        },
+        notes=notes,
     )
     run.finish()
     return distilled
@@ -515,7 +524,6 @@ def _teacher_stage(config: Config, run: Run, graph: Graph) -> Stage:
 def _student_stage(
     config: Config,
     run: Run,
-    whole: Graph,
     graph: Graph,
     name: str,
     visible: tuple[int, ...] | None,
@@ -528,10 +536,11 @@ def _student_stage(
     if visible is not None:
         columns = len(visible)
         if config.proxy == "learned":
-            proxies = Proxies(whole.nodes, config.proxy_size)
+            proxies = Proxies(graph.messages.total_nodes, config.proxy_size)
         elif config.proxy == "sensitive":
-            assert whole.sensitive is not None
-            proxies = Proxies.of_groups(whole.sensitive, len(graph.groups))
+            assert graph.sensitive is not None
+            groups = collect(graph, graph.sensitive)
+            proxies = Proxies.of_groups(groups, len(graph.groups))
     if proxies is not None:
         columns += proxies.rows.shape[1]
     arguments: dict[str, Any] = {
@@ -553,7 +562,7 @@ def _student_stage(
         size = 0 if proxies is None else proxies.rows.shape[1]
         arguments |= {"hops": config.hops, "proxy_size": size}
     if own is None:
-        network = build_student(**arguments, nodes=whole.nodes)
+        network = build_student(**arguments, nodes=graph.messages.total_nodes)
     else:
         network = own(columns, len(graph.classes))
         arguments = {"name": OWN}
