@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from modicum.errors import DataError
@@ -33,7 +35,7 @@ class Graph:
     sensitive: Tensor | None
     """`(N,)`, int64: the group of each node. Not needed to predict."""
     messages: MessageGraph
-    """Who passes messages to whom: symmetric, with self loops."""
+    """Who passes messages to whom: symmetric and with self loops unless asked otherwise."""
     train: Tensor
     """Numbers of the nodes to train on, int64."""
     val: Tensor
@@ -63,9 +65,7 @@ class Graph:
     @property
     def training(self) -> Tensor:
         """`(N,)`, bool: whether a node is trained on."""
-        known = torch.zeros(self.nodes, dtype=torch.bool, device=self.device)
-        known[self.train] = True
-        return known
+        return self.rows(self.train)
 
     def rows(self, index: Tensor) -> Tensor:
         """`(N,)`, bool: whether a node is in `index`."""
@@ -125,12 +125,14 @@ class Graph:
         symmetrise: bool = True,
         self_loops: bool = True,
         many_groups: bool = False,
+        sensitive_positive: Any = None,
     ) -> Graph:
         """Check arrays or tensors and make a graph of them.
 
         Args:
-            features: `(N, F)`, numbers.
+            features: `(N, F)`, numbers; may be sparse, of SciPy or PyTorch.
             edges: `(2, E)` or `(E, 2)`, node numbers from 0; loops and repetitions are removed.
+                Two edges, `(2, 2)`, are read as `(2, E)`.
             labels: `(N,)`, classes 0..C-1, or -1 where unknown.
             train: Node numbers `(M,)`, or a mask `(N,)` of booleans; so are `val` and `test`.
             val: Nodes for early stopping.
@@ -147,11 +149,13 @@ class Graph:
                 not already symmetric is taken as directed.
             self_loops: Give every node an edge to itself.
             many_groups: Allow more than two groups; gaps are then largest minus smallest.
+            sensitive_positive: Which of two values of `sensitive` is group 1, where they are not
+                0 and 1: numbers or texts.
 
         Raises:
             DataError: Something does not fit; the message says what and where.
         """
-        x = torch.as_tensor(np.asarray(features), dtype=torch.float32)
+        x = _numbers(features, "features", name).to(torch.float32)
         if x.dim() != 2 or not x.numel():
             raise DataError(
                 f"{name}: expected features of the shape (nodes, features), found {tuple(x.shape)}."
@@ -177,16 +181,26 @@ class Graph:
         classes = tuple(classes or map(str, range(int(y.max()) + 1)))
         s = None
         if sensitive is not None:
-            s = _integers(sensitive, nodes, f"sensitive attribute {sensitive_name!r}", name)
+            what = f"sensitive attribute {sensitive_name!r}"
+            if sensitive_positive is not None:
+                sensitive, values = _one_of_two(sensitive, sensitive_positive, what, name)
+                groups = groups or values
+            s = _integers(sensitive, nodes, what, name)
             found = s.unique().tolist()
-            if (found != [0, 1] and not many_groups) or min(found) < 0 or len(found) < 2:
+            if found != [0, 1] and not many_groups:
                 raise DataError(
-                    f"{name}: the sensitive attribute {sensitive_name!r} must be 0 or 1 and have "
-                    f"both; found {_few(found)}. Say which value is 1 (--sensitive-positive), or "
-                    f"allow more groups (--many-groups), whose gap is the largest minus the "
-                    f"smallest."
+                    f"{name}: the {what} must be 0 or 1 and have both; found {_few(found)}. Say "
+                    f"which value is 1 (sensitive_positive), or allow more groups (many_groups), "
+                    f"whose gap is the largest minus the smallest."
                 )
-            groups = tuple(groups or map(str, range(max(found) + 1)))
+            if found != list(range(max(2, len(found)))):
+                raise DataError(
+                    f"{name}: the {what} must number its groups 0, 1, …, two at least and none "
+                    f"without a node; found {_few(found)}."
+                )
+            groups = tuple(groups or map(str, found))
+            if len(groups) != len(found):
+                raise DataError(f"{name}: {len(groups)} names for {len(found)} groups.")
         splits = {
             "train": _indices(train, nodes, "train", name),
             "val": _indices(val, nodes, "val", name),
@@ -234,24 +248,30 @@ class Graph:
         )
 
     @classmethod
-    def from_csr(cls, adjacency: Any, **arrays: Any) -> Graph:
+    def from_csr(cls, adjacency: Any, *, labels: Any, **arrays: Any) -> Graph:
         """A graph from SciPy's sparse adjacency and arrays.
 
         Args:
             adjacency: `(N, N)`, any SciPy sparse matrix or array; entry `(u, v)` is an edge from
                 `u` to `v`, whatever its value.
-            arrays: Of `build`, but the edges.
+            labels: `(N,)`, as of `build`.
+            arrays: More of `build`'s.
 
         Raises:
-            DataError: As of `build`.
+            DataError: The adjacency is not sparse, or of another size, or as of `build`.
         """
-        coo = adjacency.tocoo()
-        if coo.shape != (len(arrays["features"]),) * 2:
+        if not sparse.issparse(adjacency):
             raise DataError(
-                f"the adjacency has the shape {coo.shape}, but there are "
-                f"{len(arrays['features'])} nodes; expected one row and column a node."
+                f"expected a sparse matrix of SciPy's, found {type(adjacency).__name__}. Of a "
+                f"dense one, give scipy.sparse.csr_array(adjacency)."
             )
-        return cls.build(edges=np.stack([coo.row, coo.col]), **arrays)
+        coo: Any = sparse.coo_array(adjacency)
+        if coo.shape != (len(labels),) * 2:
+            raise DataError(
+                f"the adjacency has the shape {coo.shape}, but there are {len(labels)} nodes; "
+                f"expected one row and column a node."
+            )
+        return cls.build(edges=np.stack([coo.row, coo.col]), labels=labels, **arrays)
 
     @classmethod
     def from_pyg(cls, data: Any, *, sensitive: Any = None, **arrays: Any) -> Graph:
@@ -291,24 +311,64 @@ def _few(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
 
 
+def _numbers(values: Any, what: str, name: str) -> Tensor:
+    """Numbers as a dense tensor on the CPU."""
+    if isinstance(values, Tensor):
+        return values.detach().to_dense().cpu()
+    try:
+        # Writable, for PyTorch: what pandas hands out is not.
+        dense: Any = values.toarray() if sparse.issparse(values) else values
+        array = np.require(dense, requirements=["W"])
+    except ValueError as error:
+        raise DataError(f"{name}: {what}: expected an array of numbers, found {error}.") from error
+    if array.dtype.kind not in "biuf":
+        some = f" such as {array.flat[0]!r}" if array.size else ""
+        raise DataError(
+            f"{name}: {what}: expected numbers, found {array.dtype} values{some}. Number them, for "
+            f"example by numpy.unique(values, return_inverse=True); a missing value has no number."
+        )
+    return torch.from_numpy(array)
+
+
+def _fractional(x: Tensor) -> Tensor:
+    """Which numbers are not whole: NaN and infinity among them."""
+    return (x != x.round()) | x.isinf() if x.is_floating_point() else torch.zeros_like(x).bool()
+
+
+def _one_of_two(
+    values: Any, positive: Any, what: str, name: str
+) -> tuple[npt.NDArray[np.int64], tuple[str, str]]:
+    """1 where `values` are `positive`, 0 where they are the other of two; and their names."""
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    found = list(dict.fromkeys(array.flatten().tolist()))
+    if len(found) != 2 or positive not in found:
+        raise DataError(
+            f"{name}: the {what} must have two values, one of them {positive!r} "
+            f"(sensitive_positive); found {_few(found)}."
+        )
+    found.remove(positive)
+    return (array == positive).astype(np.int64), (str(found[0]), str(positive))
+
+
 def _integers(values: Any, nodes: int, what: str, name: str) -> Tensor:
     """Whole numbers, one a node."""
-    array = torch.as_tensor(np.asarray(values))
+    array = _numbers(values, what, name)
     if array.shape != (nodes,):
         raise DataError(
             f"{name}: {what}: expected one a node, shape ({nodes},), found {tuple(array.shape)}."
         )
-    if array.is_floating_point() and not bool((array == array.round()).all()):
-        bad = int((array != array.round()).nonzero()[0])  # NaN is not equal to itself
+    bad = _fractional(array).nonzero()
+    if len(bad):
         raise DataError(
-            f"{name}: {what}: expected whole numbers, found {float(array[bad])} at node {bad}."
+            f"{name}: {what}: expected whole numbers, found {float(array[bad[0]])} at node "
+            f"{int(bad[0])}."
         )
     return array.to(torch.int64)
 
 
 def _indices(values: Any, nodes: int, split: str, name: str) -> Tensor:
     """Node numbers of a split, from numbers or from a mask."""
-    index = torch.as_tensor(np.asarray(values))
+    index = _numbers(values, f"{split} split", name)
     if index.dtype == torch.bool:
         if index.shape != (nodes,):
             raise DataError(
@@ -318,8 +378,10 @@ def _indices(values: Any, nodes: int, split: str, name: str) -> Tensor:
         index = index.nonzero().flatten()
     elif index.dim() != 1:
         raise DataError(f"{name}: the {split} split has the shape {tuple(index.shape)}, not (M,).")
-    else:
-        index = _integers(index, len(index), f"{split} split", name)
+    elif bool(_fractional(index).any()):
+        bad = float(index[_fractional(index)][0])
+        raise DataError(f"{name}: the {split} split names node {bad}; expected whole numbers.")
+    index = index.to(torch.int64)
     if not len(index):
         raise DataError(f"{name}: the {split} split is empty.")
     if int(index.min()) < 0 or int(index.max()) >= nodes:
@@ -330,19 +392,18 @@ def _indices(values: Any, nodes: int, split: str, name: str) -> Tensor:
 
 def _edges(values: Any, nodes: int, name: str) -> Tensor:
     """Edges as `(2, E)`, int64."""
-    edges = torch.as_tensor(np.asarray(values))
+    edges = _numbers(values, "edges", name)
     if edges.dim() != 2 or 2 not in edges.shape:
         raise DataError(
             f"{name}: expected edges of the shape (2, E) or (E, 2), found {tuple(edges.shape)}."
         )
     edges = edges if len(edges) == 2 else edges.T
-    if edges.is_floating_point():
-        bad = (edges != edges.round()).nonzero()
-        if len(bad):
-            raise DataError(
-                f"{name}: edge {int(bad[0, 1])} names node {float(edges[tuple(bad[0])])}; expected "
-                f"whole numbers."
-            )
+    bad = _fractional(edges).nonzero()
+    if len(bad):
+        raise DataError(
+            f"{name}: edge {int(bad[0, 1])} names node {float(edges[tuple(bad[0])])}; expected "
+            f"whole numbers."
+        )
     edges = edges.to(torch.int64)
     if edges.numel() and (int(edges.min()) < 0 or int(edges.max()) >= nodes):
         bad = ((edges < 0) | (edges >= nodes)).nonzero()[0]
