@@ -16,6 +16,8 @@ import modicum
 from modicum.engine.run import Run, RunOptions
 from modicum.errors import CheckpointError, ConfigError, DataError
 from modicum.methods.reliant import Config, Distilled, Graph, distill, evaluate_predictions, train
+from modicum.methods.reliant.batches import RunningGap
+from modicum.methods.reliant.distil import Fairness
 from modicum.methods.reliant.sources import blocks
 
 QUICK: dict[str, Any] = {
@@ -164,6 +166,23 @@ def test_batches_train_as_the_whole_does(graph: Graph, objective: Any, tmp_path:
         p = networks.probabilities(graph, role)
         assert (p[graph.test].argmax(1) == truth).float().mean() > 0.6
     assert not list(out.glob("*.propagated"))
+
+
+def test_batches_have_value_and_gradient_of_the_whole_gap(graph: Graph) -> None:
+    assert graph.sensitive is not None
+    nodes = (~graph.training).nonzero().flatten()
+    fairness = Fairness(10.0, graph.sensitive, nodes, nodes)
+    torch.manual_seed(0)
+    logits = torch.randn(300, 2, requires_grad=True)
+    whole = fairness(graph, logits.softmax(1), nodes)
+    (expected,) = torch.autograd.grad(whole, logits)
+    running = RunningGap(fairness, nodes, logits.softmax(1).detach())
+    gradients: list[Tensor] = []
+    for index in torch.randperm(300).split(60):
+        gap = running(logits[index].softmax(1), index)
+        torch.testing.assert_close(gap, whole)
+        gradients += torch.autograd.grad(gap, logits)
+    torch.testing.assert_close(torch.stack(gradients).mean(0), expected)
 
 
 def test_options_that_do_not_fit(graph: Graph) -> None:

@@ -57,8 +57,9 @@ class RunningGap:
     """The fairness term of a batch, its group means those of all nodes (section 13).
 
     What the surrogate says of every node is worked out when an epoch begins, and again for the
-    nodes of each batch. Sums over a group are therefore exact for the nodes of the batch, with
-    their gradient, and a little stale for the others.
+    nodes of each batch. Sums over a group are therefore exact for the nodes of the batch and a
+    little stale for the others. Those have no gradient: that of the batch is scaled up to stand
+    for it, as CPF's distance is, so that a weight means the same at every size of batch (inferred).
 
     Args:
         fairness: The term, and its groups.
@@ -81,7 +82,9 @@ class RunningGap:
     def __call__(self, probabilities: Tensor, index: Tensor) -> Tensor:
         """The weighted gap, a scalar; `probabilities` are those of the nodes `index`."""
         values = self._surrogate(probabilities)
-        means = self._means + self._share[index].T @ (values - self._values[index])
+        change = self._share[index].T @ (values - self._values[index])
+        gradient = (change - change.detach()) * (len(self._values) / len(index))  # 0, but for that
+        means = self._means + change.detach() + gradient
         self._means, self._values[index] = means.detach(), values.detach()
         return self._fairness.alpha * (means.amax(0) - means.amin(0)).square().sum()
 

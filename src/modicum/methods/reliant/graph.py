@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,6 @@ from torch import Tensor
 
 from modicum.errors import DataError
 from modicum.methods.reliant.messages import MessageGraph
-
-_log = logging.getLogger("modicum")
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,9 +317,9 @@ def _numbers(values: Any, what: str, name: str) -> Tensor:
         dense: Any = values.toarray() if sparse.issparse(values) else values
         array = np.require(dense, requirements=["W"])
     except ValueError as error:
-        raise DataError(f"{name}: {what}: expected an array of numbers, found {error}.") from error
+        raise DataError(f"{name}: {what}: expected an array of numbers ({error}).") from error
     if array.dtype.kind not in "biuf":
-        some = f" such as {array.flat[0]!r}" if array.size else ""
+        some = f" such as {array.ravel()[:1].tolist()[0]!r}" if array.size else ""
         raise DataError(
             f"{name}: {what}: expected numbers, found {array.dtype} values{some}. Number them, for "
             f"example by numpy.unique(values, return_inverse=True); a missing value has no number."

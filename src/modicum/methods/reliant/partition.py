@@ -320,6 +320,7 @@ class _Gather(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor, None]:
+        """The gradient of `x`, with what other processes send back."""
         return ctx.messages.return_halo(gradients[0]), None
 
 
