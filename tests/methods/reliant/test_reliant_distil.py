@@ -172,7 +172,7 @@ def test_index_sets(graph: Graph, framework: Any, caplog: pytest.LogCaptureFixtu
     assert "test nodes" in caplog.text
     assert of(objective="none") is None
     if framework == "cpf":
-        with pytest.raises(ConfigError, match="no gradient"):
+        with pytest.raises(ConfigError, match="eo-labels train"):
             of(objective="eo", eo_labels="train")
     else:
         assert set(of(objective="eo", eo_labels="train").proxy_nodes.tolist()) == {

@@ -124,12 +124,14 @@ class Own(nn.Module):
 
 def test_networks_of_ones_own(graph: Graph, tmp_path: Path) -> None:
     teacher = Own(16, 2)
+    teacher.train()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     out = tmp_path / "run"
     networks = distill(graph, teacher=teacher, student=Own, out=out, epochs=5)
     assert isinstance(networks.networks["reliant"], Own)
     assert networks.networks["reliant"].linear.in_features == 18
     assert networks(graph).shape == (300, 2)
+    assert teacher.training
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     with pytest.raises(CheckpointError, match="program of yours"):
         modicum.load(out)
@@ -195,13 +197,23 @@ def test_options_that_do_not_fit(graph: Graph) -> None:
         ({"dropout": 1.0}, "--dropout"),
         ({"objective": "none", "compare": False}, "no student"),
         ({"nodes": Path("a.csv")}, "--label"),
+        ({"objective": "equal_opportunity"}, "one of sp, eo, none"),
+        ({"teacher": "GCN"}, "one of gcn"),
+        ({"student": "PLP"}, "one of plp"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"batch_size": 0, "student": "decoupled"}, "--batch-size"),
+        ({"surrogate_order": 4}, "--surrogate-order"),
+        ({"dropout_in_evaluation": True}, "akd alone"),
+        ({"framework": "akd", "select_gap_weight": 1.0}, "--select-gap-weight"),
     ):
         with pytest.raises(ConfigError, match=words):
             Config(**options)
-    with pytest.raises(ConfigError, match="no gradient"):
+    with pytest.raises(ConfigError, match="eo-labels train"):
         distill(graph, objective="eo", eo_labels="train", **QUICK)
     with pytest.raises(ConfigError, match="64"):
         distill(graph, framework="akd", teacher="sage", hidden=64, teacher_epochs=1, epochs=1)
+    with pytest.raises(ConfigError, match="alfa"):
+        distill(graph, alfa=1)
     with pytest.raises(ConfigError, match="TIME"):
         distill(graph, drop_from_student=("TIME",), **QUICK)
     with pytest.raises(ConfigError, match="whole graph"):

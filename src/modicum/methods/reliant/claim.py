@@ -122,8 +122,12 @@ def study(data: str | None = None) -> Study:
 def fingerprint(graph: Graph) -> str:
     """Changes whenever the graph does."""
     digest = hashlib.sha256()
-    for tensor in (graph.features, graph.labels, graph.messages.columns, graph.train, graph.test):
-        digest.update(tensor.numpy().tobytes())
+    messages = graph.messages
+    tensors = [graph.features, graph.labels, graph.train, graph.val, graph.test]
+    tensors += [messages.row_pointers, messages.columns]
+    tensors += [] if graph.sensitive is None else [graph.sensitive]
+    for tensor in tensors:
+        digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -319,6 +319,7 @@ class _UnitRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The result; see the class."""
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         length = length.masked_fill(length == 0, torch.inf)
         unit = x / length
@@ -330,6 +331,7 @@ class _UnitRows(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> Tensor:
+        """Gradients of what needs them."""
         unit, length = ctx.saved_tensors
         along = (unit * gradients[0]).sum(1, keepdim=True)
         return torch.addcmul(gradients[0], unit, along, value=-1).div_(length)
@@ -344,6 +346,7 @@ class _ProductsOfEdges(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, into: Tensor, out: Tensor, messages: MessageGraph) -> Tensor:
+        """The result; see the class."""
         ctx.messages = messages
         ctx.save_for_backward(
             into if ctx.needs_input_grad[1] else None, out if ctx.needs_input_grad[0] else None
@@ -356,6 +359,7 @@ class _ProductsOfEdges(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None]:
+        """Gradients of what needs them."""
         into, out = ctx.saved_tensors
         messages: MessageGraph = ctx.messages
         weights = gradients[0]

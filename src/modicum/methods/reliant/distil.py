@@ -45,6 +45,11 @@ ProxyInStudent = Literal["mean", "node"]
 Step = Callable[[Mapping[str, Tensor], Optimizer], None]
 """Backward and update; the names of the terms are for error messages. `Run.step` is one."""
 
+NO_GRADIENT = (
+    "--eo-labels train --framework cpf: the fairness term of CPF looks at nodes that are not "
+    "trained on, and would know no labels of theirs. Use teacher or validation."
+)
+
 _log = logging.getLogger("modicum")
 
 
@@ -200,11 +205,7 @@ def fairness_of(
     positive: Tensor | None = None
     if objective == "eo":
         if eo_labels == "train" and framework == "cpf":
-            raise ConfigError(
-                "--eo-labels train: CPF never learns from its outputs on training nodes, which are "
-                "their labels, so that this fairness term would have no gradient. Use teacher or "
-                "validation."
-            )
+            raise ConfigError(NO_GRADIENT)
         positive = graph.labels == positive_class
         if eo_labels == "teacher":
             decided = targets.probabilities.argmax(1) == positive_class

@@ -332,7 +332,7 @@ def export(
             that turns features `(nodes, F)` and edges `(2, E)`, each in both directions, without
             loops, into logits; compared with PyTorch before it is kept. plp cannot be written so:
             it holds a number for each node and the labels it propagates. state-dict: its weights
-            for torch.load.
+            and `mean_proxy` for torch.load.
         out: File to write; none: student.safetensors, student.onnx or student.pth in the run
             folder.
     """
@@ -343,6 +343,8 @@ def export(
     out = out or trained.folder / f"student.{suffix}"
     student = networks.networks[role]
     if to == "state-dict":
+        if role == "reliant":  # which cannot be used without the row every node gets
+            student.register_buffer("mean_proxy", networks.mean_proxy)
         return write_state_dict(student, out)
     if to == "safetensors":
         described: Any = networks.arguments

@@ -147,12 +147,15 @@ class Distilled(nn.Module):
     def probabilities(self, graph: Graph, role: str) -> Tensor:
         """Class probabilities `(N, C)` of the network in a role.
 
-        `graph` may have other nodes than the one they were trained on.
+        `graph` may have more nodes than the one they were trained on, after its own
+        (`tables.join`). PLP learnt a number for each of its own; new ones get the mean (inferred).
         """
         network = self.networks[role]
         features = self.student_features(graph) if role == "reliant" else graph.features
         if isinstance(network, PLP) and graph.nodes != self.nodes:
-            return network(graph, features, balance=network.mean_balance(graph.nodes)).softmax(1)
+            own = network.balance if graph.nodes > self.nodes else network.balance[:0]
+            balance = torch.cat([own, network.mean_balance(graph.nodes - len(own))])
+            return network(graph, features, balance=balance).softmax(1)
         return network(graph, features).softmax(1)
 
     def student_features(self, graph: Graph) -> Tensor:

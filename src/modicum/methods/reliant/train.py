@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from modicum.methods.reliant.checkpoints import soft_targets
 from modicum.methods.reliant.decoupled import DecoupledStudent
 from modicum.methods.reliant.discriminators import Adversary
 from modicum.methods.reliant.distil import (
+    NO_GRADIENT,
     EOLabels,
     Framework,
     Objective,
@@ -175,7 +176,8 @@ class Config:
     learning_rate: float | None = None
     """Of the student's Adam; none: 0.01 for cpf, 0.001 for akd."""
     proxy_learning_rate: float | None = None
-    """Of the proxies' and the discriminators' Adam; none: 0.01 for cpf, 0.001 for akd."""
+    """Of the proxies' and the discriminators' Adam; none: the student's for cpf, 0.001 for
+    akd."""
     weight_decay: float | None = None
     """L2 penalty of students, proxies and discriminators; none: 0.01 for cpf, 0.0005 for akd."""
     hidden: int = 64
@@ -207,6 +209,15 @@ class Config:
     """Epochs from one score on validation nodes to the next."""
 
     def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            kinds = [hint, *get_args(hint)]  # a choice, or a choice or None
+            choices = [c for kind in kinds if get_origin(kind) is Literal for c in get_args(kind)]
+            value = getattr(self, name)
+            if choices and value not in choices and not (value is None and type(None) in kinds):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} {value}: must be one of "
+                    f"{', '.join(map(str, choices))}."
+                )
         check_options(
             self,
             ("teacher_epochs", self.teacher_epochs >= 1, "at least 1"),
@@ -220,12 +231,34 @@ class Config:
             ("hidden", self.hidden >= 1, "at least 1"),
             ("dropout", self.dropout is None or 0 <= self.dropout < 1, "at least 0 and below 1"),
             ("attention_dropout", 0 <= self.attention_dropout < 1, "at least 0 and below 1"),
-            ("learning_rate", (self.learning_rate or 1) > 0, "more than 0"),
+            *(
+                (name, getattr(self, name) is None or getattr(self, name) > 0, "more than 0")
+                for name in (
+                    "learning_rate",
+                    "proxy_learning_rate",
+                    "teacher_learning_rate",
+                    "surrogate_temperature",
+                )
+            ),
+            *(
+                (name, getattr(self, name) is None or getattr(self, name) >= 0, "at least 0")
+                for name in ("weight_decay", "teacher_weight_decay")
+            ),
+            (
+                "teacher_hidden",
+                self.teacher_hidden is None or self.teacher_hidden >= 1,
+                "at least 1",
+            ),
+            (
+                "surrogate_order",
+                self.surrogate_order >= 1 and self.surrogate_order % 2 == 1,
+                "odd and at least 1",
+            ),
             ("train_discriminators_every", self.train_discriminators_every >= 1, "at least 1"),
             ("select_gap_weight", self.select_gap_weight >= 0, "at least 0"),
             ("positive_class", self.positive_class >= 0, "at least 0"),
             ("parts", self.parts >= 1, "at least 1"),
-            ("batch_size", (self.batch_size or 1) >= 1, "at least 1"),
+            ("batch_size", self.batch_size is None or self.batch_size >= 1, "at least 1"),
             ("hops", self.hops >= 0, "at least 0"),
             ("train_share", 0 < self.train_share < 1, "above 0 and below 1"),
             ("val_share", 0 < self.val_share < 1 - self.train_share, "above 0 and leave a rest"),
@@ -239,6 +272,15 @@ class Config:
             raise ConfigError(
                 f"--student {self.student} --framework akd: it has no embedding; use sgc or gcn."
             )
+        if self.dropout_in_evaluation and self.framework != "akd":
+            raise ConfigError("--dropout-in-evaluation: it is the authors' way for akd alone.")
+        if self.select_gap_weight and self.framework == "akd":
+            raise ConfigError(
+                "--select-gap-weight: akd keeps the epoch of the smallest cross entropy; leave the "
+                "option out."
+            )
+        if self.eo_labels == "train" and self.objective == "eo" and self.framework == "cpf":
+            raise ConfigError(NO_GRADIENT)
         if self.alpha_scale != "official" and self.framework == "akd":
             raise ConfigError(
                 "--alpha-scale: the losses of akd are means, which do not grow with the number of "
@@ -261,7 +303,7 @@ class Config:
             "alpha": 1000.0 if cpf else 10.0,
             "epochs": 1000 if cpf else 600,
             "learning_rate": 0.01 if cpf else 1e-3,
-            "proxy_learning_rate": 0.01 if cpf else 1e-3,
+            "proxy_learning_rate": (self.learning_rate or 0.01) if cpf else 1e-3,
             "weight_decay": 0.01 if cpf else 5e-4,
             "dropout": 0.8 if student == "plp" else 0.5,
         }
@@ -326,7 +368,16 @@ class Best:
             self.value, self.epoch = value, epoch
 
     def restore(self) -> None:
-        """Put the best state back into the modules."""
+        """Put the best state back into the modules.
+
+        Raises:
+            DataError: No epoch had a score.
+        """
+        if self.epoch < 0:
+            raise DataError(
+                "no epoch could be scored on the validation nodes: is a group, or its positive "
+                "labels, missing among them? Leave --select-gap-weight out, or choose other splits."
+            )
         self.modules.load_state_dict(self.kept.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
@@ -456,6 +507,7 @@ def train(
 
     # All stages before the first is trained: a checkpoint holds them all.
     taught = None
+    teacher = None if teacher is None else copy.deepcopy(teacher).to(run.device)
     if teacher is None and config.soft_targets is None:
         taught = _teacher_stage(config, run, graph)
     names = ["plain"] if config.compare or config.objective == "none" else []
@@ -882,6 +934,9 @@ def distill(
         options["teacher"] = teacher
     if isinstance(student, str):
         options["student"] = student
+    unknown = sorted(set(options) - set(Config.__dataclass_fields__))
+    if unknown:
+        raise ConfigError(f"distill: no option is called {', '.join(unknown)}; see Config.")
     config = Config(framework=framework, objective=objective, **options)
     with tempfile.TemporaryDirectory() as nowhere:
         folder = Path(nowhere) / "run" if out is None else out
