@@ -15,7 +15,15 @@ from torch import Tensor, nn
 import modicum
 from modicum.engine.run import Run, RunOptions
 from modicum.errors import CheckpointError, ConfigError, DataError
-from modicum.methods.reliant import Config, Distilled, Graph, distill, evaluate_predictions, train
+from modicum.methods.reliant import (
+    Config,
+    Distilled,
+    Graph,
+    distill,
+    evaluate,
+    evaluate_predictions,
+    train,
+)
 from modicum.methods.reliant.batches import RunningGap
 from modicum.methods.reliant.distil import Fairness
 from modicum.methods.reliant.sources import blocks
@@ -56,6 +64,8 @@ def test_a_run_leaves_teacher_plain_and_reliant(
     loaded = modicum.load(out)
     assert same(networks, loaded)
     assert torch.equal(loaded(graph), p)
+    with pytest.raises(ConfigError, match="from Python"):
+        evaluate(out)
 
 
 def test_the_fairness_term_without_weight_and_proxies_is_the_plain_student(graph: Graph) -> None:
@@ -197,6 +207,8 @@ def test_options_that_do_not_fit(graph: Graph) -> None:
         ({"dropout": 1.0}, "--dropout"),
         ({"objective": "none", "compare": False}, "no student"),
         ({"nodes": Path("a.csv")}, "--label"),
+        ({"sensitive": "race"}, "--sensitive"),
+        ({"nodes": Path("a.csv"), "data": "loanapp"}, "one of them"),
         ({"objective": "equal_opportunity"}, "one of sp, eo, none"),
         ({"teacher": "GCN"}, "one of gcn"),
         ({"student": "PLP"}, "one of plp"),

@@ -63,7 +63,13 @@ class Trained:
 
         Raises:
             DataError: It is not there any more, or has changed.
+            ConfigError: It was given from Python.
         """
+        if self.notes["from_python"]:
+            raise ConfigError(
+                f"{self.folder}: the run was started from Python with a graph of yours, which is "
+                f"not stored with it. Use it there: modicum.load({str(self.folder)!r})(graph)."
+            )
         graph = open_graph(self.config)
         if graph.nodes != self.networks.nodes or list(graph.feature_names) != self.notes["columns"]:
             raise DataError(

@@ -21,7 +21,7 @@ from modicum.engine.random import fold_keys, permutation
 from modicum.engine.run import Run, RunOptions, config_to_json
 from modicum.errors import ConfigError, DataError, check_options
 from modicum.methods.reliant.batches import PropagatedFeatures, batches_epoch, predict_rows
-from modicum.methods.reliant.checkpoints import soft_targets
+from modicum.methods.reliant.checkpoints import check_probabilities, soft_targets
 from modicum.methods.reliant.decoupled import DecoupledStudent
 from modicum.methods.reliant.discriminators import Adversary
 from modicum.methods.reliant.distil import (
@@ -264,8 +264,13 @@ class Config:
             ("val_share", 0 < self.val_share < 1 - self.train_share, "above 0 and leave a rest"),
             ("score_every", self.score_every >= 1, "at least 1 epoch"),
         )
-        if self.nodes is None and (self.label or self.edges or self.id_column):
-            raise ConfigError("--label, --edges and --id-column belong to a table: give --nodes.")
+        if self.nodes is None:
+            for name in TABLE_OPTIONS:
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    option = name.replace("_", "-")
+                    raise ConfigError(f"--{option} belongs to a table of yours: give --nodes.")
+        elif self.data != type(self).__dataclass_fields__["data"].default:
+            raise ConfigError(f"--nodes and --data {self.data}: give one of them.")
         if self.nodes is not None and (self.label is None or self.sensitive is None):
             raise ConfigError("--nodes needs --label and --sensitive: names of two columns of it.")
         if self.student in ("plp", "decoupled") and self.framework == "akd":
@@ -310,6 +315,24 @@ class Config:
         return {name: default if getattr(self, name) is None else getattr(self, name)
                 for name, default in usual.items()}  # fmt: skip
 
+
+TABLE_OPTIONS = (
+    "label",
+    "sensitive",
+    "edges",
+    "similarity",
+    "id_column",
+    "split_column",
+    "train_share",
+    "val_share",
+    "standardise",
+    "sensitive_positive",
+    "positive_label",
+    "keep_sensitive",
+    "many_groups",
+    "skip_bad",
+)
+"""Fields that say how a table is read."""
 
 TEACHER_RECIPES = {
     "gcn": {"learning_rate": 0.01, "weight_decay": 0.001},
@@ -464,6 +487,7 @@ def train(
         DataError: The graph cannot be used.
         ConfigError: The options do not fit each other or the graph.
     """
+    from_python = graph is not None
     if graph is None:
         with run.main_first():  # it fills caches
             graph = open_graph(config)
@@ -482,6 +506,7 @@ def train(
         raise ConfigError("--student decoupled: it trains on a whole graph, in one process.")
     notes = {
         "config": config_to_json(config),
+        "from_python": from_python,
         "classes": list(graph.classes),
         "groups": list(graph.groups),
         "columns": list(graph.feature_names),
@@ -523,6 +548,8 @@ def train(
         stage.keep(run, graph)
     total = sum(stage.epochs for stage in everything)
 
+    if taught is not None:  # what does not fit is told before the teacher is trained
+        targets_of(config, graph, taught.network)
     done = 0
     if taught is not None:
         _fit_teacher(config, run, graph, taught, first=done, total=total)
@@ -828,7 +855,9 @@ def targets_of(config: Config, graph: Graph, teacher: nn.Module | None) -> Targe
         else:
             logits = teacher(graph, graph.features)
         log_probabilities = logits.float().log_softmax(1)
-        probabilities = log_probabilities.exp()
+        probabilities = check_probabilities(
+            log_probabilities.exp(), graph.nodes, len(graph.classes), "the teacher"
+        )
         if config.round_soft_targets:
             probabilities = (probabilities * 1e4).round() / 1e4
         targets = Targets(probabilities, log_probabilities, embedding)
