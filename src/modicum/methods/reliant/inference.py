@@ -237,7 +237,9 @@ def predict(
     out: Path | None = None,
     network: Literal["reliant", "plain", "teacher"] | None = None,
 ) -> dict[str, Any]:
-    """Score people: those the run was trained on, or new ones. Their group is not needed.
+    """Score people: those the run was trained on, or new ones.
+
+    Their group is not needed, unless the run was trained with --keep-sensitive.
 
     New people are joined to the graph of the training data: by `edges`, whose ids may name people
     of both tables if the training table had an --id-column, or else by the similarity rule. What
