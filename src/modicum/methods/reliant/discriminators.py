@@ -319,7 +319,7 @@ class _UnitRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """The result; see the class."""
+        """`(N, H)` of `(N, H)`."""
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         length = length.masked_fill(length == 0, torch.inf)
         unit = x / length
@@ -331,7 +331,7 @@ class _UnitRows(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> Tensor:
-        """Gradients of what needs them."""
+        """The gradient of `x`."""
         unit, length = ctx.saved_tensors
         along = (unit * gradients[0]).sum(1, keepdim=True)
         return torch.addcmul(gradients[0], unit, along, value=-1).div_(length)
@@ -346,7 +346,7 @@ class _ProductsOfEdges(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, into: Tensor, out: Tensor, messages: MessageGraph) -> Tensor:
-        """The result; see the class."""
+        """`(E,)` of `(N, H)` and the gathered `(width, H)`."""
         ctx.messages = messages
         ctx.save_for_backward(
             into if ctx.needs_input_grad[1] else None, out if ctx.needs_input_grad[0] else None
@@ -359,7 +359,7 @@ class _ProductsOfEdges(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None]:
-        """Gradients of what needs them."""
+        """Gradients of both embeddings."""
         into, out = ctx.saved_tensors
         messages: MessageGraph = ctx.messages
         weights = gradients[0]
