@@ -250,26 +250,5 @@ class SGCStudent(nn.Module):
 class GCNStudent(SGCStudent):
     """Graph convolutions, ReLU and dropout between: the student of upstream GraphAKD.
 
-    The same function as `SGCStudent` of one hop; the name is what distinguishes them.
-
-    Args:
-        in_features: F.
-        classes: C.
-        hidden: Columns between the layers.
-        layers: Graph convolutions.
-        dropout: Probability.
-
-    Raises:
-        ConfigError: An argument is out of range.
+    `SGCStudent` of one hop, its default; the name is what distinguishes them.
     """
-
-    def __init__(
-        self,
-        in_features: int,
-        classes: int,
-        *,
-        hidden: int = 64,
-        layers: int = 3,
-        dropout: float = 0.5,
-    ) -> None:
-        super().__init__(in_features, classes, hidden=hidden, layers=layers, dropout=dropout)

@@ -496,8 +496,6 @@ def train(
             f"{graph.name}: it has no sensitive attribute, which training for fairness needs. Name "
             f"the column (--sensitive), or train the plain student (--objective none)."
         )
-    if config.batch_size is not None and run.world > 1:
-        raise ConfigError("--batch-size: batches are drawn by one process; start only one.")
     if run.is_main:
         for leak in leaks(graph):
             _log.warning("%s: %s", graph.name, leak)
