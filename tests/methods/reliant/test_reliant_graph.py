@@ -214,3 +214,15 @@ def test_a_node_without_neighbours_needs_its_self_loop() -> None:
     distill(build(edges=edges), **quick)
     with pytest.raises(DataError, match="no edge leads to node 3"):
         distill(build(edges=edges, self_loops=False), **quick)
+
+
+def test_edges_made_symmetric_are_told() -> None:
+    given = {
+        "features": torch.randn(4, 2), "labels": [0, 1, 0, 1], "sensitive": [0, 1, 1, 0],
+        "train": [0, 1], "val": [2], "test": [3],
+    }  # fmt: skip
+    once = Graph.build(edges=[[0, 1, 2], [1, 2, 3]], symmetrise=True, **given)
+    assert once.notes == ()
+    mixed = Graph.build(edges=[[0, 1, 1], [1, 0, 2]], **given)
+    assert "1 of 3 edges had no edge back" in mixed.notes[0]
+    assert Graph.build(edges=[[0, 1, 1], [1, 0, 2]], symmetrise=False, **given).notes == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -217,6 +218,7 @@ def test_options_that_do_not_fit(graph: Graph) -> None:
         ({"surrogate_order": 4}, "--surrogate-order"),
         ({"dropout_in_evaluation": True}, "akd alone"),
         ({"framework": "akd", "select_gap_weight": 1.0}, "--select-gap-weight"),
+        ({"alpha_scale": "per_sqrt_node"}, "--alpha as well"),
     ):
         with pytest.raises(ConfigError, match=words):
             Config(**options)
@@ -238,6 +240,87 @@ def test_options_that_do_not_fit(graph: Graph) -> None:
     )  # fmt: skip
     with pytest.raises(DataError, match="no sensitive attribute"):
         distill(blind, teacher_epochs=1, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def three_classes() -> Graph:
+    random = torch.Generator().manual_seed(0)
+    return Graph.build(
+        features=torch.randn(90, 4, generator=random),
+        edges=torch.randint(0, 90, (2, 200), generator=random),
+        labels=torch.arange(90) % 3, sensitive=torch.arange(90) // 3 % 2,
+        train=range(30), val=range(30, 60), test=range(60, 90), classes=("no", "wait", "yes"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", ["sp", "eo"])
+def test_of_three_classes_the_positive_one_must_be_named(
+    three_classes: Graph, objective: Any
+) -> None:
+    quick = QUICK | {"objective": objective, "eo_labels": "validation", "epochs": 2}
+    with pytest.raises(ConfigError, match="2: yes"):
+        distill(three_classes, **quick)
+    with pytest.raises(ConfigError, match="found 3"):
+        distill(three_classes, positive_class=3, **quick)
+    assert distill(three_classes, positive_class=2, **quick)(three_classes).shape == (90, 3)
+
+
+def test_an_empty_group_is_told_before_anything_is_trained(graph: Graph, tmp_path: Path) -> None:
+    assert graph.sensitive is not None
+    one_group = dataclasses.replace(
+        graph,
+        sensitive=torch.where(graph.training, graph.sensitive, torch.zeros_like(graph.sensitive)),
+    )
+    out = tmp_path / "run"
+    with pytest.raises(DataError, match="group '1' has none"):
+        distill(one_group, out=out, **QUICK)
+    metrics = out / "metrics.jsonl"
+    assert not metrics.exists() or "teacher_loss" not in metrics.read_text()
+
+
+def test_a_teacher_given_as_what_it_says(graph: Graph, caplog: pytest.LogCaptureFixture) -> None:
+    plain = {"objective": "none", "epochs": 5, "rounds": 3, "dropout": 0.5}
+    torch.manual_seed(0)
+    teacher = Own(16, 2)
+    with torch.no_grad():
+        p = teacher(graph, graph.features).softmax(1)
+    by_network = distill(graph, teacher=teacher, **plain)
+    by_rows = distill(graph, teacher=p, **plain)
+    torch.testing.assert_close(by_network(graph), by_rows(graph))
+    assert "teacher" not in by_rows.networks
+    with pytest.raises(DataError, match="look like logits"):
+        distill(graph, teacher=p.log(), **plain)
+    assert "sum to 1" not in caplog.text
+    confused = Own(16, 2)
+    confused.forward = lambda graph, features: p  # type: ignore[method-assign]
+    distill(graph, teacher=confused, **plain)
+    assert "sum to 1" in caplog.text
+
+
+def test_proxies_of_the_last_epoch(graph: Graph) -> None:
+    """With the same student, since proxies only follow it, but for the mean it sees."""
+    options = QUICK | {"epochs": 60, "compare": False}
+    best = distill(graph, **options)
+    last = distill(graph, last_proxies=True, **options)
+    assert same(best.networks["reliant"], last.networks["reliant"])
+    assert not torch.equal(best.proxies, last.proxies)
+
+
+def test_a_student_without_embedding_is_refused_by_akd(graph: Graph) -> None:
+    with pytest.raises(ConfigError, match="embed"):
+        distill(graph, framework="akd", student=Own, teacher_epochs=1, epochs=1)
+
+
+def test_a_student_that_would_see_nothing_is_refused(graph: Graph) -> None:
+    with pytest.raises(ConfigError, match="every feature"):
+        distill(graph, drop_from_student=graph.feature_names, **QUICK)
+
+
+def test_going_on_from_python(graph: Graph, tmp_path: Path) -> None:
+    first = distill(graph, out=tmp_path / "run", **QUICK)
+    options = RunOptions(device="cpu", seed=9)  # the seed is the argument's
+    again = distill(graph, out=tmp_path / "run", run_options=options, resume=True, **QUICK)
+    assert same(first, again)
 
 
 def test_a_feature_that_tells_the_label_is_warned_of(

@@ -189,6 +189,52 @@ def test_pareto(
     assert len(Path(found["table"]).read_text().splitlines()) == 3
 
 
+def test_pareto_of_a_run(
+    trained: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MODICUM_CACHE", str(tmp_path / "cache"))
+    words = ["pareto", "reliant", "--run", trained, "--seeds", "1", "--out", tmp_path / "p"]
+    quick = ["--epochs", "5", "--teacher-epochs", "5", "--alphas", "10"]
+    found = run(capsys, *words, *quick)
+    assert found["graph"] == "people.csv"
+    assert [row["alpha"] for row in found["weights"]] == [10]
+    assert main([*map(str, words), "--objective", "eo"]) != 0
+    assert "--run" in capsys.readouterr().err
+
+
+def test_a_teacher_from_a_file_has_a_row(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = np.random.default_rng(0).dirichlet([1, 1], 3000)
+    np.savetxt(tmp_path / "output.txt", rows, fmt="%.4f", delimiter="\t")
+    words = ["train", "reliant", "--soft-targets", tmp_path, *QUICK[2:], "--epochs", "3"]
+    assert main([*map(str, words), "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    found = run(capsys, "evaluate", "reliant", "--run", tmp_path / "run", "--bootstrap", "10")
+    teacher, student = found["networks"][:2]
+    assert (teacher["network"], "ms" in teacher, "ms" in student) == ("teacher", False, True)
+    assert "not what the networks were trained on" not in caplog.text
+
+
+def test_data_that_changed_is_told(
+    people: Path, trained: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    table = people / "people.csv"
+    before = table.read_text()
+    header, first, *rest = before.splitlines()
+    name, _, *others = first.split(",")
+    table.write_text("\n".join([header, ",".join([name, "9.9", *others]), *rest]) + "\n")
+    try:
+        assert main(["evaluate", "reliant", "--run", str(trained), "--bootstrap", "10",
+                     "--out", str(tmp_path)]) == 0  # fmt: skip
+    finally:
+        table.write_text(before)
+    assert "not what the networks were trained on" in caplog.text
+
+
 def test_data(people: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     found = run(capsys, "data", "reliant", "blocks", "--picture", tmp_path / "a.png")
     assert found["nodes"] == 3000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,9 @@ from torch import nn
 from modicum.claims import Claim, Picture, Study
 from modicum.engine.weights import load_saved
 from modicum.methods.reliant import pictures as drawing
-from modicum.methods.reliant.graph import Graph
 from modicum.methods.reliant.metrics import evaluate_predictions
 from modicum.methods.reliant.model import Distilled
-from modicum.methods.reliant.train import Config, open_graph
+from modicum.methods.reliant.train import Config, open_graph, positive_class
 
 BASE = Config(
     data="blocks",
@@ -114,21 +112,9 @@ def study(data: str | None = None) -> Study:
         measure=measure,
         pictures=pictures,
         caveat="",
-        fingerprint="".join(fingerprint(graph) for graph in graphs.values()),
+        fingerprint="".join(graph.fingerprint() for graph in graphs.values()),
         seeds=5,
     )
-
-
-def fingerprint(graph: Graph) -> str:
-    """Changes whenever the graph does."""
-    digest = hashlib.sha256()
-    messages = graph.messages
-    tensors = [graph.features, graph.labels, graph.train, graph.val, graph.test]
-    tensors += [messages.row_pointers, messages.columns]
-    tensors += [] if graph.sensitive is None else [graph.sensitive]
-    for tensor in tensors:
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -148,7 +134,14 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
 
     def of(role: str) -> Mapping[str, Any]:
         p = network.probabilities(graph, role)
-        return evaluate_predictions(p, graph.labels, graph.sensitive, graph.test, bootstrap=0)
+        return evaluate_predictions(
+            p,
+            graph.labels,
+            graph.sensitive,
+            graph.test,
+            positive_class=positive_class(config, graph),
+            bootstrap=0,
+        )
 
     student = of("reliant" if "reliant" in network.networks else "plain")
     teacher = of("teacher")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,16 @@ class Graph:
         found[index] = True
         return found
 
+    def fingerprint(self) -> str:
+        """Changes whenever the graph does."""
+        digest = hashlib.sha256()
+        tensors = [self.features, self.labels, self.train, self.val, self.test]
+        tensors += [self.messages.row_pointers, self.messages.columns]
+        tensors += [] if self.sensitive is None else [self.sensitive]
+        for tensor in tensors:
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def to(self, device: torch.device | str) -> Graph:
         """The same graph with its tensors on a device."""
         moved = {
@@ -119,7 +130,7 @@ class Graph:
         sensitive_name: str = "sensitive",
         name: str = "graph",
         notes: Sequence[str] = (),
-        symmetrise: bool = True,
+        symmetrise: bool | None = None,
         self_loops: bool = True,
         many_groups: bool = False,
         sensitive_positive: Any = None,
@@ -142,8 +153,8 @@ class Graph:
             sensitive_name: What the sensitive attribute is called.
             name: What the graph is called in messages.
             notes: Remarks for people.
-            symmetrise: Let every edge pass messages both ways. Without it a graph whose edges are
-                not already symmetric is taken as directed.
+            symmetrise: Let every edge pass messages both ways. False: a graph whose edges are not
+                already symmetric is directed. None: as True, and `notes` says if it adds edges.
             self_loops: Give every node an edge to itself.
             many_groups: Allow more than two groups; gaps are then largest minus smallest.
             sensitive_positive: Which of two values of `sensitive` is group 1, where they are not
@@ -227,8 +238,17 @@ class Graph:
                 f"{name}: {len(feature_names)} names for {x.shape[1]} features; expected as many."
             )
         pairs = _edges(edges, nodes, name)
-        if symmetrise:
+        notes = list(notes)
+        given = pairs
+        if symmetrise is not False:
             pairs = torch.cat([pairs, pairs.flip(0)], 1)
+        if symmetrise is None:
+            before, after = (len(torch.unique(e[0] * nodes + e[1])) for e in (given, pairs))
+            if after > before:
+                notes.append(
+                    f"{after - before:,} of {before:,} edges had no edge back, and have one now "
+                    f"(symmetrise)."
+                )
         return cls(
             features=x,
             labels=y,

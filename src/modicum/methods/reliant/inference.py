@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import time
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ from modicum.methods.reliant.metrics import (
 from modicum.methods.reliant.model import Distilled, build
 from modicum.methods.reliant.students import PLP
 from modicum.methods.reliant.tables import TableGraph, join_table
-from modicum.methods.reliant.train import Config, open_graph
+from modicum.methods.reliant.train import Config, open_graph, positive_class, targets_of
+
+_log = logging.getLogger("modicum")
 
 Split = Literal["train", "val", "test"]
 ROLES = {"teacher": "teacher", "plain": "plain student", "reliant": "RELIANT student"}
@@ -77,6 +80,12 @@ class Trained:
                 f"the features {', '.join(self.notes['columns'])}; found {graph.nodes:,} nodes "
                 f"with {', '.join(graph.feature_names)}. Put the data back, or train anew."
             )
+        if graph.fingerprint() != self.notes["fingerprint"]:
+            _log.warning(
+                "%s: the data is not what the networks were trained on, to the last digit. If it "
+                "is the same data, read on another machine, nothing is wrong.",
+                graph.name,
+            )
         return graph
 
 
@@ -99,16 +108,21 @@ def evaluate(
     trained = Trained.load(run)
     graph = trained.open_graph()
     index = getattr(graph, split)
-    positive = trained.config.positive_class
+    positive = positive_class(trained.config, graph)
     networks: list[dict[str, Any]] = []
     gaps: list[dict[str, Any]] = []
     groups: list[dict[str, Any]] = []
     details: dict[str, Any] = {}
     probabilities: dict[str, Tensor] = {}
     for role, name in ROLES.items():
-        if role not in trained.networks.networks:
+        network = dict(trained.networks.networks.items()).get(role)
+        if network is not None:
+            p = trained.networks.probabilities(graph, role)
+        elif role == "teacher" and trained.config.soft_targets is not None:
+            p = targets_of(trained.config, graph, None).probabilities
+        else:
             continue
-        probabilities[role] = p = trained.networks.probabilities(graph, role)
+        probabilities[role] = p
         details[role] = measured = evaluate_predictions(
             p,
             graph.labels,
@@ -124,9 +138,8 @@ def evaluate(
                 "auc": measured["roc_auc"],
                 "f1": measured["f1"],
                 "calibration_error": measured["calibration_error"],
-                "parameters": sum(v.numel() for v in trained.networks.networks[role].parameters()),
-                "ms": _milliseconds(trained.networks, graph, role),
             }
+            | ({} if network is None else _cost(trained.networks, graph, role))
         )
         if graph.sensitive is not None:
             gaps += [{"network": name, "gap": gap} | _interval_of(measured, gap) for gap in GAPS]
@@ -184,14 +197,17 @@ def _interval_of(measured: dict[str, Any], gap: str) -> dict[str, Any]:
     }
 
 
-def _milliseconds(networks: Distilled, graph: Graph, role: str, repeats: int = 5) -> float:
-    """Median wall-clock time of scoring all nodes once."""
+def _cost(networks: Distilled, graph: Graph, role: str, repeats: int = 5) -> dict[str, Any]:
+    """Parameters, and the median wall-clock time of scoring all nodes once."""
     times: list[float] = []
     for _ in range(1 + repeats):
         began = time.perf_counter()
         networks.probabilities(graph, role)
         times.append(1000 * (time.perf_counter() - began))
-    return statistics.median(times[1:])
+    return {
+        "parameters": sum(v.numel() for v in networks.networks[role].parameters()),
+        "ms": statistics.median(times[1:]),
+    }
 
 
 def _draw(
@@ -204,7 +220,7 @@ def _draw(
     """Scores and decisions of each group, as pictures in a folder."""
     if graph.sensitive is None:
         return []
-    positive = trained.config.positive_class
+    positive = positive_class(trained.config, graph)
     named = {ROLES[role]: p[index].numpy() for role, p in probabilities.items()}
     threshold = 0.5 if len(graph.classes) == 2 else None
     labels, groups = graph.labels[index].numpy(), graph.sensitive[index].numpy()

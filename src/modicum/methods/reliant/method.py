@@ -76,13 +76,30 @@ METHOD = Method(
         **PRESETS,
         "recidivism-official": Preset(
             "the authors' CPF run on Recidivism: the RELIANT student, and it alone, does not see "
-            "TIME and FILE, of which TIME gives the label away.",
-            dataclasses.replace(PRESETS["recidivism"].config, drop_from_student=("TIME", "FILE")),
+            "TIME and FILE, of which TIME gives the label away; the teacher's probabilities have "
+            "4 decimals; the proxies are the last epoch's.",
+            dataclasses.replace(
+                PRESETS["recidivism"].config,
+                drop_from_student=("TIME", "FILE"),
+                round_soft_targets=True,
+                last_proxies=True,
+            ),
             RunOptions(),
         ),
         "akd": Preset(
             "GraphAKD with the GCN teacher (official code).",
             Config(framework="akd"),
+            RunOptions(),
+        ),
+        "akd-official": Preset(
+            "GraphAKD as the authors' code has it: the student's rate of section 6, which leaves "
+            "Recidivism in its larger class, and dropout left on when it is scored.",
+            Config(
+                framework="akd",
+                learning_rate=1e-4,
+                dropout_in_evaluation=True,
+                last_proxies=True,
+            ),
             RunOptions(),
         ),
         "akd-sage": Preset(

@@ -12,7 +12,8 @@ from modicum.classification import write_table
 from modicum.engine.files import atomic_write, whole_path
 from modicum.errors import ConfigError
 from modicum.methods.reliant import pictures
-from modicum.methods.reliant.claim import BASE, fingerprint, measure
+from modicum.methods.reliant.claim import BASE, measure
+from modicum.methods.reliant.inference import Trained
 from modicum.methods.reliant.metrics import pareto_front
 from modicum.methods.reliant.train import Config, open_graph
 
@@ -21,7 +22,8 @@ Recipe = Literal["quick", "official"]
 
 def pareto(
     data: str = "blocks",
-    alphas: tuple[float, ...] = (0.0, 10.0, 100.0, 1000.0),
+    run: Path | None = None,
+    alphas: tuple[float, ...] | None = None,
     seeds: int = 3,
     objective: Literal["sp", "eo"] = "sp",
     recipe: Recipe = "quick",
@@ -38,11 +40,14 @@ def pareto(
 
     Args:
         data: What `modicum train reliant --data` takes.
-        alphas: Weights of the fairness term; 0 is the plain student with proxies.
+        run: A run of yours, for instance on a table of yours: everything but the weight and the
+            seed is as in it. --data, --objective, --recipe and --framework are then left out.
+        alphas: Weights of the fairness term; 0 is the plain student with proxies. None: 0 10 100
+            1000 for cpf, 0 1 10 100 for akd.
         seeds: Seeds each is trained with.
         objective: sp, statistical parity, or eo, equal opportunity.
-        recipe: quick: 300 epochs of the teacher and 200 of the student; official: the preset
-            `default`.
+        recipe: quick: 300 epochs of the teacher and 200 (cpf) or 300 (akd) of the student;
+            official: those of the preset `default`.
         framework: cpf or akd.
         teacher_epochs: Epochs of the teacher; none: those of the recipe.
         epochs: Epochs of the students; none: those of the recipe.
@@ -55,34 +60,33 @@ def pareto(
     """
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: must be at least 1.")
-    if not alphas:
-        raise ConfigError("--alphas: give at least one weight.")
-    base = BASE if recipe == "quick" else Config()
+    base = _base(data, run, objective, recipe, framework)
     base = dataclasses.replace(
         base,
-        data=whole_path(data),
-        objective=objective,
-        framework=framework,
         compare=False,
         teacher_epochs=teacher_epochs or base.teacher_epochs,
         epochs=epochs or base.epochs,
     )
+    if alphas is None:
+        alphas = (0.0, 10.0, 100.0, 1000.0) if base.framework == "cpf" else (0.0, 1.0, 10.0, 100.0)
+    if not alphas:
+        raise ConfigError("--alphas: give at least one weight.")
     arms = {f"{alpha:g}": dataclasses.replace(base, alpha=alpha) for alpha in alphas}
     graph = open_graph(base)
     found = run_study(
         Study(
             method="reliant",
-            data=data,
+            data=graph.name,
             arms=arms,
             claims=(),
             measure=measure,
             pictures=_no_pictures,
-            fingerprint=fingerprint(graph),
+            fingerprint=graph.fingerprint(),
         ),
         range(seeds),
         jobs=jobs,
     )
-    gap = f"{objective}_gap"
+    gap = f"{base.objective}_gap"
     rows: list[dict[str, Any]] = []
     for alpha in arms:
         of_arm = [result.metrics for result in found.results if result.arm == alpha]
@@ -101,7 +105,7 @@ def pareto(
         file.write(
             pictures.pareto_plot(
                 [(point["alpha"], point["accuracy"], point["gap"]) for point in points],
-                objective=objective,
+                objective="eo" if base.objective == "eo" else "sp",
             )
         )
     return {
@@ -111,6 +115,35 @@ def pareto(
         "picture": str(out / "pareto.png"),
         "table": str(out / "pareto.csv"),
     }
+
+
+def _base(
+    data: str,
+    run: Path | None,
+    objective: Literal["sp", "eo"],
+    recipe: Recipe,
+    framework: Literal["cpf", "akd"],
+) -> Config:
+    """What all weights have in common.
+
+    Raises:
+        ConfigError: The options do not fit each other.
+        CheckpointError: The run cannot be read.
+    """
+    if run is not None:
+        if (data, objective, recipe, framework) != ("blocks", "sp", "quick", "cpf"):
+            raise ConfigError("--run: it says data, objective, recipe and framework; leave these.")
+        trained = Trained.load(run)
+        if trained.config.objective == "none":
+            raise ConfigError(f"--run {run}: its student has no fairness term (--objective none).")
+        trained.open_graph()  # which refuses a graph that is not there
+        return trained.config
+    base = Config() if recipe == "official" else BASE
+    if framework == "akd" and recipe == "quick":  # BASE is a recipe of cpf
+        base = dataclasses.replace(Config(), teacher_epochs=300, teacher_patience=300, epochs=300)
+    return dataclasses.replace(
+        base, data=whole_path(data), objective=objective, framework=framework
+    )
 
 
 def _no_pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:

@@ -200,6 +200,7 @@ def dblp(folder: Path) -> Graph:
     labels = (_read_codes(folder / "labels.txt", nodes) == 3).astype(np.int64)
     splits = read_splits(folder / "split") or split_per_class(labels, 0.5, 0.25)
     return Graph.build(
+        symmetrise=True,
         features=features,
         edges=read_edges(folder / "edgelist.txt", nodes),
         labels=labels,
@@ -238,6 +239,7 @@ def loanapp(*, threshold: float = 0.8) -> Graph:
     features = _standardise(np.stack([table[name] for name in LOANAPP], 1))
     labels = table["approve"].astype(np.int64)
     return Graph.build(
+        symmetrise=True,
         features=features,
         edges=cached_similarity_graph(features, threshold),
         labels=labels,
@@ -271,6 +273,7 @@ def recid(*, threshold: float = 0.6) -> Graph:
     raw = np.stack([table[name] for name in names], 1)
     labels = 1 - table["cens"].astype(np.int64)
     return Graph.build(
+        symmetrise=True,
         features=_standardise(raw),
         edges=cached_similarity_graph(raw, threshold),
         labels=labels,
@@ -341,6 +344,7 @@ def blocks(
     distance[choice == source[:, None]] = np.inf
     target = choice[np.arange(len(source)), distance.argmin(1)]
     return Graph.build(
+        symmetrise=True,
         features=features,
         edges=np.stack([source, target]),
         labels=labels,
@@ -412,6 +416,7 @@ def _assemble(
         inside = splits.train[splits.train < len(raw)]  # others are refused by Graph.build
         features = _standardise(raw, inside)
     return Graph.build(
+        symmetrise=True,
         features=features,
         edges=edges,
         labels=labels,

@@ -39,7 +39,7 @@ def data(
     keep_sensitive: bool = False,
     many_groups: bool = False,
     skip_bad: bool = False,
-    positive_class: int = 1,
+    positive_class: int | None = None,
     picture: Path | None = None,
 ) -> dict[str, Any]:
     """Say what a graph holds: nodes, edges, groups, base rates, splits, features that leak.
@@ -53,8 +53,8 @@ def data(
         similarity: Without --edges, threshold of the similarity rule.
         id_column: Column with the id of each person that --edges names.
         split_column: Column that says train, val or test.
-        sensitive_positive: Value of the sensitive column that is group 1; none: the last in order.
-        positive_label: Value of the label that is a positive decision; none: the last in order.
+        sensitive_positive: Value of the sensitive column that is group 1; none: the last of two.
+        positive_label: Value of the label that is a positive decision; none: the last of two.
         keep_sensitive: Count the sensitive column among the features.
         many_groups: Allow more than two groups.
         skip_bad: Leave out rows with missing values.
@@ -84,11 +84,12 @@ def data(
         graph = open_graph(config)
     except DataError as error:
         return {"source": path, "usable": False, "problems": [str(error)], "warnings": []}
-    found = {"source": path} | describe(graph, positive_class=positive_class)
+    chosen = 1 if positive_class is None else positive_class
+    found = {"source": path} | describe(graph, positive_class=chosen)
     if picture is None:
         return found
     with atomic_write(picture) as file:
-        file.write(overview(graph, positive_class=positive_class))
+        file.write(overview(graph, positive_class=chosen))
     return found | {"picture": str(picture)}
 
 

@@ -163,6 +163,7 @@ def read_table(
     if unlabelled:
         notes.append(f"{unlabelled:,} rows have no label and are in no split.")
     graph = Graph.build(
+        symmetrise=True,
         features=features,
         edges=pairs,
         labels=labels,

@@ -5,6 +5,7 @@ other in one run.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import math
 import tempfile
@@ -27,6 +28,7 @@ from modicum.methods.reliant.discriminators import Adversary
 from modicum.methods.reliant.distil import (
     NO_GRADIENT,
     EOLabels,
+    Fairness,
     Framework,
     Objective,
     ProxyInStudent,
@@ -97,9 +99,9 @@ class Config:
     standardise: bool = True
     """Scale columns of numbers by the mean and deviation of the training rows."""
     sensitive_positive: str | None = None
-    """Value of the sensitive column that is group 1; none: the last in order."""
+    """Value of the sensitive column that is group 1; none: the last of two."""
     positive_label: str | None = None
-    """Value of the label that is a positive decision; none: the last in order."""
+    """Value of the label that is a positive decision; none: the last of two."""
     keep_sensitive: bool = False
     """Let the networks see the sensitive column of a table of your own."""
     many_groups: bool = False
@@ -157,14 +159,18 @@ class Config:
     eo_labels: EOLabels = "teacher"
     """Where eo takes labels from: teacher (true ones on training nodes, the teacher's decisions
     elsewhere), validation, train, or official, which leaks the labels of test nodes."""
-    positive_class: int = 1
-    """Number of the class that is a positive decision, where there are more than two."""
+    positive_class: int | None = None
+    """Number of the class that is a positive decision, which must be said where there are more
+    than two, here or by --positive-label; none: the second of two."""
     proxy: Literal["learned", "sensitive", "none"] = "learned"
     """Proxies of bias: learned rows, the sensitive attribute itself, or none."""
     proxy_size: int = 2
     """Numbers in a learned proxy."""
     proxy_in_student: ProxyInStudent = "mean"
     """What the student's step sees: the mean proxy, or each node's own (inferred variant)."""
+    last_proxies: bool = False
+    """Predict with the mean proxy of the last epoch instead of the best one's, as the authors' code
+    does."""
     select_gap_weight: float = 0.0
     """The RELIANT student kept is that of the largest validation accuracy less this times the
     validation gap; 0 is the authors' choice."""
@@ -256,7 +262,11 @@ class Config:
             ),
             ("train_discriminators_every", self.train_discriminators_every >= 1, "at least 1"),
             ("select_gap_weight", self.select_gap_weight >= 0, "at least 0"),
-            ("positive_class", self.positive_class >= 0, "at least 0"),
+            (
+                "positive_class",
+                self.positive_class is None or self.positive_class >= 0,
+                "at least 0",
+            ),
             ("parts", self.parts >= 1, "at least 1"),
             ("batch_size", self.batch_size is None or self.batch_size >= 1, "at least 1"),
             ("hops", self.hops >= 0, "at least 0"),
@@ -290,6 +300,11 @@ class Config:
             raise ConfigError(
                 "--alpha-scale: the losses of akd are means, which do not grow with the number of "
                 "nodes. Leave the option out."
+            )
+        if self.alpha_scale != "official" and self.alpha is None:
+            raise ConfigError(
+                f"--alpha-scale {self.alpha_scale}: the usual alpha is meant for the official "
+                f"scale; give --alpha as well. Divide by the square root of the number of nodes."
             )
         if self.batch_size is not None and (self.student, self.framework) != ("decoupled", "cpf"):
             raise ConfigError("--batch-size needs --student decoupled and --framework cpf.")
@@ -375,6 +390,25 @@ def open_graph(config: Config) -> Graph:
     )
 
 
+def positive_class(config: Config, graph: Graph) -> int:
+    """Number of the class that is a positive decision.
+
+    Raises:
+        ConfigError: There are more than two and none is chosen, or there is none of that number.
+    """
+    chosen, classes = config.positive_class, graph.classes
+    if chosen is None and (len(classes) == 2 or config.positive_label or graph.sensitive is None):
+        return 1  # a value chosen by --positive-label is class 1
+    if chosen is None or chosen >= len(classes):
+        named = ", ".join(f"{number}: {name}" for number, name in enumerate(classes))
+        raise ConfigError(
+            f"{graph.name} has {len(classes)} classes ({named}). Say which of them is the positive "
+            f"decision whose shares are compared: --positive-class with its number"
+            + ("." if chosen is None else f"; found {chosen}.")
+        )
+    return chosen
+
+
 class Best:
     """The state of some modules after the best epoch so far."""
 
@@ -390,8 +424,8 @@ class Best:
             self.kept.load_state_dict(self.modules.state_dict())
             self.value, self.epoch = value, epoch
 
-    def restore(self) -> None:
-        """Put the best state back into the modules.
+    def restore(self, but: tuple[str, ...] = ()) -> None:
+        """Put the best state back into the modules, except into those named by `but`.
 
         Raises:
             DataError: No epoch had a score.
@@ -401,7 +435,9 @@ class Best:
                 "no epoch could be scored on the validation nodes: is a group, or its positive "
                 "labels, missing among them? Leave --select-gap-weight out, or choose other splits."
             )
-        self.modules.load_state_dict(self.kept.state_dict())
+        for name, module in self.modules.items():
+            if name not in but:
+                module.load_state_dict(dict(self.kept.items())[name].state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Value and number of the best epoch; the state itself is `kept`, a module."""
@@ -468,7 +504,7 @@ def train(
     run: Run,
     *,
     graph: Graph | None = None,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Targets | None = None,
     student: Callable[[int, int], nn.Module] | None = None,
 ) -> Distilled:
     """Train teacher, plain student and RELIANT student, and leave them in the run's folder.
@@ -477,7 +513,8 @@ def train(
         config: The recipe.
         run: The run; `run.finish()` is called.
         graph: A graph of yours, in place of `config`'s.
-        teacher: A trained teacher of yours (see `model.NodeClassifier`), which is left as it is.
+        teacher: A trained teacher of yours (see `model.NodeClassifier`), which is left as it is,
+            or what it says of every node.
         student: Builds a student of yours from numbers of features and classes.
 
     Returns:
@@ -491,6 +528,7 @@ def train(
     if graph is None:
         with run.main_first():  # it fills caches
             graph = open_graph(config)
+    positive_class(config, graph)
     if config.objective != "none" and graph.sensitive is None:
         raise DataError(
             f"{graph.name}: it has no sensitive attribute, which training for fairness needs. Name "
@@ -511,6 +549,7 @@ def train(
         "label": graph.label_name,
         "sensitive": graph.sensitive_name,
         "graph": graph.name,
+        "fingerprint": graph.fingerprint(),
         "encoding": graph.encoding.to_notes() if isinstance(graph, TableGraph) else None,
     }
     if parts > 1:  # this process's part; the whole is not needed any more
@@ -527,10 +566,13 @@ def train(
         for place, name in enumerate(graph.feature_names)
         if name not in config.drop_from_student
     )
+    if not visible:
+        raise ConfigError("--drop-from-student: it names every feature, and the student sees none.")
 
     # All stages before the first is trained: a checkpoint holds them all.
     taught = None
-    teacher = None if teacher is None else copy.deepcopy(teacher).to(run.device)
+    if isinstance(teacher, nn.Module):
+        teacher = copy.deepcopy(teacher).to(run.device)
     if teacher is None and config.soft_targets is None:
         taught = _teacher_stage(config, run, graph)
     names = ["plain"] if config.compare or config.objective == "none" else []
@@ -547,14 +589,17 @@ def train(
     total = sum(stage.epochs for stage in everything)
 
     if taught is not None:  # what does not fit is told before the teacher is trained
-        targets_of(config, graph, taught.network)
+        targets = targets_of(config, graph, taught.network)
+        if config.objective == "sp" or config.eo_labels in ("validation", "train"):
+            _fairness(config, graph, targets)
     done = 0
     if taught is not None:
         _fit_teacher(config, run, graph, taught, first=done, total=total)
         teacher, done = taught.network, taught.epochs
     targets = targets_of(config, graph, teacher)
+    fairness = _fairness(config, graph, targets)
     for stage in stages.values():
-        _fit_student(config, run, graph, stage, targets, visible, first=done, total=total)
+        _fit_student(config, run, graph, stage, targets, fairness, visible, first=done, total=total)
         done += stage.epochs
 
     distilled = _collect(graph, teacher, taught, stages, visible)
@@ -643,6 +688,12 @@ def _student_stage(
     else:
         network = own(columns, len(graph.classes))
         arguments = {"name": OWN}
+        if config.framework == "akd" and not hasattr(network, "embed"):
+            raise ConfigError(
+                f"--framework akd compares embeddings, and {type(network).__name__} has no method "
+                f"embed(graph, features) that returns logits and embeddings; see "
+                f"modicum.methods.reliant.model.NodeClassifier. Add it, or use cpf."
+            )
     modules = nn.ModuleDict({"network": network})
     if proxies is not None:
         modules["proxies"] = proxies
@@ -676,6 +727,7 @@ def _fit(
     first: int,
     total: int,
     every: int,
+    last: tuple[str, ...] = (),
 ) -> None:
     """Train one network, score it on validation nodes, and go back to its best epoch.
 
@@ -688,6 +740,7 @@ def _fit(
         first: Epochs of the run before this stage.
         total: Epochs of the run.
         every: Epochs from one score to the next.
+        last: Modules that stay as they are after the last epoch.
     """
     for step in run.iterations(first + stage.epochs, of=total):
         number = step - first
@@ -700,7 +753,7 @@ def _fit(
             stage.best.offer(value, number)
             if number - stage.best.epoch >= stage.patience:
                 run.end_iterations()
-    stage.best.restore()
+    stage.best.restore(but=last)
 
 
 def _fit_teacher(
@@ -723,7 +776,7 @@ def _fit_teacher(
         network.eval()
         with run.autocast():
             logits = network(graph, graph.features).float()
-        scores = validation_scores(graph, logits.softmax(1), config.positive_class)
+        scores = validation_scores(graph, logits.softmax(1), positive_class(config, graph))
         return scores["val_accuracy"], scores
 
     _fit(
@@ -741,19 +794,46 @@ def _step_of(run: Run, graph: Graph, stage: Stage) -> Step:
     return step
 
 
+def _fairness(config: Config, graph: Graph, targets: Targets) -> Fairness | None:
+    """The fairness term of the RELIANT student.
+
+    Raises:
+        DataError: A group has none of the nodes it looks at.
+        ConfigError: The labels make no sense in the framework.
+    """
+    alpha, nodes = config.recipe["alpha"], graph.messages.total_nodes
+    fairness = fairness_of(
+        graph,
+        targets,
+        framework=config.framework,
+        objective=config.objective,
+        alpha=alpha * (nodes**0.5 if config.alpha_scale != "official" else 1.0),
+        eo_labels=config.eo_labels,
+        positive_class=positive_class(config, graph),
+        surrogate=config.surrogate,
+        order=config.surrogate_order,
+        temperature=config.surrogate_temperature,
+    )
+    if fairness is not None:  # the gap refuses empty groups
+        fairness(graph, targets.probabilities, fairness.student_nodes)
+        fairness(graph, targets.probabilities, fairness.proxy_nodes)
+    return fairness
+
+
 def _fit_student(
     config: Config,
     run: Run,
     graph: Graph,
     stage: Stage,
     targets: Targets,
+    fairness: Fairness | None,
     visible: tuple[int, ...],
     *,
     first: int,
     total: int,
 ) -> None:
     """Distil the teacher into one student."""
-    recipe, fair = config.recipe, stage.name == "reliant"
+    fair = stage.name == "reliant"
     optimizers = stage.optimizers
     student = Student(
         stage.network,
@@ -764,22 +844,7 @@ def _fit_student(
         config.proxy_in_student,
         run.autocast,
     )
-    nodes = graph.messages.total_nodes
-    fairness = None
-    if fair:
-        fairness = fairness_of(
-            graph,
-            targets,
-            framework=config.framework,
-            objective=config.objective,
-            alpha=recipe["alpha"] * (nodes**0.5 if config.alpha_scale != "official" else 1.0),
-            eo_labels=config.eo_labels,
-            positive_class=config.positive_class,
-            surrogate=config.surrogate,
-            order=config.surrogate_order,
-            temperature=config.surrogate_temperature,
-        )
-
+    fairness = fairness if fair else None
     step = _step_of(run, graph, stage)
     rows = None
     if config.batch_size is not None:
@@ -811,7 +876,7 @@ def _fit_student(
             p = predict_rows(graph, rows, student, config.batch_size or 1)
         else:
             p = student.predict(graph, dropout=config.dropout_in_evaluation)
-        scores = validation_scores(graph, p, config.positive_class)
+        scores = validation_scores(graph, p, positive_class(config, graph))
         if config.framework == "akd":
             return -scores["val_loss"], scores
         if not fair or not config.select_gap_weight:
@@ -820,18 +885,26 @@ def _fit_student(
         return scores["val_accuracy"] - config.select_gap_weight * gap, scores
 
     _fit(
-        run, graph.messages, stage, epoch, score, first=first, total=total, every=config.score_every
+        run,
+        graph.messages,
+        stage,
+        epoch,
+        score,
+        first=first,
+        total=total,
+        every=config.score_every,
+        last=("proxies",) if config.last_proxies else (),
     )
     if rows is not None:
         rows.remove()
 
 
 @torch.no_grad()
-def targets_of(config: Config, graph: Graph, teacher: nn.Module | None) -> Targets:
-    """What the teacher says of every node: from its network, or from a file.
+def targets_of(config: Config, graph: Graph, teacher: nn.Module | Targets | None) -> Targets:
+    """What the teacher says of every node: from its network, as given, or from a file.
 
     Raises:
-        DataError: The file does not fit the graph.
+        DataError: It does not fit the graph.
         ConfigError: GraphAKD needs an embedding as wide as the student's, and there is none.
     """
     if teacher is None:
@@ -845,6 +918,17 @@ def targets_of(config: Config, graph: Graph, teacher: nn.Module | None) -> Targe
         assert p is not None
         assert log_p is not None
         targets = Targets(p, log_p, embedding)
+    elif isinstance(teacher, Targets):
+        check_probabilities(
+            teacher.probabilities, graph.messages.total_nodes, len(graph.classes), "the teacher"
+        )
+        targets = Targets(
+            own_rows(graph, teacher.probabilities.to(graph.device)),
+            own_rows(graph, teacher.log_probabilities.to(graph.device)),
+            None
+            if teacher.embedding is None
+            else own_rows(graph, teacher.embedding.to(graph.device)),
+        )
     else:
         teacher.eval()
         embedding = None
@@ -852,6 +936,11 @@ def targets_of(config: Config, graph: Graph, teacher: nn.Module | None) -> Targe
             logits, embedding = teacher.embed(graph, graph.features)  # pyright: ignore
         else:
             logits = teacher(graph, graph.features)
+        if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
+            _log.warning(
+                "the teacher returned rows of positive numbers that sum to 1. They are taken for "
+                "logits; if they are probabilities, let it return their logarithms."
+            )
         log_probabilities = logits.float().log_softmax(1)
         probabilities = check_probabilities(
             log_probabilities.exp(), graph.nodes, len(graph.classes), "the teacher"
@@ -898,7 +987,7 @@ def validation_scores(graph: Graph, probabilities: Tensor, positive_class: int) 
 
 def _collect(
     graph: Graph,
-    teacher: nn.Module | None,
+    teacher: nn.Module | Targets | None,
     taught: Stage | None,
     stages: Mapping[str, Stage],
     visible: tuple[int, ...],
@@ -906,7 +995,7 @@ def _collect(
     """The networks of the best epochs in one module, with the rows of all nodes."""
     networks = {name: collected(graph, stage.network) for name, stage in stages.items()}
     described = {name: stage.arguments for name, stage in stages.items()}
-    if teacher is not None:
+    if isinstance(teacher, nn.Module):
         networks["teacher"] = teacher
         described["teacher"] = taught.arguments if taught is not None else {"name": OWN}
     proxies = stages["reliant"].proxies if "reliant" in stages else None
@@ -927,12 +1016,14 @@ def _collect(
 def distill(
     graph: Any,
     *,
-    teacher: TeacherName | nn.Module = "gcn",
+    teacher: TeacherName | nn.Module | Tensor | Targets = "gcn",
     student: StudentName | Callable[[int, int], nn.Module] | None = None,
     framework: Framework = "cpf",
     objective: Objective = "sp",
     seed: int = 0,
     out: Path | None = None,
+    run_options: RunOptions | None = None,
+    resume: bool = False,
     **options: Any,
 ) -> Distilled:
     """Distil a fair student on a graph of yours, from Python.
@@ -940,13 +1031,16 @@ def distill(
     Args:
         graph: A `Graph` (`Graph.build`, `Graph.from_csr`, `read_table`), or PyTorch Geometric's
             `Data` with the attribute `sens` or `sensitive`.
-        teacher: A teacher to train by name, or a trained one of yours (`model.NodeClassifier`).
+        teacher: A teacher to train by name; a trained one of yours (`model.NodeClassifier`); or
+            its probabilities `(N, C)`, with its embedding as well in `distil.Targets`.
         student: A student by name, or what builds one of yours from numbers of features and
             classes; none: the framework's.
         framework: cpf or akd.
         objective: sp, eo, or none for the plain student alone.
         seed: Of initialisation, dropout and proxies.
         out: Run folder to make; none: nothing is kept.
+        run_options: Device, precision and the like; its seed is `seed`.
+        resume: Go on with the run in `out` if there is one.
         options: Fields of `Config`, such as `alpha=100.0`.
 
     Returns:
@@ -965,10 +1059,12 @@ def distill(
     if unknown:
         raise ConfigError(f"distill: no option is called {', '.join(unknown)}; see Config.")
     config = Config(framework=framework, objective=objective, **options)
+    if isinstance(teacher, Tensor):
+        teacher = Targets(teacher, teacher.clamp_min(torch.finfo(teacher.dtype).tiny).log())
     with tempfile.TemporaryDirectory() as nowhere:
         folder = Path(nowhere) / "run" if out is None else out
-        run_options = RunOptions(seed=seed)
-        with Run(folder, method="reliant", config=config, options=run_options) as run:
+        how = dataclasses.replace(run_options or RunOptions(), seed=seed)
+        with Run(folder, method="reliant", config=config, options=how, resume=resume) as run:
             networks = train(
                 config,
                 run,
