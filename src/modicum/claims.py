@@ -7,6 +7,7 @@ trained by the method's own `train`; there is no second training loop for demons
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +36,8 @@ from modicum.method import load_method, room
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from modicum.engine.run import RunOptions
 
 Word = Literal["holds", "does not hold", "inconclusive"]
 
@@ -97,6 +100,8 @@ class Study:
     """Changes whenever the data does; part of the key results are cached under."""
     seeds: int = 3
     """Seeds every arm is trained with, unless more or fewer are asked for."""
+    options: Mapping[str, RunOptions] = field(default_factory=dict[str, "RunOptions"])
+    """How some arms are executed; seed, device and workers are the check's own."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +218,16 @@ def run_study(
 def _arm_folder(study: Study, arm: str, seed: int) -> Path:
     code = code_digest(room(study.method))
     config = json.dumps(asdict(study.arms[arm]), sort_keys=True, default=str)
-    key = "\n".join([study.method, config, str(seed), study.fingerprint, code])
+    options = json.dumps(asdict(_options(study, arm, seed)), sort_keys=True, default=str)
+    key = "\n".join([study.method, config, options, study.fingerprint, code])
     return cache_folder() / "claims" / hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def _options(study: Study, arm: str, seed: int) -> RunOptions:
+    from modicum.engine.run import RunOptions
+
+    usual = study.options.get(arm, RunOptions())
+    return dataclasses.replace(usual, seed=seed, device="cpu", workers=0)
 
 
 def _train_arms(
@@ -277,7 +290,7 @@ def _train_arm(study: Study, arm: str, seed: int, folder: Path, fresh: bool) -> 
     """Train one arm in a process of its own and leave its run folder and result in `folder`."""
     import torch
 
-    from modicum.engine.run import Interrupted, Run, RunOptions
+    from modicum.engine.run import Interrupted, Run
 
     torch.set_num_threads(THREADS)
     config = study.arms[arm]
@@ -288,7 +301,7 @@ def _train_arm(study: Study, arm: str, seed: int, folder: Path, fresh: bool) -> 
         if fresh:
             shutil.rmtree(working, ignore_errors=True)
         began = time.process_time()
-        options = RunOptions(seed=seed, device="cpu", workers=0)
+        options = _options(study, arm, seed)
         try:
             with Run(
                 working,

@@ -56,6 +56,14 @@ ROOM_VERBS = {
         "modicum.events.survey",
         "write an event recording in another format",
     ),
+    ("analyse", "drum-transfer"): (
+        "modicum.methods.drum_transfer.analyse",
+        "pattern and fills of grooves, bar by bar",
+    ),
+    ("listen", "drum-transfer"): (
+        "modicum.methods.drum_transfer.listen",
+        "a page for judging grooves blind",
+    ),
     ("pareto", "reliant"): (
         "modicum.methods.reliant.pareto",
         "accuracy against gap over weights of the fairness term",

@@ -55,6 +55,12 @@ CATALOGUE: dict[str, Card] = {
         title="RELIANT: fair knowledge distillation for graph neural networks",
         paper="Dong et al., SDM 2023, arXiv:2301.01150",
     ),
+    "drum-transfer": Card(
+        scarce="training music",
+        title="Language-to-music transfer: a language model becomes a drummer",
+        paper="Zhang and Callison-Burch, AAAI 2023 workshop, arXiv:2301.01162",
+        extra="music",
+    ),
 }
 
 Verb = Callable[..., Mapping[str, Any]]

@@ -23,6 +23,24 @@ def warmup_cosine(
     return minimum + (peak - minimum) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
+def warmup_linear(
+    step: int, total: int, *, peak: float, warmup: int = 0, final: float = 0.0
+) -> float:
+    """Linear warm-up to `peak`, then linear decay.
+
+    Args:
+        step: Optimizer step, from 0.
+        total: Number of optimizer steps of the run.
+        peak: Largest learning rate, reached at step `warmup - 1`.
+        warmup: Number of warm-up steps; `peak * (step + 1) / warmup` is used in them.
+        final: Share of the peak that the decay would reach one step after the last.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    return peak * (1 - (1 - final) * min(1.0, done))
+
+
 def one_cycle(
     step: int, total: int, *, peak: float, warmup_share: float = 0.3, start: float = 25.0,
     end: float = 1e4,

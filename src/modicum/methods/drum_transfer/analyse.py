@@ -1,0 +1,318 @@
+"""The verb `analyse`: which bars of a groove are its pattern and which are fills, and how it is
+played.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from modicum.classification import input_files
+from modicum.engine.files import atomic_write, write_text
+from modicum.engine.progress import Progress
+from modicum.errors import DataError
+from modicum.methods.drum_transfer.drumroll import to_text, without_separators
+from modicum.methods.drum_transfer.grids import Grids, read_grids
+from modicum.methods.drum_transfer.measures import (
+    Floats,
+    back_beat_consistency,
+    beyond_two_hands,
+    hamming_profile,
+    hits_per_bar,
+    off_beat_ratio,
+    onset_density,
+    silent_share,
+)
+from modicum.methods.drum_transfer.midi import Reading, read_midi
+from modicum.methods.drum_transfer.notation import INSTRUMENTS, Groove
+from modicum.methods.drum_transfer.pictures import draw_step_grid
+from modicum.methods.drum_transfer.structure import (
+    BARS,
+    Clusterer,
+    Structure,
+    structure,
+    structure_means,
+)
+from modicum.report.pictures import png
+
+SUFFIXES = {".mid", ".midi", ".txt"}
+_WHOLE = Reading(bars=None, pad=False, meter_bars=True)
+_PATTERN, _FILL, _MUTED = "#0b5fb0", "#b9480e", "#5b626b"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is found in one groove."""
+
+    groove: Groove
+    structure: Structure
+    grids: Grids
+    """Of this groove alone."""
+
+    @classmethod
+    def of(
+        cls, groove: Groove, *, official: bool = False, clusterer: Clusterer = "exact"
+    ) -> Analysis:
+        """Measure a groove, well-formed or not.
+
+        Args:
+            groove: With or without separators.
+            official: Compare the first 16 bars, see `structure.stability`; otherwise all.
+            clusterer: See `structure.two_means`.
+
+        Raises:
+            DataError: There is no line in it that can be read.
+            MissingExtraError: rapidfuzz is not installed.
+        """
+        text, notation = without_separators(groove.text), groove.notation
+        grids = read_grids([text], notation)
+        if not grids.readable.any():
+            first = text.split("\n", 1)[0][:40]
+            raise DataError(
+                f"{groove.name}: no line of a groove in it. Expected lines such as "
+                f"{notation.silence!r}; found {first!r}."
+            )
+        found = structure(
+            text,
+            notation=notation,
+            official=official,
+            most_bars=BARS if official else None,
+            clusterer=clusterer,
+        )
+        return cls(groove, found, grids)
+
+    @property
+    def bars(self) -> int:
+        """Bars, a short tail being one."""
+        return -(-int(self.grids.steps[0]) // self.grids.notation.steps_per_bar)
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers of the whole groove; NaN where one is not defined, and why."""
+        found = self.structure
+        summary = {
+            "bars": self.bars,
+            "unreadable_steps": int(self.grids.unreadable[0]),
+            "stability": structure_means([found]).stability,
+            "separation": found.separation,
+            "tightness": found.tightness,
+            "fills": [bar + 1 for bar in found.fills],
+        }
+        return summary | ({"undefined": found.undefined} if found.undefined else {})
+
+    def playing(self) -> dict[str, float]:
+        """How the whole groove is played, see `measures`; NaN where that is not defined.
+
+        Under the name of an instrument stand its hits a bar.
+        """
+        grids = self.grids
+        return {
+            "hits_per_bar": float(hits_per_bar(grids)[0].sum()),
+            **dict(zip(INSTRUMENTS, hits_per_bar(grids)[0].tolist(), strict=True)),
+            "silent_bars": float(silent_share(grids)[0]),
+            "change_over_a_bar": float(
+                hamming_profile(grids, [grids.notation.steps_per_bar])[0, 0]
+            ),
+            **{name: float(measure(grids)[0]) for name, measure in _OF_BARS.items()},
+        }
+
+    def by_bar(self) -> list[dict[str, Any]]:
+        """A record a bar, from 1: pattern or fill, its stability, and how it is played.
+
+        The first and the last bar are neither and have no stability.
+        """
+        size = self.grids.notation.steps_per_bar
+        alone = Grids(
+            self.grids.notation,
+            self.grids.hits[0].reshape(-1, size, len(INSTRUMENTS)),
+            self.grids.readable[0].reshape(-1, size),
+            np.minimum(size, self.grids.steps[0] - size * np.arange(self.bars)),
+        )
+        played: dict[str, Floats] = {name: measure(alone) for name, measure in _OF_BARS.items()}
+        hits = alone.struck.sum((1, 2))
+        stable = dict(enumerate(self.structure.stability.tolist(), start=1))
+        return [
+            {
+                "bar": bar + 1,
+                "kind": ("fill" if bar in self.structure.fills else "pattern")
+                if bar in stable
+                else "",
+                "stability": stable.get(bar),
+                "hits": int(hits[bar]),
+                **{name: float(values[bar]) for name, values in played.items()},
+            }
+            for bar in range(self.bars)
+        ]
+
+    def picture(self) -> bytes:
+        """The step grid with its fills marked, the stability of its bars below, as a PNG file."""
+        grids, found = self.grids, self.structure
+        bars_per_line = min(self.bars, BARS)
+        # Both of the same width, so that bars stand above their stability where one line holds all.
+        grid, gap, curve = 1.25 * -(-self.bars // bars_per_line), 0.15, 1.2
+        height = grid if found.undefined else grid + gap + curve
+        figure = Figure(figsize=(max(1.8, 0.9 * bars_per_line), height))
+        above = figure.add_axes((0, 1 - grid / height, 1, grid / height))
+        # As it was read: malformed lines are silent here.
+        text = to_text(grids.hits[0, : grids.steps[0]], grids.notation)
+        draw_step_grid(above, text, grids.notation, fills=found.fills, bars_per_line=bars_per_line)
+        title = self.groove.name
+        if found.undefined:
+            title += f": {found.undefined}"
+        else:
+            title += f": separation {found.separation:.2f}, tightness {found.tightness:.2f}"
+            self._draw_stability(figure.add_axes((0, 0, 1, curve / height)))
+        if unreadable := int(grids.unreadable[0]):
+            title += f", {unreadable} steps unreadable"
+        above.set_title(title.replace("$", r"\$"), fontsize=10, loc="left")
+        return png(figure)
+
+    def _draw_stability(self, axes: Axes) -> None:
+        """Stability over the bars, counted from 1, and the means of pattern and fills."""
+        stable, fills = self.structure.stability, self.structure.fills
+        number = 2 + np.arange(len(stable))
+        fill = np.isin(number - 1, fills)
+        axes.plot(number, stable, color=_MUTED, linewidth=1)
+        for chosen, colour, marker, name in (
+            (~fill, _PATTERN, "o", "pattern"),
+            (fill, _FILL, "s", "fill"),
+        ):
+            if chosen.any():
+                y = stable[chosen]
+                axes.plot(number[chosen], y, marker, color=colour, markersize=5, label=name)
+                axes.axhline(y.mean(), color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
+        for bar in number[fill]:
+            axes.axvspan(bar - 0.5, bar + 0.5, color=_FILL, alpha=0.08, linewidth=0)
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        bars = int(self.grids.steps[0]) / self.grids.notation.steps_per_bar
+        axes.set(xlim=(0.5, 0.5 + bars), ylim=(0, max(1.0, 1.1 * stable.max())))
+        axes.set_xlabel("bar", fontsize=8)
+        axes.set_ylabel("stability", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+_OF_BARS = {
+    "onset_density": onset_density,
+    "off_beat_ratio": off_beat_ratio,
+    "back_beat_consistency": back_beat_consistency,
+    "beyond_two_hands": beyond_two_hands,
+}
+
+
+def analyse(
+    files: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path = Path("analysis"),
+    official: bool = False,
+    clusterer: Clusterer = "exact",
+    picture: bool = True,
+) -> dict[str, Any]:
+    """Say which bars of grooves are pattern and which are fills, and how they are played.
+
+    Stability is how far a bar is from the nearer of its neighbours, in characters. Fills are the
+    less stable of two clusters of bars; separation is the distance between their means, tightness
+    that of a bar from the mean of its own. Lines of a text that cannot be read are counted and
+    left out of how it is played.
+
+    Args:
+        files: MIDI files, .txt files of drumroll lines, or folders of them. One that cannot be
+            used is reported and does not stop the others.
+        out: Folder for analysis.json, which has every number of every bar, and a picture of each
+            file.
+        official: As the paper's scripts: 16 bars of 16 steps whatever the meter, filled up with
+            silence, and bars compared with doubled newlines. Otherwise the whole performance, in
+            bars of its meter.
+        clusterer: exact, or sklearn as in the paper's script.
+        picture: Draw pictures.
+
+    Returns:
+        Tables of the files, of how they are played, and of a single file's bars; NaN where a
+        measure is not defined.
+
+    Raises:
+        DataError: No file can be used.
+        MissingExtraError: rapidfuzz or symusic is not installed.
+    """
+    paths = input_files(files, SUFFIXES, "groove")
+    rows: list[dict[str, Any]] = []
+    found: dict[str, Analysis] = {}
+    drawn: list[str] = []
+    with Progress("analyse", len(paths)) as progress:
+        for done, (path, label) in enumerate(zip(paths, _labels(paths), strict=True), start=1):
+            try:
+                groove = _read(path, Reading() if official else _WHOLE, label)
+                found[label] = Analysis.of(groove, official=official, clusterer=clusterer)
+            except DataError as error:
+                rows.append({"file": label, "error": str(error)})
+            else:
+                rows.append({"file": label} | found[label].summary())
+                if picture:
+                    drawn.append(str(out / f"{label}.png"))
+                    with atomic_write(out / f"{label}.png") as file:
+                        file.write(found[label].picture())
+            progress.advance(done)
+    if not found:
+        raise DataError(f"none of the {len(rows)} files can be used. The first: {rows[0]['error']}")
+    means = structure_means([one.structure for one in found.values()])
+    result: dict[str, Any] = {
+        "read": len(found),
+        "unusable": len(rows) - len(found),
+        "without_structure": means.excluded,
+        "mean_stability": means.stability,
+        "mean_separation": means.separation,
+        "mean_tightness": means.tightness,
+        "files": rows,
+        "playing": [{"file": label} | one.playing() for label, one in found.items()],
+    }
+    bars = {label: one.by_bar() for label, one in found.items()}
+    details = out / "analysis.json"
+    write_text(details, json.dumps(_plain(result | {"bars": bars}), indent=2) + "\n")
+    if len(bars) == 1:
+        result["bars"] = next(iter(bars.values()))
+    return result | {"details": str(details), "pictures": drawn}
+
+
+def _read(path: Path, reading: Reading, name: str) -> Groove:
+    """A MIDI file, or a text in the notation of the paper."""
+    if path.suffix.lower() != ".txt":
+        return read_midi(path, reading, name=name)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: cannot be read as text: {error}. Expected lines of six characters."
+        ) from error
+    return Groove(name, text, notation=reading.notation)
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The name of each file; those of the same name in different folders get numbers."""
+    seen: Counter[str] = Counter()
+    labels: list[str] = []
+    for path in paths:
+        seen[path.name] += 1
+        labels.append(path.name if seen[path.name] == 1 else f"{path.name}-{seen[path.name]}")
+    return labels
+
+
+def _plain(value: Any) -> Any:
+    """With null for NaN, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _plain(of_name) for name, of_name in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,393 @@
+"""What any model must be compared with: repetition, chance, and an n-gram of lines.
+
+The specification, section 4.2, asks for them in every comparison. The yardsticks of loss of its
+section 6.4 are those of the n-gram.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import accumulate
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modicum.engine.random import uniform
+from modicum.errors import ConfigError, DataError
+from modicum.methods.drum_transfer.drumroll import (
+    Hits,
+    Record,
+    lines_per_bar,
+    to_hits,
+    to_record,
+    to_text,
+    without_separators,
+)
+from modicum.methods.drum_transfer.drumroll import bars as bars_of
+from modicum.methods.drum_transfer.generate import check_sampling, choose
+from modicum.methods.drum_transfer.losses import CompletionNats
+from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Notation
+from modicum.methods.drum_transfer.sources import load_grooves
+
+YARDSTICKS = (
+    "uniform",
+    "unigram",
+    "position in the bar",
+    "position and previous line",
+    "line a bar before",
+    "line a bar before and previous line",
+)
+"""What an `NGram` of order 0 to 5 knows of a line; each backs off to the one before it."""
+_ORDERS = len(YARDSTICKS) - 1
+
+
+class Baseline(nn.Module, ABC):
+    """Something that completes prompts without being a language model."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it is built with, JSON-able."""
+        return {}
+
+    @abstractmethod
+    def complete(
+        self,
+        prompts: Sequence[str],
+        notation: Notation = DRUMROLL,
+        *,
+        bars: int = 14,
+        samples: int = 1,
+        temperature: float = 0.9,
+        seed: int = 0,
+    ) -> list[list[str]]:
+        """Completions as `generate.generate` gives them.
+
+        Args:
+            prompts: Whole bars with a separator after each.
+            notation: Of the prompts.
+            bars: Bars to be written, at least 1.
+            samples: Completions of each prompt.
+            temperature: As of a network; only the n-gram has one.
+            seed: Of what is drawn. It depends on the numbers of prompt and sample, too.
+
+        Returns:
+            For each prompt its completions, through `END`.
+
+        Raises:
+            ConfigError: An option is out of range, or an n-gram was counted in another notation.
+            DataError: A prompt is not whole bars.
+        """
+
+
+class Repeat(Baseline):
+    """The last bar of the prompt, over and over."""
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        notation: Notation = DRUMROLL,
+        *,
+        bars: int = 14,
+        samples: int = 1,
+        temperature: float = 0.9,
+        seed: int = 0,
+    ) -> list[list[str]]:
+        """Completions; see `Baseline.complete`. Nothing is drawn."""
+        check_sampling(bars=bars, samples=samples)
+        last = [_hits_of(prompt, notation)[-notation.steps_per_bar :] for prompt in prompts]
+        return [[_completion(np.tile(hits, (bars, 1)), notation)] * samples for hits in last]
+
+
+class Random(Baseline):
+    """Every cell is drawn by itself, its characters all as likely: in a drumroll a fair coin.
+
+    The random grooves of the specification's section 6.3 are 16 bars of this, without a prompt.
+    """
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        notation: Notation = DRUMROLL,
+        *,
+        bars: int = 14,
+        samples: int = 1,
+        temperature: float = 0.9,
+        seed: int = 0,
+    ) -> list[list[str]]:
+        """Completions; see `Baseline.complete`. The prompt is not looked at."""
+        check_sampling(bars=bars, samples=samples)
+        sizes = np.array([len(characters) for characters in notation.columns])
+        steps = bars * notation.steps_per_bar
+        noise = _noise(len(prompts), samples, steps * len(sizes), seed)
+        hits = noise.reshape(-1, steps, len(sizes)) * sizes
+        texts = [_completion(groove, notation) for groove in hits.astype(np.int8)]
+        return _by_prompt(texts, samples)
+
+
+class NGram(Baseline):
+    """Counts of lines after what stood before them, backing off to less (section 6.4).
+
+    The probability of a line after a context of order k is ::
+
+        p_k = (count of both + weight * p_(k-1)) / (count of the context + weight)
+
+    with the same probability of all lines at order 0. `YARDSTICKS` tells the contexts.
+
+    Args:
+        notation: Of the texts, or its fields. In the layout `rows` a step is what is a line else.
+        entries: Pairs of context and line that were counted.
+        weight: Of the order below.
+    """
+
+    def __init__(
+        self, notation: Notation | Mapping[str, Any], entries: int, weight: float = 4.0
+    ) -> None:
+        super().__init__()
+        if not isinstance(notation, Notation):
+            fields = dict(notation)
+            notation = Notation(tuple(fields.pop("columns")), **fields)
+        self.notation = notation
+        self.weight = weight
+        self.sizes = tuple(len(characters) for characters in notation.columns)
+        self.kinds = prod(self.sizes)
+        """How many different lines there can be: 64 in a drumroll."""
+        self.pairs: Tensor
+        """`(entries,)`, int64, in order: number of the context times `kinds`, plus the line's."""
+        self.counts: Tensor
+        """`(entries,)`, int64: how often the pair occurs."""
+        self.register_buffer("pairs", torch.zeros(entries, dtype=torch.int64))
+        self.register_buffer("counts", torch.zeros(entries, dtype=torch.int64))
+
+    @classmethod
+    def fit(
+        cls, records: Sequence[Record], notation: Notation = DRUMROLL, *, weight: float = 4.0
+    ) -> NGram:
+        """Count the lines of whole records, those of the prompts included.
+
+        Args:
+            records: At least one.
+            notation: Of the records.
+            weight: Of the order below.
+
+        Raises:
+            DataError: There is no record, or one is malformed.
+        """
+        if not records:
+            raise DataError("an n-gram: found no records to count lines in; expected at least one.")
+        model = cls(notation, 0, weight)
+        grooves = [model._lines_of(record) for record in records]
+        pairs = [(model._contexts_of(lines) * model.kinds + lines).flatten() for lines in grooves]
+        model.pairs, model.counts = torch.cat(pairs).unique(return_counts=True)
+        return model
+
+    @classmethod
+    def of_made_up_grooves(cls) -> NGram:
+        """Counted on the grooves that are built in, in a moment."""
+        records = map(to_record, load_grooves("generated")["train"])
+        return cls.fit([record for record in records if record is not None])
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it is built with, JSON-able; the counts are its state."""
+        return {
+            "notation": asdict(self.notation),
+            "entries": len(self.pairs),
+            "weight": self.weight,
+        }
+
+    def nats(self, records: Sequence[Record], order: int = _ORDERS) -> CompletionNats:
+        """How well it predicts the completions of records; a line counts as a token.
+
+        Args:
+            records: At least one.
+            order: Of the contexts, 0 to 5: an index of `YARDSTICKS`.
+
+        Raises:
+            DataError: A record is malformed.
+        """
+        columns = zip(*(self._nats_of(record, order) for record in records), strict=True)
+        return CompletionNats(*map(np.array, columns))
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        notation: Notation | None = None,
+        *,
+        bars: int = 14,
+        samples: int = 1,
+        temperature: float = 0.9,
+        seed: int = 0,
+    ) -> list[list[str]]:
+        """Completions; see `Baseline.complete`. The notation is that of the counts."""
+        check_sampling(bars=bars, samples=samples, temperature=temperature)
+        if notation not in (None, self.notation):
+            raise ConfigError(
+                "an n-gram: the grooves are in another notation than those that were counted. "
+                "Count grooves in this notation, or read these in the other."
+            )
+        if not prompts:
+            return []
+        size, steps = self.notation.steps_per_bar, bars * self.notation.steps_per_bar
+        noise = torch.from_numpy(_noise(len(prompts), samples, steps, seed))
+        last = [self._codes(_hits_of(prompt, self.notation)[-size:]) for prompt in prompts]
+        lines = functional.pad(torch.stack(last).repeat_interleave(samples, 0), (0, steps))
+        any_line = torch.ones(len(lines), self.kinds, dtype=torch.bool)
+        for step in range(steps):
+            bar_before, previous = lines[:, step], lines[:, step + size - 1]
+            position = torch.full_like(previous, step % size)
+            odds = self._distribution(self._contexts(position, previous, bar_before))
+            lines[:, step + size] = choose(
+                odds.log(), noise[:, step], any_line, temperature=temperature
+            )
+        hits = np.stack(np.unravel_index(lines[:, size:].numpy(), self.sizes), -1)
+        return _by_prompt([_completion(groove, self.notation) for groove in hits], samples)
+
+    def _nats_of(self, record: Record, order: int) -> tuple[float, int, int, float, int]:
+        """The numbers of `CompletionNats` of a record."""
+        given = record.prompt.count(SEPARATOR) * self.notation.steps_per_bar
+        lines = self._lines_of(record)
+        nats = -self._odds(self._contexts_of(lines)[:order], lines).log()[given:]
+        # In the layout `rows` the end of the sound is that of a bar, and lines are not steps.
+        steps, height = self.notation.steps_per_bar, lines_per_bar(self.notation)
+        last = max((lines[given:] > 0).nonzero().flatten().tolist(), default=-1) + 1
+        if self.notation.layout == "rows":
+            last = -(-last // steps) * steps
+        return (
+            float(nats.sum()),
+            len(nats),
+            len(nats) * height // steps,
+            float(nats[:last].sum()),
+            last * height // steps,
+        )
+
+    def _codes(self, hits: Hits) -> Tensor:
+        """A number below `kinds` for each line, 0 for silence; `(steps,)`, int64."""
+        return torch.from_numpy(np.ravel_multi_index(tuple(hits.T), self.sizes))
+
+    def _lines_of(self, record: Record) -> Tensor:
+        """The numbers of a record's lines, `(T,)`, int64."""
+        text = without_separators(record.prompt + record.completion)
+        return self._codes(to_hits(text, self.notation, source=record.name))
+
+    def _contexts_of(self, lines: Tensor) -> Tensor:
+        """The contexts of a groove's lines; before its beginning there is a line of its own kind.
+
+        Args:
+            lines: `(T,)`, int64.
+
+        Returns:
+            `(5, T)`, int64.
+        """
+        size = self.notation.steps_per_bar
+        past = functional.pad(lines, (size, 0), value=self.kinds)
+        position = torch.arange(len(lines)) % size
+        return self._contexts(position, past[size - 1 : -1], past[:-size])
+
+    def _contexts(self, position: Tensor, previous: Tensor, bar_before: Tensor) -> Tensor:
+        """A number for each context of the orders 1 to 5, no two alike.
+
+        Args:
+            position: `(N,)`, int64: the step in its bar.
+            previous: `(N,)`, int64: the line before.
+            bar_before: `(N,)`, int64: the line a bar before.
+
+        Returns:
+            `(5, N)`, int64.
+        """
+        size, kinds = self.notation.steps_per_bar, self.kinds + 1
+        contexts = (
+            torch.zeros_like(position),
+            position,
+            position * kinds + previous,
+            bar_before,
+            bar_before * kinds + previous,
+        )
+        first = accumulate((1, size, size * kinds, kinds), initial=0)
+        return torch.stack(
+            [start + context for start, context in zip(first, contexts, strict=True)]
+        )
+
+    def _odds(self, contexts: Tensor, lines: Tensor) -> Tensor:
+        """The probability of lines.
+
+        Args:
+            contexts: `(order, N)`, int64: those of the orders 1 to `order`.
+            lines: `(N,)`, int64.
+
+        Returns:
+            `(N,)`, float64.
+        """
+        odds = torch.full(lines.shape, 1 / self.kinds, dtype=torch.float64)
+        for context in contexts:
+            pair = context * self.kinds + lines
+            place = torch.searchsorted(self.pairs, pair).clamp(max=len(self.pairs) - 1)
+            count = torch.where(self.pairs[place] == pair, self.counts[place], 0)
+            total, _, _ = self._found(context)
+            odds = (count + self.weight * odds) / (total + self.weight)
+        return odds
+
+    def _distribution(self, contexts: Tensor) -> Tensor:
+        """The probability of every line after each context, `(N, kinds)`, float64.
+
+        Args:
+            contexts: `(5, N)`, int64.
+        """
+        number = contexts.shape[1]
+        odds = torch.full((number, self.kinds), 1 / self.kinds, dtype=torch.float64)
+        for context in contexts:
+            total, first, last = self._found(context)
+            # The entries of all contexts, one after the other, and which context each is of.
+            found = last - first
+            row = torch.arange(number).repeat_interleave(found)
+            entry = torch.arange(len(row)) + (last - found.cumsum(0))[row]
+            odds *= self.weight
+            odds[row, self.pairs[entry] % self.kinds] += self.counts[entry]
+            odds /= total[:, None] + self.weight
+        return odds
+
+    def _found(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How often contexts occur, and where their entries begin and end; each `(N,)`, int64."""
+        first = torch.searchsorted(self.pairs, context * self.kinds)
+        last = torch.searchsorted(self.pairs, (context + 1) * self.kinds)
+        before = functional.pad(self.counts.cumsum(0), (1, 0))
+        return before[last] - before[first], first, last
+
+
+BY_NAME: Mapping[str, Callable[[], Baseline]] = {
+    "ngram": NGram.of_made_up_grooves,
+    "repeat": Repeat,
+    "random": Random,
+}
+"""Baselines that need no training of one's own."""
+
+
+def _hits_of(prompt: str, notation: Notation) -> Hits:
+    """What is hit in a prompt, which must be whole bars."""
+    hits = to_hits(without_separators(prompt), notation, source="prompt")
+    if not len(hits) or len(hits) % notation.steps_per_bar:
+        raise DataError(
+            f"prompt: found {len(hits)} steps; expected a multiple of {notation.steps_per_bar}, at "
+            f"least one whole bar. See `drumroll.to_prompt`."
+        )
+    return hits
+
+
+def _noise(prompts: int, samples: int, draws: int, seed: int) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1) for the completions of prompts, `(prompts * samples, draws)`."""
+    number, sample = np.divmod(np.arange(prompts * samples), samples)
+    return uniform((number << 32) + sample, draws, seed, "completion")
+
+
+def _completion(hits: Hits, notation: Notation) -> str:
+    return SEPARATOR.join(bars_of(to_text(hits, notation), notation)) + END
+
+
+def _by_prompt(texts: list[str], samples: int) -> list[list[str]]:
+    return [texts[first : first + samples] for first in range(0, len(texts), samples)]

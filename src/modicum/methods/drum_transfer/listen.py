@@ -1,0 +1,537 @@
+"""The verb `listen`: have people judge grooves without knowing where they come from.
+
+It writes a page with pairs of grooves and the form of the paper's expert (section 6.7 of the
+specification), and joins the answers with the key that says which groove is whose.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import dataclasses
+import hashlib
+import io
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import numpy as np
+import tyro
+from markupsafe import Markup
+
+import modicum.report
+from modicum.classification import input_files
+from modicum.engine.files import atomic_write
+from modicum.engine.random import fold_keys, permutation
+from modicum.errors import ConfigError, DataError
+from modicum.methods.drum_transfer.drumroll import (
+    bars,
+    to_hits,
+    to_text,
+    without_leading_silence,
+    without_separators,
+)
+from modicum.methods.drum_transfer.midi import Reading, read_midi
+from modicum.methods.drum_transfer.notation import Groove
+from modicum.methods.drum_transfer.pictures import step_grid
+from modicum.methods.drum_transfer.synthesis import render, to_wav
+from modicum.methods.drum_transfer.tablature import from_tablature, is_tablature
+
+PATTERNS = ("consistent", "repetitive", "chaotic", "not gradable")
+"""What the pattern of a groove can be."""
+SUFFIXES = (".mid", ".midi", ".tab", ".txt")
+"""Files of grooves; of one name, the first of these is taken, as drumrolls have no tempo."""
+_YES_NO = ("yes", "no")
+_TEMPLATES = Path(__file__).parent / "templates"
+_STYLE = Path(modicum.report.__file__).parent / "templates" / "style.css"
+
+logger = logging.getLogger(__name__)
+
+
+# What a listener says
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What one listener says of one groove: a row of the CSV, whose columns are these fields.
+
+    Every field but `item` may be empty, which is no answer.
+    """
+
+    page: str
+    """Which page it was heard on; empty for a form filled in without one."""
+    listener: str
+    """Who says so."""
+    item: str
+    """Which groove of the page, such as `3B`; or the name of a groove."""
+    pattern: str
+    """One of `PATTERNS`."""
+    fills: str
+    """yes or no: whether it has any."""
+    musical: str
+    """yes or no: whether its fills are musical; all of it, if it has none."""
+    short: str
+    """yes or no: whether it ends too early."""
+    preferred: str
+    """yes or no: whether it is the better of its pair; equal: neither is."""
+    comment: str
+    """Anything else."""
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Annotation))
+"""Of the CSV of answers."""
+KEY_COLUMNS = ("page", "item", "source", "name")
+"""Of the CSV of a key: which groove an item is, and where it comes from."""
+_ALLOWED = {
+    "pattern": PATTERNS,
+    "fills": _YES_NO,
+    "musical": _YES_NO,
+    "short": _YES_NO,
+    "preferred": (*_YES_NO, "equal"),
+}
+
+
+def write_template(path: Path, names: Iterable[str]) -> None:
+    """Write an empty form as CSV, a row a groove, to annotate grooves in a spreadsheet.
+
+    Args:
+        path: Appears whole.
+        names: Of the grooves, in the column `item`.
+    """
+    _write_csv(path, COLUMNS, [{"item": name} for name in names])
+
+
+def read_answers(path: Path) -> list[Annotation]:
+    """Read the answers that a page, or a filled-in form, holds.
+
+    Raises:
+        DataError: It cannot be read, lacks a column, or holds an answer that is none of those
+            allowed; with the line.
+    """
+    answers: list[Annotation] = []
+    for line, row in _read_csv(path, COLUMNS):
+        answer = Annotation(**{name: row[name].strip() for name in COLUMNS})
+        for name, allowed in _ALLOWED.items():
+            value = getattr(answer, name)
+            if value and value not in allowed:
+                raise DataError(
+                    f"{path}, line {line}, column {name}: found {value!r}; expected "
+                    f"{', '.join(allowed)} or nothing."
+                )
+        answers.append(answer)
+    return answers
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an item of a page comes from."""
+
+    source: str
+    name: str
+
+
+def read_key(path: Path) -> dict[tuple[str, str], Origin]:
+    """Read which groove each item of a page is, by page and item.
+
+    Raises:
+        DataError: It cannot be read, lacks a column, or names an item twice.
+    """
+    key: dict[tuple[str, str], Origin] = {}
+    for line, row in _read_csv(path, KEY_COLUMNS):
+        item = row["page"], row["item"]
+        if item in key:
+            raise DataError(f"{path}, line {line}: the item {row['item']} is there twice.")
+        key[item] = Origin(row["source"], row["name"])
+    return key
+
+
+def join_answers(
+    answers: Sequence[Annotation],
+    key: Mapping[tuple[str, str], Origin],
+    *,
+    tests: bool = False,
+) -> dict[str, Any]:
+    """Count what was said of each source, as in section 6.7 of the specification.
+
+    Args:
+        answers: Of any number of listeners.
+        key: By page and item.
+        tests: Add p-values. They take judgements as independent, which several judgements of one
+            groove, or by one listener, are not: they are then too small.
+
+    Returns:
+        `table`: a record for each thing that can be said, with the number of grooves of each source
+        it was said of, and with `tests` Fisher's exact p for a difference between two sources.
+        `preference`: how often each source was preferred, how often neither, and with `tests` the
+        two-sided p of the sign test.
+
+    Raises:
+        DataError: There are no answers, or one is of an item that the key does not have, or a
+            listener answers for an item twice.
+    """
+    if not answers:
+        raise DataError("there are no answers to join.")
+    given: dict[str, list[Annotation]] = {origin.source: [] for origin in key.values()}
+    seen: set[tuple[str, str, str]] = set()
+    for answer in answers:
+        origin = key.get((answer.page, answer.item))
+        if origin is None:
+            raise DataError(
+                f"the answers of {answer.listener or 'a listener without a name'} are of the item "
+                f"{answer.item!r} of the page {answer.page!r}, which is not in the key. Take the "
+                f"key.csv that was written with that page."
+            )
+        who = answer.page, answer.listener, answer.item
+        if who in seen:
+            raise DataError(
+                f"the item {answer.item!r} of the page {answer.page!r} is answered twice by "
+                f"{answer.listener or 'listeners without a name'}. Give every file of answers once "
+                f"and, in the column listener, every listener a name."
+            )
+        seen.add(who)
+        given[origin.source].append(answer)
+    rows: list[dict[str, Any]] = []
+    for said, field, value in (
+        *((f"pattern {pattern}", "pattern", pattern) for pattern in PATTERNS),
+        ("has fills", "fills", "yes"),
+        ("musical", "musical", "yes"),
+        ("ends too early", "short", "yes"),
+    ):
+        # An item whose pattern is not judged was not heard; that it is not short says nothing.
+        of = "pattern" if field == "short" else field
+        asked = {s: [a for a in of_s if getattr(a, of)] for s, of_s in given.items()}
+        counts = {s: sum(getattr(a, field) == value for a in of_s) for s, of_s in asked.items()}
+        row: dict[str, Any] = {"said": said} | counts
+        if tests and len(given) == 2:
+            row["p"] = _fisher([(counts[s], len(asked[s]) - counts[s]) for s in given])
+        rows.append(row)
+    rows.append(
+        {"said": "not judged"} | {s: sum(not a.pattern for a in of_s) for s, of_s in given.items()}
+    )
+    preferred = {s: sum(a.preferred == "yes" for a in of_s) for s, of_s in given.items()}
+    equal = sum(a.preferred == "equal" for of_s in given.values() for a in of_s) // 2
+    preference: dict[str, Any] = {f"prefer {s}": n for s, n in preferred.items()}
+    preference["no preference"] = equal
+    if tests and len(given) == 2:
+        preference["p"] = _sign_test(*preferred.values())
+    return {
+        "listeners": len({(answer.page, answer.listener) for answer in answers}),
+        "table": rows,
+        "preference": preference,
+    }
+
+
+def _fisher(table: list[tuple[int, int]]) -> float:
+    from scipy.stats import fisher_exact
+
+    return float(fisher_exact(table).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _sign_test(first: int, second: int) -> float:
+    from scipy.stats import binomtest
+
+    return float(binomtest(first, first + second).pvalue) if first + second else math.nan
+
+
+# The page
+
+
+def write_listening_page(
+    out: Path,
+    pairs: Sequence[tuple[Groove, Groove]],
+    sources: tuple[str, str],
+    *,
+    given_bars: int = 2,
+    seed: int = 0,
+    embed_below: float = 50.0,
+    soundfont: Path | None = None,
+) -> dict[str, Any]:
+    """Write a blind listening test: `page/`, to hand to listeners, and `key.csv`, to keep.
+
+    The order of the pairs and the sides of the sources are shuffled; each source is on either side
+    equally often, or once more. Both grooves of a pair are played without velocities, at one tempo
+    and with the same sounds, so that nothing but what is played tells them apart.
+
+    Args:
+        out: Folder for both.
+        pairs: Of the first and the second source, at least one. The second's tempo counts.
+        sources: What the sources are called, in the key alone.
+        given_bars: Bars from the first that both have; they are shaded. 0 where they begin
+            differently.
+        seed: Of the shuffling.
+        embed_below: Largest page, in megabytes, with sounds and pictures in it; those of a larger
+            one lie beside it.
+        soundfont: See `synthesis.render`.
+
+    Returns:
+        `page` and `key`, the files; `pairs`, how many; `megabytes`, of all that is to hand over;
+        `self_contained`, whether the one file is enough.
+
+    Raises:
+        ConfigError: There are no pairs, or the sources have the same name.
+        DataError: The grooves of a pair do not begin alike, or one cannot be read or played.
+    """
+    if not pairs:
+        raise ConfigError("a listening test needs at least one pair of grooves, got none.")
+    if sources[0] == sources[1]:
+        raise ConfigError(
+            f"both sources are called {sources[0]!r}, which would make the answers useless. Give "
+            f"them different names."
+        )
+    for first, second in pairs:
+        if (
+            bars(first.text, first.notation)[:given_bars]
+            != bars(second.text, second.notation)[:given_bars]
+        ):
+            raise DataError(
+                f"{first.name}: its first {given_bars} bars are not those of the other groove of "
+                f"the pair. If nothing was given to the model, say so: --given-bars 0."
+            )
+    page = f"{fold_keys(seed, *(groove.text for pair in pairs for groove in pair)) >> 32:08x}"
+    order = permutation(len(pairs), seed, "pairs")
+    swapped = permutation(len(pairs), seed, "sides") % 2 == 1
+    key: list[dict[str, str]] = []
+    shown: list[list[tuple[str, bytes, bytes]]] = []
+    for number, (place, swap) in enumerate(zip(order.tolist(), swapped, strict=True), 1):
+        shown.append([])
+        for side, which in zip("AB", (1, 0) if swap else (0, 1), strict=True):
+            groove, item = pairs[place][which], f"{number}{side}"
+            groove = dataclasses.replace(groove, tempo=pairs[place][1].tempo, velocities=None)
+            key.append({"page": page, "item": item, "source": sources[which], "name": groove.name})
+            picture = step_grid(groove, given_bars=given_bars, title="")
+            sound = to_wav(render(groove, channels=1, soundfont=soundfont))
+            shown[-1].append((item, picture, sound))
+    folder = out / "page"
+    megabytes = sum(len(p) + len(s) for pair in shown for _, p, s in pair) * 4 / 3 / 1e6
+    embedded = megabytes < embed_below
+    addressed = [
+        [
+            {
+                "item": item,
+                "picture": _address(picture, "image/png", folder, f"{item}.png", embedded),
+                "audio": _address(sound, "audio/wav", folder, f"{item}.wav", embedded),
+            }
+            for item, picture, sound in pair
+        ]
+        for pair in shown
+    ]
+    html = _rendered(page, addressed, given_bars)
+    with atomic_write(folder / "index.html") as file:
+        file.write(html)
+    _write_csv(out / "key.csv", KEY_COLUMNS, key)
+    return {
+        "page": str(folder / "index.html"),
+        "key": str(out / "key.csv"),
+        "pairs": len(pairs),
+        "megabytes": round(megabytes if embedded else megabytes * 3 / 4, 1),
+        "self_contained": embedded,
+    }
+
+
+def _address(content: bytes, kind: str, folder: Path, name: str, embedded: bool) -> Markup | str:
+    """An address that holds the content, or of a file that does, which is then written."""
+    if embedded:
+        return Markup(f"data:{kind};base64," + base64.b64encode(content).decode("ascii"))
+    with atomic_write(folder / name) as file:
+        file.write(content)
+    return name
+
+
+def _rendered(page: str, pairs: Sequence[Any], given_bars: int) -> bytes:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    script = (_TEMPLATES / "listen.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        environment.get_template("listen.html")
+        .render(
+            page=page,
+            pairs=pairs,
+            given_bars=given_bars,
+            patterns=[(pattern, pattern) for pattern in PATTERNS],
+            yes_no=[(word, word) for word in _YES_NO],
+            style=Markup(_STYLE.read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hash=f"sha256-{digest}",
+        )
+        .encode()
+    )
+
+
+# The verb
+
+
+def listen(
+    folder: tyro.conf.Positional[Path | None] = None,
+    against: Path | None = None,
+    out: Path = Path("listening"),
+    names: tuple[str, str] | None = None,
+    pairs: int = 8,
+    most_bars: int = 16,
+    given_bars: int = 2,
+    repair: Literal["pad", "drop"] | None = None,
+    seed: int = 0,
+    embed_below: float = 50.0,
+    soundfont: Path | None = None,
+    answers: tuple[Path, ...] = (),
+    key: Path | None = None,
+    tests: bool = False,
+) -> dict[str, Any]:
+    """Write a blind listening test, or count what listeners answered.
+
+    The page has two grooves at a time, one of each folder, and does not say which is which; hand
+    the folder `page` of --out to listeners and keep key.csv. They save their answers as CSV. Give
+    those as --answers, with --key, and no folder.
+
+    Args:
+        folder: Grooves of one source: .mid, and .tab or .txt with a drum tab or a drumroll.
+        against: Those of another, such as people; of the same names.
+        out: Folder for the page and the key.
+        names: What the two sources are called in the key; none: their folders' names.
+        pairs: At most so many pairs, chosen by the seed.
+        most_bars: Grooves are cut after so many. Silent bars at the beginning and the end are left
+            out.
+        given_bars: Bars from the first that were given to the model, and which both therefore have;
+            they are shaded.
+        repair: What is done about malformed lines of .txt files: pad or drop. None: an error.
+        seed: Of choosing and shuffling.
+        embed_below: Largest page in megabytes that is a single file; of a larger one, sounds and
+            pictures lie beside it. A pair of 16 bars at 120 bpm takes 8.
+        soundfont: An .sf2 file to play with; none: the built-in kit.
+        answers: Answers of listeners, CSV files.
+        key: The key.csv of the page they are of.
+        tests: With answers, add p-values: Fisher's exact test, and the sign test of preferences.
+
+    Returns:
+        Where page and key are; or what was said of each source.
+    """
+    if answers:
+        if folder is not None or against is not None or key is None:
+            raise ConfigError(
+                "--answers needs --key, the key.csv that was written with the page, and no folder."
+            )
+        given = [answer for path in answers for answer in read_answers(path)]
+        return join_answers(given, read_key(key), tests=tests)
+    if folder is None or against is None:
+        raise ConfigError(
+            "give two folders of grooves, FOLDER --against FOLDER, or the answers of listeners, "
+            "--answers FILE --key FILE."
+        )
+    for option, value in (("pairs", pairs), ("most-bars", most_bars)):
+        if value < 1:
+            raise ConfigError(f"--{option} {value}: must be at least 1.")
+    ours, theirs = _grooves(folder), _grooves(against)
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        raise DataError(
+            f"{folder} and {against} have no groove of the same name in common: found "
+            f"{min(ours)} and others there, {min(theirs)} and others here. Name the files alike."
+        )
+    if left := len(ours.keys() ^ theirs.keys()):
+        logger.warning("%d grooves are in one of the folders alone and left out.", left)
+    chosen = [common[place] for place in sorted(permutation(len(common), seed, "chosen")[:pairs])]
+    read = [[_read(of[name], most_bars, repair) for of in (ours, theirs)] for name in chosen]
+    return write_listening_page(
+        out,
+        [_at_one_tempo(first, second) for first, second in read],
+        names or (folder.resolve().name, against.resolve().name),
+        given_bars=given_bars,
+        seed=seed,
+        embed_below=embed_below,
+        soundfont=soundfont,
+    )
+
+
+def _grooves(folder: Path) -> dict[str, Path]:
+    """The file of every groove by name."""
+    files = input_files([folder], set(SUFFIXES), "groove")
+    files.sort(key=lambda file: -SUFFIXES.index(file.suffix.lower()))
+    return {file.stem: file for file in files}
+
+
+def _at_one_tempo(first: Groove, second: Groove) -> tuple[Groove, Groove]:
+    """Both at the tempo of the second, or where its file says none, of the first, or 120."""
+    known = [groove.tempo for groove in (second, first) if not math.isnan(groove.tempo)]
+    tempo = known[0] if known else Groove.tempo
+    return dataclasses.replace(first, tempo=tempo), dataclasses.replace(second, tempo=tempo)
+
+
+def _read(path: Path, most_bars: int, repair: Literal["pad", "drop"] | None) -> Groove:
+    """A groove without silent bars at either end, as records leave out those at the beginning.
+
+    The tempo is NaN if the file says none.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".mid", ".midi"):
+        groove = read_midi(path, Reading(bars=most_bars, pad=False))
+    else:
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read as text: {error}.") from error
+        if is_tablature(text):
+            groove = from_tablature(text, source=str(path))
+        else:
+            groove = Groove(path.stem, without_separators(text), tempo=math.nan)
+    notation = groove.notation
+    hits = to_hits(groove.text, notation, repair=repair, source=str(path))
+    text = to_text(hits[: most_bars * notation.steps_per_bar], notation)
+    groove = dataclasses.replace(groove, name=path.stem, text=text, velocities=None)
+    groove = without_leading_silence(groove)
+    hits = to_hits(groove.text, notation)
+    if not hits.any():
+        raise DataError(f"{path}: nothing is hit in it; a silent groove cannot be judged.")
+    sounding = int(np.flatnonzero(hits.any(1))[-1]) // notation.steps_per_bar + 1
+    text = to_text(hits[: sounding * notation.steps_per_bar], notation)
+    return dataclasses.replace(groove, text=text)
+
+
+# Tables
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """With a mark at the beginning that tells spreadsheets that it is UTF-8."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode("utf-8-sig", "backslashreplace"))
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """The line each row ends on, and its fields."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no UTF-8 text. Save it as CSV in UTF-8.") from error
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # as spreadsheets have it
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}.") from error
+    missing = [name for name in columns if name not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(
+            f"{path}: the column {missing[0]} is absent; expected {', '.join(columns)}. Found "
+            f"{', '.join(reader.fieldnames or ()) or 'nothing'}."
+        )
+    for line, row in rows:
+        if None in row or None in row.values():
+            raise DataError(
+                f"{path}, line {line}: expected {len(reader.fieldnames or ())} fields, as in the "
+                f"header."
+            )
+    return rows

@@ -1,0 +1,212 @@
+"""The loss that a model is trained by, and the nats that it is judged by.
+
+Specification, section 5 (loss) and 6.4 (nats per line).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from modicum.methods.drum_transfer.decoder import CausalModel
+from modicum.methods.drum_transfer.drumroll import Record
+from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Notation
+from modicum.methods.drum_transfer.vocabulary import Vocabulary
+
+PROMPT_WEIGHT = 0.01
+"""Weight of prompt tokens in the loss: the default of the service that the paper trained on."""
+
+
+class Batch(NamedTuple):
+    """Records as tokens, padded on the right."""
+
+    ids: Tensor
+    """`(B, T)`, int64."""
+    weights: Tensor
+    """`(B, T)`, float32: what each token counts as a target. 0 for padding."""
+
+
+def encode_record(
+    record: Record,
+    vocabulary: Vocabulary,
+    *,
+    prompt_weight: float = PROMPT_WEIGHT,
+    end_of_text: bool = False,
+) -> tuple[list[int], list[float]]:
+    """Ids and weights of a record: those of the prompt, then those of the completion.
+
+    The two are encoded apart, so that no token is half of each (section 4.4).
+
+    Args:
+        record: What to encode.
+        vocabulary: Whose ids.
+        prompt_weight: Weight of the prompt's tokens; those of the completion have 1.
+        end_of_text: Let the vocabulary's own end follow `END`, where it has one.
+    """
+    prompt, completion = vocabulary.encode(record.prompt), vocabulary.encode(record.completion)
+    if end_of_text and vocabulary.eos is not None:
+        completion = [*completion, vocabulary.eos]
+    return prompt + completion, [prompt_weight] * len(prompt) + [1.0] * len(completion)
+
+
+def collate(encoded: Sequence[tuple[list[int], list[float]]], pad: int) -> Batch:
+    """A batch of what `encode_record` gives.
+
+    Args:
+        encoded: Ids and weights of each record.
+        pad: `Vocabulary.pad`.
+    """
+    longest = max(len(ids) for ids, _ in encoded)
+    ids = torch.full((len(encoded), longest), pad)
+    weights = torch.zeros(len(encoded), longest)
+    for row, (some, their_weights) in enumerate(encoded):
+        ids[row, : len(some)] = torch.tensor(some)
+        weights[row, : len(some)] = torch.tensor(their_weights)
+    return Batch(ids, weights)
+
+
+def token_nats(logits: Tensor, ids: Tensor) -> Tensor:
+    """Minus the log-probability of each token given those before it, in float32.
+
+    Args:
+        logits: `(B, T, V)`: at each place those of the next token.
+        ids: `(B, T)`, int64.
+
+    Returns:
+        `(B, T - 1)`: of the tokens from the second on; the first is not predicted.
+    """
+    predicted, targets = logits[:, :-1].float(), ids[:, 1:]
+    # Flat, because a soft-max over a dimension other than the last sums up with less care.
+    nats = functional.cross_entropy(predicted.flatten(0, 1), targets.flatten(), reduction="none")
+    return nats.view(targets.shape)
+
+
+def record_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of `token_nats` over a batch (section 5), a scalar.
+
+    A batch is averaged by its total weight, not record by record. The normalisation is inferred:
+    the service that the paper trained on did not publish its own.
+
+    Args:
+        logits: `(B, T, V)`: at each place those of the next token.
+        ids: `(B, T)`, int64.
+        weights: `(B, T)`: of each token as a target. That of the first is not used.
+    """
+    weights = weights[:, 1:]
+    return (weights * token_nats(logits, ids)).sum() / weights.sum()
+
+
+@dataclass(frozen=True)
+class CompletionNats:
+    """How well a model predicts the completions of records; every array has one number a record.
+
+    The sounding part of a completion ends with its last hit: performances that are shorter than
+    their record are padded with silence, which is easy to predict. Of a record in the layout
+    `rows` it ends with the bar of the last hit.
+    """
+
+    nats: npt.NDArray[np.float64]
+    """Sum over the completion's tokens, those of `END` included."""
+    tokens: npt.NDArray[np.int64]
+    lines: npt.NDArray[np.int64]
+    """Lines of the grid, separators and `END` not counted."""
+    sounding_nats: npt.NDArray[np.float64]
+    """Sum over the tokens that begin in the sounding part."""
+    sounding_lines: npt.NDArray[np.int64]
+
+    @property
+    def per_line(self) -> float:
+        """Nats a line of the grid: comparable between vocabularies that can write the same."""
+        return float(self.nats.sum() / self.lines.sum())
+
+    @property
+    def per_token(self) -> float:
+        """Nats a token: not comparable between vocabularies."""
+        return float(self.nats.sum() / self.tokens.sum())
+
+    @property
+    def per_sounding_line(self) -> float:
+        """Nats a line without the silence at the end; not a number where all is silent."""
+        lines = int(self.sounding_lines.sum())
+        return float(self.sounding_nats.sum() / lines) if lines else math.nan
+
+
+@torch.inference_mode()
+def completion_nats(
+    model: CausalModel,
+    records: Sequence[Record],
+    *,
+    batch_size: int = 8,
+    notation: Notation = DRUMROLL,
+    progress: Callable[[int, int], None] | None = None,
+) -> CompletionNats:
+    """Nats of the completions of records, given their prompts.
+
+    The model is used in eval mode, on its device and in its precision.
+
+    Args:
+        model: Any.
+        records: At least one.
+        batch_size: Records at once. Records of similar length go together.
+        notation: Of the records.
+        progress: Called with (records done, records in all).
+
+    Raises:
+        ConfigError: A record is longer than what the model sees.
+    """
+    device = next(model.parameters()).device
+    encoded = [encode_record(record, model.vocabulary, prompt_weight=0) for record in records]
+    for record, (ids, _) in zip(records, encoded, strict=True):
+        model.check_length(len(ids), record.name)
+    order = sorted(range(len(records)), key=lambda index: len(encoded[index][0]))
+    by_record: dict[int, npt.NDArray[np.float64]] = {}
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        ids, weights = collate([encoded[index] for index in chosen], model.vocabulary.pad)
+        ids = ids.to(device)
+        nats = token_nats(model(ids), ids).double().cpu()
+        for row, index in enumerate(chosen):
+            by_record[index] = nats[row][weights[row, 1:] > 0].numpy()
+        if progress is not None:
+            progress(len(by_record), len(records))
+    model.train(was_training)
+    pieces = model.vocabulary.pieces
+    columns: list[tuple[float, int, int, float, int]] = []
+    for index, record in enumerate(records):
+        nats = by_record[index]
+        lines, sounding_lines, sounding_characters = _extent(record.completion, notation)
+        written = encoded[index][0][-len(nats) :]
+        begins = [0, *accumulate(len(pieces[token]) for token in written)][:-1]
+        sounding = np.array(begins) < sounding_characters
+        columns.append((nats.sum(), len(nats), lines, nats[sounding].sum(), sounding_lines))
+    return CompletionNats(*map(np.array, zip(*columns, strict=True)))
+
+
+def _extent(completion: str, notation: Notation) -> tuple[int, int, int]:
+    """Lines of the grid, those of the sounding part, and its characters."""
+    silent = {characters[0] for characters in notation.columns} | {"|", "\n"}
+    rows = notation.layout == "rows"
+    lines = characters = sounding_lines = sounding_characters = 0
+    hit = False
+    for line in completion.splitlines(keepends=True):
+        between = line in (SEPARATOR, END)
+        if hit and between:
+            sounding_lines, sounding_characters, hit = lines, characters, False
+        characters += len(line)
+        if not between:
+            lines += 1
+            hit |= not silent.issuperset(line[len("K: ") :] if rows else line)
+            if hit and not rows:
+                sounding_lines, sounding_characters, hit = lines, characters, False
+    return lines, sounding_lines, sounding_characters

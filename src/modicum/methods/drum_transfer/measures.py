@@ -1,0 +1,553 @@
+"""What can be said of many grooves at once: validity, duplication, and how they are played.
+
+The measures of sections 6.5, 6.6 and 6.8 of the specification. Where that only names a measure, the
+definition given here is inferred. Malformed texts are scored as far as they can be read: a measure
+that cannot be taken of a groove is NaN there, and `score` says of how many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modicum.errors import ConfigError
+from modicum.methods.drum_transfer.drumroll import bars, lines_per_bar, without_separators
+from modicum.methods.drum_transfer.grids import Grids, Integers, Mask, read_grids, read_lines
+from modicum.methods.drum_transfer.notation import DRUMROLL, INSTRUMENTS, Notation
+from modicum.methods.drum_transfer.structure import (
+    BARS,
+    Clusterer,
+    structure,
+    structure_means,
+)
+
+Floats = npt.NDArray[np.float64]
+_SNARE = INSTRUMENTS.index("snare")
+_BY_HAND = [INSTRUMENTS.index(name) for name in INSTRUMENTS if name != "kick"]
+
+
+# Validity
+
+
+@dataclass(frozen=True)
+class Validity:
+    """How far texts are what they should be (section 6.6), a number a text."""
+
+    lines: Integers
+    """Lines, separators not counted."""
+    bad_lines: Integers
+    """Lines that are not as the notation wants them; an unfinished last line is one."""
+    broken_separators: Integers
+    """Bad lines that hold a separator among other characters. It ends no bar, though a script that
+    drops the lines `SEP` leaves it in the groove."""
+    bars: Integers
+    """Stretches between separators."""
+    whole_bars: Integers
+    """Those with as many lines as a bar has."""
+    right_length: Mask
+    """Whether there are as many lines as a groove has, good or bad."""
+    ended: Mask
+    """Whether the end mark was written."""
+
+
+def validity(
+    texts: Sequence[str], notation: Notation = DRUMROLL, *, groove_bars: int = BARS
+) -> Validity:
+    """Count what is wrong with texts.
+
+    Args:
+        texts: Whole records as a model wrote them, prompt included. Of texts without separators,
+            `bars`, `whole_bars` and `ended` say nothing.
+        notation: How they should be written.
+        groove_bars: Bars that a groove has.
+    """
+    lines = read_lines(texts, notation)
+    bar = lines_per_bar(notation)
+    count = lines.count
+    bad = ~lines.readable & ~lines.separator
+    # Each separator ends a stretch, and so does the end of a text, unless a separator is last.
+    opened = np.cumsum(lines.separator) - lines.separator + lines.owner
+    stretches, start = np.unique(opened, return_index=True)
+    sizes = np.bincount(np.searchsorted(stretches, opened), weights=~lines.separator)
+    owner = lines.owner[start]
+    total = len(texts)
+    return Validity(
+        lines=count,
+        bad_lines=np.bincount(lines.owner[bad], minlength=total),
+        broken_separators=np.bincount(lines.owner[lines.broken_separator], minlength=total),
+        bars=np.bincount(owner, minlength=total),
+        whole_bars=np.bincount(owner[sizes == bar], minlength=total),
+        right_length=count == groove_bars * bar,
+        ended=lines.ended,
+    )
+
+
+# Duplication
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a set of grooves, such as the training set, is made of."""
+
+    bars: Mapping[str, int]
+    """How often each bar that is not silent occurs."""
+    lines: Floats
+    """How often each possible line occurs, see `line_counts`."""
+
+    @classmethod
+    def read(cls, texts: Sequence[str], notation: Notation = DRUMROLL) -> Reference:
+        """From the texts of the set."""
+        grooves = sounding_bars(texts, notation)
+        occurring = Counter(bar for groove in grooves for bar in groove)
+        return cls(occurring, line_counts(read_grids(texts, notation)))
+
+
+def sounding_bars(
+    texts: Sequence[str],
+    notation: Notation = DRUMROLL,
+    *,
+    given_bars: int = 0,
+    most_bars: int | None = None,
+) -> list[list[str]]:
+    """Of each text the bars that are not silent.
+
+    Args:
+        texts: Grooves, with or without separators.
+        notation: How they are written.
+        given_bars: Bars to leave out at the beginning.
+        most_bars: Bars to look at, the given ones included; None for all.
+    """
+    silent = set("".join(allowed[0] for allowed in notation.bar()).split("\n"))
+    grooves: list[list[str]] = []
+    for text in texts:
+        found = bars(without_separators(text), notation)[given_bars:most_bars]
+        # The last bar of a text may lack its newline, which makes it no other bar.
+        found = [bar.removesuffix("\n") for bar in found]
+        grooves.append([bar for bar in found if not silent.issuperset(bar.split("\n"))])
+    return grooves
+
+
+@dataclass(frozen=True)
+class Duplication:
+    """How many bars are nothing new (section 6.5). Silent bars count nowhere."""
+
+    bars: int
+    """Bars of all texts."""
+    known: int
+    """Those that also occur in the reference."""
+    occurrences: Mapping[int, int]
+    """How many bars occur in the reference 0 times, once, and so on."""
+    distinct: float
+    """Different bars over bars, all texts together; NaN without bars."""
+    distinct_per_groove: Floats
+    """`(texts,)`, different bars over bars of each text; NaN where it has none."""
+
+    @property
+    def share(self) -> float:
+        """Share of bars that also occur in the reference; NaN without bars."""
+        return self.known / self.bars if self.bars else math.nan
+
+
+def duplication(
+    texts: Sequence[str],
+    reference: Reference,
+    notation: Notation = DRUMROLL,
+    *,
+    given_bars: int = 0,
+    most_bars: int | None = None,
+) -> Duplication:
+    """Compare bars, character by character, with those of a reference.
+
+    The official script says it compares with the training set and takes the test set; which it is
+    to be is up to the caller.
+
+    Args:
+        texts: See `sounding_bars`.
+        reference: Where bars may have been taken from.
+        notation: How texts and reference are written.
+        given_bars: See `sounding_bars`.
+        most_bars: See `sounding_bars`.
+    """
+    grooves = sounding_bars(texts, notation, given_bars=given_bars, most_bars=most_bars)
+    pooled = [bar for groove in grooves for bar in groove]
+    histogram = Counter(reference.bars.get(bar, 0) for bar in pooled)
+    return Duplication(
+        bars=len(pooled),
+        known=len(pooled) - histogram[0],
+        occurrences=dict(sorted(histogram.items())),
+        distinct=len(set(pooled)) / len(pooled) if pooled else math.nan,
+        distinct_per_groove=_ratio(
+            np.array([len(set(groove)) for groove in grooves], np.float64),
+            np.array([len(groove) for groove in grooves], np.float64),
+        ),
+    )
+
+
+# How grooves are played: all take G grooves and leave out steps that cannot be read
+
+
+def hits_per_bar(grids: Grids) -> Floats:
+    """`(G, 6)`, hits of each instrument in a bar, silent bars counted; NaN if nothing is read."""
+    bars_read = grids.readable.sum(1) / grids.notation.steps_per_bar
+    return _ratio(grids.struck.sum(1), bars_read[:, None])
+
+
+def onset_density(grids: Grids) -> Floats:
+    """`(G,)`, share of steps at which something is hit; NaN if nothing is read."""
+    return _ratio(grids.struck.any(2).sum(1), grids.readable.sum(1))
+
+
+def silent_share(grids: Grids) -> Floats:
+    """`(G,)`, share of bars without a hit, a short tail being a bar; NaN without bars."""
+    sounding = _by_bar(grids, grids.struck.any(2)).any(2).sum(1)
+    count = -(-grids.steps // grids.notation.steps_per_bar)
+    return _ratio(count - sounding, count)
+
+
+def note_count_error(grids: Grids, expected: Grids) -> Floats:
+    """`(G,)`, how far the number of hits is from the expected number, as a share of that.
+
+    Args:
+        grids: Grooves.
+        expected: What was played in their place, such as how a person went on from the same bars.
+
+    Raises:
+        ConfigError: They are not equally many.
+    """
+    found, true = grids.struck.sum((1, 2)), expected.struck.sum((1, 2))
+    if len(found) != len(true):
+        raise ConfigError(
+            f"note_count_error: {len(found)} grooves and {len(true)} expected ones; give one of "
+            f"these for each of those, in the same order."
+        )
+    return _ratio(abs(found - true), true)
+
+
+def off_beat_ratio(grids: Grids) -> Floats:
+    """`(G,)`, share of hits that are not on a quarter note; NaN without hits."""
+    struck = grids.struck.sum(2)
+    on_beat = struck[:, :: grids.notation.steps_per_beat].sum(1)
+    return _ratio(struck.sum(1) - on_beat, struck.sum(1))
+
+
+def back_beat_consistency(grids: Grids) -> Floats:
+    """`(G,)`, share of bars with the snare on every second quarter note.
+
+    Of bars of four quarter notes in 16ths those are slots 4 and 12. Silent bars, and bars in which
+    one of these slots cannot be read, are left out; NaN if none remains.
+    """
+    back_beats = slice(grids.notation.steps_per_beat, None, 2 * grids.notation.steps_per_beat)
+    counts = _by_bar(grids, grids.struck.any(2)).any(2)
+    counts &= _by_bar(grids, grids.readable)[..., back_beats].all(2)
+    kept = _by_bar(grids, grids.struck[..., _SNARE])[..., back_beats].all(2) & counts
+    return _ratio(kept.sum(1), counts.sum(1))
+
+
+def beyond_two_hands(grids: Grids) -> Floats:
+    """`(G,)`, share of steps with hits that take more than two hands; NaN without hits.
+
+    Hands play all but the kick. Two toms at a time are one hit in this notation.
+    """
+    hands = grids.struck[..., _BY_HAND].sum(2)
+    return _ratio((hands > 2).sum(1), grids.struck.any(2).sum(1))
+
+
+def hamming_profile(grids: Grids, lags: Sequence[int]) -> Floats:
+    """How much a groove differs from itself some steps earlier.
+
+    A groove that repeats itself bar by bar has a low at 16 steps and its multiples.
+
+    Args:
+        grids: Grooves.
+        lags: Steps, each at least 1.
+
+    Returns:
+        `(G, lags)`, share of cells that differ; NaN where no two steps are so far apart.
+    """
+    profile = np.full((len(grids.hits), len(lags)), math.nan)
+    for place, lag in enumerate(lags):
+        both = grids.readable[:, lag:] & grids.readable[:, :-lag]
+        differ = (grids.hits[:, lag:] != grids.hits[:, :-lag]).sum(2) * both
+        profile[:, place] = _ratio(differ.sum(1), len(INSTRUMENTS) * both.sum(1))
+    return profile
+
+
+def self_similarity(grids: Grids) -> Floats:
+    """How much the bars of a groove resemble each other.
+
+    Returns:
+        `(G, bars, bars)`, of two bars the cells hit in both over the cells hit in either, however
+        loud; 1 for two silent bars, NaN after a groove's end.
+    """
+    hit = _by_bar(grids, grids.struck)
+    hit = hit.reshape(*hit.shape[:2], math.prod(hit.shape[2:])).astype(np.float32)
+    both = hit @ hit.swapaxes(1, 2)
+    count = hit.sum(2)
+    either = count[:, :, None] + count[:, None] - both
+    similar = np.where(either > 0, both / np.maximum(either, 1), 1).astype(np.float64)
+    inside = np.arange(hit.shape[1]) * grids.notation.steps_per_bar < grids.steps[:, None]
+    similar[~(inside[:, :, None] & inside[:, None])] = math.nan
+    return similar
+
+
+def line_counts(grids: Grids) -> Floats:
+    """How often each possible combination of hits occurs at a step, all grooves together.
+
+    Returns:
+        `(product of the characters of all instruments,)`: 64 in the notation of the paper.
+    """
+    sizes = tuple(len(characters) for characters in grids.notation.columns)
+    found = np.ravel_multi_index(tuple(grids.hits[grids.readable].T), sizes)
+    return np.bincount(found, minlength=math.prod(sizes)).astype(np.float64)
+
+
+def line_divergence(grids: Grids, reference: Reference, *, smoothing: float = 1.0) -> float:
+    """Kullback-Leibler divergence of the lines of grooves from those of a reference, in nats.
+
+    Args:
+        grids: Grooves, taken together.
+        reference: In the same notation.
+        smoothing: Added to the reference's count of every possible line, so that one it lacks does
+            not make the divergence infinite. The grooves' own counts are not smoothed.
+
+    Returns:
+        0 or more; NaN if nothing is read.
+    """
+    counts = line_counts(grids)
+    if not counts.any():
+        return math.nan
+    p = counts / counts.sum()
+    q = (reference.lines + smoothing) / (reference.lines + smoothing).sum()
+    return float((p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum())
+
+
+def _by_bar(grids: Grids, values: Any) -> npt.NDArray[Any]:
+    """Of `(G, S, …)` bars `(G, bars, steps of a bar, …)`."""
+    step = grids.notation.steps_per_bar
+    return values.reshape(len(values), values.shape[1] // step, step, *values.shape[2:])
+
+
+def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Floats:
+    """`part / whole`, NaN where the whole is 0."""
+    part, whole = np.broadcast_arrays(part, whole)
+    return np.divide(part, whole, out=np.full(part.shape, math.nan), where=whole > 0)
+
+
+# All together
+
+MEASURES = {
+    "stability": "characters to the nearer neighbouring bar, mean over bars",
+    "separation": "characters between pattern and fills",
+    "tightness": "characters from the mean of pattern or fills",
+    "bad_lines": "share of lines that are malformed",
+    "broken_separators": "malformed lines with a separator in them",
+    "whole_bars": "share of bars between separators that have all lines",
+    "right_length": "share of texts with as many lines as a groove has",
+    "ended": "share of texts with the end mark",
+    "duplicated_bars": "share of sounding bars that the reference has too",
+    "distinct_bars": "different sounding bars over sounding bars, all texts together",
+    "distinct_bars_per_groove": "the same of each text, mean",
+    "silent_bars": "share of bars without a hit",
+    "hits_per_bar": "hits a bar",
+    **{f"hits_per_bar_{name}": f"hits of {name} a bar" for name in INSTRUMENTS},
+    "onset_density": "share of steps with a hit",
+    "note_count_error": "difference from the expected number of hits, as a share of that",
+    "off_beat_ratio": "share of hits not on a quarter note",
+    "back_beat_consistency": "share of sounding bars with the snare on beats 2 and 4",
+    "beyond_two_hands": "share of steps with hits that take more than two hands",
+    "change_over_a_bar": "share of cells that differ from a bar earlier",
+    "bar_similarity": "cells hit in both of two sounding bars over cells hit in either, mean",
+    "line_divergence": "nats from the lines of the reference",
+}
+"""What `score` measures, and what the numbers are."""
+
+
+_OF_GROOVES = {
+    "silent_bars": silent_share,
+    "onset_density": onset_density,
+    "off_beat_ratio": off_beat_ratio,
+    "back_beat_consistency": back_beat_consistency,
+    "beyond_two_hands": beyond_two_hands,
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measure of a set of texts."""
+
+    value: float
+    """Mean over the texts it can be taken of, unless `MEASURES` says otherwise; NaN if of none."""
+    texts: int
+    """Of how many it can be taken."""
+    excluded: int
+    """Of how many it cannot."""
+
+
+def score(
+    texts: Sequence[str],
+    *,
+    notation: Notation = DRUMROLL,
+    reference: Reference | None = None,
+    expected: Sequence[str] | None = None,
+    records: bool = False,
+    given_bars: int = 0,
+    groove_bars: int = BARS,
+    official: bool = False,
+    clusterer: Clusterer = "exact",
+) -> dict[str, Score]:
+    """Every measure of `MEASURES` that can be taken of some texts.
+
+    Args:
+        texts: Grooves of people or models, well-formed or not, prompts included.
+        notation: How they should be written.
+        reference: For duplicated bars and the divergence of lines; without it these are left out.
+        expected: A groove for each text, for the error of the number of hits.
+        records: Whether the texts should have separators and the end mark.
+        given_bars: Bars of the prompt. Duplication and everything musical is measured after them,
+            structure and validity, as in the paper, of whole texts.
+        groove_bars: Bars that a groove should have. Structure is measured up to there.
+        official: See `structure.stability`.
+        clusterer: See `structure.two_means`.
+
+    Returns:
+        By name, in the order of `MEASURES`.
+
+    Raises:
+        ConfigError: There are not as many expected grooves as texts.
+    """
+    found: dict[str, Score] = {}
+    total = len(texts)
+    means = structure_means(
+        [
+            structure(
+                without_separators(text),
+                notation=notation,
+                official=official,
+                most_bars=groove_bars,
+                clusterer=clusterer,
+            )
+            for text in texts
+        ]
+    )
+    for name in ("stability", "separation", "tightness"):
+        found[name] = Score(getattr(means, name), means.grooves, means.excluded)
+
+    valid = validity(texts, notation, groove_bars=groove_bars)
+    read = int((valid.lines > 0).sum())
+    found["bad_lines"] = Score(_share(valid.bad_lines, valid.lines), read, total - read)
+    found["broken_separators"] = Score(float(valid.broken_separators.sum()), total, 0)
+    if records:
+        read = int((valid.bars > 0).sum())
+        found["whole_bars"] = Score(_share(valid.whole_bars, valid.bars), read, total - read)
+        found["ended"] = _mean(valid.ended)
+    found["right_length"] = _mean(valid.right_length)
+
+    limits: dict[str, Any] = {"given_bars": given_bars, "most_bars": groove_bars}
+    copied = duplication(texts, reference or Reference({}, np.zeros(0)), notation, **limits)
+    with_bars = int(np.isfinite(copied.distinct_per_groove).sum())
+    found["distinct_bars"] = Score(copied.distinct, with_bars, total - with_bars)
+    found["distinct_bars_per_groove"] = _mean(copied.distinct_per_groove)
+
+    grids = read_grids(texts, notation, given_bars=given_bars)
+    each = hits_per_bar(grids)
+    found["hits_per_bar"] = _mean(each.sum(1))
+    for column, name in enumerate(INSTRUMENTS):
+        found[f"hits_per_bar_{name}"] = _mean(each[:, column])
+    for name, measure in _OF_GROOVES.items():
+        found[name] = _mean(measure(grids))
+    found["change_over_a_bar"] = _mean(hamming_profile(grids, [notation.steps_per_bar])[:, 0])
+    found["bar_similarity"] = _mean(_mean_similarity(grids))
+    if expected is not None:
+        other = read_grids(expected, notation, given_bars=given_bars)
+        found["note_count_error"] = _mean(note_count_error(grids, other))
+    if reference is not None:
+        found["duplicated_bars"] = Score(copied.share, with_bars, total - with_bars)
+        read = int(grids.readable.any(1).sum())
+        found["line_divergence"] = Score(line_divergence(grids, reference), read, total - read)
+    return {name: found[name] for name in MEASURES if name in found}
+
+
+def score_styles(
+    texts: Sequence[str],
+    styles: Sequence[str],
+    *,
+    expected: Sequence[str] | None = None,
+    **options: Any,
+) -> dict[str, dict[str, Score]]:
+    """The `score` of all texts, and of those of each style.
+
+    Args:
+        texts: Grooves.
+        styles: The style of each text.
+        expected: See `score`.
+        options: Of `score`.
+
+    Returns:
+        `all`, then the styles, the most frequent first.
+
+    Raises:
+        ConfigError: There are not as many styles as texts.
+    """
+    if len(styles) != len(texts):
+        raise ConfigError(
+            f"score_styles: {len(texts)} texts and {len(styles)} styles; give a style for each "
+            f"text, in the same order."
+        )
+    scores = {"all": score(texts, expected=expected, **options)}
+    for style, _ in Counter(styles).most_common():
+        chosen = [index for index, name in enumerate(styles) if name == style]
+        scores[style] = score(
+            [texts[index] for index in chosen],
+            expected=None if expected is None else [expected[index] for index in chosen],
+            **options,
+        )
+    return scores
+
+
+def score_table(scores: Mapping[str, Mapping[str, Score]]) -> list[dict[str, Any]]:
+    """A row a measure, a column a set of texts.
+
+    Args:
+        scores: By the name of the set what `score` gave.
+
+    Returns:
+        Records with `measure`, the value for each set, `excluded` (how many texts of which sets
+        could not be measured; empty if all could) and `what`.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, what in MEASURES.items():
+        of_sets = {key: found[name] for key, found in scores.items() if name in found}
+        if of_sets:
+            excluded = [f"{s.excluded} of {key}" for key, s in of_sets.items() if s.excluded]
+            rows.append(
+                {"measure": name}
+                | {key: s.value for key, s in of_sets.items()}
+                | {"excluded": ", ".join(excluded), "what": what}
+            )
+    return rows
+
+
+def _mean(values: npt.NDArray[Any]) -> Score:
+    """Mean over the texts of which there is a number."""
+    known = np.asarray(values, np.float64)
+    known = known[np.isfinite(known)]
+    value = float(known.mean()) if known.size else math.nan
+    return Score(value, known.size, len(values) - known.size)
+
+
+def _share(part: Integers, whole: Integers) -> float:
+    """Share over all texts together."""
+    return float(part.sum() / whole.sum()) if whole.sum() else math.nan
+
+
+def _mean_similarity(grids: Grids) -> Floats:
+    """`(G,)`, mean `self_similarity` over the pairs of sounding bars; NaN for fewer than two."""
+    sounding: Mask = np.any(_by_bar(grids, grids.struck), axis=(2, 3))
+    pairs = np.triu(sounding[:, :, None] & sounding[:, None], 1)
+    return _ratio(np.where(pairs, self_similarity(grids), 0).sum((1, 2)), pairs.sum((1, 2)))

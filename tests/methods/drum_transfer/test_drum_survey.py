@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from modicum.methods.drum_transfer.generator import made_up_grooves
+from modicum.methods.drum_transfer.midi import write_midi
+from modicum.methods.drum_transfer.notation import Groove
+from modicum.methods.drum_transfer.sources import Collection
+from modicum.methods.drum_transfer.survey import data, describe
+
+
+def test_the_data_set_is_as_the_specification_measured_it(
+    shared_data: Callable[[str], Path],
+) -> None:
+    found = data(f"groove={shared_data('groove')}")
+    json.dumps(found)
+    assert found["usable"]
+    assert (found["files"], found["grooves"]) == (1150, 457)
+    assert [row["records"] for row in found["splits"]] == [372, 47, 37]
+    assert [(row["silent_bars"], row["bars"]) for row in found["splits"]] == [
+        (1394, 5846),
+        (76, 733),
+        (121, 579),
+    ]
+    assert found["splits"][0]["lines"] == 42
+    styles = {row["style"]: row["train"] for row in found["styles"]}
+    # One groove of style rock is silent, so that it is in no record.
+    assert (styles["rock"], styles["jazz"], styles["latin"], styles["hiphop"]) == (169, 41, 37, 26)
+    assert {row["meter"]: row["train"] for row in found["meters"]} == {
+        "4/4": 368,
+        "3/4": 4,
+        "5/4": 1,
+    }
+    assert {row["why"]: row["files"] for row in found["dropped"]} == {
+        "evaluation session": 40,
+        "fill": 647,
+        "meter not in quarters": 6,
+    }
+    assert any("24% of the bars to train on are silent" in text for text in found["warnings"])
+
+
+def test_made_up_grooves_are_usable() -> None:
+    found = data("generated", sizes=(6, 2, 2))
+    assert found["usable"]
+    assert not found["warnings"]
+    assert found["splits"][0]["grooves"] == found["splits"][0]["records"] == 6
+    assert found["splits"][1]["silent_bars"] == 0
+    assert found["tempo"]["min"] <= found["tempo"]["median"] <= found["tempo"]["max"]
+    assert sum(row["train"] + row["val"] + row["test"] for row in found["styles"]) == 10
+
+
+def test_duplicates_across_splits_are_told() -> None:
+    a, b, c, d = made_up_grooves(range(4))
+    twin = Groove("twin", "------\n" * 16 + a.text)  # the same but for a silent bar before
+    found = describe(Collection({"train": [a, b], "val": [c, twin], "test": [d, d]}))
+    assert found["duplicates"] == {
+        "grooves": 4,
+        "across_splits": 2,
+        "such_as": [
+            {"groove": a.name, "split": "train", "same_as": "twin", "other_split": "val"},
+        ],
+    }
+    assert "2 grooves are in more than one split" in found["warnings"][0]
+
+
+def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
+    found = data(str(tmp_path))
+    assert not found["usable"]
+    assert "no file in it ends in .mid" in found["problems"][0]
+    for number in range(3):
+        write_midi(made_up_grooves([number], bars=8)[0], tmp_path / f"{number}.mid")
+    assert data(str(tmp_path))["usable"]
+    short = data(str(tmp_path), pad=False)
+    assert not short["usable"]
+    assert "the train split has no record. A record needs more than 8 bars" in short["problems"][0]

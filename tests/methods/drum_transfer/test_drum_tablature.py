@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modicum.errors import DataError
+from modicum.methods.drum_transfer.drumroll import to_text
+from modicum.methods.drum_transfer.extensions import NOTATIONS
+from modicum.methods.drum_transfer.notation import DRUMROLL, Groove
+from modicum.methods.drum_transfer.tablature import from_tablature, to_tablature
+
+TAB = """\
+Title: simple
+Tempo: 96
+Meter: 4/4
+
+  |1e&a2e&a3e&a4e&a|1e&a2e&a|
+CC|x---------------|--------|
+RD|----------------|--------|
+HH|x-x-x-x-x-x-x-x-|x-x-x-x-|
+T1|----------------|------oo|
+SD|----o-------o---|----o---|
+BD|o-------o-------|o-------|
+"""
+
+
+def test_a_tab_is_written_and_read():
+    groove = from_tablature(TAB)
+    assert (groove.name, groove.tempo, groove.meter) == ("simple", 96, (4, 4))
+    lines = groove.text.splitlines()
+    assert len(lines) == 24
+    assert lines[0] == "o--oo-"
+    assert lines[4] == "--o-o-"
+    assert lines[-2:] == ["----oo", "-----o"]
+    assert to_tablature(groove) == TAB
+
+
+@st.composite
+def grooves(draw):
+    notation = draw(st.sampled_from(list(NOTATIONS.values())))
+    notation = dataclasses.replace(notation, beats_per_bar=draw(st.integers(1, 5)))
+    whole = 1 if notation.layout == "steps" else notation.steps_per_bar
+    steps = draw(st.integers(1, 4)) * notation.steps_per_bar - draw(st.integers(0, 3)) * (whole < 2)
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    sizes = [len(column) for column in notation.columns]
+    hits = random.integers(0, sizes, (max(steps, 1), 6)) * random.integers(0, 2, (max(steps, 1), 1))
+    return Groove(
+        name=draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"))),
+        text=to_text(hits, notation),
+        tempo=draw(st.floats(0.01, 999)),
+        meter=(draw(st.integers(1, 99)), draw(st.sampled_from([4, 8]))),
+        notation=notation,
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(grooves(), st.integers(1, 6))
+def test_reading_what_is_written_gives_the_groove(groove, bars_per_line):
+    tab = to_tablature(groove, bars_per_line=bars_per_line)
+    assert from_tablature(tab, groove.notation) == groove
+    windows = tab.replace("\n", "\r\n")
+    assert from_tablature(windows, groove.notation) == groove
+
+
+def test_tabs_of_other_people():
+    tab = """\
+    found on the web |-- not a row
+    H |x-x-x-x-x-x-x-x-|
+    S |----o-g-----o---|
+    FT|------------f---|
+    t1|---------------o|
+
+    and again: x2
+    H |x-x-x-x-x-x-x-x-|
+    K |o-------o-------|
+    """
+    groove = from_tablature("\n".join(map(str.strip, tab.splitlines())), source="web.tab")
+    lines = groove.text.splitlines()
+    assert len(lines) == 32
+    assert (groove.name, groove.tempo, lines[12], lines[15]) == ("web.tab", 120, "--o-oo", "-----o")
+    assert lines[16] == "---oo-"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("HH|x-x", "HH|x*x", r"tab, line 8, column 5: found '\*'; expected one of - o O x"),
+        ("SD|", "QQ|", "line 10, column 1: 'QQ' is no instrument"),
+        ("|x-x-x-x-|", "|x-x-x-x|", "line 8: its bars do not stand below those of line 6"),
+        ("CC|x-", "CC|x", "line 6, column 4: a bar has 15 steps; expected 16"),
+        ("----|--------|\nRD", "----||--------|\nRD", "line 6, column 21: a bar has 0 steps"),
+        ("96", "slow", "line 2: the tempo is 'slow'"),
+        ("96", "nan", "line 2: the tempo is 'nan'"),
+        ("Meter: 4/4", "Meter: common", "line 3: the meter is 'common'"),
+        ("|", "!", "no row of a drum tab"),
+        ("\nBD", "\nBD|o---|\n\nBD", "its bars do not stand below"),
+        ("T1|", "\nT1|", "line 6: the last bar has 8 steps; expected 16"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(old, new, said):
+    assert old in TAB
+    with pytest.raises(DataError, match=said):
+        from_tablature(TAB.replace(old, new), source="tab")
+
+
+def test_a_text_that_is_none_is_refused():
+    with pytest.raises(DataError, match="bad, line 2, column 3"):
+        to_tablature(Groove("bad", "------\n--x---\n", notation=DRUMROLL))

@@ -1,0 +1,176 @@
+"""The recipe: options, batches, windows, what a checkpoint holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import modicum
+from modicum.engine.random import SampleRandom
+from modicum.engine.run import Run, RunOptions, TrainingError
+from modicum.errors import ConfigError, DataError
+from modicum.methods.drum_transfer.decoder import Decoder
+from modicum.methods.drum_transfer.drumroll import to_hits, to_record, without_separators
+from modicum.methods.drum_transfer.generator import made_up_grooves
+from modicum.methods.drum_transfer.losses import completion_nats
+from modicum.methods.drum_transfer.midi import write_midi
+from modicum.methods.drum_transfer.notation import DRUMROLL, SEPARATOR, Groove
+from modicum.methods.drum_transfer.train import (
+    Config,
+    TrainedWeights,
+    TrainingSet,
+    train,
+    window_of,
+    without_instrument,
+)
+from modicum.methods.drum_transfer.vocabulary import Characters
+
+SMALL: dict[str, Any] = {"width": 32, "layers": 1, "heads": 2, "mlp": 32, "dropout": 0.0}
+
+
+def run_of(folder: Path, config: Config, **options: Any) -> Any:
+    how = RunOptions(device="cpu", **options)
+    with Run(folder, method="drum-transfer", config=config, options=how, quiet=True) as run:
+        return train(config, run)
+
+
+def test_windows_are_the_bars_of_the_record() -> None:
+    record = to_record(made_up_grooves([3])[0])
+    assert record is not None
+    whole = (record.prompt + record.completion).split(SEPARATOR)
+    assert window_of(record, 16, 0.99) == record
+    for place in (0.0, 0.05, 0.1, 0.5, 0.999):
+        window = window_of(record, 4, place)
+        first = int(place * 13)
+        text = window.prompt + window.completion
+        assert without_separators(text) == "".join(whole[first : first + 4]).removesuffix("END")
+        assert window.prompt.count(SEPARATOR) == max(0, 2 - first)
+        assert text.endswith("END") == (first == 12)
+
+
+def test_batches_are_a_function_of_seed_epoch_and_number() -> None:
+    grooves = made_up_grooves(range(6))
+    config = Config(window=3, drop_instrument=0.5, **SMALL)
+    make = TrainingSet(config, grooves, Characters(DRUMROLL.alphabet))
+    one = make(SampleRandom(0, 1, np.array([2, 4])))
+    other = make(SampleRandom(0, 1, np.array([4, 5, 2])))
+    assert one.index.tolist() == [2, 4]
+    for here, there in ((0, 2), (1, 0)):
+        length = int((one.weights[here] > 0).sum())
+        assert torch.equal(one.ids[here, :length], other.ids[there, :length])
+    assert not torch.equal(one.ids, make(SampleRandom(0, 2, np.array([2, 4]))).ids)
+
+
+def test_an_instrument_is_left_out() -> None:
+    groove = made_up_grooves([0])[0]
+    without = without_instrument(groove, "kick")
+    before, after = to_hits(groove.text), to_hits(without.text)
+    assert before[:, 3].any()
+    assert not after[:, 3].any()
+    assert np.array_equal(np.delete(before, 3, 1), np.delete(after, 3, 1))
+
+
+def test_weights_of_prompt_and_completion() -> None:
+    grooves = made_up_grooves(range(2))
+    make = TrainingSet(Config(prompt_weight=0.25), grooves, Characters(DRUMROLL.alphabet))
+    batch = make(SampleRandom(0, 0, np.array([0])))
+    given = 2 * (16 * 7 + 4)
+    assert batch.weights[0, :given].unique().tolist() == [0.25]
+    assert batch.weights[0, given:].unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_training_lowers_the_loss(tmp_path: Path, accumulate: int) -> None:
+    config = Config(records=24, window=2, epochs=6, batch_size=4, learning_rate=0.01, **SMALL)
+    model = run_of(tmp_path / "run", config, accumulate=accumulate)
+    records = config.to_records(made_up_grooves(range(500, 504)), "test")
+    torch.manual_seed(0)
+    untrained = Decoder(Characters(DRUMROLL.alphabet), **SMALL)
+    assert completion_nats(model, records).per_line < completion_nats(untrained, records).per_line
+    loaded = modicum.load(tmp_path / "run")
+    ids = torch.arange(20).reshape(2, 10) % 8
+    assert torch.equal(loaded(ids), model.eval()(ids))
+
+
+def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
+    config = Config(records=8, window=2, epochs=3, batch_size=4, **SMALL)
+    run_of(tmp_path / "run", config)
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    scores = [line["val_nats_per_line"] for line in lines if "val_nats_per_line" in line]
+    assert len(scores) == 3
+    best = modicum.load(tmp_path / "run" / "best.safetensors")
+    records = [r for g in config.open().splits["val"] if (r := config.record(g))]
+    assert completion_nats(best, records).per_line == pytest.approx(min(scores), rel=1e-6)
+
+
+def test_checkpoints_hold_what_is_trained() -> None:
+    model = Decoder(Characters(DRUMROLL.alphabet), **SMALL)
+    model.embedding.weight.requires_grad_(False)
+    kept = TrainedWeights(model)
+    state = {name: weight.clone() for name, weight in kept.state_dict().items()}
+    assert "embedding.weight" not in state
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 1
+    kept.load_state_dict(state)
+    assert all(torch.equal(value, state[name]) for name, value in kept.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_names_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Decoder, ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        return self.embedding.weight.sum() * torch.full((*ids.shape, 9), torch.nan)
+
+    monkeypatch.setattr(Decoder, "forward", broken)
+    with pytest.raises(TrainingError, match=r"records made-up_\d+.* at step 0"):
+        run_of(tmp_path / "run", Config(records=4, **SMALL))
+
+
+def test_a_folder_of_ones_own(tmp_path: Path) -> None:
+    for split, first in (("train", 0), ("val", 6), ("test", 8)):
+        for groove in made_up_grooves(range(first, first + (6 if split == "train" else 2))):
+            (tmp_path / split).mkdir(exist_ok=True)
+            write_midi(groove, tmp_path / split / f"{groove.name}.mid")
+    config = Config(data=str(tmp_path), notation="articulated", epochs=1, window=2, **SMALL)
+    model = run_of(tmp_path / "run", config)
+    assert model.vocabulary.size == len("\n-oSEPNDOxX") + 1
+
+
+def test_grooves_that_are_too_short(tmp_path: Path) -> None:
+    config = Config()
+    short = Groove("short", "o-----\n" * 64)
+    with pytest.raises(DataError, match="more than 8 bars"):
+        config.to_records([short], "train")
+
+
+def test_options_that_do_not_fit() -> None:
+    for options, words in (
+        ({"notation": "abc"}, "--notation"),
+        ({"model": "scratch", "lora": 8}, "--lora"),
+        ({"model": "smollm2", "lora": 8, "full": True}, "train all weights"),
+        ({"prompt_bars": 9}, "--prompt-bars"),
+        ({"window": 0}, "--window"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"batch_size": 0}, "--batch-size"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            Config(**options)
+    assert Config(model="smollm2").rank == 16
+    assert Config(model="smollm2", full=True).rank is None
+    assert dataclasses.replace(Config(), model="smollm2", random_weights=True).peak == 3e-4
+
+
+def test_a_record_longer_than_the_model_sees(tmp_path: Path) -> None:
+    groove = Groove("long", made_up_grooves([0])[0].text * 4)
+    (tmp_path / "data").mkdir()
+    for number in range(8):
+        write_midi(groove, tmp_path / "data" / f"{number}.mid")
+    with pytest.raises(ConfigError, match=r"7,\d+ tokens, but the model sees at most 4,096"):
+        run_of(tmp_path / "run", Config(data=str(tmp_path / "data"), bars=64, **SMALL))
