@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from chromium import browser
+
+__all__ = ["browser"]
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 

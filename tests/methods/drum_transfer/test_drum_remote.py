@@ -7,9 +7,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from modicum.cli import main
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer import remote
-from modicum.methods.drum_transfer.drumroll import Record, without_separators
+from modicum.methods.drum_transfer.drumroll import Record, bars, without_separators
+from modicum.methods.drum_transfer.generator import made_up_grooves
+from modicum.methods.drum_transfer.midi import read_midi, write_midi
 from modicum.methods.drum_transfer.remote import Server, continue_groove, write_jsonl
 
 KEY = "sk-very-secret-0123456789"
@@ -261,3 +264,20 @@ def test_settings_that_make_no_sense(url, key, said):
     with pytest.raises(ConfigError, match=said) as raised:
         Server("m", base_url=url, key=key)
     assert KEY not in f"{raised.value!r} {raised.value.__context__!r}"
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_predict_continues_a_file_on_a_server(fake, tmp_path, capsys, chat):
+    write_midi(made_up_grooves([0], bars=2)[0], tmp_path / "groove.mid")
+    if chat:
+        fake.says({"choices": [{"message": {"content": GOOD}, "finish_reason": "stop"}]})
+    else:
+        fake.completes(GOOD)
+    words = ["predict", "drum-transfer", tmp_path / "groove.mid", "--server", "drummer"]
+    words += ["--base-url", fake.url, "--samples", "1", "--formats", "mid", "--out", tmp_path / "o"]
+    assert main([*map(str, words), *(["--chat"] if chat else []), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == "drummer"
+    groove = read_midi(found["samples"][0]["files"][0])
+    assert bars(groove.text)[2:] == [BAR] * 14
+    assert fake.asked[0][0] == ("/v1/chat/completions" if chat else "/v1/completions")

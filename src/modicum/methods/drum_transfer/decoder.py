@@ -339,15 +339,23 @@ class _Block(nn.Module):
         query, key = _rotate(query, rotation), _rotate(key, rotation)
         if cache is not None:
             key, value = cache.extend(layer, key, value)
+        if tokens == 1:
+            # All heads that share keys at once, as if they were tokens: the keys, which are most of
+            # the work of writing, are read once.
+            query = query.reshape(rows, self.heads[1], -1, query.shape[-1])
         attended = functional.scaled_dot_product_attention(
             query,
             key,
             value,
             attn_mask=mask,
             is_causal=mask is None and tokens > 1,
-            enable_gqa=self.heads[0] != self.heads[1],
+            enable_gqa=query.shape[1] != key.shape[1],
         )
-        attended = attended.transpose(1, 2).reshape(rows, tokens, width)
+        attended = (
+            attended.reshape(rows, self.heads[0], tokens, -1)
+            .transpose(1, 2)
+            .reshape(rows, tokens, width)
+        )
         hidden = hidden + self.dropout(self.attention_output(attended))
         gate, up = self.gate_and_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
         return hidden + self.dropout(self.down(functional.silu(gate) * up))

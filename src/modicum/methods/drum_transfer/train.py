@@ -95,6 +95,8 @@ class Config:
     """Its layers."""
     heads: int = 8
     """Its heads of attention."""
+    key_value_heads: int = 1
+    """Heads of keys and values that these share: fewer write faster."""
     mlp: int = 704
     """Inner features of its MLPs."""
     dropout: float = 0.1
@@ -319,6 +321,7 @@ def build_model(
             width=config.width,
             layers=config.layers,
             heads=config.heads,
+            key_value_heads=config.key_value_heads,
             mlp=config.mlp,
             dropout=config.dropout,
             context=CONTEXT,

@@ -65,16 +65,16 @@ def evaluate_predictions(
         A dict of plain values, ready for JSON:
 
         - `nodes`; `accuracy`; `roc_auc` and `f1` of the positive class against the others; each
-          but the first with its interval, as `accuracy_interval` `[low, high]`;
+            but the first with its interval, as `accuracy_interval` `[low, high]`;
         - with groups, `sp_gap`, `sp_gap_absolute`, `eo_gap`, `eo_gap_absolute`, each with its
-          interval;
+            interval;
         - `calibration_error`: the mean over nodes of the distance between mean probability and
-          frequency of the positive class in the node's bin (expected calibration error);
+            frequency of the positive class in the node's bin (expected calibration error);
         - `groups`: for each `group` its `nodes`, `accuracy`, `base_rate` (share of positive
-          labels), `positive_rate` (of positive decisions), `true_positive_rate`,
-          `calibration_error`; without groups, of all nodes together, `group` 0;
+            labels), `positive_rate` (of positive decisions), `true_positive_rate`,
+            `calibration_error`; without groups, of all nodes together, `group` 0;
         - `calibration`: for each `group` and bin from `low` to `high` with a node in it: `nodes`,
-          mean `probability`, `frequency`;
+            mean `probability`, `frequency`;
         - `confusion`: `(groups, C, C)`, nodes by group, label and decision;
         - `warnings`: sentences.
 

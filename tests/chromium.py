@@ -1,3 +1,5 @@
+"""A headless browser, to look at pages with."""
+
 from __future__ import annotations
 
 import base64
@@ -126,7 +128,7 @@ class Browser:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     binary = next(filter(None, map(shutil.which, BINARIES)), None)
     if binary is None:
-        pytest.skip(f"no browser to look at the reports with; install one of {', '.join(BINARIES)}")
+        pytest.skip(f"no browser to look at pages with; install one of {', '.join(BINARIES)}")
     browser = Browser(binary, tmp_path_factory.mktemp("chromium"))
     yield browser
     browser.close()
