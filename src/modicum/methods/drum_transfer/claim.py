@@ -38,7 +38,7 @@ PLAYERS = "players"
 
 ARMS: Mapping[str, Config] = {
     SCRATCH: Config(
-        width=128, layers=4, heads=4, mlp=352, epochs=3, batch_size=4, learning_rate=3e-3
+        width=128, layers=4, heads=4, mlp=352, dropout=0.0, epochs=1, learning_rate=3e-3
     ),
     NGRAM: Config(model="ngram"),
     REPEAT: Config(model="repeat"),

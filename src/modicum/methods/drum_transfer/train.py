@@ -38,8 +38,6 @@ from modicum.methods.drum_transfer.vocabulary import Characters, Vocabulary
 
 MORE_THAN = 8
 """Bars that a groove must have more than to give a record (specification, section 2.3)."""
-CONTEXT = 4096
-"""Most tokens of the decoder from scratch: 16 bars of 5/4 have 2,319 characters."""
 BUILT_IN = ("scratch", *BASELINES)
 
 
@@ -97,7 +95,7 @@ class Config:
     """Its heads of attention."""
     key_value_heads: int = 1
     """Heads of keys and values that these share: fewer write faster."""
-    mlp: int = 704
+    mlp: int = 864
     """Inner features of its MLPs."""
     dropout: float = 0.1
     """Its dropout."""
@@ -110,7 +108,7 @@ class Config:
     """Weight of the prompt's tokens in the loss, beside 1 of the completion's."""
     window: int | None = None
     """Train on so many bars of a record at a time, from a random one on; none: on whole records.
-    A model that never sees a whole record loses count of lines unless --constrained."""
+    A model that never sees whole records loses count of bars when it writes unconstrained."""
     drop_instrument: float = 0.0
     """Share of the records in which the kick or the hi-hat is left out, at random."""
     epochs: int = 4
@@ -324,7 +322,6 @@ def build_model(
             key_value_heads=config.key_value_heads,
             mlp=config.mlp,
             dropout=config.dropout,
-            context=CONTEXT,
         )
     else:
         model = load_language_model(
