@@ -38,38 +38,47 @@ PLAYERS = "players"
 
 ARMS: Mapping[str, Config] = {
     SCRATCH: Config(
-        width=128, layers=4, heads=4, mlp=352, dropout=0.0, epochs=1, learning_rate=3e-3
+        records=250, width=128, layers=4, heads=4, mlp=352, dropout=0.0, epochs=1, score_records=8
     ),
     NGRAM: Config(model="ngram"),
     REPEAT: Config(model="repeat"),
     RANDOM: Config(model="random"),
 }
+_SHORT = Config(model=SMOLLM2, records=40, window=4, epochs=1, final_rate=0.05, score_records=2)
 EXPERIMENT: Mapping[str, Config] = {
-    PRETRAINED: Config(model=SMOLLM2, records=60, window=4, epochs=1, final_rate=0.05),
-    TWIN: Config(
-        model=SMOLLM2, random_weights=True, records=60, window=4, epochs=1, final_rate=0.05
-    ),
+    PRETRAINED: _SHORT,
+    TWIN: dataclasses.replace(_SHORT, random_weights=True),
 }
-"""The experiment of the specification, section 8, with 60 windows of 4 bars instead of 100."""
-TESTED = 12
+"""The experiment of the specification, section 8, with 40 windows of 4 bars instead of 100."""
+TESTED = 10
 """Grooves that the arms of the experiment are measured on; others are measured on all."""
 
 CLAIMS = [
     Claim(
         "beyond repetition",
-        "What a trained model writes is nearer to what players play, in how much its bars differ, "
-        "than naive repetition is (abstract).",
+        "Bars of what a trained model writes differ more than those of naive repetition "
+        "(abstract).",
         method=SCRATCH,
         baseline=REPEAT,
-        metric="from_players",
+        metric="stability",
+        unit="characters of stability",
+    ),
+    Claim(
+        "short of noise",
+        "They differ less than those of coin flips (abstract: plausible grooves).",
+        method=SCRATCH,
+        baseline=RANDOM,
+        metric="stability",
         unit="characters of stability",
         higher_is_better=False,
     ),
     Claim(
-        "short of noise",
-        "It is nearer to what players play than coin flips are (abstract: plausible grooves).",
+        "as players play",
+        "They differ about as much as players' bars do: nearer to that than repetition is. The "
+        "paper says it of a network pre-trained on text, and the contrary of one from scratch, "
+        "which is what is measured here.",
         method=SCRATCH,
-        baseline=RANDOM,
+        baseline=REPEAT,
         metric="from_players",
         unit="characters of stability",
         higher_is_better=False,

@@ -126,6 +126,8 @@ class Config:
     """Of AdamW."""
     score_every: int = 1
     """Epochs from one validation score to the next; the best network is kept as well."""
+    score_records: int | None = None
+    """Validation grooves to score on, the first by name; none: all."""
 
     def __post_init__(self) -> None:
         notation_named(self.notation)
@@ -147,6 +149,11 @@ class Config:
             ("final_rate", 0 <= self.final_rate <= 1, "0 to 1"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("score_every", self.score_every >= 1, "at least 1 epoch"),
+            (
+                "score_records",
+                self.score_records is None or self.score_records >= 1,
+                "at least 1",
+            ),
         )
         if self.lora is not None and (self.full or self.random_weights):
             raise ConfigError("--lora and --full or --random-weights: these train all weights.")
@@ -388,7 +395,7 @@ def train(config: Config, run: Run) -> nn.Module:
         chosen = permutation(len(grooves), run.seed, "records")[: config.records]
         grooves = [grooves[number] for number in np.sort(chosen)]
     records = config.to_records(grooves, "train")
-    validation = config.to_records(splits["val"], "val")
+    validation = config.to_records(splits["val"], "val")[: config.score_records]
     notation = notation_named(config.notation)
     notes = {"config": config_to_json(config), "records": len(records)}
     if config.model in BASELINES:
