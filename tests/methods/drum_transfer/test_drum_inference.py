@@ -167,3 +167,33 @@ def test_other_meters_are_warned_of(
     assert "not in 4/4" in caplog.text
     midi = mido.MidiFile(found["samples"][0]["files"][0])
     assert [m.numerator for m in midi.tracks[0] if m.type == "time_signature"] == [3]
+
+
+def test_files_of_the_same_name_keep_apart(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for folder, number in (("a", 0), ("b", 1)):
+        (tmp_path / folder).mkdir()
+        write_midi(made_up_grooves([number], bars=4)[0], tmp_path / folder / "beat.mid")
+    words = ["predict", "drum-transfer", tmp_path / "a", tmp_path / "b", "--model", "repeat"]
+    found = run(capsys, *words, "--samples", "1", "--formats", "mid", "--out", tmp_path / "out")
+    assert [sample["name"] for sample in found["samples"]] == ["beat_1", "beat-2_1"]
+    assert len(list((tmp_path / "out").glob("*.mid"))) == 2
+
+
+def test_names_of_a_data_set_lead_to_no_other_folder(
+    trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    columns = "drummer,session,style,beat_type,time_signature,midi_filename,split"
+    rows = [columns]
+    for number, split in enumerate(("train", "train", "validation", "test")):
+        write_midi(made_up_grooves([number])[0], data / f"{number}.mid")
+        rows.append(f"../../../escaped/x,drummer1/session1,rock,beat,4-4,{number}.mid,{split}")
+    (data / "info.csv").write_text("\n".join(rows) + "\n")
+    words = ["evaluate", "drum-transfer", "--run", trained, "--data", f"groove={data}"]
+    assert main([*map(str, words), "--out", str(tmp_path / "in" / "here" / "out")]) == 0
+    assert not (tmp_path / "in" / "escaped").exists()
+    assert not (tmp_path / "escaped").exists()
+    assert len(list((tmp_path / "in").rglob("*.txt"))) == 5

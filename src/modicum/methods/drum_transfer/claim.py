@@ -37,9 +37,7 @@ PLAYERS = "players"
 """Of the grooves themselves, made up by rule or played."""
 
 ARMS: Mapping[str, Config] = {
-    SCRATCH: Config(
-        records=250, width=128, layers=4, heads=4, mlp=352, dropout=0.0, epochs=1, score_records=8
-    ),
+    SCRATCH: Config(width=128, layers=4, heads=4, mlp=352, dropout=0.0, epochs=1, score_records=8),
     NGRAM: Config(model="ngram"),
     REPEAT: Config(model="repeat"),
     RANDOM: Config(model="random"),

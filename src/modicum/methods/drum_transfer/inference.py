@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +104,7 @@ class Drummer:
             found = saved.module
             if isinstance(found, CausalModel):
                 found = ready_to_write(found, device)
-            return cls(found, config, config.model, saved.path.parent)
+            return cls(found, config, Path(config.model).name, saved.path.parent)
         assert model is not None
         if model in baselines.BY_NAME:
             return cls(baselines.BY_NAME[model](), Config(model="ngram"), model)
@@ -113,7 +115,7 @@ class Drummer:
             record for g in config.open("generated").splits["train"] if (record := config.record(g))
         ]
         untrained = build_model(dataclasses.replace(config, full=True), records, seed=0)
-        return cls(ready_to_write(untrained, device), config, model)
+        return cls(ready_to_write(untrained, device), config, Path(model).name)
 
     def complete(
         self,
@@ -305,7 +307,7 @@ def predict(
     max_tokens: int | None = None,
     seed: int = 0,
     tempo: float | None = None,
-    channel: int = 9,
+    channel: int | None = None,
     chat: bool = False,
     base_url: str = "",
     soundfont: Path | None = None,
@@ -336,7 +338,7 @@ def predict(
         max_tokens: Most tokens of a continuation; none: as many as it can need.
         seed: Of what is drawn.
         tempo: Quarter notes a minute; none: the file's.
-        channel: MIDI channel of the drums, counted from 0.
+        channel: MIDI channel of the drums, counted from 0; none: that of training, usually 9.
         chat: The server's model is one for chats.
         base_url: Address of the server up to /v1; empty: OPENAI_BASE_URL, or OpenAI's.
         soundfont: An .sf2 file for wav; none: a small built-in drum kit.
@@ -346,10 +348,15 @@ def predict(
         raise ConfigError("--server: it is in place of --run and --model; leave these out.")
     drummer = None if server is not None else Drummer.load(run, model, weights, device)
     config = Config() if drummer is None else drummer.config
-    reading = dataclasses.replace(config.reading(), bars=None, pad=False, channel=channel)
+    reading = dataclasses.replace(config.reading(), bars=None, pad=False)
+    if channel is not None:
+        reading = dataclasses.replace(reading, channel=channel)
+    paths = input_files(files, {".mid", ".midi"}, "groove")
     grooves = [
-        without_leading_silence(read_midi(path, reading), keep_pickups=config.keep_pickups)
-        for path in input_files(files, {".mid", ".midi"}, "groove")
+        without_leading_silence(
+            read_midi(path, reading, name=name), keep_pickups=config.keep_pickups
+        )
+        for path, name in zip(paths, _names(paths), strict=True)
     ]
     prompts = [to_prompt(groove, prompt_bars) for groove in grooves]
     odd = [g.name for g in grooves if g.meter[0] != g.notation.beats_per_bar]
@@ -416,6 +423,22 @@ def predict(
     }
     write_text(out / "predictions.json", json.dumps(result | {"samples": rows}, indent=2) + "\n")
     return result | {"folder": str(out), "samples": rows}
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """A name for each file; those that are called the same in other folders get numbers."""
+    seen: Counter[str] = Counter()
+    names: list[str] = []
+    for path in paths:
+        seen[path.stem] += 1
+        number = seen[path.stem]
+        names.append(path.stem if number == 1 else f"{path.stem}-{number}")
+    return names
+
+
+def _plain(name: str) -> str:
+    """A name, which may come from somebody's table, as that of a file in no other folder."""
+    return re.sub(r"[^\w.@+-]+", "_", name).lstrip(".") or "groove"
 
 
 def _velocities(groove: Groove, hits: Hits, given: int) -> npt.NDArray[np.uint8] | None:
@@ -573,7 +596,7 @@ def evaluate(
             for number, text in enumerate(of_name):
                 record, copy = divmod(number, copies[name])
                 suffix = f"_{copy + 1}" if copies[name] > 1 else ""
-                file = folder / "written" / name / f"{records[record].name}{suffix}.txt"
+                file = folder / "written" / name / f"{_plain(records[record].name)}{suffix}.txt"
                 write_text(file, without_separators(text))
         shown = {
             name: Groove(
