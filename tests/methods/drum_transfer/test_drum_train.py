@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_language_models import write_model
 
 import modicum
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run, RunOptions, TrainingError
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.decoder import Decoder
+from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
 from modicum.methods.drum_transfer.drumroll import to_hits, to_record, without_separators
 from modicum.methods.drum_transfer.generator import made_up_grooves
 from modicum.methods.drum_transfer.losses import completion_nats
@@ -30,6 +32,13 @@ from modicum.methods.drum_transfer.train import (
     without_instrument,
 )
 from modicum.methods.drum_transfer.vocabulary import Characters
+
+
+class Nats:
+    """What a model with a short context cannot be asked for."""
+
+    per_line = per_token = 1.0
+
 
 SMALL: dict[str, Any] = {"width": 32, "layers": 1, "heads": 2, "mlp": 32, "dropout": 0.0}
 
@@ -174,3 +183,50 @@ def test_a_record_longer_than_the_model_sees(tmp_path: Path) -> None:
         write_midi(groove, tmp_path / "data" / f"{number}.mid")
     with pytest.raises(ConfigError, match=r"7,\d+ tokens, but the model sees at most 4,096"):
         run_of(tmp_path / "run", Config(data=str(tmp_path / "data"), bars=64, **SMALL))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"lora": 4}, {"full": True}, {"random_weights": True}, {"lora": 4, "adapters_only": True}],
+    ids=["adapters", "full", "random", "adapters-only"],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_language_model_goes_on_to_the_same_bits_and_is_loaded(
+    tmp_path: Path, options: dict[str, Any], precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "model")
+    config = Config(
+        model=str(folder), records=6, window=1, epochs=1, score_records=1, bars=9, **options
+    )  # fmt: skip
+    module = sys.modules[Config.__module__]
+    monkeypatch.setattr(module, "completion_nats", lambda *_, **__: Nats())
+    monkeypatch.setattr(CausalModel, "check_length", lambda *_: None)
+    whole = run_of(tmp_path / "whole", config, precision=precision)
+
+    step, done = Run.step, []
+
+    def killed(self: Run, *given: Any, **named: Any) -> None:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(step(self, *given, **named))
+
+    how = RunOptions(device="cpu", precision=precision, checkpoint_every=0)
+    out = tmp_path / "run"
+    monkeypatch.setattr(Run, "step", killed)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Run(out, method="drum-transfer", config=config, options=how, quiet=True) as run,
+    ):
+        train(config, run)
+    monkeypatch.setattr(Run, "step", step)
+    with Run(
+        out, method="drum-transfer", config=config, options=how, resume=True, quiet=True
+    ) as run:
+        again = train(config, run)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name]), name
+    loaded = modicum.load(out)
+    ids = torch.arange(12).reshape(2, 6) % loaded.vocabulary.size
+    torch.testing.assert_close(loaded(ids), again.eval()(ids))
+    trained = {name for name, weight in again.named_parameters() if weight.requires_grad}
+    assert all(("lora" in name) == ("lora" in options) for name in trained)

@@ -404,11 +404,12 @@ def train(config: Config, run: Run) -> nn.Module:
     frozen = "bfloat16" if run.options.precision == "bf16" else None
     with run.main_first():  # it converts and caches what others then read
         model = build_model(config, records, seed=run.seed, frozen=frozen)
-    longest = max(
-        sum(len(model.vocabulary.encode(text)) for text in (record.prompt, record.completion))
-        for record in (records if config.window is None else records[:1])
-    )
-    model.check_length(longest, "the longest record")
+    seen = records
+    if config.window is not None:
+        seen = [window_of(r, config.window, place) for r in records for place in (0.0, 0.999)]
+    for what, some in (("training", seen), ("validation", validation)):
+        longest = max(len(encode_record(record, model.vocabulary)[0]) for record in some)
+        model.check_length(longest, f"the longest {what} record")
     loader = Loader(
         len(grooves),
         run.micro_batch(config.batch_size, len(grooves)),
