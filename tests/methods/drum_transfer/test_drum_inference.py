@@ -197,3 +197,18 @@ def test_names_of_a_data_set_lead_to_no_other_folder(
     assert not (tmp_path / "in" / "escaped").exists()
     assert not (tmp_path / "escaped").exists()
     assert len(list((tmp_path / "in").rglob("*.txt"))) == 5
+
+
+def test_a_tab_is_continued_and_analysed(
+    grooves: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["predict", "drum-transfer", grooves, "--model", "repeat", "--formats", "txt"]
+    run(capsys, *words, "--samples", "1", "--out", tmp_path / "tabs")
+    tabs = sorted((tmp_path / "tabs").glob("*.txt"))
+    words = ["predict", "drum-transfer", tabs[0], "--model", "repeat", "--formats", "mid"]
+    found = run(capsys, *words, "--bars", "1", "--samples", "1", "--out", tmp_path / "again")
+    groove = read_midi(found["samples"][0]["files"][0])
+    assert groove.tempo == pytest.approx(97.5, abs=1e-3)
+    assert bars(groove.text)[:3] == bars(from_tablature(tabs[0].read_text()).text)[:3]
+    found = run(capsys, "analyse", "drum-transfer", *tabs, "--out", tmp_path / "an", "--no-picture")
+    assert [row["stability"] for row in found["files"]] == [0, 0]

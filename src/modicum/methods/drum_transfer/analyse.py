@@ -24,6 +24,7 @@ from modicum.engine.progress import Progress
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.drumroll import to_text, without_separators
 from modicum.methods.drum_transfer.grids import Grids, read_grids
+from modicum.methods.drum_transfer.groove_files import SUFFIXES, read_groove
 from modicum.methods.drum_transfer.measures import (
     Floats,
     back_beat_consistency,
@@ -34,7 +35,7 @@ from modicum.methods.drum_transfer.measures import (
     onset_density,
     silent_share,
 )
-from modicum.methods.drum_transfer.midi import Reading, read_midi
+from modicum.methods.drum_transfer.midi import Reading
 from modicum.methods.drum_transfer.notation import INSTRUMENTS, Groove
 from modicum.methods.drum_transfer.pictures import draw_step_grid
 from modicum.methods.drum_transfer.structure import (
@@ -46,7 +47,6 @@ from modicum.methods.drum_transfer.structure import (
 )
 from modicum.report.pictures import png
 
-SUFFIXES = {".mid", ".midi", ".txt"}
 _WHOLE = Reading(bars=None, pad=False, meter_bars=True)
 _PATTERN, _FILL, _MUTED = "#0b5fb0", "#b9480e", "#5b626b"
 
@@ -227,8 +227,8 @@ def analyse(
     left out of how it is played.
 
     Args:
-        files: MIDI files, .txt files of drumroll lines, or folders of them. One that cannot be
-            used is reported and does not stop the others.
+        files: MIDI files, drum tabs or drumroll lines (.tab, .txt), or folders of them. One that
+            cannot be used is reported and does not stop the others.
         out: Folder for analysis.json, which has every number of every bar, and a picture of each
             file.
         official: As the paper's scripts: 16 bars of 16 steps whatever the meter, filled up with
@@ -245,14 +245,14 @@ def analyse(
         DataError: No file can be used.
         MissingExtraError: rapidfuzz or symusic is not installed.
     """
-    paths = input_files(files, SUFFIXES, "groove")
+    paths = input_files(files, set(SUFFIXES), "groove")
     rows: list[dict[str, Any]] = []
     found: dict[str, Analysis] = {}
     drawn: list[str] = []
     with Progress("analyse", len(paths)) as progress:
         for done, (path, label) in enumerate(zip(paths, _labels(paths), strict=True), start=1):
             try:
-                groove = _read(path, Reading() if official else _WHOLE, label)
+                groove = read_groove(path, Reading() if official else _WHOLE, name=label)
                 found[label] = Analysis.of(groove, official=official, clusterer=clusterer)
             except DataError as error:
                 rows.append({"file": label, "error": str(error)})
@@ -282,19 +282,6 @@ def analyse(
     if len(bars) == 1:
         result["bars"] = next(iter(bars.values()))
     return result | {"details": str(details), "pictures": drawn}
-
-
-def _read(path: Path, reading: Reading, name: str) -> Groove:
-    """A MIDI file, or a text in the notation of the paper."""
-    if path.suffix.lower() != ".txt":
-        return read_midi(path, reading, name=name)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: cannot be read as text: {error}. Expected lines of six characters."
-        ) from error
-    return Groove(name, text, notation=reading.notation)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

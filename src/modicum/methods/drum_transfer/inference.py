@@ -38,10 +38,11 @@ from modicum.methods.drum_transfer.drumroll import (
 )
 from modicum.methods.drum_transfer.extensions import notation_named
 from modicum.methods.drum_transfer.generate import generate
+from modicum.methods.drum_transfer.groove_files import SUFFIXES, read_groove
 from modicum.methods.drum_transfer.language_models import LanguageModel
 from modicum.methods.drum_transfer.losses import CompletionNats, completion_nats
 from modicum.methods.drum_transfer.measures import Reference, score, score_styles, score_table
-from modicum.methods.drum_transfer.midi import read_midi, write_midi
+from modicum.methods.drum_transfer.midi import write_midi
 from modicum.methods.drum_transfer.notation import INSTRUMENTS, SEPARATOR, Groove, Notation
 from modicum.methods.drum_transfer.pictures import comparison_sheet, step_grid
 from modicum.methods.drum_transfer.remote import Server, continue_groove, write_jsonl
@@ -319,7 +320,7 @@ def predict(
     the file's tempo.
 
     Args:
-        files: MIDI files, or folders of them.
+        files: MIDI files, drum tabs or drumroll lines (.tab, .txt), or folders of them.
         run: Run folder, or a .safetensors file of one.
         weights: Of a run folder, those of the best epoch or of the last.
         model: In place of --run: ngram, which needs no training; repeat or random; or a pre-trained
@@ -351,10 +352,10 @@ def predict(
     reading = dataclasses.replace(config.reading(), bars=None, pad=False)
     if channel is not None:
         reading = dataclasses.replace(reading, channel=channel)
-    paths = input_files(files, {".mid", ".midi"}, "groove")
+    paths = input_files(files, set(SUFFIXES), "groove")
     grooves = [
         without_leading_silence(
-            read_midi(path, reading, name=name), keep_pickups=config.keep_pickups
+            read_groove(path, reading, name=name), keep_pickups=config.keep_pickups
         )
         for path, name in zip(paths, _names(paths), strict=True)
     ]

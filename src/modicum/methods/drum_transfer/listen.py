@@ -33,18 +33,15 @@ from modicum.methods.drum_transfer.drumroll import (
     to_hits,
     to_text,
     without_leading_silence,
-    without_separators,
 )
-from modicum.methods.drum_transfer.midi import Reading, read_midi
+from modicum.methods.drum_transfer.groove_files import SUFFIXES, read_groove
+from modicum.methods.drum_transfer.midi import Reading
 from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.pictures import step_grid
 from modicum.methods.drum_transfer.synthesis import render, to_wav
-from modicum.methods.drum_transfer.tablature import from_tablature, is_tablature
 
 PATTERNS = ("consistent", "repetitive", "chaotic", "not gradable")
 """What the pattern of a groove can be."""
-SUFFIXES = (".mid", ".midi", ".tab", ".txt")
-"""Files of grooves; of one name, the first of these is taken, as drumrolls have no tempo."""
 _YES_NO = ("yes", "no")
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = Path(modicum.report.__file__).parent / "templates" / "style.css"
@@ -470,18 +467,8 @@ def _read(path: Path, most_bars: int, repair: Literal["pad", "drop"] | None) -> 
 
     The tempo is NaN if the file says none.
     """
-    suffix = path.suffix.lower()
-    if suffix in (".mid", ".midi"):
-        groove = read_midi(path, Reading(bars=most_bars, pad=False))
-    else:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read as text: {error}.") from error
-        if is_tablature(text):
-            groove = from_tablature(text, source=str(path))
-        else:
-            groove = Groove(path.stem, without_separators(text), tempo=math.nan)
+    reading = Reading(bars=most_bars, pad=False)
+    groove = read_groove(path, reading, tempo=math.nan)
     notation = groove.notation
     hits = to_hits(groove.text, notation, repair=repair, source=str(path))
     text = to_text(hits[: most_bars * notation.steps_per_bar], notation)

@@ -1,0 +1,45 @@
+"""Grooves in files, whatever kind of file it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from modicum.errors import DataError
+from modicum.methods.drum_transfer.drumroll import without_separators
+from modicum.methods.drum_transfer.midi import Reading, read_midi
+from modicum.methods.drum_transfer.notation import Groove
+from modicum.methods.drum_transfer.tablature import from_tablature, is_tablature
+
+SUFFIXES = (".mid", ".midi", ".tab", ".txt")
+"""Of files of grooves; the first of a name says most, as lines of a drumroll have no tempo."""
+
+
+def read_groove(
+    path: Path, reading: Reading | None = None, *, name: str = "", tempo: float = 120.0
+) -> Groove:
+    """A groove from a MIDI file, a drum tab, or lines of a drumroll.
+
+    Args:
+        path: A file of `SUFFIXES`. What a text is, is seen from it.
+        reading: How MIDI becomes text, and the notation of a text.
+        name: Of the groove; empty: that of the file without its suffix.
+        tempo: Of lines of a drumroll, which say none.
+
+    Raises:
+        DataError: The file cannot be used; lines of a drumroll are not looked at.
+        MissingExtraError: MIDI needs the extra `music`.
+    """
+    name = name or path.stem
+    if path.suffix.lower() in (".mid", ".midi"):
+        return read_midi(path, reading, name=name)
+    notation = (reading or Reading()).notation
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: cannot be read as text: {error}. Expected a drum tab, or lines of a drumroll."
+        ) from error
+    if is_tablature(text):
+        return dataclasses.replace(from_tablature(text, notation, source=str(path)), name=name)
+    return Groove(name, without_separators(text), tempo=tempo, notation=notation)
