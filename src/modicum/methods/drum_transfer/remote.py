@@ -348,6 +348,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         headers: Message,
         newurl: str,
     ) -> None:
+        """No request in place of one that is redirected."""
         return None
 
 
