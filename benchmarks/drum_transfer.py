@@ -141,7 +141,7 @@ def generation(with_smollm2: bool) -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     prompts = [to_prompt(groove) for groove in made_up_grooves(range(PROMPTS))]
     models: dict[str, tuple[Any, int]] = {
-        "decoder, 4.8 M": (Decoder(Characters(DRUMROLL.alphabet)).eval(), 6)
+        "decoder, 4.9 M": (Decoder(Characters(DRUMROLL.alphabet)).eval(), 6)
     }
     if with_smollm2:
         config = Config(model="smollm2", full=True)
