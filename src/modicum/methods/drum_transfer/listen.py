@@ -24,7 +24,6 @@ import tyro
 from markupsafe import Markup
 
 import modicum.report
-from modicum.classification import input_files
 from modicum.engine.files import atomic_write
 from modicum.engine.random import fold_keys, permutation
 from modicum.errors import ConfigError, DataError
@@ -34,7 +33,7 @@ from modicum.methods.drum_transfer.drumroll import (
     to_text,
     without_leading_silence,
 )
-from modicum.methods.drum_transfer.groove_files import SUFFIXES, read_groove
+from modicum.methods.drum_transfer.groove_files import groove_paths, read_groove
 from modicum.methods.drum_transfer.midi import Reading
 from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.pictures import step_grid
@@ -427,11 +426,13 @@ def listen(
         if value < 1:
             raise ConfigError(f"--{option} {value}: must be at least 1.")
     ours, theirs = _grooves(folder), _grooves(against)
+    ours = _alike(ours, theirs)
+    theirs = _alike(theirs, ours)
     common = sorted(ours.keys() & theirs.keys())
     if not common:
         raise DataError(
             f"{folder} and {against} have no groove of the same name in common: found "
-            f"{min(ours)} and others there, {min(theirs)} and others here. Name the files alike."
+            f"{min(ours)} and others here, {min(theirs)} and others there. Name the files alike."
         )
     if left := len(ours.keys() ^ theirs.keys()):
         logger.warning("%d grooves are in one of the folders alone and left out.", left)
@@ -450,9 +451,17 @@ def listen(
 
 def _grooves(folder: Path) -> dict[str, Path]:
     """The file of every groove by name."""
-    files = input_files([folder], set(SUFFIXES), "groove")
-    files.sort(key=lambda file: -SUFFIXES.index(file.suffix.lower()))
-    return {file.stem: file for file in files}
+    return {file.stem: file for file in groove_paths([folder])}
+
+
+def _alike(ours: dict[str, Path], theirs: dict[str, Path]) -> dict[str, Path]:
+    """Ours by the names of theirs: `groove_1` continues `groove`, and is the first that does."""
+    found: dict[str, Path] = {}
+    for name, path in sorted(ours.items()):
+        source, _, number = name.rpartition("_")
+        whole = name if name in theirs or not number.isdecimal() else source
+        found.setdefault(whole, path)
+    return found
 
 
 def _at_one_tempo(first: Groove, second: Groove) -> tuple[Groove, Groove]:

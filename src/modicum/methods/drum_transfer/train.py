@@ -142,6 +142,11 @@ class Config:
             ("window", self.window is None or self.window >= 1, "at least 1 bar"),
             ("drop_instrument", 0 <= self.drop_instrument <= 1, "0 to 1"),
             ("dropout", 0 <= self.dropout < 1, "at least 0 and below 1"),
+            ("lora_alpha", self.lora_alpha > 0, "more than 0"),
+            *(
+                (name, getattr(self, name) >= 1, "at least 1")
+                for name in ("width", "layers", "heads", "key_value_heads", "mlp")
+            ),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("learning_rate", self.learning_rate is None or self.learning_rate > 0, "more than 0"),
@@ -283,18 +288,17 @@ def window_of(record: Record, bars: int, place: float) -> Record:
     Args:
         record: A whole one.
         bars: How many; as many as the record has, or more, give all of it.
-        place: Where, in [0, 1).
+        place: Where, in [0, 1). At least one of its bars is of the completion.
     """
     given = record.prompt.count(SEPARATOR)
     parts = (record.prompt + record.completion).split(SEPARATOR)
     parts = [*(part + SEPARATOR for part in parts[:-1]), parts[-1]]
-    start = int(place * max(1, len(parts) - bars + 1))
+    first = max(0, given - bars + 1)  # a bar of the completion is always in it
+    start = first + int(place * max(1, len(parts) - bars + 1 - first))
     middle = max(start, given)
     return Record(
         prompt="".join(parts[start:middle]),
-        completion="".join(parts[middle : max(start + bars, middle)])
-        if start + bars > given
-        else "",
+        completion="".join(parts[middle : start + bars]),
         name=record.name,
     )
 
