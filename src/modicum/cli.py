@@ -18,7 +18,6 @@ import importlib.util
 import io
 import json
 import logging
-import math
 import os
 import shlex
 import signal
@@ -35,7 +34,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from modicum.engine.files import whole_path
+from modicum.engine.files import to_json, whole_path
 from modicum.engine.launch import become_launcher, processes_wanted
 from modicum.errors import ConfigError, MissingExtraError, ModicumError
 from modicum.method import CATALOGUE, Method, load_method
@@ -118,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if result is None or not main_process:
         return 0
     try:
-        print(_as_json(result) if as_json else render(result), flush=True)
+        print(to_json(result) if as_json else render(result), flush=True)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1 if result.get("usable") is False else 0
@@ -140,21 +139,6 @@ def _ending_in_order() -> Generator[None, None, None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _as_json(result: Mapping[str, Any]) -> str:
-    """JSON for every reader: NaN and infinity, which JSON does not have, become null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        if isinstance(value, Mapping):
-            return {k: plain(v) for k, v in cast("Mapping[str, Any]", value).items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in cast("Sequence[Any]", value)]
-        return value
-
-    return json.dumps(plain(result), indent=2)
 
 
 def _dispatch(words: list[str]) -> Mapping[str, Any] | None:
@@ -362,7 +346,7 @@ def check(
         # After every method, so that an interruption leaves those that are done.
         write_check_report(report / "report.html", results, command=command)
         summary = summarise(results)
-        write_text(report / "results.json", _as_json(summary) + "\n")
+        write_text(report / "results.json", to_json(summary) + "\n")
     for claim in summary["claims"]:
         del claim["statement"]  # in results.json and the report; too long for a line of a table
     skipped = sorted(set(CATALOGUE) - set(chosen)) if not methods else []

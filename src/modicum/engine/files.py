@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 if sys.platform != "win32":
     import fcntl
@@ -27,6 +29,21 @@ def whole_path(data: str) -> str:
     if not named or Path(data).exists():
         name, named, path = "", "", data
     return f"{name}{named}{Path(path).resolve()}" if Path(path).exists() else data
+
+
+def to_json(value: Any) -> str:
+    """JSON for every reader: NaN and infinity, which JSON does not have, become null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in cast("Mapping[str, Any]", value).items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in cast("Sequence[Any]", value)]
+        return value
+
+    return json.dumps(plain(value), indent=2)
 
 
 def flush_folder(folder: Path) -> None:

@@ -4,10 +4,6 @@ played.
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from modicum.engine.files import atomic_write, write_text
+from modicum.engine.files import atomic_write, to_json, write_text
 from modicum.engine.progress import Progress
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.drumroll import to_text, without_separators
 from modicum.methods.drum_transfer.grids import Grids, read_grids
-from modicum.methods.drum_transfer.groove_files import groove_paths, read_groove
+from modicum.methods.drum_transfer.groove_files import groove_paths, numbered, read_groove
 from modicum.methods.drum_transfer.measures import (
     Floats,
     back_beat_consistency,
@@ -245,11 +241,12 @@ def analyse(
         MissingExtraError: rapidfuzz or symusic is not installed.
     """
     paths = groove_paths(files)
+    labels = numbered(path.name for path in paths)
     rows: list[dict[str, Any]] = []
     found: dict[str, Analysis] = {}
     drawn: list[str] = []
     with Progress("analyse", len(paths)) as progress:
-        for done, (path, label) in enumerate(zip(paths, _labels(paths), strict=True), start=1):
+        for done, (path, label) in enumerate(zip(paths, labels, strict=True), start=1):
             try:
                 groove = read_groove(path, Reading() if official else _WHOLE, name=label)
                 found[label] = Analysis.of(groove, official=official, clusterer=clusterer)
@@ -277,28 +274,7 @@ def analyse(
     }
     bars = {label: one.by_bar() for label, one in found.items()}
     details = out / "analysis.json"
-    write_text(details, json.dumps(_plain(result | {"bars": bars}), indent=2) + "\n")
+    write_text(details, to_json(result | {"bars": bars}) + "\n")
     if len(bars) == 1:
         result["bars"] = next(iter(bars.values()))
     return result | {"details": str(details), "pictures": drawn}
-
-
-def _labels(paths: Sequence[Path]) -> list[str]:
-    """The name of each file; those of the same name in different folders get numbers."""
-    seen: Counter[str] = Counter()
-    labels: list[str] = []
-    for path in paths:
-        seen[path.name] += 1
-        labels.append(path.name if seen[path.name] == 1 else f"{path.name}-{seen[path.name]}")
-    return labels
-
-
-def _plain(value: Any) -> Any:
-    """With null for NaN, which JSON does not have."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {name: _plain(of_name) for name, of_name in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from modicum.classification import input_files
@@ -34,6 +35,16 @@ def groove_paths(inputs: Sequence[Path]) -> list[Path]:
         if SUFFIXES.index(path.suffix.lower()) < SUFFIXES.index(other.suffix.lower()):
             best[group] = path
     return list(best.values())
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The same names, those that came before with a number."""
+    seen: Counter[str] = Counter()
+    numbers: list[str] = []
+    for name in names:
+        seen[name] += 1
+        numbers.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return numbers
 
 
 def read_groove(

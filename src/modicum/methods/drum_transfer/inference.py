@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import tyro
 from torch import nn
 
 from modicum.engine.devices import Device, choose_device
-from modicum.engine.files import atomic_write, write_text
+from modicum.engine.files import atomic_write, to_json, write_text
 from modicum.engine.progress import Progress, report_progress
 from modicum.engine.run import config_from_json
 from modicum.engine.weights import load_saved, save_model
@@ -37,7 +35,7 @@ from modicum.methods.drum_transfer.drumroll import (
 )
 from modicum.methods.drum_transfer.extensions import notation_named
 from modicum.methods.drum_transfer.generate import generate
-from modicum.methods.drum_transfer.groove_files import groove_paths, read_groove
+from modicum.methods.drum_transfer.groove_files import groove_paths, numbered, read_groove
 from modicum.methods.drum_transfer.language_models import LanguageModel
 from modicum.methods.drum_transfer.losses import CompletionNats, completion_nats
 from modicum.methods.drum_transfer.measures import Reference, score, score_styles, score_table
@@ -352,11 +350,12 @@ def predict(
     if channel is not None:
         reading = dataclasses.replace(reading, channel=channel)
     paths = groove_paths(files)
+    names = numbered(path.stem for path in paths)
     grooves = [
         without_leading_silence(
             read_groove(path, reading, name=name), keep_pickups=config.keep_pickups
         )
-        for path, name in zip(paths, _names(paths), strict=True)
+        for path, name in zip(paths, names, strict=True)
     ]
     prompts = [to_prompt(groove, prompt_bars) for groove in grooves]
     odd = [g.name for g in grooves if g.meter[0] != g.notation.beats_per_bar]
@@ -419,21 +418,9 @@ def predict(
     result: dict[str, Any] = {
         "model": server or (drummer.name if drummer else ""),
         "grooves": len(grooves),
-        "bars_written": bars,
     }
-    write_text(out / "predictions.json", json.dumps(result | {"samples": rows}, indent=2) + "\n")
+    write_text(out / "predictions.json", to_json(result | {"samples": rows}) + "\n")
     return result | {"folder": str(out), "samples": rows}
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """A name for each file; those that are called the same in other folders get numbers."""
-    seen: Counter[str] = Counter()
-    names: list[str] = []
-    for path in paths:
-        seen[path.stem] += 1
-        number = seen[path.stem]
-        names.append(path.stem if number == 1 else f"{path.stem}-{number}")
-    return names
 
 
 def _plain(name: str) -> str:
@@ -610,7 +597,7 @@ def evaluate(
             file.write(comparison_sheet(shown, given_bars=config.prompt_bars))
         result["picture"] = str(folder / "written.png")
         result["written"] = str(folder / "written")
-    write_text(folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    write_text(folder / "evaluation.json", to_json(result) + "\n")
     return result | {"details": str(folder / "evaluation.json")}
 
 
@@ -648,7 +635,6 @@ def export(
     saved = load_saved(run, "best", method="drum-transfer")
     model, folder = saved.module, saved.path.parent
     if to == "transformers":
-        assert isinstance(model, CausalModel)
         out = out or folder / "transformers"
         export_folder(model, out)
         return {"written": str(out)}

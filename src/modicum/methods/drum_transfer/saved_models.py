@@ -123,7 +123,7 @@ def build(
     return model.eval()
 
 
-def export_folder(model: CausalModel, path: Path | str) -> None:
+def export_folder(model: nn.Module, path: Path | str) -> None:
     """Write a plain folder of Transformers, which other programs read.
 
     Adapters are merged. A restricted vocabulary is made whole again: rows that were not kept are

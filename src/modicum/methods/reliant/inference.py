@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
 import time
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from modicum.classification import write_table
 from modicum.engine.environment import processor_name
 from modicum.engine.export import write_onnx, write_state_dict
-from modicum.engine.files import atomic_write, write_text
+from modicum.engine.files import atomic_write, to_json, write_text
 from modicum.engine.random import generator
 from modicum.engine.run import config_from_json
 from modicum.engine.weights import load_saved, save_model
@@ -148,7 +147,7 @@ def evaluate(
                 for row in measured["groups"]
             ]
     folder = out or trained.folder
-    write_text(folder / "evaluation.json", json.dumps(details, indent=2) + "\n")
+    write_text(folder / "evaluation.json", to_json(details) + "\n")
     result: dict[str, Any] = {
         "graph": graph.name,
         "measured_on": f"{len(index):,} {split} nodes of {graph.nodes:,}",
