@@ -33,7 +33,7 @@ import signal
 import time
 import types
 import typing
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -75,6 +75,11 @@ _Batch = TypeVar("_Batch", bound=tuple[Any, ...], covariant=True)
 
 class TrainingError(ModicumError):
     """Training cannot go on: a loss is no longer a finite number."""
+
+    def __init__(self, message: str, samples: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.samples = samples
+        """Numbers of the samples that the loss is of, where they are known."""
 
 
 class Interrupted(ModicumError):  # noqa: N818 (it reports a wish, not a fault)
@@ -583,7 +588,8 @@ class Run:
                 f"{entry.batch}): {', '.join(f'{name} = {values[name]}' for name in bad or values)}"
                 + (f"; samples of that batch, by their index: {shown}" if shown else "")
                 + ". Lower the learning rate, clip the gradient (--clip 1), or look at those "
-                "samples. The newest checkpoint is from before."
+                "samples. The newest checkpoint is from before.",
+                entry.samples,
             )
 
     # Logging

@@ -54,8 +54,8 @@ TESTED = 10
 CLAIMS = [
     Claim(
         "beyond repetition",
-        "Bars of what a trained model writes differ more than those of naive repetition "
-        "(abstract).",
+        "Bars of what a network trained on grooves alone writes differ more than those of naive "
+        "repetition. The abstract says the contrary of one.",
         method=SCRATCH,
         baseline=REPEAT,
         metric="stability",
@@ -63,7 +63,7 @@ CLAIMS = [
     ),
     Claim(
         "short of noise",
-        "They differ less than those of coin flips (abstract: plausible grooves).",
+        "They differ less than those of coin flips.",
         method=SCRATCH,
         baseline=RANDOM,
         metric="stability",

@@ -34,7 +34,7 @@ from modicum.methods.drum_transfer.drumroll import (
     without_separators,
 )
 from modicum.methods.drum_transfer.extensions import notation_named
-from modicum.methods.drum_transfer.generate import generate
+from modicum.methods.drum_transfer.generate import check_sampling, generate
 from modicum.methods.drum_transfer.groove_files import groove_paths, numbered, read_groove
 from modicum.methods.drum_transfer.language_models import LanguageModel
 from modicum.methods.drum_transfer.losses import CompletionNats, completion_nats
@@ -333,7 +333,7 @@ def predict(
         top_p: Draw from the likeliest tokens alone, whose probabilities sum to this.
         constrained: Let the model write nothing but whole bars of whole lines. --no-constrained is
             the paper's way; what comes is then repaired by silence where it is malformed.
-        max_tokens: Most tokens of a continuation; none: as many as it can need.
+        max_tokens: Most tokens of a continuation; none: as many as it can need, of a server 1000.
         seed: Of what is drawn.
         tempo: Quarter notes a minute; none: the file's.
         channel: MIDI channel of the drums, counted from 0; none: that of training, usually 9.
@@ -344,6 +344,9 @@ def predict(
     """
     if server is not None and (run is not None or model is not None):
         raise ConfigError("--server: it is in place of --run and --model; leave these out.")
+    check_sampling(
+        bars=bars, samples=samples, temperature=temperature, top_p=top_p, max_tokens=max_tokens
+    )
     drummer = None if server is not None else Drummer.load(run, model, weights, device)
     config = Config() if drummer is None else drummer.config
     reading = dataclasses.replace(config.reading(), bars=None, pad=False)
@@ -377,6 +380,7 @@ def predict(
                     Record(prompt, "", groove.name),
                     notation=groove.notation,
                     groove_bars=bars + prompt.count(SEPARATOR),
+                    repair="pad",
                     max_tokens=max_tokens or 1000,
                     **how,
                 )

@@ -228,7 +228,7 @@ class Config:
         return records
 
 
-class Batch(NamedTuple):
+class NumberedBatch(NamedTuple):
     """Records, padded on the right."""
 
     ids: Tensor
@@ -250,25 +250,25 @@ class TrainingSet:
 
     def __init__(self, config: Config, grooves: Sequence[Groove], vocabulary: Vocabulary) -> None:
         self.config, self.grooves, self.vocabulary = config, grooves, vocabulary
+        self.records = config.to_records(grooves, "train")
 
-    def __call__(self, random: SampleRandom) -> Batch:
+    def __call__(self, random: SampleRandom) -> NumberedBatch:
         """The batch of some grooves, with the random numbers of each."""
         rows = [
-            self._tokens(self.grooves[number], *draws)
+            self._tokens(number, *draws)
             for number, draws in zip(
                 random.index.tolist(), random.uniform(3, "record").tolist(), strict=True
             )
         ]
-        return Batch(*collate(rows, self.vocabulary.pad), torch.from_numpy(random.index))
+        return NumberedBatch(*collate(rows, self.vocabulary.pad), torch.from_numpy(random.index))
 
     def _tokens(
-        self, groove: Groove, drop: float, which: float, first: float
+        self, number: int, drop: float, which: float, first: float
     ) -> tuple[list[int], list[float]]:
-        config = self.config
-        record = config.record(groove)
-        assert record is not None  # others are not trained on
+        config, record = self.config, self.records[number]
         if drop < config.drop_instrument:
-            without = without_instrument(groove, "kick" if which < 0.5 else "hi-hat")
+            instrument = "kick" if which < 0.5 else "hi-hat"
+            without = without_instrument(self.grooves[number], instrument)
             record = config.record(without) or record
         if config.window is not None:
             record = window_of(record, config.window, first)
@@ -448,8 +448,8 @@ def train(config: Config, run: Run) -> nn.Module:
         try:
             run.step(loss, optimizer, learning_rate=rate)
         except TrainingError as error:
-            names = ", ".join(grooves[number].name for number in batch.index.tolist())
-            raise TrainingError(f"records {names}: {error}") from error
+            names = ", ".join(grooves[number].name for number in error.samples)
+            raise TrainingError(f"records {names}: {error}", error.samples) from error
         run.log(loss=loss, learning_rate=rate)
         if run.scores_now(config.score_every, config.epochs):
             with run.autocast(), report_progress("score", quiet=run.quiet) as progress:
