@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.decoder import Decoder, from_llama
+from modicum.methods.drum_transfer.decoder import Decoder
 from modicum.methods.drum_transfer.notation import DRUMROLL
 from modicum.methods.drum_transfer.vocabulary import Characters
 
@@ -27,11 +27,34 @@ class EightCharacters(Characters):
         self.pieces, self.pad = self.pieces[:-1], 0
 
 
+LLAMA_NAMES = {
+    "attention_norm": ["input_layernorm"],
+    "query_key_value": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    "attention_output": ["self_attn.o_proj"],
+    "mlp_norm": ["post_attention_layernorm"],
+    "gate_and_up": ["mlp.gate_proj", "mlp.up_proj"],
+    "down": ["mlp.down_proj"],
+}
+
+
+def from_llama(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
+    """Weights of a LlamaForCausalLM with tied embeddings under the names of a `Decoder`."""
+    weights = {
+        "embedding.weight": state["model.embed_tokens.weight"],
+        "norm.weight": state["model.norm.weight"],
+    }
+    for layer in range(layers):
+        for ours, theirs in LLAMA_NAMES.items():
+            parts = [state[f"model.layers.{layer}.{name}.weight"] for name in theirs]
+            weights[f"blocks.{layer}.{ours}.weight"] = torch.cat(parts)
+    return weights
+
+
 def golden_decoder() -> Decoder:
     decoder = Decoder(
         EightCharacters(), width=32, layers=2, heads=4, key_value_heads=2, mlp=88, context=1024
     )
-    decoder.load_state_dict(from_llama(load_file(GOLDEN / "tiny_llama_weights.safetensors")))
+    decoder.load_state_dict(from_llama(load_file(GOLDEN / "tiny_llama_weights.safetensors"), 2))
     return decoder.eval()
 
 

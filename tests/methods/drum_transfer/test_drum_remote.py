@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -10,9 +11,10 @@ import pytest
 from modicum.cli import main
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer import remote
-from modicum.methods.drum_transfer.drumroll import Record, bars, without_separators
+from modicum.methods.drum_transfer.drumroll import Record, bars, convert, without_separators
 from modicum.methods.drum_transfer.generator import made_up_grooves
 from modicum.methods.drum_transfer.midi import read_midi, write_midi
+from modicum.methods.drum_transfer.notation import DRUMROLL, Notation
 from modicum.methods.drum_transfer.remote import Server, continue_groove, write_jsonl
 
 KEY = "sk-very-secret-0123456789"
@@ -115,7 +117,7 @@ def test_a_completion_is_asked_for_as_in_the_paper(fake):
         "stop": "END",
         "n": 1,
     }
-    assert answer == remote.Answer("x", BAR * 16, 0, right_length=True, ended=True)
+    assert answer == remote.Answer("x", BAR * 16, 0, 0, right_length=True, ended=True)
 
 
 def test_chat(fake):
@@ -140,16 +142,94 @@ def test_a_server_that_gives_fewer_samples_is_asked_again(fake):
     assert (fake.asked[0][2]["temperature"], fake.asked[0][2]["max_tokens"]) == (0.5, 9)
 
 
+def test_other_settings_of_sampling(fake):
+    fake.completes(GOOD)
+    options = {"top_p": 0.8, "seed": 5, "n": None}
+    continue_groove(Server("m", base_url=fake.url), RECORD, samples=2, options=options)
+    # The same seed again would give the same text again.
+    assert [(body["top_p"], body["seed"]) for _, _, body in fake.asked] == [(0.8, 5), (0.8, 6)]
+
+
 @pytest.mark.parametrize(("repair", "lines"), [(None, 256), ("pad", 256), ("drop", 255)])
 def test_malformed_lines_are_reported_and_mended_if_asked(fake, caplog, repair, lines):
     bad = GOOD.replace("------\n", "--o\n", 1)
     fake.completes(bad)
     (answer,) = continue_groove(Server("m", base_url=fake.url), RECORD, repair=repair)
     assert answer.bad_lines == 1
-    assert "x: 1 of 256 lines that m wrote are malformed" in caplog.text
+    assert "x: 1 of 224 lines that m wrote are malformed" in caplog.text
     assert answer.text.count("\n") == lines
     if repair is None:
         assert answer.text == without_separators(RECORD.prompt + bad)
+
+
+@pytest.mark.parametrize("repair", [None, "pad"])
+def test_wrong_lengths_are_told_once_and_cut_only_with_repair(fake, caplog, repair):
+    short, long = (BAR + "SEP\n") * 3, GOOD + "SEP\n" + BAR + "------\n" * 8
+    choices = [{"text": text, "finish_reason": "stop"} for text in (GOOD, short, long)]
+    fake.says({"choices": [*choices, {"text": BAR + BAR[:-1], "finish_reason": "length"}]})
+    server = Server("m", base_url=fake.url)
+    answers = continue_groove(server, RECORD, samples=4, repair=repair)
+    cut = "not cut to" if repair is None else "cut to"
+    assert caplog.messages == [
+        "x: m wrote 14, 3, 15.5, 2 bars, but 14 were wanted: 1 cut off at the most tokens: raise "
+        "--max-tokens; 1 ended early by the model itself: try again, or fine-tune it longer; 1 too "
+        f"long: {cut} the bars wanted."
+    ]
+    assert [answer.right_length for answer in answers] == [True, False, False, False]
+    assert [answer.ended for answer in answers] == [True, True, True, False]
+    assert answers[1].text == BAR * 5
+    assert answers[2].text == BAR * 16 if repair else len(bars(answers[2].text)) == 18
+
+
+SHIFTED = GOOD.replace("------\n", "oo\n", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "left_out", "bad", "first"),
+    [
+        (f"Here is the groove:\n\n```text\n---\n{GOOD}```\nI do hope you like it!", 6, 0, BAR),
+        (f"{GOOD}END\n```\nSo good: ------\n", 2, 0, BAR),
+        (GOOD.replace("\n", " \r\n").replace("SEP", "\nSEP"), 13, 0, BAR),
+        (SHIFTED, 0, 1, BAR.replace("------\n", "oo----\n", 1)),
+    ],
+)
+def test_what_is_no_part_of_a_groove_is_left_out(fake, caplog, text, left_out, bad, first):
+    fake.says({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]})
+    server = Server("m", form="chat", base_url=fake.url)
+    (answer,) = continue_groove(server, RECORD, repair="pad")
+    assert answer.text == BAR * 2 + first + BAR * 13
+    assert (answer.left_out, answer.bad_lines, answer.right_length) == (left_out, bad, True)
+    assert len(caplog.messages) == (left_out > 0) + (bad > 0)
+    if left_out:
+        assert f"x: left out {left_out} lines that m wrote beside the groove" in caplog.text
+    (as_it_came,) = continue_groove(server, RECORD)
+    assert as_it_came.text == BAR * 2 + without_separators(text)
+    assert as_it_came.left_out == 0
+
+
+def test_rows_begin_with_the_first_row(fake):
+    rows = Notation(layout="rows")
+    bar = convert(BAR, DRUMROLL, rows)
+    fake.completes("S: a groove\n" + bar.split("\n", 1)[1] + "SEP\n" + bar)
+    record = Record(bar + "SEP\n", "", "x")
+    server = Server("m", base_url=fake.url)
+    (answer,) = continue_groove(server, record, notation=rows, groove_bars=2, repair="pad")
+    assert (answer.text, answer.left_out) == (bar * 2, 6)
+
+
+@pytest.mark.parametrize("text", ["", "Sorry, no drums today.\n----\n"])
+def test_a_reply_without_a_groove(fake, text):
+    fake.completes(text + KEY)
+    server = Server("m", base_url=fake.url, key=KEY)
+    with pytest.raises(DataError, match=r"x: no line that m wrote.*'------'.*\[key\]") as raised:
+        continue_groove(server, RECORD, repair="pad")
+    assert KEY not in str(raised.value)
+    assert " ".join(text.split()) in str(raised.value)
+
+
+def test_a_prompt_that_is_all_of_the_groove(fake):
+    with pytest.raises(ConfigError, match="the prompt has 2 bars; nothing is left"):
+        continue_groove(Server("m", base_url=fake.url), RECORD, groove_bars=2)
 
 
 def test_busy_servers_are_asked_again(fake, pauses, caplog):
@@ -220,6 +300,23 @@ def test_nobody_answers(fake):
         Server("m", base_url=fake.url, key=KEY).complete("p")
 
 
+def test_a_server_that_does_not_speak_http():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def speak():
+            client, _ = listening.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(b"220 mail\r\n")
+
+        thread = threading.Thread(target=speak, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        with pytest.raises(DataError, match="cannot be reached"):
+            Server("m", base_url=url, key=KEY).complete("p")
+        thread.join()
+
+
 def test_an_answer_that_takes_too_long(fake):
     waiting = threading.Event()
     fake.answers = _Late(waiting)
@@ -255,6 +352,7 @@ def test_settings_come_from_the_environment(monkeypatch):
         ("", "", "api.openai.com/v1 needs a key. Set OPENAI_API_KEY"),
         ("gpu:8000", KEY, "no address of a server"),
         ("http://gpu:port/v1", KEY, "no address of a server"),
+        ("http://gpu/v1", f"{KEY} {KEY}", "a character that no key has"),
         (f"http://me:{KEY}@gpu/v1", "", "holds a user or password"),
         ("http://gpu/v1", f"{KEY}\nX-Other: 1", "a character that no key has"),
         ("http://gpu/v1", f"{KEY}é", "a character that no key has"),

@@ -8,7 +8,6 @@ matrix that is the embedding's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -382,35 +381,3 @@ def _rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     cosine, sine = rotation
     turned = (first * cosine - second * sine, second * cosine + first * sine)
     return torch.cat(turned, dim=-1).to(heads.dtype)
-
-
-def from_llama(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a LlamaForCausalLM with tied embeddings, as a `Decoder` of its sizes names them.
-
-    Args:
-        state: Its state dict, with the names that Transformers gives.
-
-    Returns:
-        A state dict for `Decoder.load_state_dict`; the same tensors, queries joined with keys and
-        values, and the MLP's gate with its up projection.
-    """
-    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("model.layers."))
-    weights = {
-        "embedding.weight": state["model.embed_tokens.weight"],
-        "norm.weight": state["model.norm.weight"],
-    }
-    for layer in range(layers):
-        for ours, theirs in _LLAMA_NAMES.items():
-            parts = [state[f"model.layers.{layer}.{name}.weight"] for name in theirs]
-            weights[f"blocks.{layer}.{ours}.weight"] = torch.cat(parts)
-    return weights
-
-
-_LLAMA_NAMES = {
-    "attention_norm": ("input_layernorm",),
-    "query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attention_output": ("self_attn.o_proj",),
-    "mlp_norm": ("post_attention_layernorm",),
-    "gate_and_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}

@@ -6,6 +6,7 @@ a machine of one's own (section 4.2 of the specification). Nothing is sent but t
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import os
@@ -17,17 +18,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from modicum.engine.files import write_text
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.drumroll import (
     Record,
+    Repair,
+    lines_per_bar,
     to_hits,
     to_text,
     without_separators,
 )
-from modicum.methods.drum_transfer.measures import validity
+from modicum.methods.drum_transfer.measures import Validity, validity
 from modicum.methods.drum_transfer.notation import (
     DRUMROLL,
     END,
@@ -178,7 +184,7 @@ class Server:
                 f"{OPENAI} needs a key. Set OPENAI_API_KEY, or name another server by "
                 f"OPENAI_BASE_URL."
             )
-        if not (key.isascii() and key.isprintable()):
+        if not (key.isascii() and key.isprintable()) or " " in key:
             raise ConfigError(
                 "the key of the server holds a character that no key has, such as a line break. "
                 "Copy it again into OPENAI_API_KEY."
@@ -203,7 +209,8 @@ class Server:
             temperature: Of sampling.
             max_tokens: The longest continuation.
             options: More fields of the request, as the server knows them; None leaves a field out,
-                as in `{"max_tokens": None, "max_completion_tokens": 1000}`.
+                as in `{"max_tokens": None, "max_completion_tokens": 1000}`. A `seed` is raised by
+                the number of texts there are when a server is asked again, or the same would come.
 
         Raises:
             ConfigError: The server refuses the key, the model or the request.
@@ -223,6 +230,8 @@ class Server:
         while len(replies) < samples:
             body = asked | {"n": samples - len(replies)} | dict(options or {})
             body = {name: value for name, value in body.items() if value is not None}
+            if isinstance(seed := body.get("seed"), int):
+                body["seed"] = seed + len(replies)
             replies += self._replies(path, body)
         return replies[:samples]
 
@@ -238,7 +247,7 @@ class Server:
                 raise
             raise DataError(
                 f"{url}: the answer is not what the OpenAI protocol has; expected JSON with "
-                f"choices, found {self._quote(content)}."
+                f"choices, found {self.quote(content)}."
             ) from None
         if not replies:
             raise DataError(f"{url}: the answer has no choices; expected at least one.")
@@ -252,7 +261,7 @@ class Server:
         if refusal:
             raise DataError(
                 f"{url}: the model {self.model} refuses to answer: "
-                f"{self._quote(str(refusal).encode())}. Use another model."
+                f"{self.quote(str(refusal))}. Use another model."
             )
         if not isinstance(text, str):
             raise TypeError
@@ -274,7 +283,7 @@ class Server:
                     content = response.read(_MOST_BYTES + 1)
             except urllib.error.HTTPError as error:
                 with error:
-                    said = self._quote(error.read(2000))
+                    said = self.quote(error.read(2000))
                 if error.code not in _RETRIED:
                     raise self._refusal(url, error.code, said) from None
                 if attempt == self.retries:
@@ -289,7 +298,7 @@ class Server:
                 time.sleep(wait)
             except TimeoutError:
                 raise self._too_slow(url) from None
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, TimeoutError):
                     raise self._too_slow(url) from None
@@ -327,10 +336,10 @@ class Server:
             f"samples."
         )
 
-    def _quote(self, content: bytes) -> str:
-        """The beginning of what a server said, for messages."""
-        text = " ".join(content.decode("utf-8", "replace").split())
-        return repr(self._clean(text)[:300])
+    def quote(self, said: bytes | str) -> str:
+        """The beginning of what the server said, for messages, without the key."""
+        text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+        return repr(self._clean(" ".join(text.split()))[:300])
 
     def _clean(self, text: str) -> str:
         return text.replace(self.key, "[key]") if self.key else text
@@ -370,11 +379,13 @@ class Answer:
     text: str
     """Prompt and continuation as lines without separators."""
     bad_lines: int
-    """Lines that were malformed when they came."""
+    """Lines that came malformed, those left out not counted."""
+    left_out: int
+    """Lines left out because they are no part of a groove; 0 without `repair`."""
     right_length: bool
-    """Whether as many lines came as were wanted."""
+    """Whether as many lines came as were wanted, good or bad, those left out not counted."""
     ended: bool
-    """Whether the model wrote the end mark."""
+    """Whether the model wrote the end mark, or nothing more: servers do not tell these apart."""
 
 
 def continue_groove(
@@ -384,15 +395,22 @@ def continue_groove(
     notation: Notation = DRUMROLL,
     groove_bars: int = 16,
     samples: int = 1,
-    repair: Literal["pad", "drop"] | None = None,
+    repair: Repair | None = None,
     temperature: float = 0.9,
     max_tokens: int = 1000,
     options: Mapping[str, Any] | None = None,
 ) -> list[Answer]:
     """Continue the prompt of a record on a server, and check what comes.
 
-    Malformed lines are reported in the answer and in the log. They stay as they are unless `repair`
-    is given.
+    Lines that are malformed and continuations that are too short or too long are reported in the
+    answers and in the log, one warning of a kind for all samples. Without `repair` they stay as
+    they are. With it
+
+    - what is no part of a groove, such as the words and code fences that chat models put around it,
+      is left out: all before the first line that can begin a bar, all after `END`, and between them
+      each line of whose characters no more than half occur in lines of the notation;
+    - other malformed lines are padded or dropped;
+    - what is then too long is cut to the bars wanted. What is too short stays so.
 
     Args:
         server: Where the model is.
@@ -403,12 +421,20 @@ def continue_groove(
         repair: What becomes of malformed lines, see `drumroll.to_hits`.
         temperature: See `Server.complete`.
         max_tokens: See `Server.complete`.
-        options: See `Server.complete`.
+        options: See `Server.complete`; `{"top_p": 0.95, "seed": 0}` for instance.
 
     Raises:
-        ConfigError: See `Server.complete`.
-        DataError: See `Server.complete`.
+        ConfigError: The prompt has all bars wanted; or see `Server.complete`.
+        DataError: `repair` is given and a continuation has no line that can begin a bar; or see
+            `Server.complete`.
     """
+    given = without_separators(record.prompt)
+    wanted = groove_bars - given.count("\n") // lines_per_bar(notation)
+    if wanted < 1:
+        raise ConfigError(
+            f"{record.name}: the prompt has {groove_bars - wanted} bars; nothing is left to "
+            f"continue of a groove of {groove_bars}. Give a shorter prompt, or ask for more bars."
+        )
     replies = server.complete(
         record.prompt,
         notation=notation,
@@ -417,31 +443,115 @@ def continue_groove(
         max_tokens=max_tokens,
         options=options,
     )
-    # A server takes the stop text away.
-    records = [record.prompt + reply.text + END * reply.stopped for reply in replies]
-    found = validity(records, notation, groove_bars=groove_bars)
+    parts = [
+        _Parts(without_separators(reply.text), [])
+        if repair is None
+        else _parts(reply.text, notation, record.name, server)
+        for reply in replies
+    ]
+    found = validity([part.groove for part in parts], notation, groove_bars=wanted)
+    ended = [reply.stopped or END in reply.text for reply in replies]
+    _warn_of_lines(record.name, server, parts, found, repair)
+    bars = found.lines / lines_per_bar(notation)
+    _warn_of_lengths(record.name, server, bars, wanted, ended, repair)
     answers: list[Answer] = []
-    for place, whole in enumerate(records):
-        text = without_separators(whole)
-        bad = int(found.bad_lines[place])
-        if bad:
-            logger.warning(
-                "%s: %d of %d lines that %s wrote are malformed; %s.",
-                record.name,
-                bad,
-                found.lines[place],
-                server.model,
-                f"repaired by {repair}" if repair else "they are left as they are",
-            )
+    for place, part in enumerate(parts):
+        text = given + part.groove
         if repair is not None:
-            text = to_text(to_hits(text, notation, repair=repair, source=record.name), notation)
+            hits = to_hits(text, notation, repair=repair, source=record.name)
+            text = to_text(hits[: groove_bars * notation.steps_per_bar], notation)
         answers.append(
             Answer(
                 name=record.name,
                 text=text,
-                bad_lines=bad,
+                bad_lines=int(found.bad_lines[place]),
+                left_out=len(part.left_out),
                 right_length=bool(found.right_length[place]),
-                ended=bool(found.ended[place]),
+                ended=ended[place],
             )
         )
     return answers
+
+
+class _Parts(NamedTuple):
+    """What a model wrote, parted."""
+
+    groove: str
+    """Lines without separators, perhaps malformed."""
+    left_out: list[str]
+    """Lines that are no part of a groove."""
+
+
+def _parts(text: str, notation: Notation, name: str, server: Server) -> _Parts:
+    """See `continue_groove` for what is left out."""
+    places = notation.bar()
+    opening = places[: places.index("\n")]
+    characters = "".join(places).replace("\n", "")
+    before, _, after = text.partition(END)
+    lines = [line.strip() for line in before.splitlines()]
+    lines = [line for line in lines if line != SEPARATOR.strip()]
+    begins = [
+        len(line) == len(opening) and all(map(str.__contains__, opening, line)) for line in lines
+    ]
+    if True not in begins:
+        raise DataError(
+            f"{name}: no line that {server.model} wrote can begin a bar, as "
+            f"{''.join(allowed[0] for allowed in opening)!r} can; it wrote {server.quote(text)}. "
+            f"Try again, or take a model that was fine-tuned on grooves."
+        )
+    first = begins.index(True)
+    groove, left_out = "", lines[:first]
+    for line in lines[first:]:
+        if 2 * sum(map(characters.__contains__, line)) > len(line):
+            groove += line + "\n"
+        else:
+            left_out.append(line)
+    return _Parts(groove, left_out + after.strip().splitlines())
+
+
+def _warn_of_lines(
+    name: str, server: Server, parts: list[_Parts], found: Validity, repair: Repair | None
+) -> None:
+    left_out = [line for part in parts for line in part.left_out]
+    if left_out:
+        logger.warning(
+            "%s: left out %d lines that %s wrote beside the groove, such as %s.",
+            name,
+            len(left_out),
+            server.model,
+            server.quote(next(filter(None, left_out), "")),
+        )
+    if bad := found.bad_lines.sum():
+        logger.warning(
+            "%s: %d of %d lines that %s wrote are malformed; %s.",
+            name,
+            bad,
+            found.lines.sum(),
+            server.model,
+            f"repaired by {repair}" if repair else "they are left as they are",
+        )
+
+
+def _warn_of_lengths(
+    name: str,
+    server: Server,
+    bars: npt.NDArray[np.float64],
+    wanted: int,
+    ended: list[bool],
+    repair: Repair | None,
+) -> None:
+    short, long, cut_off = bars < wanted, bars > wanted, ~np.array(ended)
+    advice = [
+        (short & cut_off, "{} cut off at the most tokens: raise --max-tokens"),
+        (short & ~cut_off, "{} ended early by the model itself: try again, or fine-tune it longer"),
+        (long, f"{{}} too long: {'cut to' if repair else 'not cut to'} the bars wanted"),
+    ]
+    if (bars != wanted).any():
+        logger.warning(
+            "%s: %s wrote %s bars, but %d were wanted: %s.",
+            name,
+            server.model,
+            ", ".join(f"{number:.4g}" for number in bars),
+            wanted,
+            "; ".join(said.format(which.sum()) for which, said in advice if which.any()),
+        )
