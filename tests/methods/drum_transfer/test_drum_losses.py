@@ -11,6 +11,7 @@ from test_drum_decoder import IO, NUMBERS, golden_decoder
 from test_drum_language_models import GPT2_IO, golden_gpt2
 
 from modicum.errors import ConfigError
+from modicum.methods.drum_transfer import losses
 from modicum.methods.drum_transfer.decoder import Decoder
 from modicum.methods.drum_transfer.drumroll import Record
 from modicum.methods.drum_transfer.losses import (
@@ -86,11 +87,19 @@ def test_encoding_and_collating() -> None:
     assert batch.weights.tolist() == [weights, [1, 0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_nats_of_completions(decoder: Decoder, batch_size: int) -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "logits", "rows"), [(1, 1 << 26, 1), (3, 1 << 26, 3), (3, 9, 1)]
+)
+def test_nats_of_completions(
+    decoder: Decoder, batch_size: int, logits: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "_MOST_LOGITS", logits)
+    seen: list[int] = []
+    decoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     decoder.train()
     found = completion_nats(decoder, RECORDS, batch_size=batch_size)
     assert decoder.training
+    assert seen == [rows] * (3 // rows)
     assert found.lines.tolist() == [32, 5, 32]
     assert found.sounding_lines.tolist() == [3, 5, 32]
     assert found.tokens.tolist() == [len(record.completion) for record in RECORDS]

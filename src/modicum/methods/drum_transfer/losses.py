@@ -24,6 +24,8 @@ from modicum.methods.drum_transfer.vocabulary import Vocabulary
 
 PROMPT_WEIGHT = 0.01
 """Weight of prompt tokens in the loss: the default of the service that the paper trained on."""
+_MOST_LOGITS = 1 << 26
+"""Of a batch that is measured: 256 MB in float32."""
 
 
 class Batch(NamedTuple):
@@ -156,7 +158,8 @@ def completion_nats(
     Args:
         model: Any.
         records: At least one.
-        batch_size: Records at once. Records of similar length go together.
+        batch_size: Records at once, fewer where the vocabulary is large. Records of similar length
+            go together.
         notation: Of the records.
         progress: Called with (records done, records in all).
 
@@ -169,18 +172,25 @@ def completion_nats(
         model.check_length(len(ids), record.name)
     order = sorted(range(len(records)), key=lambda index: len(encoded[index][0]))
     by_record: dict[int, npt.NDArray[np.float64]] = {}
-    was_training = model.training
+    training = model.training
     model.eval()
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        ids, weights = collate([encoded[index] for index in chosen], model.vocabulary.pad)
-        ids = ids.to(device)
-        nats = token_nats(model(ids), ids).double().cpu()
-        for row, index in enumerate(chosen):
-            by_record[index] = nats[row][weights[row, 1:] > 0].numpy()
-        if progress is not None:
-            progress(len(by_record), len(records))
-    model.train(was_training)
+    try:
+        start = 0
+        while start < len(order):
+            # The longest of so many decides how many fit.
+            end = min(start + batch_size, len(order))
+            width = len(encoded[order[end - 1]][0]) * model.vocabulary.size
+            chosen = order[start : min(end, start + max(1, _MOST_LOGITS // width))]
+            ids, weights = collate([encoded[index] for index in chosen], model.vocabulary.pad)
+            ids = ids.to(device)
+            nats = token_nats(model(ids), ids).double().cpu()
+            for row, index in enumerate(chosen):
+                by_record[index] = nats[row][weights[row, 1:] > 0].numpy()
+            start += len(chosen)
+            if progress is not None:
+                progress(start, len(records))
+    finally:
+        model.train(training)
     pieces = model.vocabulary.pieces
     columns: list[tuple[float, int, int, float, int]] = []
     for index, record in enumerate(records):

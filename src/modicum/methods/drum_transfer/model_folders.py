@@ -264,6 +264,8 @@ def new_folder(path: Path) -> Generator[Path, None, None]:
     try:
         yield temporary
         temporary.chmod(0o755)
+        if path.exists():
+            path.rmdir()  # Windows replaces no folder, not even an empty one
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
