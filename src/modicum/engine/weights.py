@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -117,29 +118,12 @@ def load_saved(path: Path | str, weights: str = "last", *, method: str | None = 
     from modicum.method import load_method  # the catalogue imports rooms, and rooms import this
 
     file = find_model(Path(path), weights)
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            metadata: dict[str, str] = opened.metadata() or {}
-            state: dict[str, torch.Tensor] = {
-                name: opened.get_tensor(name)
-                for name in opened.keys()  # noqa: SIM118
-            }
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file}: cannot be read as safetensors ({error}). It is damaged or of another format; "
-            f"train again, or restore it from a backup."
-        ) from error
-    if "modicum.method" not in metadata:
-        raise CheckpointError(
-            f"{file}: a safetensors file, but not written by modicum (its header names no method). "
-            f"Weights of other programs are read by a method's own loader."
-        )
+    with _opened(file, method) as (opened, metadata):
+        state: dict[str, torch.Tensor] = {
+            name: opened.get_tensor(name)
+            for name in opened.keys()  # noqa: SIM118
+        }
     found = metadata["modicum.method"]
-    if method is not None and found != method:
-        raise CheckpointError(
-            f"{file}: holds a network of the method {found!r}, expected {method!r}. "
-            f"Use `modicum … {found}` with it."
-        )
     try:
         module = load_method(found).network(**json.loads(metadata["modicum.arguments"]))
         module.load_state_dict(state)
@@ -150,6 +134,43 @@ def load_saved(path: Path | str, weights: str = "last", *, method: str | None = 
             f"the network it describes cannot be built or filled: {error}"
         ) from error
     return SavedModel(found, module.eval(), notes, file)
+
+
+def read_notes(
+    path: Path | str, weights: str = "last", *, method: str | None = None
+) -> dict[str, Any]:
+    """The notes of a file that `save_model` wrote, without its network; see `load_saved`.
+
+    Raises:
+        CheckpointError: The file is absent, damaged, not modicum's, or of another method.
+    """
+    with _opened(find_model(Path(path), weights), method) as (_, metadata):
+        return json.loads(metadata["modicum.notes"])
+
+
+@contextmanager
+def _opened(file: Path, method: str | None) -> Generator[tuple[Any, dict[str, str]]]:
+    """An open file of `save_model` and its header, which is of `method` if that is given."""
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            metadata: dict[str, str] = opened.metadata() or {}
+            if "modicum.method" not in metadata:
+                raise CheckpointError(
+                    f"{file}: a safetensors file, but not written by modicum (its header names no "
+                    f"method). Weights of other programs are read by a method's own loader."
+                )
+            found = metadata["modicum.method"]
+            if method is not None and found != method:
+                raise CheckpointError(
+                    f"{file}: holds a network of the method {found!r}, expected {method!r}. "
+                    f"Use `modicum … {found}` with it."
+                )
+            yield opened, metadata
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file}: cannot be read as safetensors ({error}). It is damaged or of another format; "
+            f"train again, or restore it from a backup."
+        ) from error
 
 
 def read_state(checkpoint: Path | str | State) -> tuple[str, dict[str, Tensor]]:

@@ -51,8 +51,9 @@ def test_single_file_with_picture(tmp_path):
     file.write_text(GROOVE)
     found = analyse((file,), tmp_path / "out")
     assert len(found["bars"]) == 7
-    (drawn,) = found["pictures"]
-    assert Path(drawn).read_bytes().startswith(b"\x89PNG")
+    assert len(found["pictures"]) == 2
+    for drawn in found["pictures"]:
+        assert Path(drawn).read_bytes().startswith(b"\x89PNG")
     assert "fill" in render(found)
 
 
@@ -93,7 +94,7 @@ def test_unusable_files_do_not_stop_the_others(tmp_path):
     assert set(errors) == {"broken.mid", "notes.txt", "latin.txt"}
     assert "Dear diary," in errors["notes.txt"]
     assert "cannot be read as text" in errors["latin.txt"]
-    assert (found["read"], found["unusable"]) == (2, 3)
+    assert (found["read"], found["unusable"], found["usable"]) == (2, 3, False)
     assert {"groove.txt", "groove.txt-2"} == {row["file"] for row in found["playing"]}
     strict_json(tmp_path / "out/analysis.json")
     with pytest.raises(DataError, match="none of the 1 files"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.baselines import BY_NAME, YARDSTICKS, NGram, Random, Repeat
@@ -22,6 +23,7 @@ from modicum.methods.drum_transfer.drumroll import (
     without_separators,
 )
 from modicum.methods.drum_transfer.extensions import NOTATIONS
+from modicum.methods.drum_transfer.generator import made_up_grooves
 from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Groove
 from modicum.methods.drum_transfer.sources import load_grooves
 from modicum.methods.drum_transfer.structure import stability
@@ -177,12 +179,77 @@ def test_rows_are_counted_by_steps() -> None:
     ]
     of_steps = [to_record(Groove("a", text, notation=steps)) for text in texts]
     of_rows = [to_record(Groove("a", convert(text, steps, rows), notation=rows)) for text in texts]
-    one, other = NGram.fit(of_steps[:3], steps), NGram.fit(of_rows[:3], rows)
+    one, other = NGram.fit(of_steps[:3]), NGram.fit(of_rows[:3])
     assert one.nats(of_steps).nats.tolist() == other.nats(of_rows).nats.tolist()
     assert other.nats(of_rows).lines.tolist() == [7 * 6] * 4
     assert other.nats(of_rows).sounding_lines.tolist() == [7 * 6] * 4
     [[text]] = other.complete([of_rows[0].prompt], rows, bars=2)
     assert len(to_hits(without_separators(text), rows)) == 32
+
+
+WALTZ = replace(DRUMROLL, beats_per_bar=3)
+
+
+def in_meters() -> tuple[list[Record], list[Record]]:
+    """Made-up grooves without the last beat of their bars, and as they are."""
+    fours = made_up_grooves(range(8), bars=12)
+    threes = [
+        replace(groove, text="".join(bar[: 12 * 7] for bar in bars(groove.text)), notation=WALTZ)
+        for groove in fours
+    ]
+    of_threes, of_fours = (
+        [record for groove in grooves if (record := to_record(groove))]
+        for grooves in (threes, fours)
+    )
+    return of_threes, of_fours
+
+
+def test_bars_of_several_lengths_are_counted_apart() -> None:
+    threes, fours = in_meters()
+    mixed, alone = NGram.fit(threes + fours[:2]), NGram.fit(threes)
+    for order in (2, 3):
+        # A position is one in a bar of its length; the unigrams below are shared.
+        contexts = mixed._contexts_of(torch.zeros(48, dtype=torch.int64), 12)
+        others = mixed._contexts_of(torch.zeros(48, dtype=torch.int64), 16)
+        assert not set(contexts[order - 1].tolist()) & set(others[order - 1].tolist())
+    both = NGram.fit(threes + threes)
+    assert both.nats(threes[:1]).per_line < alone.nats(threes[:1]).per_line
+    assert mixed.nats(threes + fours).lines.tolist() == [
+        *mixed.nats(threes).lines.tolist(),
+        *mixed.nats(fours).lines.tolist(),
+    ]
+    assert mixed.notation == DRUMROLL
+    again = NGram(**json.loads(json.dumps(mixed.arguments)))
+    again.load_state_dict(mixed.state_dict())
+    assert again.nats(threes).nats.tolist() == mixed.nats(threes).nats.tolist()
+    [[text]] = again.complete([threes[0].prompt], WALTZ, bars=3)
+    assert text.split(SEPARATOR)[0].count("\n") == text.split(SEPARATOR)[2].count("\n") == 12
+    for record in (threes[0], fours[0]):  # what is written is what is likely
+        [[likely]] = mixed.complete([record.prompt], record.notation, bars=4, temperature=0)
+        written = replace(record, completion=likely)
+        assert mixed.nats([written]).per_line < mixed.nats([record]).per_line
+
+
+def test_a_bar_of_a_length_never_seen_backs_off_to_the_unigram() -> None:
+    threes, fours = in_meters()
+    model = NGram.fit(fours)
+    unigram = model.nats(threes, 1).nats.tolist()
+    assert model.nats(threes, 2).nats.tolist() == unigram
+    assert model.nats(threes, 3).nats.tolist() == unigram
+    assert model.nats(threes).per_line < model.nats(threes, 1).per_line  # a bar is a bar
+    with pytest.raises(ConfigError, match="another notation"):
+        model.nats([replace(threes[0], notation=NOTATIONS["loudness"])])
+    with pytest.raises(ConfigError, match="another notation"):
+        NGram.fit([*threes, replace(fours[0], notation=NOTATIONS["triplets"])])
+
+
+def test_likeliest_lines_alone(ngram: NGram, made_up: list[Record]) -> None:
+    prompts = [record.prompt for record in made_up]
+    greedy = ngram.complete(prompts, bars=2, temperature=0)
+    assert ngram.complete(prompts, bars=2, top_p=1e-9) == greedy
+    assert ngram.complete(prompts, bars=2) != greedy
+    with pytest.raises(ConfigError, match="--top-p"):
+        ngram.complete(prompts, bars=2, top_p=0.0)
 
 
 def test_refusals(ngram: NGram, made_up: list[Record]) -> None:

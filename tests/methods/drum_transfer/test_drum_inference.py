@@ -15,9 +15,20 @@ import torch
 
 import modicum
 from modicum.cli import main
+from modicum.engine.weights import load_saved, save_model
+from modicum.errors import DataError
+from modicum.methods.drum_transfer import baselines
 from modicum.methods.drum_transfer.drumroll import bars, to_hits
 from modicum.methods.drum_transfer.generator import made_up_grooves
+from modicum.methods.drum_transfer.groove_files import numbered
+from modicum.methods.drum_transfer.inference import (
+    Drummer,
+    losses_beside_yardsticks,
+    write_beside_baselines,
+)
 from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
+from modicum.methods.drum_transfer.remote import Reply, Server
+from modicum.methods.drum_transfer.saved_models import arguments_of
 from modicum.methods.drum_transfer.tablature import from_tablature
 
 SMALL = ["--width", "32", "--layers", "1", "--heads", "2", "--mlp", "32", "--dropout", "0"]
@@ -147,6 +158,15 @@ def test_export_weights(trained: Path, capsys: pytest.CaptureFixture[str], tmp_p
         (["--model", "ngram", "--server", "x"], "in place of"),
         (["--model", "ngram", "--prompt-bars", "9"], "9 bars needs"),
         (["--model", "ngram", "--bars", "0"], "--bars 0"),
+        (["--model", "ngram", "--tempo", "0"], "--tempo 0: must be 10 to 1000"),
+        (["--model", "ngram", "--tempo", "3", "--formats", "mid"], "--tempo 3: must be 4 to 1000"),
+        (["--model", "ngram", "--max-tokens", "9"], "--max-tokens: the baseline ngram has no"),
+        (["--model", "ngram", "--no-constrained"], "--no-constrained: the baseline ngram has no"),
+        (["--model", "random", "--top-p", "0.5"], "--top-p: the baseline random has no such"),
+        (["--model", "repeat", "--temperature", "0"], "--temperature: the baseline repeat has no"),
+        (["--model", "ngram", "--chat"], "leave out --chat"),
+        (["--server", "x", "--device", "cpu"], "leave out --device"),
+        (["--model", "ngram", "--pitch-map", "33", "tabla"], "--pitch-map 33 tabla"),
     ],
 )
 def test_what_cannot_be_done_is_told(
@@ -156,6 +176,161 @@ def test_what_cannot_be_done_is_told(
     assert main(["predict", "drum-transfer", str(grooves), *words, "--out", str(tmp_path)]) != 0
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_evaluate_refuses_what_a_baseline_does_not_have(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["evaluate", "drum-transfer", "--model", "repeat", "--top-p", "0.5"]
+    assert main([*words, "--out", str(tmp_path)]) == 2
+    assert "--top-p: the baseline repeat has no such option" in capsys.readouterr().err
+
+
+def test_an_unusable_file_does_not_stop_the_others(
+    grooves: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write_midi(made_up_grooves([1], bars=4)[0], tmp_path / "slow.mid", tempo=5)
+    write_midi(made_up_grooves([1], bars=1)[0], tmp_path / "short.mid")
+    (tmp_path / "broken.mid").write_bytes(b"MThd")
+    words = ["predict", "drum-transfer", "--model", "repeat", "--samples", "1", "--bars", "1"]
+    options = ["--formats", "wav", "--out", str(tmp_path / "out")]
+    found = run(capsys, *words, tmp_path, grooves, *options, code=1)
+    assert (found["grooves"], found["unusable"], found["usable"]) == (2, 3, False)
+    assert [len(row.get("files", [])) for row in found["samples"]] == [1, 1, 0, 0, 0]
+    errors = {row["name"]: row["error"] for row in found["samples"] if "error" in row}
+    assert "cut off within the header" in errors["broken"]
+    assert "a prompt of 2 bars needs 32" in errors["short"]
+    assert "its tempo is 5; expected 10 to 1000" in errors["slow"]
+    assert all(error in caplog.text for error in errors.values())
+    found = run(capsys, *words, tmp_path / "slow.mid", "--tempo", 120, *options)
+    assert found["samples"][0]["tempo"] == 120
+    assert main([*words, str(tmp_path / "broken.mid"), str(tmp_path / "short.mid")]) == 1
+    assert "none of the 2 files can be continued. The first:" in capsys.readouterr().err
+
+
+def test_what_a_server_is_asked(
+    grooves: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def complete(self: Server, prompt: str, **how: Any) -> list[Reply]:
+        asked.append(how)
+        if len(asked) == 2:
+            raise DataError("no line can begin a bar")
+        return [Reply("o-----\n" * 16, stopped=True)] * how["samples"]
+
+    monkeypatch.setattr(Server, "complete", complete)
+    words = ["predict", "drum-transfer", grooves, "--server", "x", "--base-url", "http://here/v1"]
+    words += ["--bars", 1, "--samples", 2, "--formats", "mid", "--out", tmp_path]
+    found = run(capsys, *words, code=1)
+    assert [sorted(row) for row in found["samples"][2:]] == [["error", "name"]]
+    assert found["grooves"] == 1
+    assert asked[0]["options"] == {}
+    run(capsys, *words, "--top-p", 0.5, "--seed", 3, "--no-constrained")
+    assert asked[2]["options"] == {"top_p": 0.5, "seed": 3}
+
+
+@pytest.mark.parametrize("name", ["people", "ngram", "uniform", "what"])
+def test_a_model_keeps_apart_from_what_it_is_compared_with(
+    name: str, trained: Path, tmp_path: Path
+) -> None:
+    """Whatever its folder is called."""
+    ngram = baselines.NGram.of_made_up_grooves()
+    folder = tmp_path / name
+    folder.mkdir()
+    saved = load_saved(trained)
+    notes = saved.notes | {"config": saved.notes["config"] | {"model": str(folder)}}
+    arguments = arguments_of(saved.module)
+    save_model(
+        tmp_path / "a.safetensors", saved.module,
+        method="drum-transfer", arguments=arguments, notes=notes,
+    )  # fmt: skip
+    drummer = Drummer.load(tmp_path / "a.safetensors", device="cpu")
+    assert drummer.name == f"{name}-2"
+    records = drummer.config.to_records(made_up_grooves([0]), "test")
+    texts = write_beside_baselines(drummer, ngram, records, quiet=True)
+    assert list(texts) == ["people", "repeat", "random", "ngram", drummer.name]
+    rows = [row["model"] for row in losses_beside_yardsticks(drummer, ngram, records, quiet=True)]
+    assert rows == [*baselines.YARDSTICKS, drummer.name]
+    notes["config"]["model"] = "/"
+    save_model(
+        tmp_path / "a.safetensors", saved.module,
+        method="drum-transfer", arguments=arguments, notes=notes,
+    )  # fmt: skip
+    assert Drummer.load(tmp_path / "a.safetensors", device="cpu").name == "model"
+
+
+def test_the_ngram_is_counted_once(
+    trained: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fit, counted = baselines.NGram.fit, []
+
+    def counting(records: Any, **how: Any) -> Any:
+        counted.append(len(records))
+        return fit(records, **how)
+
+    monkeypatch.setattr(baselines.NGram, "fit", counting)
+    run(capsys, "evaluate", "drum-transfer", "--model", "repeat", "--out", tmp_path)
+    assert counted == [372]
+
+
+def test_records_are_exported_without_the_model(
+    trained: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def built(*given: Any, **named: Any) -> None:
+        raise AssertionError("the model is built")
+
+    monkeypatch.setattr("modicum.methods.drum_transfer.decoder.Decoder.__init__", built)
+    words = ["export", "drum-transfer", "--to", "jsonl-legacy", "--out", tmp_path / "a.jsonl"]
+    for path in (trained, trained / "model.safetensors"):
+        assert run(capsys, *words, "--run", path, "--split", "test")["records"] == 37
+    (tmp_path / "b.safetensors").write_bytes(b"x")
+    assert main([*map(str, words), "--run", str(tmp_path / "b.safetensors")]) == 1
+    assert "b.safetensors: cannot be read as safetensors" in capsys.readouterr().err
+
+
+def test_pitches_of_ones_own(
+    grooves: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Those of training, or others for these files; analysed and listened to alike."""
+    for file in grooves.glob("*.mid"):
+        content = bytearray(file.read_bytes())
+        for place in range(len(content) - 1):
+            if content[place] in (0x99, 0x89):
+                content[place] -= 6  # another channel
+                content[place + 1] += 40 * (content[place + 1] == 36)  # a kick becomes 76
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / file.name).write_bytes(content)
+    mapped = ["--channel", 3, "--pitch-map", 76, "kick"]
+    words = ["predict", "drum-transfer", "--model", "repeat", "--samples", 1, "--formats", "mid"]
+    words += ["--bars", 1]
+    run(capsys, *words, grooves, "--out", tmp_path / "a")
+    run(capsys, *words, tmp_path / "mine", *mapped, "--out", tmp_path / "b")
+    for file in (tmp_path / "a").glob("*.mid"):
+        assert read_midi(file).text == read_midi(tmp_path / "b" / file.name).text
+    an = ["analyse", "drum-transfer", "--no-picture", "--out", tmp_path / "an"]
+    same, mine = (
+        [row | {"file": ""} for row in run(capsys, *an, *files)["playing"]]
+        for files in ([grooves], [tmp_path / "mine", *mapped])
+    )
+    assert same == mine
+    assert main([*map(str, an), str(tmp_path / "mine")]) == 1
+    assert "--pitch-map 33 snare 31 none" in capsys.readouterr().err
+    words = ["listen", "drum-transfer", tmp_path / "mine", "--against", tmp_path / "mine", *mapped]
+    words += ["--names", "one", "other", "--out", tmp_path / "page"]
+    assert run(capsys, *words)["pairs"] == 2
 
 
 def test_other_meters_are_warned_of(
@@ -178,6 +353,7 @@ def test_files_of_the_same_name_keep_apart(
     words = ["predict", "drum-transfer", tmp_path / "a", tmp_path / "b", "--model", "repeat"]
     found = run(capsys, *words, "--samples", "1", "--formats", "mid", "--out", tmp_path / "out")
     assert [sample["name"] for sample in found["samples"]] == ["beat_1", "beat-2_1"]
+    assert numbered(["a", "a", "a-2", "a"]) == ["a", "a-2", "a-2-2", "a-3"]
     assert len(list((tmp_path / "out").glob("*.mid"))) == 2
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ from modicum.methods.drum_transfer.listen import (
     read_answers,
     read_key,
     write_listening_page,
-    write_template,
 )
+from modicum.methods.drum_transfer.midi import write_midi
 from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.tablature import to_tablature
 
@@ -86,7 +87,7 @@ def test_a_large_page_has_its_sounds_beside_it(tmp_path):
     told = write_listening_page(tmp_path, pairs(1), ("a", "b"), embed_below=0)
     assert not told["self_contained"]
     assert {path.name for path in (tmp_path / "page").iterdir()} == {
-        *("index.html", "1A.png", "1A.wav", "1B.png", "1B.wav")
+        *("index.html", "form.csv", "1A.png", "1A.wav", "1B.png", "1B.wav")
     }
 
 
@@ -105,6 +106,18 @@ def test_both_grooves_of_a_pair_are_played_alike(tmp_path):
     listen(model, human, tmp_path / "2", embed_below=0)
     sizes = {(tmp_path / "2" / "page" / f"1{side}.wav").stat().st_size for side in "AB"}
     assert sizes == {len(wavs[0])}
+
+
+def test_bars_follow_the_meter(tmp_path):
+    """Two bars of 12 lines are given, and not two of 16."""
+    given = "o-----\n" * 24
+    for who, rest in (("model", "--o---\n"), ("human", "---o--\n")):
+        (tmp_path / who).mkdir()
+        write_midi(Groove("a", given + rest * 24), tmp_path / who / "a.mid", meter=(3, 4))
+    folders = tmp_path / "model", tmp_path / "human", tmp_path / "out"
+    assert listen(*folders, meter_bars=True)["pairs"] == 1
+    with pytest.raises(DataError, match="its first 2 bars are not those"):
+        listen(*folders)
 
 
 def test_folders_that_cannot_be_used(tmp_path):
@@ -203,13 +216,16 @@ def test_answers_that_do_not_fit_the_key():
         join_answers([], KEY)
 
 
-def test_a_template_is_filled_in_and_read(tmp_path):
-    path = tmp_path / "form.csv"
-    write_template(path, ["ä, b", 'c"d'])
-    assert [one.item for one in read_answers(path)] == ["ä, b", 'c"d']
+def test_an_empty_form_lies_beside_the_page(tmp_path):
+    told = write_listening_page(tmp_path, pairs(2), ("a", "b"))
+    path, key = Path(told["form"]), read_key(Path(told["key"]))
+    asked = read_answers(path)
+    assert [(one.page, one.item) for one in asked] == list(key)
+    assert {one.pattern for one in asked} == {""}
     text = path.read_text("utf-8-sig")
-    path.write_text(text.replace(",", ";").replace("ä; b", "ä, b"))  # as spreadsheets save it
-    assert [one.item for one in read_answers(path)] == ["ä, b", 'c"d']
+    path.write_text(text.replace(",", ";"))  # as spreadsheets save it
+    assert read_answers(path) == asked
+    assert len(join_answers(asked, key)["table"]) > 1
 
 
 @pytest.mark.parametrize(

@@ -92,15 +92,3 @@ def test_a_sheet_holds_grooves_of_any_length():
 def test_similarity():
     size(pictures.similarity_matrix(np.eye(16), given_bars=2))
     size(pictures.similarity_matrix([[np.nan]], title="$"))
-
-
-def test_terminal_grid():
-    lines = pictures.terminal_grid(GROOVE, given_bars=1, fills=[4]).splitlines()
-    assert max(map(len, lines)) == 76
-    assert lines[0].split() == ["1", "given", "2", "3", "4"]
-    assert lines[3] == "hi-hat │" + 4 * "●·●·●·●·●·●·●·●·│"
-    assert lines[7:10] == ["", "        5 fill", " crash │●·······│"]
-    hits = np.zeros((16, 6), np.int8)
-    hits[:4, 4] = [1, 2, 3, 4]
-    shown = pictures.terminal_grid(Groove("", to_text(hits, ARTICULATED), notation=ARTICULATED))
-    assert shown.splitlines()[3] == "hi-hat │xoXO············│"

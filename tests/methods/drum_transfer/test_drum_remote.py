@@ -211,9 +211,9 @@ def test_rows_begin_with_the_first_row(fake):
     rows = Notation(layout="rows")
     bar = convert(BAR, DRUMROLL, rows)
     fake.completes("S: a groove\n" + bar.split("\n", 1)[1] + "SEP\n" + bar)
-    record = Record(bar + "SEP\n", "", "x")
+    record = Record(bar + "SEP\n", "", "x", rows)
     server = Server("m", base_url=fake.url)
-    (answer,) = continue_groove(server, record, notation=rows, groove_bars=2, repair="pad")
+    (answer,) = continue_groove(server, record, groove_bars=2, repair="pad")
     assert (answer.text, answer.left_out) == (bar * 2, 6)
 
 

@@ -16,7 +16,7 @@ from modicum.methods.drum_transfer.drumroll import to_record
 from modicum.methods.drum_transfer.extensions import LOUDNESS
 from modicum.methods.drum_transfer.generator import made_up_grooves
 from modicum.methods.drum_transfer.midi import Reading, write_midi
-from modicum.methods.drum_transfer.sources import collect, load_grooves
+from modicum.methods.drum_transfer.sources import Collection, load_grooves
 
 CHECKSUMS = Path(__file__).parents[2] / "golden" / "drum-transfer" / "dataset_checksums.json"
 HEADER = (
@@ -117,7 +117,7 @@ def test_the_selection_is_that_of_the_paper(small: Path, place: str) -> None:
         path = small.parent
     elif place.startswith("zip"):
         path = zipped(small, prefix="" if "without" in place else "groove/")
-    found = collect(f"groove={path}")
+    found = load_grooves(f"groove={path}")
     assert names(found.splits) == {
         "train": ["1_0_rock_100_beat_4-4"],
         "val": ["1_1_rock_100_beat_4-4"],
@@ -221,7 +221,7 @@ def test_unusable_files_of_ones_own_are_told_once_or_refused(
     (folder / "bad.mid").write_bytes(b"nothing")
     (folder / "notes.txt").write_text("no music")
     with caplog.at_level(logging.WARNING):
-        found = collect(str(folder))
+        found = load_grooves(str(folder))
     (warning,) = caplog.messages
     assert "2 of 6 files are left out: " in warning
     assert "2.midi: 2.mid gives a groove of the same name" in warning
@@ -257,6 +257,9 @@ def test_unknown_pitches_of_many_files_are_one_warning(
 
 def test_made_up_grooves_need_no_files() -> None:
     splits = load_grooves("generated", sizes=(5, 2, 1), seed=3)
+    assert isinstance(splits, Collection)
+    assert list(splits) == ["train", "val", "test"]
+    assert len(splits) == 3
     assert [len(grooves) for grooves in splits.values()] == [5, 2, 1]
     assert splits["val"] == made_up_grooves([5, 6], seed=3)
     short = load_grooves("generated", Reading(bars=9), sizes=(1, 1, 1))
@@ -270,6 +273,7 @@ def test_made_up_grooves_need_no_files() -> None:
         ("generated", {"reading": Reading(notation=LOUDNESS)}, "in the notation drumroll alone"),
         ("generated", {"sizes": (0, 1, 1)}, "at least 1 groove"),
         (".", {"fills": True}, "are of the Groove MIDI Dataset"),
+        ("generated", {"fills": True}, "are of the Groove MIDI Dataset"),
         (".", {"cut": True, "reading": Reading(bars=None)}, "--cut needs --bars"),
         (".", {"reading": Reading(bars=0)}, "--bars 0: must be 1 to"),
     ],

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from modicum.methods.drum_transfer.midi import write_midi
 from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.sources import Collection
 from modicum.methods.drum_transfer.survey import data, describe
+from modicum.methods.drum_transfer.train import Config
 
 
 def test_the_data_set_is_as_the_specification_measured_it(
@@ -42,13 +45,22 @@ def test_the_data_set_is_as_the_specification_measured_it(
 
 
 def test_made_up_grooves_are_usable() -> None:
-    found = data("generated", sizes=(6, 2, 2))
+    found = data("generated")
     assert found["usable"]
     assert not found["warnings"]
-    assert found["splits"][0]["grooves"] == found["splits"][0]["records"] == 6
+    assert found["splits"][0]["grooves"] == found["splits"][0]["records"] == 372
     assert found["splits"][1]["silent_bars"] == 0
     assert found["tempo"]["min"] <= found["tempo"]["median"] <= found["tempo"]["max"]
-    assert sum(row["train"] + row["val"] + row["test"] for row in found["styles"]) == 10
+    assert sum(row["train"] + row["val"] + row["test"] for row in found["styles"]) == 456
+
+
+def test_options_are_those_of_training() -> None:
+    """What is looked at is what is trained on, unless the model is given something else."""
+    theirs = {field.name: field for field in dataclasses.fields(Config)}
+    for name, parameter in inspect.signature(data).parameters.items():
+        if name != "path":
+            assert parameter.default == theirs[name].default
+            assert parameter.annotation == theirs[name].type
 
 
 def test_duplicates_across_splits_are_told() -> None:

@@ -39,6 +39,20 @@ def test_a_tab_is_written_and_read():
     assert to_tablature(groove) == TAB
 
 
+def test_bars_as_long_as_those_of_the_tab():
+    waltz = "\n".join(
+        f"{line[:15]}|{line[20:]}" if "|" in line else line for line in TAB.split("\n")
+    )
+    groove = from_tablature(waltz, own_bars=True)
+    assert groove.notation.beats_per_bar == 3
+    assert len(groove.text.splitlines()) == 20
+    with pytest.raises(DataError, match="a bar has 12 steps; expected 16"):
+        from_tablature(waltz)
+    assert from_tablature(TAB, own_bars=True) == from_tablature(TAB)
+    with pytest.raises(DataError, match="line 1: the first bar is no whole quarter notes"):
+        from_tablature("SD|o--o--|", own_bars=True)
+
+
 @st.composite
 def grooves(draw):
     notation = draw(st.sampled_from(list(NOTATIONS.values())))

@@ -14,15 +14,22 @@ import torch
 from tiny_language_models import write_model
 
 import modicum
+from modicum.cli import main
 from modicum.engine.random import SampleRandom
-from modicum.engine.run import Run, RunOptions, TrainingError
+from modicum.engine.run import (
+    Run,
+    RunOptions,
+    TrainingError,
+    config_from_json,
+    config_to_json,
+)
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
 from modicum.methods.drum_transfer.drumroll import to_hits, to_record, without_separators
 from modicum.methods.drum_transfer.generator import made_up_grooves
 from modicum.methods.drum_transfer.losses import completion_nats
-from modicum.methods.drum_transfer.midi import write_midi
-from modicum.methods.drum_transfer.notation import DRUMROLL, SEPARATOR, Groove
+from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
+from modicum.methods.drum_transfer.notation import DRUMROLL, SEPARATOR, Groove, Notation
 from modicum.methods.drum_transfer.train import (
     Config,
     TrainedWeights,
@@ -152,6 +159,109 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     assert model.vocabulary.size == len("\n-oSEPNDOxX") + 1
 
 
+def write_in_meters(folder: Path) -> Path:
+    """Grooves in 3/4, whose bars have 12 lines, and in 4/4, in every split."""
+    number = 0
+    for split, each in (("train", 4), ("val", 2), ("test", 2)):
+        for beats in (3, 4) * each:
+            groove = made_up_grooves([number], bars=12)[0]
+            (folder / split).mkdir(parents=True, exist_ok=True)
+            write_midi(groove, folder / split / f"{number}_{beats}.mid", meter=(beats, 4))
+            number += 1
+    return folder
+
+
+@pytest.mark.parametrize("model", ["ngram", "scratch"])
+def test_bars_follow_the_meter_of_each_groove(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write_in_meters(tmp_path / "data"), tmp_path / "run"
+    words = ["train", "drum-transfer", "--model", model, "--data", data, "--meter-bars", "--bars"]
+    words += [9, "--epochs", 1, "--width", 32, "--layers", 1, "--heads", 2, "--mlp", 32]
+    assert main([*map(str, words), "--out", str(out)]) == 0
+    words = ["evaluate", "drum-transfer", "--run", out, "--styles", "--samples", 2, "--json"]
+    capsys.readouterr()
+    assert main(list(map(str, words))) == 0
+    found = json.loads(capsys.readouterr().out)
+    measures = {row["measure"]: row for row in found["measures"]}
+    for name in ("people", "repeat", "random", "ngram", model):
+        for measure in ("whole_bars", "right_length", "ended"):
+            assert measures[measure][name] == 1
+        assert measures["bad_lines"][name] == 0
+    assert measures["stability"]["repeat"] == 0
+    for beats in (3, 4):
+        [file, *_] = (out / "written" / "random").glob(f"*_{beats}.txt")
+        assert file.read_text().count("\n") == 9 * 4 * beats
+    files = sorted((data / "test").glob("*.mid"))[:2]
+    words = ["predict", "drum-transfer", *files, "--run", out, "--bars", 3, "--samples", 1]
+    assert main([*map(str, words), "--formats", "mid", "--out", str(tmp_path / "new")]) == 0
+    for file in files:
+        beats = int(file.stem[-1])
+        reading = Reading(bars=None, pad=False, meter_bars=True)
+        written = read_midi(tmp_path / "new" / f"{file.stem}_1.mid", reading)
+        assert written.meter == (beats, 4)
+        assert written.notation.steps_per_bar == 4 * beats
+        given = read_midi(file, reading).text.splitlines()[: 8 * beats]
+        assert written.text.splitlines()[: 8 * beats] == given
+        assert len(written.text.splitlines()) <= 5 * 4 * beats
+
+
+def test_records_keep_their_notation() -> None:
+    groove = dataclasses.replace(made_up_grooves([0])[0], notation=Notation(beats_per_bar=3))
+    record = Config().record(groove)
+    assert record is not None
+    assert record.prompt.split(SEPARATOR)[0].count("\n") == 12
+    assert window_of(record, 3, 0.5).notation == record.notation == groove.notation
+
+
+def test_pitches_of_ones_own(tmp_path: Path) -> None:
+    for number in range(4):
+        groove = made_up_grooves([number])[0]
+        write_midi(groove, tmp_path / f"{number}.mid")
+        content = bytearray((tmp_path / f"{number}.mid").read_bytes())
+        place = content.index(bytes([0x99, 36]))  # a kick drum becomes a maraca
+        content[place + 1] = 70
+        (tmp_path / f"{number}.mid").write_bytes(content)
+    config = Config(data=str(tmp_path), pitch_map=((70, "kick"),), strict=True)
+    rebuilt = config_from_json(Config, json.loads(json.dumps(config_to_json(config))))
+    assert rebuilt == config
+    assert hash(rebuilt) == hash(config)
+    texts = {groove.text for some in rebuilt.open().values() for groove in some}
+    assert texts == {groove.text for groove in made_up_grooves(range(4))}
+    with pytest.raises(DataError, match="--pitch-map 33 snare 31 none"):
+        dataclasses.replace(config, pitch_map=()).open()
+
+
+def test_loudness_and_fills(small_data_set: str) -> None:
+    config = Config(data=small_data_set, notation="loudness")
+    soft, loud = (dataclasses.replace(config, loud=least).open() for least in (127, 1))
+    assert "O" not in "".join(groove.text for groove in soft["train"])
+    assert "o" not in "".join(groove.text for groove in loud["train"])
+    assert len(dataclasses.replace(config, fills=True).open()["train"]) == 1 + len(soft["train"])
+
+
+@pytest.fixture
+def small_data_set(tmp_path: Path) -> str:
+    """Three beats and a fill."""
+    rows = ["drummer,session,style,beat_type,time_signature,midi_filename,split"]
+    kinds = ("beat", "train"), ("beat", "validation"), ("beat", "test"), ("fill", "train")
+    for number, (kind, split) in enumerate(kinds):
+        write_midi(made_up_grooves([number])[0], tmp_path / f"{number}.mid")
+        rows.append(f"drummer1,drummer1/session1,rock,{kind},4-4,{number}.mid,{split}")
+    (tmp_path / "info.csv").write_text("\n".join(rows) + "\n")
+    return f"groove={tmp_path}"
+
+
+def test_the_division_of_files_is_not_that_of_the_seed(tmp_path: Path) -> None:
+    """Runs of different seeds are measured on the same grooves."""
+    for number in range(12):
+        write_midi(made_up_grooves([number])[0], tmp_path / f"{number}.mid")
+    config = Config(data=str(tmp_path), model="ngram")
+    counts = [run_of(tmp_path / f"run{seed}", config, seed=seed).state_dict() for seed in (0, 1)]
+    assert torch.equal(counts[0]["pairs"], counts[1]["pairs"])
+    assert torch.equal(counts[0]["counts"], counts[1]["counts"])
+
+
 def test_grooves_that_are_too_short(tmp_path: Path) -> None:
     config = Config()
     short = Groove("short", "o-----\n" * 64)
@@ -163,7 +273,12 @@ def test_options_that_do_not_fit() -> None:
     for options, words in (
         ({"notation": "abc"}, "--notation"),
         ({"model": "scratch", "lora": 8}, "--lora"),
-        ({"model": "smollm2", "lora": 8, "full": True}, "train all weights"),
+        ({"model": "smollm2", "lora": 8, "full": True}, "--lora: with --full"),
+        ({"model": "smollm2", "adapters_only": True, "full": True}, "--adapters-only: with --full"),
+        ({"model": "smollm2", "adapters_only": True, "random_weights": True}, "--adapters-only"),
+        ({"model": "scratch", "adapters_only": True}, "--adapters-only: it is for a pre-trained"),
+        ({"model": "ngram", "adapters_only": True}, "--adapters-only: it is for a pre-trained"),
+        ({"pitch_map": ((33, "cowbell"),)}, "--pitch-map 33 cowbell"),
         ({"prompt_bars": 9}, "--prompt-bars"),
         ({"window": 0}, "--window"),
         ({"learning_rate": 0.0}, "--learning-rate"),

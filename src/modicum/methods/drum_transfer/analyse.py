@@ -4,7 +4,7 @@ played.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,12 @@ from modicum.engine.progress import Progress
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.drumroll import to_text, without_separators
 from modicum.methods.drum_transfer.grids import Grids, read_grids
-from modicum.methods.drum_transfer.groove_files import groove_paths, numbered, read_groove
+from modicum.methods.drum_transfer.groove_files import (
+    PitchMap,
+    groove_paths,
+    numbered,
+    read_groove,
+)
 from modicum.methods.drum_transfer.measures import (
     Floats,
     back_beat_consistency,
@@ -28,11 +33,12 @@ from modicum.methods.drum_transfer.measures import (
     hits_per_bar,
     off_beat_ratio,
     onset_density,
+    self_similarity,
     silent_share,
 )
-from modicum.methods.drum_transfer.midi import Reading
+from modicum.methods.drum_transfer.midi import DRUMS, Reading
 from modicum.methods.drum_transfer.notation import INSTRUMENTS, Groove
-from modicum.methods.drum_transfer.pictures import draw_step_grid
+from modicum.methods.drum_transfer.pictures import draw_step_grid, similarity_matrix
 from modicum.methods.drum_transfer.structure import (
     BARS,
     Clusterer,
@@ -42,7 +48,6 @@ from modicum.methods.drum_transfer.structure import (
 )
 from modicum.report.pictures import png
 
-_WHOLE = Reading(bars=None, pad=False, meter_bars=True)
 _PATTERN, _FILL, _MUTED = "#0b5fb0", "#b9480e", "#5b626b"
 
 
@@ -149,6 +154,13 @@ class Analysis:
             for bar in range(self.bars)
         ]
 
+    def pictures(self) -> dict[str, bytes]:
+        """The step grid, and which bars are alike, as PNG files by what follows in their names."""
+        alike = similarity_matrix(
+            self_similarity(self.grids)[0], title=f"{self.groove.name}: bars that are alike"
+        )
+        return {"": self.picture(), "_bars": alike}
+
     def picture(self) -> bytes:
         """The step grid with its fills marked, the stability of its bars below, as a PNG file."""
         grids, found = self.grids, self.structure
@@ -213,6 +225,8 @@ def analyse(
     official: bool = False,
     clusterer: Clusterer = "exact",
     picture: bool = True,
+    channel: int = DRUMS,
+    pitch_map: PitchMap = (),
 ) -> dict[str, Any]:
     """Say which bars of grooves are pattern and which are fills, and how they are played.
 
@@ -223,14 +237,16 @@ def analyse(
 
     Args:
         files: MIDI files, drum tabs or drumroll lines (.tab, .txt), or folders of them. One that
-            cannot be used is reported and does not stop the others.
-        out: Folder for analysis.json, which has every number of every bar, and a picture of each
-            file.
+            cannot be used is reported, in the exit code too, and does not stop the others.
+        out: Folder for analysis.json, which has every number of every bar, and two pictures of each
+            file: its steps with the stability of its bars, and which bars are alike.
         official: As the paper's scripts: 16 bars of 16 steps whatever the meter, filled up with
             silence, and bars compared with doubled newlines. Otherwise the whole performance, in
             bars of its meter.
         clusterer: exact, or sklearn as in the paper's script.
         picture: Draw pictures.
+        channel: MIDI channel of the drums, counted from 0.
+        pitch_map: What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out.
 
     Returns:
         Tables of the files, of how they are played, and of a single file's bars; NaN where a
@@ -240,6 +256,9 @@ def analyse(
         DataError: No file can be used.
         MissingExtraError: rapidfuzz or symusic is not installed.
     """
+    reading = Reading(channel=channel, pitch_map=dict(pitch_map))
+    if not official:
+        reading = replace(reading, bars=None, pad=False, meter_bars=True)
     paths = groove_paths(files)
     labels = numbered(path.name for path in paths)
     rows: list[dict[str, Any]] = []
@@ -248,16 +267,17 @@ def analyse(
     with Progress("analyse", len(paths)) as progress:
         for done, (path, label) in enumerate(zip(paths, labels, strict=True), start=1):
             try:
-                groove = read_groove(path, Reading() if official else _WHOLE, name=label)
+                groove = read_groove(path, reading, name=label)
                 found[label] = Analysis.of(groove, official=official, clusterer=clusterer)
             except DataError as error:
                 rows.append({"file": label, "error": str(error)})
             else:
                 rows.append({"file": label} | found[label].summary())
                 if picture:
-                    drawn.append(str(out / f"{label}.png"))
-                    with atomic_write(out / f"{label}.png") as file:
-                        file.write(found[label].picture())
+                    for name, content in found[label].pictures().items():
+                        drawn.append(str(out / f"{label}{name}.png"))
+                        with atomic_write(out / f"{label}{name}.png") as file:
+                            file.write(content)
             progress.advance(done)
     if not found:
         raise DataError(f"none of the {len(rows)} files can be used. The first: {rows[0]['error']}")
@@ -265,6 +285,7 @@ def analyse(
     result: dict[str, Any] = {
         "read": len(found),
         "unusable": len(rows) - len(found),
+        "usable": len(rows) == len(found),
         "without_structure": means.excluded,
         "mean_stability": means.stability,
         "mean_separation": means.separation,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from itertools import accumulate
+from dataclasses import asdict, replace
 from math import prod
 from typing import Any
 
@@ -65,6 +64,7 @@ class Baseline(nn.Module, ABC):
         bars: int = 14,
         samples: int = 1,
         temperature: float = 0.9,
+        top_p: float = 1.0,
         seed: int = 0,
     ) -> list[list[str]]:
         """Completions as `generate.generate` gives them.
@@ -75,6 +75,7 @@ class Baseline(nn.Module, ABC):
             bars: Bars to be written, at least 1.
             samples: Completions of each prompt.
             temperature: As of a network; only the n-gram has one.
+            top_p: As of a network; only of the n-gram.
             seed: Of what is drawn. It depends on the numbers of prompt and sample, too.
 
         Returns:
@@ -97,6 +98,7 @@ class Repeat(Baseline):
         bars: int = 14,
         samples: int = 1,
         temperature: float = 0.9,
+        top_p: float = 1.0,
         seed: int = 0,
     ) -> list[list[str]]:
         """Completions; see `Baseline.complete`. Nothing is drawn."""
@@ -119,6 +121,7 @@ class Random(Baseline):
         bars: int = 14,
         samples: int = 1,
         temperature: float = 0.9,
+        top_p: float = 1.0,
         seed: int = 0,
     ) -> list[list[str]]:
         """Completions; see `Baseline.complete`. The prompt is not looked at."""
@@ -138,10 +141,14 @@ class NGram(Baseline):
 
         p_k = (count of both + weight * p_(k-1)) / (count of the context + weight)
 
-    with the same probability of all lines at order 0. `YARDSTICKS` tells the contexts.
+    with the same probability of all lines at order 0. `YARDSTICKS` tells the contexts. Bars may be
+    of several lengths, those of each record its own. A position is one in a bar of that length, so
+    that in a bar of a length never seen it is as likely as anywhere; the line a bar before is one
+    whatever the length.
 
     Args:
-        notation: Of the texts, or its fields. In the layout `rows` a step is what is a line else.
+        notation: Of the texts but for the beats of a bar, or its fields. In the layout `rows` a
+            step is what is a line else.
         entries: Pairs of context and line that were counted.
         weight: Of the order below.
     """
@@ -153,7 +160,7 @@ class NGram(Baseline):
         if not isinstance(notation, Notation):
             fields = dict(notation)
             notation = Notation(tuple(fields.pop("columns")), **fields)
-        self.notation = notation
+        self.notation = _of_any_meter(notation)
         self.weight = weight
         self.sizes = tuple(len(characters) for characters in notation.columns)
         self.kinds = prod(self.sizes)
@@ -166,24 +173,25 @@ class NGram(Baseline):
         self.register_buffer("counts", torch.zeros(entries, dtype=torch.int64))
 
     @classmethod
-    def fit(
-        cls, records: Sequence[Record], notation: Notation = DRUMROLL, *, weight: float = 4.0
-    ) -> NGram:
+    def fit(cls, records: Sequence[Record], *, weight: float = 4.0) -> NGram:
         """Count the lines of whole records, those of the prompts included.
 
         Args:
-            records: At least one.
-            notation: Of the records.
+            records: At least one; their notations may differ in the beats of a bar.
             weight: Of the order below.
 
         Raises:
+            ConfigError: Their notations differ in more.
             DataError: There is no record, or one is malformed.
         """
         if not records:
             raise DataError("an n-gram: found no records to count lines in; expected at least one.")
-        model = cls(notation, 0, weight)
-        grooves = [model._lines_of(record) for record in records]
-        pairs = [(model._contexts_of(lines) * model.kinds + lines).flatten() for lines in grooves]
+        model = cls(records[0].notation, 0, weight)
+        pairs: list[Tensor] = []
+        for record in records:
+            lines = model._lines_of(record)
+            contexts = model._contexts_of(lines, record.notation.steps_per_bar)
+            pairs.append((contexts * model.kinds + lines).flatten())
         model.pairs, model.counts = torch.cat(pairs).unique(return_counts=True)
         return model
 
@@ -210,6 +218,7 @@ class NGram(Baseline):
             order: Of the contexts, 0 to 5: an index of `YARDSTICKS`.
 
         Raises:
+            ConfigError: A record is in another notation than those that were counted.
             DataError: A record is malformed.
         """
         columns = zip(*(self._nats_of(record, order) for record in records), strict=True)
@@ -223,39 +232,37 @@ class NGram(Baseline):
         bars: int = 14,
         samples: int = 1,
         temperature: float = 0.9,
+        top_p: float = 1.0,
         seed: int = 0,
     ) -> list[list[str]]:
-        """Completions; see `Baseline.complete`. The notation is that of the counts."""
-        check_sampling(bars=bars, samples=samples, temperature=temperature)
-        if notation not in (None, self.notation):
-            raise ConfigError(
-                "an n-gram: the grooves are in another notation than those that were counted. "
-                "Count grooves in this notation, or read these in the other."
-            )
+        """Completions; see `Baseline.complete`. No notation is that of the counts, in 4/4."""
+        check_sampling(bars=bars, samples=samples, temperature=temperature, top_p=top_p)
+        notation = notation or self.notation
+        self._check(notation)
         if not prompts:
             return []
-        size, steps = self.notation.steps_per_bar, bars * self.notation.steps_per_bar
+        size, steps = notation.steps_per_bar, bars * notation.steps_per_bar
         noise = torch.from_numpy(_noise(len(prompts), samples, steps, seed))
-        last = [self._codes(_hits_of(prompt, self.notation)[-size:]) for prompt in prompts]
+        last = [self._codes(_hits_of(prompt, notation)[-size:]) for prompt in prompts]
         lines = functional.pad(torch.stack(last).repeat_interleave(samples, 0), (0, steps))
         any_line = torch.ones(len(lines), self.kinds, dtype=torch.bool)
         for step in range(steps):
             bar_before, previous = lines[:, step], lines[:, step + size - 1]
             position = torch.full_like(previous, step % size)
-            odds = self._distribution(self._contexts(position, previous, bar_before))
+            odds = self._distribution(self._contexts(position, previous, bar_before, size))
             lines[:, step + size] = choose(
-                odds.log(), noise[:, step], any_line, temperature=temperature
+                odds.log(), noise[:, step], any_line, temperature=temperature, top_p=top_p
             )
         hits = np.stack(np.unravel_index(lines[:, size:].numpy(), self.sizes), -1)
-        return _by_prompt([_completion(groove, self.notation) for groove in hits], samples)
+        return _by_prompt([_completion(groove, notation) for groove in hits], samples)
 
     def _nats_of(self, record: Record, order: int) -> tuple[float, int, int, float, int]:
         """The numbers of `CompletionNats` of a record."""
-        given = record.prompt.count(SEPARATOR) * self.notation.steps_per_bar
+        steps, height = record.notation.steps_per_bar, lines_per_bar(record.notation)
+        given = record.prompt.count(SEPARATOR) * steps
         lines = self._lines_of(record)
-        nats = -self._odds(self._contexts_of(lines)[:order], lines).log()[given:]
+        nats = -self._odds(self._contexts_of(lines, steps)[:order], lines).log()[given:]
         # In the layout `rows` the end of the sound is that of a bar, and lines are not steps.
-        steps, height = self.notation.steps_per_bar, lines_per_bar(self.notation)
         last = max((lines[given:] > 0).nonzero().flatten().tolist(), default=-1) + 1
         if self.notation.layout == "rows":
             last = -(-last // steps) * steps
@@ -273,35 +280,47 @@ class NGram(Baseline):
 
     def _lines_of(self, record: Record) -> Tensor:
         """The numbers of a record's lines, `(T,)`, int64."""
+        self._check(record.notation)
         text = without_separators(record.prompt + record.completion)
-        return self._codes(to_hits(text, self.notation, source=record.name))
+        return self._codes(to_hits(text, record.notation, source=record.name))
 
-    def _contexts_of(self, lines: Tensor) -> Tensor:
+    def _check(self, notation: Notation) -> None:
+        if _of_any_meter(notation) != self.notation:
+            raise ConfigError(
+                "an n-gram: the grooves are in another notation than those that were counted. "
+                "Count grooves in this notation, or read these in the other."
+            )
+
+    def _contexts_of(self, lines: Tensor, size: int) -> Tensor:
         """The contexts of a groove's lines; before its beginning there is a line of its own kind.
 
         Args:
             lines: `(T,)`, int64.
+            size: Steps of a bar.
 
         Returns:
             `(5, T)`, int64.
         """
-        size = self.notation.steps_per_bar
         past = functional.pad(lines, (size, 0), value=self.kinds)
         position = torch.arange(len(lines)) % size
-        return self._contexts(position, past[size - 1 : -1], past[:-size])
+        return self._contexts(position, past[size - 1 : -1], past[:-size], size)
 
-    def _contexts(self, position: Tensor, previous: Tensor, bar_before: Tensor) -> Tensor:
+    def _contexts(
+        self, position: Tensor, previous: Tensor, bar_before: Tensor, size: int
+    ) -> Tensor:
         """A number for each context of the orders 1 to 5, no two alike.
 
         Args:
             position: `(N,)`, int64: the step in its bar.
             previous: `(N,)`, int64: the line before.
             bar_before: `(N,)`, int64: the line a bar before.
+            size: Steps of a bar.
 
         Returns:
             `(5, N)`, int64.
         """
-        size, kinds = self.notation.steps_per_bar, self.kinds + 1
+        kinds = self.kinds + 1
+        position = position + size * (size - 1) // 2  # after those of all shorter bars
         contexts = (
             torch.zeros_like(position),
             position,
@@ -309,10 +328,7 @@ class NGram(Baseline):
             bar_before,
             bar_before * kinds + previous,
         )
-        first = accumulate((1, size, size * kinds, kinds), initial=0)
-        return torch.stack(
-            [start + context for start, context in zip(first, contexts, strict=True)]
-        )
+        return torch.stack([_ORDERS * context + order for order, context in enumerate(contexts)])
 
     def _odds(self, contexts: Tensor, lines: Tensor) -> Tensor:
         """The probability of lines.
@@ -366,6 +382,11 @@ BY_NAME: Mapping[str, Callable[[], Baseline]] = {
     "random": Random,
 }
 """Baselines that need no training of one's own."""
+
+
+def _of_any_meter(notation: Notation) -> Notation:
+    """A notation but for the beats of its bars: with those of 4/4."""
+    return replace(notation, beats_per_bar=DRUMROLL.beats_per_bar)
 
 
 def _hits_of(prompt: str, notation: Notation) -> Hits:

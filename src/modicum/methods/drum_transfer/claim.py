@@ -27,7 +27,7 @@ from modicum.methods.drum_transfer.drumroll import Record, without_separators
 from modicum.methods.drum_transfer.inference import Drummer, continued, ready_to_write
 from modicum.methods.drum_transfer.losses import completion_nats
 from modicum.methods.drum_transfer.model_folders import SMOLLM2
-from modicum.methods.drum_transfer.notation import SEPARATOR, Groove
+from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.structure import structure, structure_means
 from modicum.methods.drum_transfer.train import Config
 
@@ -108,9 +108,7 @@ def study(data: str | None = None) -> Study:
     if data is not None:
         arms = {name: _on(config, data) for name, config in arms.items()}
     some = arms[SCRATCH]
-    splits = {
-        split: some.to_records(grooves, split) for split, grooves in some.open().splits.items()
-    }
+    splits = {split: some.to_records(grooves, split) for split, grooves in some.open().items()}
     digest = json.dumps([[r.prompt, r.completion] for records in splits.values() for r in records])
     return Study(
         method="drum-transfer",
@@ -150,7 +148,7 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
         `separation` and `tightness`, and `from_players`, the absolute difference of its stability
         from that of the grooves themselves.
     """
-    records = config.to_records(config.open().splits["test"], "test")
+    records = config.to_records(config.open()["test"], "test")
     if config.model == SMOLLM2:
         assert isinstance(network, CausalModel)
         nats = completion_nats(ready_to_write(network, "cpu"), records[:TESTED])
@@ -179,13 +177,7 @@ def whole(records: Sequence[Record]) -> list[str]:
 
 def write(config: Config, network: nn.Module, records: Sequence[Record]) -> list[str]:
     """What a model makes of the prompts of records, whole bars, one text each."""
-    return continued(
-        Drummer(network, config, config.model),
-        [record.prompt for record in records],
-        [record.completion.count(SEPARATOR) + 1 for record in records],
-        1,
-        {},
-    )
+    return continued(Drummer(network, config, config.model), records)
 
 
 def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
@@ -199,7 +191,7 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
     for arm in ARMS:
         saved = load_saved(runs[arm][0])
         config = _on(ARMS[arm], saved.notes["config"]["data"])
-        records = config.to_records(config.open().splits["test"], "test")
+        records = config.to_records(config.open()["test"], "test")
         if not shown:
             found = structure_means([structure(without_separators(t)) for t in whole(records)])
             points = {PLAYERS: [(found.stability, found.separation)]} | points

@@ -37,6 +37,8 @@ class Record:
     """The other bars, a separator between them, and `END`."""
     name: str
     """Of the groove."""
+    notation: Notation = DRUMROLL
+    """Of both, which says how long their bars are."""
 
 
 def to_hits(
@@ -206,6 +208,7 @@ def to_record(
         prompt="".join(bar + SEPARATOR for bar in found[:prompt_bars]),
         completion=SEPARATOR.join(found[prompt_bars:]) + END,
         name=groove.name,
+        notation=groove.notation,
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from modicum.classification import input_files
 from modicum.errors import DataError
@@ -14,6 +14,8 @@ from modicum.methods.drum_transfer.midi import Reading, read_midi
 from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.tablature import from_tablature, is_tablature
 
+PitchMap: TypeAlias = tuple[tuple[int, str], ...]
+"""`Reading.pitch_map` as an option, `--pitch-map 33 snare 31 none`."""
 SUFFIXES = (".mid", ".midi", ".tab", ".txt")
 """Of files of grooves; the first of a name says most, as lines of a drumroll have no tempo."""
 
@@ -38,13 +40,15 @@ def groove_paths(inputs: Sequence[Path]) -> list[Path]:
 
 
 def numbered(names: Iterable[str]) -> list[str]:
-    """The same names, those that came before with a number."""
-    seen: Counter[str] = Counter()
-    numbers: list[str] = []
+    """The same names, those that came before with the first number that makes them new."""
+    taken: dict[str, None] = {}
     for name in names:
-        seen[name] += 1
-        numbers.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-    return numbers
+        tried, number = name, 1
+        while tried in taken:
+            number += 1
+            tried = f"{name}-{number}"
+        taken[tried] = None
+    return list(taken)
 
 
 def read_groove(
@@ -54,7 +58,8 @@ def read_groove(
 
     Args:
         path: A file of `SUFFIXES`. What a text is, is seen from it.
-        reading: How MIDI becomes text, and the notation of a text.
+        reading: How MIDI becomes text, and the notation of a text; with `meter_bars`, bars of a tab
+            are as long as they are there.
         name: Of the groove; empty: that of the file without its suffix.
         tempo: Of lines of a drumroll, which say none.
 
@@ -65,7 +70,8 @@ def read_groove(
     name = name or path.stem
     if path.suffix.lower() in (".mid", ".midi"):
         return read_midi(path, reading, name=name)
-    notation = (reading or Reading()).notation
+    reading = reading or Reading()
+    notation = reading.notation
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -73,5 +79,6 @@ def read_groove(
             f"{path}: cannot be read as text: {error}. Expected a drum tab, or lines of a drumroll."
         ) from error
     if is_tablature(text):
-        return dataclasses.replace(from_tablature(text, notation, source=str(path)), name=name)
+        groove = from_tablature(text, notation, own_bars=reading.meter_bars, source=str(path))
+        return dataclasses.replace(groove, name=name)
     return Groove(name, without_separators(text), tempo=tempo, notation=notation)

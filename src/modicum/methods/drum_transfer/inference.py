@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +21,8 @@ from modicum.engine.devices import Device, choose_device
 from modicum.engine.files import atomic_write, to_json, write_text
 from modicum.engine.progress import Progress, report_progress
 from modicum.engine.run import config_from_json
-from modicum.engine.weights import load_saved, save_model
-from modicum.errors import ConfigError
+from modicum.engine.weights import load_saved, read_notes, save_model
+from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer import baselines
 from modicum.methods.drum_transfer.decoder import CausalModel
 from modicum.methods.drum_transfer.drumroll import (
@@ -35,7 +36,12 @@ from modicum.methods.drum_transfer.drumroll import (
 )
 from modicum.methods.drum_transfer.extensions import notation_named
 from modicum.methods.drum_transfer.generate import check_sampling, generate
-from modicum.methods.drum_transfer.groove_files import groove_paths, numbered, read_groove
+from modicum.methods.drum_transfer.groove_files import (
+    PitchMap,
+    groove_paths,
+    numbered,
+    read_groove,
+)
 from modicum.methods.drum_transfer.language_models import LanguageModel
 from modicum.methods.drum_transfer.losses import CompletionNats, completion_nats
 from modicum.methods.drum_transfer.measures import Reference, score, score_styles, score_table
@@ -47,7 +53,7 @@ from modicum.methods.drum_transfer.saved_models import arguments_of, export_fold
 from modicum.methods.drum_transfer.structure import Clusterer, structure
 from modicum.methods.drum_transfer.synthesis import write_wav
 from modicum.methods.drum_transfer.tablature import to_tablature
-from modicum.methods.drum_transfer.train import Config, build_model
+from modicum.methods.drum_transfer.train import BUILT_IN, Config, build_model
 
 _log = logging.getLogger("modicum")
 
@@ -56,6 +62,13 @@ Weights = Literal["best", "last"]
 Format = Literal["mid", "txt", "png", "wav"]
 USUAL_VELOCITY = 100
 """Of an instrument that the player has not hit."""
+TEMPERATURE = 0.9
+"""Of sampling, as in the paper."""
+TEMPOS: Mapping[Format, tuple[float, float]] = {"mid": (4.0, 1000.0), "wav": (10.0, 1000.0)}
+"""Quarter notes a minute of the slowest and the fastest groove that is written as such."""
+PEOPLE = "people"
+_TAKEN = ("measure", "excluded", "what", PEOPLE, *baselines.BY_NAME, *baselines.YARDSTICKS)
+"""Columns and rows beside which the model's stands."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,7 @@ class Drummer:
     model: nn.Module
     config: Config
     name: str
+    """None that anything it is compared with has, unless it is that baseline."""
     folder: Path | None = None
     """Of its run."""
 
@@ -102,18 +116,16 @@ class Drummer:
             found = saved.module
             if isinstance(found, CausalModel):
                 found = ready_to_write(found, device)
-            return cls(found, config, Path(config.model).name, saved.path.parent)
+            return cls(found, config, _name_of(config), saved.path.parent)
         assert model is not None
         if model in baselines.BY_NAME:
-            return cls(baselines.BY_NAME[model](), Config(model="ngram"), model)
+            return cls(baselines.BY_NAME[model](), Config(model=model), model)
         if model == "scratch":
             raise ConfigError("--model scratch: it knows nothing before it is trained. Train it.")
         config = Config(model=model)
-        records = [
-            record for g in config.open("generated").splits["train"] if (record := config.record(g))
-        ]
+        records = config.to_records(config.open("generated")["train"], "train")
         untrained = build_model(dataclasses.replace(config, full=True), records, seed=0)
-        return cls(ready_to_write(untrained, device), config, Path(config.model).name)
+        return cls(ready_to_write(untrained, device), config, _name_of(config))
 
     def complete(
         self,
@@ -122,14 +134,17 @@ class Drummer:
         *,
         bars: int,
         samples: int = 1,
-        temperature: float = 0.9,
+        temperature: float = TEMPERATURE,
         top_p: float = 1.0,
         constrained: bool = True,
         max_tokens: int | None = None,
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[list[str]]:
-        """Completions of prompts; see `generate.generate`, whose options these are."""
+        """Completions of prompts; see `generate.generate`, whose options these are.
+
+        A baseline writes whole bars, whatever `constrained` and `max_tokens` are.
+        """
         if isinstance(self.model, CausalModel):
             return generate(
                 self.model,
@@ -146,8 +161,39 @@ class Drummer:
             )
         assert isinstance(self.model, baselines.Baseline)
         return self.model.complete(
-            prompts, notation, bars=bars, samples=samples, temperature=temperature, seed=seed
+            prompts,
+            notation,
+            bars=bars,
+            samples=samples,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
         )
+
+    def check_sampling(
+        self, *, temperature: float, top_p: float, constrained: bool, max_tokens: int | None
+    ) -> None:
+        """Refuse options that a baseline would pass over in silence.
+
+        Raises:
+            ConfigError: One is other than usual, and it is a baseline that has no use for it.
+        """
+        if not isinstance(self.model, baselines.Baseline):
+            return
+        unused = {"--no-constrained": not constrained, "--max-tokens": max_tokens is not None}
+        if not isinstance(self.model, baselines.NGram):
+            unused |= {"--temperature": temperature != TEMPERATURE, "--top-p": top_p != 1}
+        if given := [option for option, is_given in unused.items() if is_given]:
+            raise ConfigError(
+                f"{', '.join(given)}: the baseline {self.name} has no such option. Leave it out."
+            )
+
+
+def _name_of(config: Config) -> str:
+    """What a model is called in tables and names of files."""
+    if config.model in BUILT_IN:
+        return config.model
+    return numbered((*_TAKEN, Path(config.model).name or "model"))[-1]
 
 
 def ready_to_write(model: CausalModel, device: Device = "auto") -> CausalModel:
@@ -165,7 +211,7 @@ def ready_to_write(model: CausalModel, device: Device = "auto") -> CausalModel:
 
 def losses_beside_yardsticks(
     drummer: Drummer,
-    train: Sequence[Record],
+    ngram: baselines.NGram,
     records: Sequence[Record],
     *,
     quiet: bool = False,
@@ -174,7 +220,7 @@ def losses_beside_yardsticks(
 
     Args:
         drummer: The model.
-        train: What the n-grams are counted on.
+        ngram: Of which the yardsticks are the orders.
         records: What all are measured on.
         quiet: No progress.
 
@@ -185,7 +231,6 @@ def losses_beside_yardsticks(
     notation = drummer.notation
     rows: list[dict[str, Any]] = []
     if notation.layout == "steps":
-        ngram = baselines.NGram.fit(train, notation)
         rows += [
             _loss_row(name, ngram.nats(records, order))
             for order, name in enumerate(baselines.YARDSTICKS)
@@ -209,7 +254,7 @@ def _loss_row(name: str, nats: CompletionNats) -> dict[str, Any]:
 
 def write_beside_baselines(
     drummer: Drummer,
-    train: Sequence[Record],
+    ngram: baselines.NGram,
     records: Sequence[Record],
     *,
     samples: int = 1,
@@ -220,7 +265,7 @@ def write_beside_baselines(
 
     Args:
         drummer: The model.
-        train: What the n-gram is counted on.
+        ngram: The baseline of that name.
         records: Whose prompts are continued.
         samples: Of the model.
         quiet: No progress.
@@ -230,62 +275,61 @@ def write_beside_baselines(
         By name, `people` and the model's among them, the records in order; a model's `samples` of
         a record stand together.
     """
-    notation, prompts = drummer.notation, [record.prompt for record in records]
-    bars = [record.completion.count(SEPARATOR) + 1 for record in records]
-    others = {
-        "repeat": baselines.Repeat(),
-        "random": baselines.Random(),
-        "ngram": baselines.NGram.fit(train, notation),
-    }
+    others = {"repeat": baselines.Repeat(), "random": baselines.Random(), "ngram": ngram}
     others.pop(drummer.name, None)
-    texts = {"people": [record.prompt + record.completion for record in records]}
+    texts = {PEOPLE: [record.prompt + record.completion for record in records]}
     for name, model in others.items():
         baseline = dataclasses.replace(drummer, model=model, name=name)
-        texts[name] = continued(baseline, prompts, bars, 1, how)
+        texts[name] = continued(baseline, records, **how)
     with report_progress("write", quiet=quiet) as progress:
-        written = continued(drummer, prompts, bars, samples, how | {"progress": progress})
+        written = continued(drummer, records, samples=samples, progress=progress, **how)
     return texts | {drummer.name: written}
 
 
 def continued(
     drummer: Drummer,
-    prompts: Sequence[str],
-    bars: Sequence[int],
-    samples: int,
-    how: Mapping[str, Any],
+    records: Sequence[Record],
+    *,
+    bars: int | None = None,
+    samples: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    **how: Any,
 ) -> list[str]:
-    """Prompts with their completions.
+    """The prompts of records with completions.
 
     Args:
         drummer: Who writes.
-        prompts: As of `Drummer.complete`.
-        bars: Of each, the bars to write.
+        records: Whose prompts are continued, in their notations.
+        bars: Bars to write; None: as many as the completion of the record has.
         samples: Completions of each, which stand together.
+        progress: Called with what is done and how much there is.
         how: More of `Drummer.complete`'s options.
     """
-    texts: list[list[str]] = [[] for _ in prompts]
-    how = dict(how)
-    progress = how.pop("progress", None)
+    # A model is asked at once for all that have the same notation and bars.
+    groups: dict[tuple[Notation, int], list[int]] = {}
+    for number, record in enumerate(records):
+        wanted = bars or record.completion.count(SEPARATOR) + 1
+        groups.setdefault((record.notation, wanted), []).append(number)
+    texts: list[list[str]] = [[] for _ in records]
     finished = 0
-    for number in dict.fromkeys(bars):
-        chosen = [n for n, wanted in enumerate(bars) if wanted == number]
+    for (notation, wanted), chosen in groups.items():
 
         def report(done: int, total: int, before: int = finished, some: int = len(chosen)) -> None:
             assert progress is not None
-            progress(round(100 * (before + some * done / total)), 100 * len(prompts))
+            progress(round(100 * (before + some * done / total)), 100 * len(records))
 
         found = drummer.complete(
-            [prompts[n] for n in chosen],
-            drummer.notation,
-            bars=number,
+            [records[number].prompt for number in chosen],
+            notation,
+            bars=wanted,
             samples=samples,
             progress=report if progress is not None else None,
             **how,
         )
         finished += len(chosen)
-        for n, completions in zip(chosen, found, strict=True):
-            texts[n] = [prompts[n] + completion for completion in completions]
-    return [text for of_prompt in texts for text in of_prompt]
+        for number, completions in zip(chosen, found, strict=True):
+            texts[number] = [records[number].prompt + text for text in completions]
+    return [text for of_record in texts for text in of_record]
 
 
 def predict(
@@ -299,13 +343,14 @@ def predict(
     prompt_bars: int | None = 2,
     out: Path = Path("out"),
     formats: tuple[Format, ...] = ("mid", "txt", "png", "wav"),
-    temperature: float = 0.9,
+    temperature: float = TEMPERATURE,
     top_p: float = 1.0,
     constrained: bool = True,
     max_tokens: int | None = None,
     seed: int = 0,
     tempo: float | None = None,
     channel: int | None = None,
+    pitch_map: PitchMap | None = None,
     chat: bool = False,
     base_url: str = "",
     soundfont: Path | None = None,
@@ -314,7 +359,8 @@ def predict(
     """Continue grooves of yours: MIDI that plays in a DAW, a tab, a step grid, sound.
 
     The first bars of each file are kept, and as many are written after them as is asked for, at
-    the file's tempo.
+    the file's tempo. A file that cannot be used is told of, in the exit code too, and does not stop
+    the others.
 
     Args:
         files: MIDI files, drum tabs or drumroll lines (.tab, .txt), or folders of them.
@@ -326,105 +372,153 @@ def predict(
             key is read from OPENAI_API_KEY.
         bars: Bars to write after the given ones.
         samples: Continuations of each file.
-        prompt_bars: Bars to begin with; none: the whole file.
+        prompt_bars: Bars to begin with; None: the whole file.
         out: Folder for NAME_1.mid, NAME_1.txt, … and predictions.json.
         formats: mid, txt (a tab), png (a step grid), wav.
         temperature: The higher, the more unlikely things are written; 0: the likeliest alone.
         top_p: Draw from the likeliest tokens alone, whose probabilities sum to this.
         constrained: Let the model write nothing but whole bars of whole lines. --no-constrained is
-            the paper's way; what comes is then repaired by silence where it is malformed.
-        max_tokens: Most tokens of a continuation; none: as many as it can need, of a server 1000.
-        seed: Of what is drawn.
-        tempo: Quarter notes a minute; none: the file's.
-        channel: MIDI channel of the drums, counted from 0; none: that of training, usually 9.
+            the paper's way, and that of every server; what comes is then repaired by silence where
+            it is malformed.
+        max_tokens: Most tokens of a continuation; None: as many as it can need, of a server 1000.
+        seed: Of what is drawn. A server is sent one other than 0.
+        tempo: Quarter notes a minute; None: the file's.
+        channel: MIDI channel of the drums, counted from 0; None: that of training, usually 9.
+        pitch_map: What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out. None:
+            as in training.
         chat: The server's model is one for chats.
         base_url: Address of the server up to /v1; empty: OPENAI_BASE_URL, or OpenAI's.
-        soundfont: An .sf2 file for wav; none: a small built-in drum kit.
+        soundfont: An .sf2 file for wav; None: a small built-in drum kit.
         device: Where to compute.
     """
-    if server is not None and (run is not None or model is not None):
-        raise ConfigError("--server: it is in place of --run and --model; leave these out.")
     check_sampling(
         bars=bars, samples=samples, temperature=temperature, top_p=top_p, max_tokens=max_tokens
     )
-    drummer = None if server is not None else Drummer.load(run, model, weights, device)
+    slowest, fastest = TEMPOS["wav" if "wav" in formats else "mid"]
+    if tempo is not None and not slowest <= tempo <= fastest:
+        raise ConfigError(f"--tempo {tempo:g}: must be {slowest:g} to {fastest:g}.")
+    here = {
+        "--run": run is not None,
+        "--model": model is not None,
+        "--weights": weights != "best",
+        "--device": device != "auto",
+    }
+    there = {"--chat": chat, "--base-url": bool(base_url)}
+    misplaced = [name for name, given in (here if server is not None else there).items() if given]
+    if misplaced:
+        place = "it is in place of a model here" if server is not None else "there is none"
+        raise ConfigError(f"--server: {place}; leave out {', '.join(misplaced)}.")
+    drummer = None
+    if server is None:
+        drummer = Drummer.load(run, model, weights, device)
+        drummer.check_sampling(
+            temperature=temperature, top_p=top_p, constrained=constrained, max_tokens=max_tokens
+        )
     config = Config() if drummer is None else drummer.config
     reading = dataclasses.replace(config.reading(), bars=None, pad=False)
     if channel is not None:
         reading = dataclasses.replace(reading, channel=channel)
+    if pitch_map is not None:
+        reading = dataclasses.replace(reading, pitch_map=dict(pitch_map))
     paths = groove_paths(files)
     names = numbered(path.stem for path in paths)
-    grooves = [
-        without_leading_silence(
-            read_groove(path, reading, name=name), keep_pickups=config.keep_pickups
-        )
-        for path, name in zip(paths, names, strict=True)
-    ]
-    prompts = [to_prompt(groove, prompt_bars) for groove in grooves]
-    odd = [g.name for g in grooves if g.meter[0] != g.notation.beats_per_bar]
+    errors: dict[str, DataError] = {}
+    grooves: dict[str, Groove] = {}
+    records: dict[str, Record] = {}
+    for path, name in zip(paths, names, strict=True):
+        with _kept(errors, name):
+            groove = without_leading_silence(
+                read_groove(path, reading, name=name), keep_pickups=config.keep_pickups
+            )
+            record = Record(to_prompt(groove, prompt_bars), "", name, groove.notation)
+            if tempo is None and not slowest <= groove.tempo <= fastest:
+                raise DataError(
+                    f"{path}: its tempo is {groove.tempo:g}; expected {slowest:g} to {fastest:g} "
+                    f"quarter notes a minute. Give another, --tempo 120."
+                )
+            grooves[name], records[name] = groove, record
+    odd = [name for name, g in grooves.items() if g.meter[0] != g.notation.beats_per_bar]
     if odd:
         _log.warning(
             "%s: not in 4/4, but the model's bars have 16 lines, as the paper's, so bar lines will "
             "not be where they should. A model trained with --meter-bars follows the meter.",
             ", ".join(odd),
         )
-    how: dict[str, Any] = {"samples": samples, "temperature": temperature}
-    if drummer is None:
-        assert server is not None
-        writer = Server(server, form="chat" if chat else "completions", base_url=base_url)
-        texts = [
-            [
-                answer.text
-                for answer in continue_groove(
-                    writer,
-                    Record(prompt, "", groove.name),
-                    notation=groove.notation,
-                    groove_bars=bars + prompt.count(SEPARATOR),
-                    repair="pad",
-                    max_tokens=max_tokens or 1000,
-                    **how,
-                )
-            ]
-            for groove, prompt in zip(grooves, prompts, strict=True)
-        ]
-    else:
-        how |= {"top_p": top_p, "constrained": constrained, "max_tokens": max_tokens, "seed": seed}
-        texts = [[] for _ in grooves]
-        for notation in dict.fromkeys(groove.notation for groove in grooves):
-            chosen = [n for n, groove in enumerate(grooves) if groove.notation == notation]
-            with report_progress("write") as report:
-                found = drummer.complete(
-                    [prompts[n] for n in chosen], notation, bars=bars, progress=report, **how
-                )
-            for n, completions in zip(chosen, found, strict=True):
-                texts[n] = [without_separators(prompts[n] + text) for text in completions]
+    texts: dict[str, list[str]] = {}
+    with report_progress("write") as report:
+        if drummer is not None:
+            whole = continued(
+                drummer,
+                list(records.values()),
+                bars=bars,
+                samples=samples,
+                progress=report,
+                temperature=temperature,
+                top_p=top_p,
+                constrained=constrained,
+                max_tokens=max_tokens,
+                seed=seed,
+            )
+            for number, name in enumerate(records):
+                texts[name] = whole[number * samples : (number + 1) * samples]
+        elif records:
+            assert server is not None
+            writer = Server(server, form="chat" if chat else "completions", base_url=base_url)
+            asked = {"top_p": top_p} if top_p != 1 else {}
+            asked |= {"seed": seed} if seed else {}
+            for done, (name, record) in enumerate(records.items(), 1):
+                with _kept(errors, name):
+                    answers = continue_groove(
+                        writer,
+                        record,
+                        groove_bars=bars + record.prompt.count(SEPARATOR),
+                        samples=samples,
+                        repair="pad",
+                        temperature=temperature,
+                        max_tokens=max_tokens or 1000,
+                        options=asked,
+                    )
+                    texts[name] = [answer.text for answer in answers]
+                report(done, len(records))
+    if not texts:
+        first = next(iter(errors.values()))
+        raise DataError(f"none of the {len(paths)} files can be continued. The first: {first}")
+    jobs = [(name, number, text) for name in texts for number, text in enumerate(texts[name], 1)]
     rows: list[dict[str, Any]] = []
-    jobs = [
-        (groove, prompt.count(SEPARATOR), number, text)
-        for groove, prompt, of_groove in zip(grooves, prompts, texts, strict=True)
-        for number, text in enumerate(of_groove, 1)
-    ]
     with Progress("render", len(jobs)) as progress:
-        for done, (groove, given, number, text) in enumerate(jobs, 1):
-            name = f"{groove.name}_{number}"
-            hits = to_hits(text, groove.notation, repair="pad", source=name)
-            step = groove.notation.steps_per_bar
+        for done, (source, number, text) in enumerate(jobs, 1):
+            groove, name = grooves[source], f"{source}_{number}"
+            notation, given = groove.notation, records[source].prompt.count(SEPARATOR)
+            hits = to_hits(without_separators(text), notation, repair="pad", source=name)
             written = dataclasses.replace(
                 groove,
                 name=name,
-                text=to_text(hits, groove.notation),
-                tempo=tempo
-                or round(groove.tempo, 3),  # 110, not 109.99990833, of a file's 545455 us
-                velocities=_velocities(groove, hits, given * step),
+                text=to_text(hits, notation),
+                # 110, not 109.99990833, of a file's 545455 us
+                tempo=round(groove.tempo, 3) if tempo is None else tempo,
+                velocities=_velocities(groove, hits, given * notation.steps_per_bar),
             )
             rows.append(_render(written, out, formats, given, soundfont))
             progress.advance(done)
+    rows += [{"name": name, "error": str(error)} for name, error in errors.items()]
     result: dict[str, Any] = {
         "model": server or (drummer.name if drummer else ""),
-        "grooves": len(grooves),
+        "grooves": len(texts),
+        "unusable": len(errors),
+        "usable": not errors,
     }
     write_text(out / "predictions.json", to_json(result | {"samples": rows}) + "\n")
     return result | {"folder": str(out), "samples": rows}
+
+
+@contextmanager
+def _kept(errors: dict[str, DataError], name: str) -> Generator[None]:
+    """Tell of what is wrong with one groove, and go on with the others."""
+    try:
+        yield
+    except DataError as error:
+        _log.warning("%s", error)
+        errors[name] = error
 
 
 def _plain(name: str) -> str:
@@ -485,7 +579,7 @@ def evaluate(
     split: Split = "test",
     write: bool = True,
     samples: int = 1,
-    temperature: float = 0.9,
+    temperature: float = TEMPERATURE,
     top_p: float = 1.0,
     constrained: bool = True,
     max_tokens: int | None = None,
@@ -506,35 +600,39 @@ def evaluate(
         run: Run folder, or a .safetensors file of one; the best epoch of it.
         model: In place of --run, a model by name; see predict.
         weights: Of a run folder, those of the best epoch or of the last.
-        data: What --data of train takes; none: the run's.
+        data: What --data of train takes; None: the run's.
         split: Which grooves.
         write: Let it continue the grooves and measure what it writes; otherwise the loss alone.
         samples: Continuations of each groove.
         temperature: The paper's is 0.9.
         top_p: Draw from the likeliest tokens alone, whose probabilities sum to this.
         constrained: Whole bars alone; --no-constrained is the paper's way.
-        max_tokens: Most tokens of a continuation; the paper's is 1000; none: as many as needed.
+        max_tokens: Most tokens of a continuation; the paper's is 1000; None: as many as needed.
         official: Bar strings of the paper's script, whose lines end in two newlines.
         clusterer: exact, or sklearn as in the paper's script.
         styles: Also a table for each style.
         seed: Of what is drawn.
-        out: Folder for evaluation.json, the grooves written (a .txt each) and a picture; none: the
+        out: Folder for evaluation.json, the grooves written (a .txt each) and a picture; None: the
             run folder.
         device: Where to compute.
     """
     drummer = Drummer.load(run, model, weights, device)
-    config, notation = drummer.config, drummer.notation
+    drummer.check_sampling(
+        temperature=temperature, top_p=top_p, constrained=constrained, max_tokens=max_tokens
+    )
+    config = drummer.config
     if data is not None:
         config = dataclasses.replace(config, data=data)
     collection = config.open()
     chosen = [
         (groove, record)
-        for groove in collection.splits[split]
+        for groove in collection[split]
         if (record := config.record(groove)) is not None
     ]
     records = [record for _, record in chosen] or config.to_records([], split)
-    train = config.to_records(collection.splits["train"], "train")
-    losses = losses_beside_yardsticks(drummer, train, records)
+    train = config.to_records(collection["train"], "train")
+    ngram = baselines.NGram.fit(train)
+    losses = losses_beside_yardsticks(drummer, ngram, records)
     result: dict[str, Any] = {
         "data": config.data,
         "measured_on": f"{len(records)} records of the {split} split",
@@ -544,7 +642,7 @@ def evaluate(
     if write:
         texts = write_beside_baselines(
             drummer,
-            train,
+            ngram,
             records,
             samples=samples,
             temperature=temperature,
@@ -554,10 +652,11 @@ def evaluate(
             seed=seed,
         )
         whole = [without_separators(r.prompt + r.completion) for r in records]
-        reference = Reference.read([r.prompt + r.completion for r in train], notation)
+        notations = [record.notation for record in records]
         options: dict[str, Any] = {
-            "notation": notation,
-            "reference": reference,
+            "reference": Reference.read(
+                [r.prompt + r.completion for r in train], [r.notation for r in train]
+            ),
             "records": True,
             "given_bars": config.prompt_bars,
             "groove_bars": config.bars,
@@ -565,9 +664,19 @@ def evaluate(
             "clusterer": clusterer,
         }
         copies = {name: len(of_name) // len(whole) for name, of_name in texts.items()}
+
+        def of_each(values: Sequence[Any], name: str) -> list[Any]:
+            """Something of each record, for each text."""
+            return [value for value in values for _ in range(copies[name])]
+
         result["measures"] = score_table(
             {
-                name: score(of_name, expected=np.repeat(whole, copies[name]).tolist(), **options)
+                name: score(
+                    of_name,
+                    notation=of_each(notations, name),
+                    expected=of_each(whole, name),
+                    **options,
+                )
                 for name, of_name in texts.items()
             }
         )
@@ -577,8 +686,9 @@ def evaluate(
                 drummer.name: score_table(
                     score_styles(
                         texts[drummer.name],
-                        np.repeat(known, samples).tolist(),
-                        expected=np.repeat(whole, samples).tolist(),
+                        of_each(known, drummer.name),
+                        notation=of_each(notations, drummer.name),
+                        expected=of_each(whole, drummer.name),
                         **options,
                     )
                 )
@@ -592,8 +702,11 @@ def evaluate(
         shown = {
             name: Groove(
                 name,
-                to_text(to_hits(without_separators(of_name[0]), notation, repair="pad"), notation),
-                notation=notation,
+                to_text(
+                    to_hits(without_separators(of_name[0]), notations[0], repair="pad"),
+                    notations[0],
+                ),
+                notation=notations[0],
             )
             for name, of_name in texts.items()
         }
@@ -623,16 +736,19 @@ def export(
             messages.
         data: For jsonl, what --data of train takes.
         split: For jsonl, which grooves.
-        out: File or folder to write; none: beside the run's weights, or records.jsonl.
+        out: File or folder to write; None: beside the run's weights, or records.jsonl.
     """
     if to in ("jsonl-legacy", "jsonl-chat"):
-        config = Config() if run is None else Drummer.load(run).config
+        config = Config()
+        if run is not None:
+            notes = read_notes(run, "best", method="drum-transfer")
+            config = config_from_json(Config, notes["config"])
         if data is not None:
             config = dataclasses.replace(config, data=data)
-        records = config.to_records(config.open().splits[split], split)
+        records = config.to_records(config.open()[split], split)
         path = out or Path("records.jsonl")
         form = "completions" if to == "jsonl-legacy" else "chat"
-        number = write_jsonl(path, records, form=form, notation=notation_named(config.notation))
+        number = write_jsonl(path, records, form=form)
         return {"written": str(path), "records": number, "data": config.data}
     if run is None:
         raise ConfigError(f"--to {to}: give the trained run by --run.")

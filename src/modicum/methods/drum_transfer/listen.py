@@ -33,8 +33,8 @@ from modicum.methods.drum_transfer.drumroll import (
     to_text,
     without_leading_silence,
 )
-from modicum.methods.drum_transfer.groove_files import groove_paths, read_groove
-from modicum.methods.drum_transfer.midi import Reading
+from modicum.methods.drum_transfer.groove_files import PitchMap, groove_paths, read_groove
+from modicum.methods.drum_transfer.midi import DRUMS, Reading
 from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.pictures import step_grid
 from modicum.methods.drum_transfer.synthesis import render, to_wav
@@ -89,16 +89,6 @@ _ALLOWED = {
     "short": _YES_NO,
     "preferred": (*_YES_NO, "equal"),
 }
-
-
-def write_template(path: Path, names: Iterable[str]) -> None:
-    """Write an empty form as CSV, a row a groove, to annotate grooves in a spreadsheet.
-
-    Args:
-        path: Appears whole.
-        names: Of the grooves, in the column `item`.
-    """
-    _write_csv(path, COLUMNS, [{"item": name} for name in names])
 
 
 def read_answers(path: Path) -> list[Annotation]:
@@ -248,6 +238,8 @@ def write_listening_page(
 ) -> dict[str, Any]:
     """Write a blind listening test: `page/`, to hand to listeners, and `key.csv`, to keep.
 
+    Beside the page lies the same form as an empty CSV file, for those who prefer a spreadsheet.
+
     The order of the pairs and the sides of the sources are shuffled; each source is on either side
     equally often, or once more. Both grooves of a pair are played without velocities, at one tempo
     and with the same sounds, so that nothing but what is played tells them apart.
@@ -264,8 +256,8 @@ def write_listening_page(
         soundfont: See `synthesis.render`.
 
     Returns:
-        `page` and `key`, the files; `pairs`, how many; `megabytes`, of all that is to hand over;
-        `self_contained`, whether the one file is enough.
+        `page`, `form` and `key`, the files; `pairs`, how many; `megabytes`, of all that is to hand
+        over; `self_contained`, whether the one file is enough.
 
     Raises:
         ConfigError: There are no pairs, or the sources have the same name.
@@ -318,9 +310,12 @@ def write_listening_page(
     html = _rendered(page, addressed, given_bars)
     with atomic_write(folder / "index.html") as file:
         file.write(html)
+    form = [{"page": row["page"], "item": row["item"]} for row in key]
+    _write_csv(folder / "form.csv", COLUMNS, form)
     _write_csv(out / "key.csv", KEY_COLUMNS, key)
     return {
         "page": str(folder / "index.html"),
+        "form": str(folder / "form.csv"),
         "key": str(out / "key.csv"),
         "pairs": len(pairs),
         "megabytes": round(megabytes if embedded else megabytes * 3 / 4, 1),
@@ -375,6 +370,9 @@ def listen(
     most_bars: int = 16,
     given_bars: int = 2,
     repair: Literal["pad", "drop"] | None = None,
+    meter_bars: bool = False,
+    channel: int = DRUMS,
+    pitch_map: PitchMap = (),
     seed: int = 0,
     embed_below: float = 50.0,
     soundfont: Path | None = None,
@@ -385,30 +383,34 @@ def listen(
     """Write a blind listening test, or count what listeners answered.
 
     The page has two grooves at a time, one of each folder, and does not say which is which; hand
-    the folder `page` of --out to listeners and keep key.csv. They save their answers as CSV. Give
-    those as --answers, with --key, and no folder.
+    the folder `page` of --out to listeners and keep key.csv. They save their answers as CSV, or
+    fill in form.csv. Give those as --answers, with --key, and no folder.
 
     Args:
         folder: Grooves of one source: .mid, and .tab or .txt with a drum tab or a drumroll.
         against: Those of another, such as people; of the same names.
         out: Folder for the page and the key.
-        names: What the two sources are called in the key; none: their folders' names.
+        names: What the two sources are called in the key; None: their folders' names.
         pairs: At most so many pairs, chosen by the seed.
         most_bars: Grooves are cut after so many. Silent bars at the beginning and the end are left
             out.
         given_bars: Bars from the first that were given to the model, and which both therefore have;
             they are shaded.
         repair: What is done about malformed lines of .txt files: pad or drop. None: an error.
+        meter_bars: Bars follow the meter, as those of a model trained with --meter-bars; otherwise
+            they have 16 lines in 3/4 and 5/4 too, as the paper's.
+        channel: MIDI channel of the drums, counted from 0.
+        pitch_map: What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out.
         seed: Of choosing and shuffling.
         embed_below: Largest page in megabytes that is a single file; of a larger one, sounds and
             pictures lie beside it. A pair of 16 bars at 120 bpm takes 8.
-        soundfont: An .sf2 file to play with; none: the built-in kit.
+        soundfont: An .sf2 file to play with; None: the built-in kit.
         answers: Answers of listeners, CSV files.
         key: The key.csv of the page they are of.
         tests: With answers, add p-values: Fisher's exact test, and the sign test of preferences.
 
     Returns:
-        Where page and key are; or what was said of each source.
+        Where page, form and key are; or what was said of each source.
     """
     if answers:
         if folder is not None or against is not None or key is None:
@@ -437,7 +439,14 @@ def listen(
     if left := len(ours.keys() ^ theirs.keys()):
         logger.warning("%d grooves are in one of the folders alone and left out.", left)
     chosen = [common[place] for place in sorted(permutation(len(common), seed, "chosen")[:pairs])]
-    read = [[_read(of[name], most_bars, repair) for of in (ours, theirs)] for name in chosen]
+    reading = Reading(
+        bars=most_bars,
+        pad=False,
+        meter_bars=meter_bars,
+        channel=channel,
+        pitch_map=dict(pitch_map),
+    )
+    read = [[_read(of[name], reading, repair) for of in (ours, theirs)] for name in chosen]
     return write_listening_page(
         out,
         [_at_one_tempo(first, second) for first, second in read],
@@ -471,16 +480,16 @@ def _at_one_tempo(first: Groove, second: Groove) -> tuple[Groove, Groove]:
     return dataclasses.replace(first, tempo=tempo), dataclasses.replace(second, tempo=tempo)
 
 
-def _read(path: Path, most_bars: int, repair: Literal["pad", "drop"] | None) -> Groove:
+def _read(path: Path, reading: Reading, repair: Literal["pad", "drop"] | None) -> Groove:
     """A groove without silent bars at either end, as records leave out those at the beginning.
 
     The tempo is NaN if the file says none.
     """
-    reading = Reading(bars=most_bars, pad=False)
+    assert reading.bars is not None
     groove = read_groove(path, reading, tempo=math.nan)
     notation = groove.notation
     hits = to_hits(groove.text, notation, repair=repair, source=str(path))
-    text = to_text(hits[: most_bars * notation.steps_per_bar], notation)
+    text = to_text(hits[: reading.bars * notation.steps_per_bar], notation)
     groove = dataclasses.replace(groove, name=path.stem, text=text, velocities=None)
     groove = without_leading_silence(groove)
     hits = to_hits(groove.text, notation)

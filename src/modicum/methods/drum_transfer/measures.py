@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ from modicum.methods.drum_transfer.structure import (
 )
 
 Floats = npt.NDArray[np.float64]
+Notations: TypeAlias = Notation | Sequence[Notation]
+"""Of texts: that of all, or one for each; these differ in the beats of a bar alone."""
 _SNARE = INSTRUMENTS.index("snare")
 _BY_HAND = [INSTRUMENTS.index(name) for name in INSTRUMENTS if name != "kick"]
 
@@ -101,16 +103,16 @@ class Reference:
     """How often each possible line occurs, see `line_counts`."""
 
     @classmethod
-    def read(cls, texts: Sequence[str], notation: Notation = DRUMROLL) -> Reference:
+    def read(cls, texts: Sequence[str], notation: Notations = DRUMROLL) -> Reference:
         """From the texts of the set."""
         grooves = sounding_bars(texts, notation)
         occurring = Counter(bar for groove in grooves for bar in groove)
-        return cls(occurring, line_counts(read_grids(texts, notation)))
+        return cls(occurring, _counts(_grids_of(texts, notation)))
 
 
 def sounding_bars(
     texts: Sequence[str],
-    notation: Notation = DRUMROLL,
+    notation: Notations = DRUMROLL,
     *,
     given_bars: int = 0,
     most_bars: int | None = None,
@@ -123,10 +125,10 @@ def sounding_bars(
         given_bars: Bars to leave out at the beginning.
         most_bars: Bars to look at, the given ones included; None for all.
     """
-    silent = set("".join(allowed[0] for allowed in notation.bar()).split("\n"))
     grooves: list[list[str]] = []
-    for text in texts:
-        found = bars(without_separators(text), notation)[given_bars:most_bars]
+    for text, its_own in zip(texts, _one_each(texts, notation), strict=True):
+        silent = set("".join(allowed[0] for allowed in its_own.bar()).split("\n"))
+        found = bars(without_separators(text), its_own)[given_bars:most_bars]
         # The last bar of a text may lack its newline, which makes it no other bar.
         found = [bar.removesuffix("\n") for bar in found]
         grooves.append([bar for bar in found if not silent.issuperset(bar.split("\n"))])
@@ -157,7 +159,7 @@ class Duplication:
 def duplication(
     texts: Sequence[str],
     reference: Reference,
-    notation: Notation = DRUMROLL,
+    notation: Notations = DRUMROLL,
     *,
     given_bars: int = 0,
     most_bars: int | None = None,
@@ -319,12 +321,20 @@ def line_divergence(grids: Grids, reference: Reference, *, smoothing: float = 1.
     Returns:
         0 or more; NaN if nothing is read.
     """
-    counts = line_counts(grids)
+    return _divergence(line_counts(grids), reference, smoothing)
+
+
+def _divergence(counts: Floats, reference: Reference, smoothing: float) -> float:
     if not counts.any():
         return math.nan
     p = counts / counts.sum()
     q = (reference.lines + smoothing) / (reference.lines + smoothing).sum()
     return float((p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum())
+
+
+def _counts(grids: Sequence[Grids]) -> Floats:
+    """`line_counts` of all of them."""
+    return np.sum([line_counts(part) for part in grids], axis=0)
 
 
 def _by_bar(grids: Grids, values: Any) -> npt.NDArray[Any]:
@@ -368,12 +378,17 @@ MEASURES = {
 """What `score` measures, and what the numbers are."""
 
 
+def _change_over_a_bar(grids: Grids) -> Floats:
+    return hamming_profile(grids, [grids.notation.steps_per_bar])[:, 0]
+
+
 _OF_GROOVES = {
     "silent_bars": silent_share,
     "onset_density": onset_density,
     "off_beat_ratio": off_beat_ratio,
     "back_beat_consistency": back_beat_consistency,
     "beyond_two_hands": beyond_two_hands,
+    "change_over_a_bar": _change_over_a_bar,
 }
 
 
@@ -392,7 +407,7 @@ class Score:
 def score(
     texts: Sequence[str],
     *,
-    notation: Notation = DRUMROLL,
+    notation: Notations = DRUMROLL,
     reference: Reference | None = None,
     expected: Sequence[str] | None = None,
     records: bool = False,
@@ -421,24 +436,34 @@ def score(
     Raises:
         ConfigError: There are not as many expected grooves as texts.
     """
+    if expected is not None and len(expected) != len(texts):
+        raise ConfigError(
+            f"score: {len(texts)} texts and {len(expected)} expected grooves; give one of these "
+            f"for each of those, in the same order."
+        )
     found: dict[str, Score] = {}
     total = len(texts)
     means = structure_means(
         [
             structure(
                 without_separators(text),
-                notation=notation,
+                notation=its_own,
                 official=official,
                 most_bars=groove_bars,
                 clusterer=clusterer,
             )
-            for text in texts
+            for text, its_own in zip(texts, _one_each(texts, notation), strict=True)
         ]
     )
     for name in ("stability", "separation", "tightness"):
         found[name] = Score(getattr(means, name), means.grooves, means.excluded)
 
-    valid = validity(texts, notation, groove_bars=groove_bars)
+    # Arrays have a number a text, in the order of the notations.
+    checked = [
+        vars(validity(some, its_own, groove_bars=groove_bars))
+        for its_own, some in _by_notation(texts, notation)
+    ]
+    valid = Validity(**{name: np.concatenate([c[name] for c in checked]) for name in checked[0]})
     read = int((valid.lines > 0).sum())
     found["bad_lines"] = Score(_share(valid.bad_lines, valid.lines), read, total - read)
     found["broken_separators"] = Score(float(valid.broken_separators.sum()), total, 0)
@@ -454,22 +479,26 @@ def score(
     found["distinct_bars"] = Score(copied.distinct, with_bars, total - with_bars)
     found["distinct_bars_per_groove"] = _mean(copied.distinct_per_groove)
 
-    grids = read_grids(texts, notation, given_bars=given_bars)
-    each = hits_per_bar(grids)
+    grids = _grids_of(texts, notation, given_bars)
+
+    def measured(measure: Callable[..., Floats], *others: Sequence[Grids]) -> Floats:
+        return np.concatenate([measure(*parts) for parts in zip(grids, *others, strict=True)])
+
+    each = measured(hits_per_bar)
     found["hits_per_bar"] = _mean(each.sum(1))
     for column, name in enumerate(INSTRUMENTS):
         found[f"hits_per_bar_{name}"] = _mean(each[:, column])
     for name, measure in _OF_GROOVES.items():
-        found[name] = _mean(measure(grids))
-    found["change_over_a_bar"] = _mean(hamming_profile(grids, [notation.steps_per_bar])[:, 0])
-    found["bar_similarity"] = _mean(_mean_similarity(grids))
+        found[name] = _mean(measured(measure))
+    found["bar_similarity"] = _mean(measured(_mean_similarity))
     if expected is not None:
-        other = read_grids(expected, notation, given_bars=given_bars)
-        found["note_count_error"] = _mean(note_count_error(grids, other))
+        others = _grids_of(expected, notation, given_bars)
+        found["note_count_error"] = _mean(measured(note_count_error, others))
     if reference is not None:
         found["duplicated_bars"] = Score(copied.share, with_bars, total - with_bars)
-        read = int(grids.readable.any(1).sum())
-        found["line_divergence"] = Score(line_divergence(grids, reference), read, total - read)
+        read = sum(int(part.readable.any(1).sum()) for part in grids)
+        divergence = _divergence(_counts(grids), reference, smoothing=1.0)
+        found["line_divergence"] = Score(divergence, read, total - read)
     return {name: found[name] for name in MEASURES if name in found}
 
 
@@ -477,6 +506,7 @@ def score_styles(
     texts: Sequence[str],
     styles: Sequence[str],
     *,
+    notation: Notations = DRUMROLL,
     expected: Sequence[str] | None = None,
     **options: Any,
 ) -> dict[str, dict[str, Score]]:
@@ -485,6 +515,7 @@ def score_styles(
     Args:
         texts: Grooves.
         styles: The style of each text.
+        notation: See `score`.
         expected: See `score`.
         options: Of `score`.
 
@@ -499,11 +530,13 @@ def score_styles(
             f"score_styles: {len(texts)} texts and {len(styles)} styles; give a style for each "
             f"text, in the same order."
         )
-    scores = {"all": score(texts, expected=expected, **options)}
+    notations = _one_each(texts, notation)
+    scores = {"all": score(texts, notation=notation, expected=expected, **options)}
     for style, _ in Counter(styles).most_common():
         chosen = [index for index, name in enumerate(styles) if name == style]
         scores[style] = score(
             [texts[index] for index in chosen],
+            notation=[notations[index] for index in chosen],
             expected=None if expected is None else [expected[index] for index in chosen],
             **options,
         )
@@ -531,6 +564,27 @@ def score_table(scores: Mapping[str, Mapping[str, Score]]) -> list[dict[str, Any
                 | {"excluded": ", ".join(excluded), "what": what}
             )
     return rows
+
+
+def _one_each(texts: Sequence[str], notation: Notations) -> Sequence[Notation]:
+    """The notation of each text."""
+    return [notation] * len(texts) if isinstance(notation, Notation) else notation
+
+
+def _by_notation(texts: Sequence[str], notation: Notations) -> list[tuple[Notation, list[str]]]:
+    """The texts in each notation; without any texts, none of them in one."""
+    groups: dict[Notation, list[str]] = {}
+    for text, its_own in zip(texts, _one_each(texts, notation), strict=True):
+        groups.setdefault(its_own, []).append(text)
+    return list(groups.items()) or [(DRUMROLL, [])]
+
+
+def _grids_of(texts: Sequence[str], notation: Notations, given_bars: int = 0) -> list[Grids]:
+    """`read_grids` of the texts in each notation."""
+    return [
+        read_grids(some, its_own, given_bars=given_bars)
+        for its_own, some in _by_notation(texts, notation)
+    ]
 
 
 def _mean(values: npt.NDArray[Any]) -> Score:

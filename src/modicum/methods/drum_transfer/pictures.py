@@ -249,47 +249,6 @@ def structure_plane(points: Mapping[str, Sequence[tuple[float, float]]]) -> byte
     return png(figure)
 
 
-def terminal_grid(
-    groove: Groove, *, given_bars: int = 0, fills: Collection[int] = (), bars_per_line: int = 4
-) -> str:
-    """A step grid of Unicode characters, 76 wide for four bars of 16 steps.
-
-    Hits are `●`, or the letters of the notation where an instrument has several.
-
-    Args:
-        groove: What to draw.
-        given_bars: Bars from the first that were given; their numbers say so.
-        fills: Bars whose numbers say that they are fills, counted from 0.
-        bars_per_line: Bars side by side.
-
-    Returns:
-        Lines, each with its newline.
-
-    Raises:
-        DataError: The text is no text in the groove's notation.
-    """
-    notation = groove.notation
-    hits = to_hits(groove.text, notation, source=groove.name)
-    bar, margin = notation.steps_per_bar, max(map(len, INSTRUMENTS)) + 1
-    across = bars_per_line * bar
-    lines: list[str] = []
-    for start in range(0, len(hits), across):
-        part = hits[start : start + across]
-        heads = ""
-        for number in range(start // bar, -(-(start + len(part)) // bar)):
-            word = " given" if number < given_bars else " fill" if number in fills else ""
-            heads += f"{number + 1}{word}".ljust(bar + 1)
-        lines.append(" " * (margin + 1) + heads.rstrip())
-        for instrument in ORDER:
-            column = notation.columns[instrument]
-            marks = np.array(["·", *("●" if len(column) == 2 else column[1:])])
-            row = "".join(marks[part[:, instrument]])
-            cells = "│".join(row[place : place + bar] for place in range(0, len(row), bar))
-            lines.append(f"{INSTRUMENTS[instrument]:>{margin - 1}} │{cells}│")
-        lines.append("")
-    return "\n".join(lines[:-1]) + "\n"
-
-
 def _plain(text: str) -> str:
     # Dollar signs would start a formula.
     return text.replace("$", r"\$")

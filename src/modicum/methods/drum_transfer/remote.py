@@ -85,7 +85,6 @@ def write_jsonl(
     records: Iterable[Record],
     *,
     form: Form = "completions",
-    notation: Notation = DRUMROLL,
 ) -> int:
     """Write records as a training file, one JSON object a line.
 
@@ -94,7 +93,6 @@ def write_jsonl(
         records: What to learn.
         form: completions: `{"prompt", "completion"}`, as the paper's models were trained. chat:
             `{"messages"}` of system, user and assistant, with `instruction` as the first.
-        notation: Of the records, for the instruction.
 
     Returns:
         How many there are.
@@ -107,7 +105,7 @@ def write_jsonl(
         if form == "completions"
         else {
             "messages": [
-                *_messages(record.prompt, notation),
+                *_messages(record.prompt, record.notation),
                 {"role": "assistant", "content": record.completion},
             ]
         }
@@ -392,7 +390,6 @@ def continue_groove(
     server: Server,
     record: Record,
     *,
-    notation: Notation = DRUMROLL,
     groove_bars: int = 16,
     samples: int = 1,
     repair: Repair | None = None,
@@ -415,7 +412,6 @@ def continue_groove(
     Args:
         server: Where the model is.
         record: Its prompt is continued; its completion is not sent.
-        notation: Of the record.
         groove_bars: Bars wanted, the prompt's included.
         samples: How many continuations.
         repair: What becomes of malformed lines, see `drumroll.to_hits`.
@@ -428,7 +424,7 @@ def continue_groove(
         DataError: `repair` is given and a continuation has no line that can begin a bar; or see
             `Server.complete`.
     """
-    given = without_separators(record.prompt)
+    notation, given = record.notation, without_separators(record.prompt)
     wanted = groove_bars - given.count("\n") // lines_per_bar(notation)
     if wanted < 1:
         raise ConfigError(

@@ -8,7 +8,7 @@ import logging
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -40,8 +40,8 @@ Read: TypeAlias = Callable[[str], bytes | None]
 
 
 @dataclass(frozen=True)
-class Collection:
-    """Grooves and where they come from."""
+class Collection(Mapping[str, list[Groove]]):
+    """Grooves by split, as a mapping, and where they come from."""
 
     splits: dict[str, list[Groove]]
     """Grooves of `train`, `val` and `test`, by name in order."""
@@ -51,6 +51,15 @@ class Collection:
     """Files that were left out, by the reason."""
     files: int = 0
     """How many files there are, used or not."""
+
+    def __getitem__(self, split: str) -> list[Groove]:
+        return self.splits[split]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.splits)
+
+    def __len__(self) -> int:
+        return len(self.splits)
 
 
 def load_grooves(
@@ -62,7 +71,7 @@ def load_grooves(
     fills: bool = False,
     seed: int = 0,
     sizes: tuple[int, int, int] = GENERATED,
-) -> dict[str, list[Groove]]:
+) -> Collection:
     """Grooves by name, divided in `train`, `val` and `test`.
 
     Args:
@@ -81,37 +90,21 @@ def load_grooves(
         ConfigError: There is no data of that name, or an option is out of range.
         DataError: The files cannot be used, or none is left.
     """
-    return collect(
-        data, reading, cut=cut, eval_session=eval_session, fills=fills, seed=seed, sizes=sizes
-    ).splits
-
-
-def collect(
-    data: str,
-    reading: Reading | None = None,
-    *,
-    cut: bool = False,
-    eval_session: bool = False,
-    fills: bool = False,
-    seed: int = 0,
-    sizes: tuple[int, int, int] = GENERATED,
-) -> Collection:
-    """As `load_grooves`, with the styles of grooves and the files that were left out."""
     reading = reading or Reading()
     reading.check()
     if cut and reading.bars is None:
         raise ConfigError("--cut needs --bars, the bars of a window.")
     name, named, path = data.partition("=")
-    if data == "generated":
-        if reading.notation != DRUMROLL:
-            raise ConfigError("generated: made-up grooves are in the notation drumroll alone.")
-        return _made_up(seed, sizes, 16 if reading.bars is None else reading.bars)
     if named and name == "groove":
         return groove_dataset(
             Path(path).expanduser(), reading, cut=cut, eval_session=eval_session, fills=fills
         )
     if eval_session or fills:
         raise ConfigError("--eval-session and --fills are of the Groove MIDI Dataset, groove=PATH.")
+    if data == "generated":
+        if reading.notation != DRUMROLL:
+            raise ConfigError("generated: made-up grooves are in the notation drumroll alone.")
+        return _made_up(seed, sizes, 16 if reading.bars is None else reading.bars)
     if not Path(data).expanduser().is_dir():
         raise ConfigError(
             f"--data {data}: no such folder; expected generated, a folder of MIDI files, or "
@@ -267,7 +260,7 @@ def _division(files: list[str], seed: int) -> Iterable[tuple[str, str | None]]:
 
 def _finished(collection: Collection, path: Path, files: int, unknown: Counter[int]) -> Collection:
     """The collection in order, once it holds anything."""
-    if not any(collection.splits.values()):
+    if not any(collection.values()):
         fell = "; ".join(f"{why}: {len(names)}" for why, names in collection.dropped.items())
         reasons = collection.dropped.get("unusable file", [])
         raise DataError(
@@ -278,7 +271,7 @@ def _finished(collection: Collection, path: Path, files: int, unknown: Counter[i
         _log.warning("%s: %s", path, unknown_pitches(unknown))
     splits = {
         split: sorted(grooves, key=lambda groove: groove.name)
-        for split, grooves in collection.splits.items()
+        for split, grooves in collection.items()
     }
     return replace(collection, splits=splits, files=files)
 

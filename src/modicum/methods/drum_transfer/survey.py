@@ -18,9 +18,10 @@ from modicum.methods.drum_transfer.drumroll import (
     without_leading_silence,
 )
 from modicum.methods.drum_transfer.extensions import notation_named
+from modicum.methods.drum_transfer.groove_files import PitchMap
 from modicum.methods.drum_transfer.midi import DRUMS, Reading
 from modicum.methods.drum_transfer.notation import Groove
-from modicum.methods.drum_transfer.sources import GENERATED, SPLITS, Collection, collect
+from modicum.methods.drum_transfer.sources import SPLITS, Collection, load_grooves
 
 _MOST_LISTED = 20
 _MOST_SILENT = 0.1
@@ -35,13 +36,11 @@ def data(
     meter_bars: bool = False,
     cut: bool = False,
     channel: int = DRUMS,
-    pitch_map: dict[int, str] | None = None,
+    pitch_map: PitchMap = (),
     loud: int = Reading.loud,
     strict: bool = False,
     eval_session: bool = False,
     fills: bool = False,
-    seed: int = 0,
-    sizes: tuple[int, int, int] = GENERATED,
 ) -> dict[str, Any]:
     """Say what grooves there are: splits, styles, tempos, meters, silence, duplicates.
 
@@ -54,13 +53,11 @@ def data(
         meter_bars: Bars of the text follow the meter, and are not 16 lines in 3/4, too.
         cut: Cut long performances into windows, and do not use only their beginning.
         channel: MIDI channel of the drums, counted from 0.
-        pitch_map: Instruments of pitches: 33 snare 31 none.
+        pitch_map: What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out.
         loud: The least velocity that is loud, in notations that know loudness.
         strict: Refuse unknown pitches and unusable files.
         eval_session: Use also the evaluation sessions of the Groove MIDI Dataset.
         fills: Use also its files that are fills alone.
-        seed: Of the division of your own files, and of made-up grooves.
-        sizes: Made-up grooves of train, val and test.
     """
     reading = Reading(
         notation=notation_named(notation),
@@ -68,14 +65,12 @@ def data(
         pad=pad,
         meter_bars=meter_bars,
         channel=channel,
-        pitch_map=pitch_map or {},
+        pitch_map=dict(pitch_map),
         loud=loud,
         strict=strict,
     )
     try:
-        collection = collect(
-            path, reading, cut=cut, eval_session=eval_session, fills=fills, seed=seed, sizes=sizes
-        )
+        collection = load_grooves(path, reading, cut=cut, eval_session=eval_session, fills=fills)
     except DataError as error:
         return {"source": path, "usable": False, "problems": [str(error)], "warnings": []}
     return {"source": path} | describe(collection)
@@ -85,7 +80,7 @@ def describe(collection: Collection) -> dict[str, Any]:
     """What a collection of grooves holds.
 
     Args:
-        collection: From `sources.collect`.
+        collection: From `sources.load_grooves`.
 
     Returns:
         A dict of plain values, ready for JSON:
@@ -103,8 +98,8 @@ def describe(collection: Collection) -> dict[str, Any]:
           other is in another split, and a list of some of the latter, `groove` and `same_as`, each
           with its split.
     """
-    grooves = [groove for of_split in collection.splits.values() for groove in of_split]
-    splits = [_split(name, collection.splits[name]) for name in SPLITS]
+    grooves = [groove for of_split in collection.values() for groove in of_split]
+    splits = [_split(name, collection[name]) for name in SPLITS]
     meters = {groove.name: "{}/{}".format(*groove.meter) for groove in grooves}
     # The first word of `jazz/swing`: there are dozens of the others.
     styles = {name: style.partition("/")[0] for name, style in collection.styles.items()}
@@ -165,7 +160,7 @@ def _split(name: str, grooves: Sequence[Groove]) -> dict[str, Any]:
 def _by_split(collection: Collection, name: str, values: Mapping[str, str]) -> list[dict[str, Any]]:
     """How many grooves of each value are in each split, the most frequent first."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for split, grooves in collection.splits.items():
+    for split, grooves in collection.items():
         for groove in grooves:
             if groove.name in values:
                 counts[values[groove.name]][split] += 1
@@ -176,7 +171,7 @@ def _by_split(collection: Collection, name: str, values: Mapping[str, str]) -> l
 def _duplicates(collection: Collection) -> dict[str, Any]:
     """Grooves with the same text, leading silence left out."""
     same: dict[str, list[tuple[str, Groove]]] = defaultdict(list)
-    for split, grooves in collection.splits.items():
+    for split, grooves in collection.items():
         for groove in grooves:
             same[without_leading_silence(groove).text].append((split, groove))
     groups = [group for text, group in same.items() if text and len(group) > 1]

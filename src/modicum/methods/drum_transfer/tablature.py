@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,9 @@ def to_tablature(groove: Groove, *, bars_per_line: int = 4) -> str:
     return "\n".join(lines) + "\n"
 
 
-def from_tablature(text: str, notation: Notation = DRUMROLL, *, source: str = "the tab") -> Groove:
+def from_tablature(
+    text: str, notation: Notation = DRUMROLL, *, own_bars: bool = False, source: str = "the tab"
+) -> Groove:
     """Read a drum tab: what `to_tablature` writes, or one of other people on the same grid.
 
     Rows of a block may be missing, which is silence, and may have any of the letters of `ROWS` and
@@ -86,6 +89,7 @@ def from_tablature(text: str, notation: Notation = DRUMROLL, *, source: str = "t
     Args:
         text: The tab.
         notation: Says how many steps a bar has, and what its hits are called.
+        own_bars: Bars have as many steps as the first bar of the tab.
         source: What the tab is called in errors.
 
     Raises:
@@ -106,12 +110,21 @@ def from_tablature(text: str, notation: Notation = DRUMROLL, *, source: str = "t
             places[name.strip().lower()] = number
         elif blocks[-1]:
             blocks.append([])
-    parts = [_block(rows, notation, source) for rows in blocks if rows]
-    if not parts:
+    if not any(blocks):
         raise DataError(
             f"{source}: no row of a drum tab is in it; expected lines such as "
             f"'HH|x-x-x-x-x-x-x-x-|'."
         )
+    if own_bars:
+        line, row = next(rows[0] for rows in blocks if rows)
+        beats, rest = divmod(len(row[2].strip("|").partition("|")[0]), notation.steps_per_beat)
+        if rest or not beats:
+            raise DataError(
+                f"{source}, line {line}: the first bar is no whole quarter notes; expected "
+                f"{notation.steps_per_beat} steps for each."
+            )
+        notation = replace(notation, beats_per_bar=beats)
+    parts = [_block(rows, notation, source) for rows in blocks if rows]
     for (part, line), _ in itertools.pairwise(parts):
         if len(part) % notation.steps_per_bar:
             raise DataError(

