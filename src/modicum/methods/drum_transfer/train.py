@@ -460,7 +460,8 @@ def train(config: Config, run: Run) -> nn.Module:
     for batch in run.batches(loader, epochs=config.epochs):
         network.train()
         weight = batch.weights[:, 1:].sum()
-        # Averaged over all tokens of all processes, though each averages over its own.
+        # Averaged over all tokens of all processes, though each averages over its own. The parts of
+        # a batch under --accumulate count alike, whatever their weights: records are about as long.
         share = weight * run.world / run.sum(weight)
         loss = record_loss(network(batch.ids), batch.ids, batch.weights) * share
         rate = warmup_linear(
