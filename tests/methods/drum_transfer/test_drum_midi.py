@@ -23,6 +23,7 @@ from modicum.methods.drum_transfer.midi import (
     MOST_BARS,
     Reading,
     parse_midi,
+    parse_notes,
     read_midi,
     write_midi,
 )
@@ -198,6 +199,8 @@ def test_what_is_written_is_read_again(
         (smf(HIT + END)[:-6], "cut off: it has 28 bytes, but a track until 34"),
         (smf(HIT[:-2]), "a damaged MIDI file: MiniMidi"),
         (smf(b"\x00\x24\x40" + END), "a damaged MIDI file: MiniMidi: Unexpected running status"),
+        (smf(on(0, 0xA4) + off(60, 0xA4) + END), "found pitches or velocities beyond 127"),
+        (smf(on(0, 36, 0xA4) + off(60, 36) + END), "found pitches or velocities beyond 127"),
         (smf(HIT + END, division=0xE728), "time is in SMPTE frames"),
         (smf(HIT + END, division=0), "0 ticks a quarter note"),
         (smf(HIT + END, kind=2), "a MIDI file of type 2; types 0 and 1"),
@@ -263,10 +266,41 @@ def test_damaged_files_never_raise_anything_else(data: st.DataObject) -> None:
         pytest.param(HIT, [(0, "kick")], id="no end of track"),
         pytest.param(on(0, 36) + b"\x78\x26\x50" + END, [(0, "kick"), (1, "snare")],
                      id="hanging on a running status"),
+        pytest.param(on(0, 36) + b"\x00\xff\x01\x03\xff\x2f\x00", [(0, "kick")],
+                     id="hanging, a text ends like a track"),
     ],
 )  # fmt: skip
 def test_onsets_are_what_counts(track: bytes, expected: list[tuple[int, str]]) -> None:
     assert onsets(parse(smf(track))) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    events=st.lists(
+        st.tuples(
+            st.integers(0, 1),  # the track
+            st.integers(0, 3),  # ticks after the event before it
+            st.sampled_from([0x99, 0x99, 0x99, 0x89, 0xA9, 0xC9, 0x91]),
+            st.sampled_from([36, 36, 38, 0, 127]),
+            st.sampled_from([0, 1, 100, 127]),
+            st.sampled_from([b"", b"", b"\x00\xff\x01\x01a"]),  # a text after it
+        ),
+        max_size=60,
+    )
+)
+def test_no_note_is_lost_however_it_ends(events: list[tuple[int, int, int, int, int, bytes]]):
+    tracks, now, last, expected = [b"", b""], [0, 0], [0, 0], []
+    for track, delta, status, pitch, velocity, text in events:
+        body = bytes([pitch]) if status == 0xC9 else bytes([pitch, velocity])
+        head = b"" if status == last[track] else bytes([status])  # running status
+        tracks[track] += bytes([delta]) + head + body + text
+        now[track] += delta
+        last[track] = 0 if text else status
+        if status == 0x99 and velocity:
+            expected.append((now[track], pitch, velocity))
+    notes = parse_notes(smf(tracks[0] + END, tracks[1] + END, kind=1), "song.mid")
+    found = (values.tolist() for values in (notes.tick, notes.pitch, notes.velocity))
+    assert sorted(zip(*found, strict=True)) == sorted(expected)
 
 
 def test_tracks_are_merged_and_foreign_chunks_passed_over() -> None:
@@ -283,6 +317,13 @@ def test_without_meter_or_tempo_a_file_is_in_four_quarters_at_120() -> None:
     assert (groove.meter, groove.tempo, groove.text.count("\n")) == ((4, 4), 120.0, 256)
     late = parse(smf(meter(4, 2) + HIT + meter(3, 2, 9) + END))  # nothing is hit after the change
     assert late.meter == (4, 4)
+
+
+def test_of_several_tempos_the_first_counts_in_whichever_track_it_is() -> None:
+    slow, fast = (b"\xff\x51\x03" + us.to_bytes(3, "big") for us in (1_000_000, 250_000))
+    tracks = b"\x05" + slow + END, HIT + END, b"\x00" + fast + b"\x09" + slow + END
+    assert parse(smf(*tracks, kind=1)).tempo == 240
+    assert parse(smf(*tracks[::-1], kind=1)).tempo == 240
 
 
 def test_drums_of_another_channel() -> None:

@@ -89,7 +89,7 @@ def to_text(hits: npt.ArrayLike, notation: Notation = DRUMROLL) -> str:
     cells, unit = np.asarray(hits), _unit(notation)
     if cells.ndim != 2 or cells.shape[1] != len(INSTRUMENTS):
         raise DataError(f"hits: expected the shape (steps, 6), found {cells.shape}.")
-    steps, sizes = len(unit.cells), [len(characters) for characters in notation.columns]
+    steps, sizes = len(unit.cells), unit.sizes
     if cells.size and ((cells < 0) | (cells >= sizes)).any():
         step, column = np.argwhere((cells < 0) | (cells >= sizes))[0]
         raise DataError(
@@ -101,10 +101,11 @@ def to_text(hits: npt.ArrayLike, notation: Notation = DRUMROLL) -> str:
             f"hits: the layout rows needs whole bars of {steps} steps; found {len(cells)} steps. "
             f"Cut the rest, or add silence."
         )
-    written = np.tile(unit.silence, (len(cells) // steps, 1))
-    written[:, unit.cells] = unit.characters[
-        np.arange(len(INSTRUMENTS)), cells.reshape(-1, *unit.cells.shape)
-    ]
+    written = np.empty((len(cells) // steps, len(unit.silence)), np.uint32)
+    written[:] = unit.silence
+    # `take` counts through the table, row after row, and is quicker than two indices.
+    row = np.arange(len(INSTRUMENTS)) * unit.characters.shape[1]
+    written[:, unit.cells] = unit.characters.take(cells + row).reshape(-1, *unit.cells.shape)
     return written.tobytes().decode("utf-32-le")
 
 
@@ -325,6 +326,8 @@ class _Unit(NamedTuple):
     """`(places,)`: characters of the unit in which nothing is hit."""
     characters: npt.NDArray[np.uint32]
     """`(6, k)`: the characters of each instrument."""
+    sizes: npt.NDArray[np.int8]
+    """`(6,)`: how many they are."""
 
 
 @lru_cache(maxsize=64)
@@ -347,7 +350,8 @@ def _unit(notation: Notation) -> _Unit:
     for column, allowed in enumerate(notation.columns):
         characters[column, : len(allowed)] = list(map(ord, allowed))
     silence = np.array([ord(allowed[0]) for allowed in places], np.uint32)
-    return _Unit(index, cells, silence, characters)
+    sizes = np.array(list(map(len, notation.columns)), np.int8)
+    return _Unit(index, cells, silence, characters, sizes)
 
 
 def _malformed(

@@ -2,8 +2,8 @@
 
 symusic reads. It keeps silent about three things: which format and division a file has, that a file
 ends too early, and notes that are never switched off. So the chunks of a file are looked over here,
-and a file with such notes, or whose drums are not on channel 9, is read by mido, a hundred times
-slower.
+and symusic is given tracks that in the end switch every drum off. Drums that are not on channel 9
+are read by mido, a hundred times slower.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,14 +41,10 @@ _LATER = 0x0FFFFFFF
 """The longest time that an event can have before it, in ticks."""
 # An empty text takes the time that stood before the end of the track. Note-ons of velocity 0, the
 # first with its status, the others running on it, 0 ticks apart, switch the drums off.
-_SWITCHED_OFF = (
-    b"\xff\x01\x00"
-    + b"\xff\xff\xff\x7f"
-    + bytes([0x90 | DRUMS])
-    + b"\x00".join(bytes([pitch, 0]) for pitch in range(128))
-    + b"\x00"
-    + _END_OF_TRACK
-)
+_LATER_ON_DRUMS = b"\xff\x01\x00" + b"\xff\xff\xff\x7f" + bytes([0x90 | DRUMS])
+_EVERY_PITCH = bytes(range(128))
+_NO_NOTES = tuple(np.zeros(0, kind) for kind in (np.int32, np.int32, np.int8, np.int8))
+_arrays_of = itemgetter("time", "duration", "pitch", "velocity")
 
 _log = logging.getLogger(__name__)
 
@@ -129,35 +126,85 @@ def parse_midi(
         The groove, and how many hits of which unknown pitches were left out.
     """
     reading.check()
-    score = _score(data, source, reading.channel)
-    column, index = reading_tables(reading.notation, reading.pitch_map)
-    at = column[score.pitch]
-    pitches, counts = np.unique(score.pitch[at == -2], return_counts=True)
-    unknown = Counter(dict(zip(pitches.tolist(), counts.tolist(), strict=True)))
+    notes = parse_notes(data, source, reading.channel)
+    tables = reading_tables(reading.notation, reading.pitch_map)
+    column = tables.column.take(notes.pitch)
+    unknown = Counter(notes.pitch[column == -2].tolist())
     if unknown and reading.strict:
         raise DataError(f"{source}: {unknown_pitches(unknown)}")
-    kept = at >= 0
-    if not (kept.any() or reading.silent):
+    (known,) = (column >= 0).nonzero()
+    if not (len(known) or reading.silent):
         raise DataError(_no_drums(data, source, reading.channel))
-    ticks, at, pitch, velocity = (
-        values[kept] for values in (score.tick, at, score.pitch, score.velocity)
-    )
-    meter = _meter(score.meters, int(ticks.max(initial=0)), source)
+    tick = notes.tick[known]
+    meter = _meter(notes.meters, int(tick.max(initial=0)), source)
     notation = reading.notation
     if reading.meter_bars:
         notation = replace(notation, beats_per_bar=meter[0])
-    steps = (2 * notation.steps_per_beat * ticks + score.division) // (2 * score.division)
-    length = _length(steps, meter[0], notation, reading, source)
-    inside = steps < length
-    cell = steps[inside], at[inside]
-    letter = index[pitch[inside], (velocity[inside] >= reading.loud).astype(np.int64)]
-    hits = np.zeros((length, len(INSTRUMENTS)), np.int8)
-    velocities = np.zeros((length, len(INSTRUMENTS)), np.uint8)
+    step = (2 * notation.steps_per_beat * tick + notes.division) // (2 * notes.division)
+    length = _length(step, meter[0], notation, reading, source)
+    inside = step < length
+    kept = known[inside]
+    velocity = notes.velocity[kept]
+    # `take` counts through the table: the soft and the loud letter of a pitch are side by side.
+    letter = tables.letter.take(2 * notes.pitch[kept] + (velocity >= reading.loud))
+    shape = length, len(INSTRUMENTS)
+    cell = len(INSTRUMENTS) * step[inside] + column[kept]
+    hits, velocities = np.zeros(shape, np.int8), np.zeros(shape, np.int8)
     # Of hits that share a cell the last letter of the column is written, so order does not matter.
-    np.maximum.at(hits, cell, letter)
-    np.maximum.at(velocities, cell, velocity[inside].astype(np.uint8))
-    groove = Groove(name, to_text(hits, notation), score.tempo, meter, notation, velocities)
+    # `at` is quick for a single index and equal types only.
+    np.maximum.at(hits.reshape(-1), cell, letter)
+    np.maximum.at(velocities.reshape(-1), cell, velocity)
+    text = to_text(hits, notation)
+    groove = Groove(name, text, notes.tempo, meter, notation, velocities.view(np.uint8))
     return groove, unknown
+
+
+class Notes(NamedTuple):
+    """What a file holds of one channel."""
+
+    division: int
+    """Ticks a quarter note."""
+    tick: Integers
+    """`(notes,)`, int64: when a note begins, from 0."""
+    pitch: Integers
+    """`(notes,)`, int64, 0 to 127."""
+    velocity: npt.NDArray[np.int8]
+    """`(notes,)`, int8, 1 to 127."""
+    tempo: float
+    """Quarter notes a minute: the first tempo, 120 without one."""
+    meters: list[tuple[int, int, int]]
+    """Tick, numerator and denominator of the time signatures."""
+
+
+def parse_notes(data: bytes, source: str, channel: int = DRUMS) -> Notes:
+    """The notes of one channel of a MIDI file, those included that are never switched off.
+
+    Args:
+        data: The bytes of a file of type 0 or 1.
+        source: What they are, for messages.
+        channel: 0 to 15.
+
+    Returns:
+        The notes of all tracks, in no particular order.
+
+    Raises:
+        DataError: It is no MIDI file, or is damaged.
+        MissingExtraError: symusic, or for other channels than 9 mido, is not installed.
+    """
+    division, tracks = _chunks(data, source)
+    if not all(track.endswith(_END_OF_TRACK) for track in tracks):
+        _parse(division, tracks, source)  # is it cut off within an event?
+    score, tick, pitch, velocity = _drums(division, tracks, source)
+    if channel != DRUMS:
+        notes = _notes_by_mido(data, source)
+        tick, _, pitch, velocity = notes[notes[:, 1] == channel].T
+        velocity = velocity.astype(np.int8)
+    meters = [(m.time, m.numerator, m.denominator) for m in score.time_signatures]
+    tempos = [tempo.mspq for tempo in score.tempos]  # microseconds a quarter note, sorted by tick
+    microseconds = tempos[0] if tempos else 500_000
+    if microseconds <= 0:
+        raise DataError(f"{source}: found a tempo of 0 microseconds a quarter note.")
+    return Notes(division, tick, pitch, velocity, 60_000_000 / microseconds, meters)
 
 
 def write_midi(
@@ -247,56 +294,8 @@ def unknown_pitches(counts: Mapping[int, int]) -> str:
     listed = ", ".join(f"{pitch} ({count})" for pitch, count in sorted(counts.items()))
     return (
         f"{sum(counts.values())} hits of unknown drum pitches are left out: {listed}. Say what "
-        f"they are by a pitch map, such as 33 snare, or 33 none to leave them out in silence."
+        f"they are: --pitch-map 33 snare 31 none, where none leaves a pitch out in silence."
     )
-
-
-@dataclass(frozen=True)
-class _Score:
-    """What a file holds of one channel, `(notes,)` each, int64."""
-
-    division: int
-    tick: Integers
-    pitch: Integers
-    velocity: Integers
-    tempo: float
-    meters: list[tuple[int, int, int]]
-    """Tick, numerator and denominator of the time signatures."""
-
-
-def _score(data: bytes, source: str, channel: int) -> _Score:
-    """The notes of a channel, tempo and meter.
-
-    Raises:
-        DataError: It is no MIDI file that can be used.
-    """
-    division, tracks = _chunks(data, source)
-    symusic: Any = require("symusic", "music", _NEEDED_FOR)
-    try:
-        if not all(track.endswith(_END_OF_TRACK) for track in tracks):
-            symusic.Score.from_midi(_join(division, tracks))  # is it cut off within an event?
-        score = symusic.Score.from_midi(_join(division, map(_switched_off, tracks)))
-    except Exception as error:  # whatever the library raises, the file is what is wrong
-        raise _damaged(source, error) from error
-    drums = [track.notes.numpy() for track in score.tracks if track.is_drum]
-    hanging = any((notes["duration"] >= _LATER).any() for notes in drums)
-    if hanging or channel != DRUMS:
-        notes = _notes_by_mido(data, source)
-        notes = notes[notes[:, 1] == channel]
-        tick, pitch, velocity = notes[:, 0], notes[:, 2], notes[:, 3]
-    else:
-        tick, pitch, velocity = (
-            np.concatenate([np.empty(0, np.int64), *(notes[key] for notes in drums)])
-            for key in ("time", "pitch", "velocity")
-        )
-    meters = [(int(m.time), int(m.numerator), int(m.denominator)) for m in score.time_signatures]
-    first = min(score.tempos, key=lambda tempo: tempo.time, default=None)
-    microseconds = 500_000 if first is None else int(first.mspq)
-    if microseconds <= 0:
-        raise DataError(f"{source}: found a tempo of 0 microseconds a quarter note.")
-    if len(tick) and tick.min() < 0:
-        raise DataError(f"{source}: found ticks beyond 2^31; the file is damaged.")
-    return _Score(division, tick, pitch, velocity, 60_000_000 / microseconds, meters)
 
 
 def _chunks(data: bytes, source: str) -> tuple[int, list[bytes]]:
@@ -347,13 +346,51 @@ def _join(division: int, tracks: Iterable[bytes]) -> bytes:
     return b"MThd" + struct.pack(">IHHH", 6, 1, len(chunks), division) + b"".join(chunks)
 
 
-def _switched_off(track: bytes) -> bytes:
-    """A track long after whose end every drum is switched off.
+def _parse(division: int, tracks: Iterable[bytes], source: str) -> Any:
+    """The score of tracks, by symusic."""
+    symusic: Any = require("symusic", "music", _NEEDED_FOR)
+    try:
+        return symusic.Score.from_midi(_join(division, tracks))
+    except Exception as error:  # whatever the library raises, the file is what is wrong
+        raise _damaged(source, error) from error
 
-    symusic leaves out notes that are never switched off, without a word. Now they are very long.
+
+def _drums(
+    division: int, tracks: list[bytes], source: str
+) -> tuple[Any, Integers, Integers, npt.NDArray[np.int8]]:
+    """The score, by symusic, and the ticks, pitches and velocities of its drums.
+
+    symusic leaves out notes that are never switched off, without a word. With drums switched off
+    long after the end of each track, such notes are very long instead. A note-off ends one note, so
+    note-offs are added until they bring no more notes to light.
     """
+    switched_off, found = _EVERY_PITCH, 0
+    while True:
+        ended = [_switched_off(track, switched_off) for track in tracks]
+        score = _parse(division, ended, source)
+        drums = [_arrays_of(track.notes.numpy()) for track in score.tracks if track.is_drum]
+        tick, duration, pitch, velocity = (
+            drums[0]
+            if len(drums) == 1
+            else map(np.concatenate, zip(*drums or [_NO_NOTES], strict=True))
+        )
+        if tick.min(initial=0) < 0:
+            raise DataError(f"{source}: found ticks beyond 2^31; the file is damaged.")
+        if not (pitch.tobytes() + velocity.tobytes()).isascii():  # ASCII has 7 bits as well
+            raise DataError(f"{source}: found pitches or velocities beyond 127; it is damaged.")
+        very_long = pitch[duration >= _LATER]
+        if len(very_long) == found:
+            return score, tick.astype(np.int64), pitch.astype(np.int64), velocity
+        switched_off, found = _EVERY_PITCH + 8 * very_long.tobytes(), len(very_long)
+
+
+def _switched_off(track: bytes, pitches: bytes) -> bytes:
+    """A track long after whose end drums of these pitches are switched off, one note each."""
     ending = track.endswith(_END_OF_TRACK)
-    return (track.removesuffix(_END_OF_TRACK) if ending else track + b"\x00") + _SWITCHED_OFF
+    track = track.removesuffix(_END_OF_TRACK) if ending else track + b"\x00"
+    events = bytearray(3 * len(pitches))  # pitch, velocity 0, and 0 ticks to the next event
+    events[::3] = pitches
+    return track + _LATER_ON_DRUMS + events + _END_OF_TRACK
 
 
 def _notes_by_mido(data: bytes, source: str) -> Integers:
@@ -388,7 +425,7 @@ def _no_drums(data: bytes, source: str, channel: int) -> str:
     )
     return (
         f"{source}: no drums on channel {channel} (counted from 0) are known. Pitches found: {seen}"
-        f". Choose another channel, or say by a pitch map what its pitches are."
+        f". Choose another by --channel, or say what pitches are: --pitch-map 33 snare 31 none."
     )
 
 
