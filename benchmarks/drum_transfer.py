@@ -144,10 +144,10 @@ def generation(with_smollm2: bool) -> None:
     import torch
 
     from modicum.methods.drum_transfer.decoder import Decoder
+    from modicum.methods.drum_transfer.drummer import ready_to_write
     from modicum.methods.drum_transfer.drumroll import to_prompt
     from modicum.methods.drum_transfer.generate import generate
     from modicum.methods.drum_transfer.generator import made_up_grooves
-    from modicum.methods.drum_transfer.inference import ready_to_write
     from modicum.methods.drum_transfer.notation import DRUMROLL
     from modicum.methods.drum_transfer.train import Config, build_model
     from modicum.methods.drum_transfer.vocabulary import Characters

@@ -3,6 +3,7 @@
 from modicum.methods.drum_transfer.analyse import Analysis, analyse
 from modicum.methods.drum_transfer.baselines import Baseline, NGram, Random, Repeat
 from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
+from modicum.methods.drum_transfer.drummer import Drummer
 from modicum.methods.drum_transfer.drumroll import (
     Record,
     convert,
@@ -13,17 +14,19 @@ from modicum.methods.drum_transfer.drumroll import (
     windows,
     without_separators,
 )
+from modicum.methods.drum_transfer.evaluate import evaluate
+from modicum.methods.drum_transfer.export import export
 from modicum.methods.drum_transfer.extensions import NOTATIONS
 from modicum.methods.drum_transfer.generate import generate
 from modicum.methods.drum_transfer.generator import made_up_grooves
 from modicum.methods.drum_transfer.grammar import Grammar
-from modicum.methods.drum_transfer.inference import Drummer, evaluate, export, predict
 from modicum.methods.drum_transfer.language_models import LanguageModel, Lora, load_language_model
 from modicum.methods.drum_transfer.listen import listen
 from modicum.methods.drum_transfer.losses import completion_nats, record_loss
 from modicum.methods.drum_transfer.measures import duplication, score, validity
 from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
 from modicum.methods.drum_transfer.notation import DRUMROLL, Groove, Notation
+from modicum.methods.drum_transfer.predict import predict
 from modicum.methods.drum_transfer.remote import Server, continue_groove
 from modicum.methods.drum_transfer.sources import load_grooves
 from modicum.methods.drum_transfer.structure import stability, structure, two_means

@@ -23,8 +23,8 @@ from modicum.engine.weights import load_saved
 from modicum.methods.drum_transfer import pictures as drawing
 from modicum.methods.drum_transfer.baselines import NGram
 from modicum.methods.drum_transfer.decoder import CausalModel
+from modicum.methods.drum_transfer.drummer import Drummer, continued, ready_to_write
 from modicum.methods.drum_transfer.drumroll import Record, without_separators
-from modicum.methods.drum_transfer.inference import Drummer, continued, ready_to_write
 from modicum.methods.drum_transfer.losses import completion_nats
 from modicum.methods.drum_transfer.model_folders import SMOLLM2
 from modicum.methods.drum_transfer.notation import Groove

@@ -11,7 +11,9 @@ from modicum.engine.run import RunOptions
 from modicum.method import Method, Preset
 from modicum.methods.drum_transfer.claim import study
 from modicum.methods.drum_transfer.decoder import CausalModel
-from modicum.methods.drum_transfer.inference import evaluate, export, predict
+from modicum.methods.drum_transfer.evaluate import evaluate
+from modicum.methods.drum_transfer.export import export
+from modicum.methods.drum_transfer.predict import predict
 from modicum.methods.drum_transfer.saved_models import build
 from modicum.methods.drum_transfer.sources import DOWNLOAD
 from modicum.methods.drum_transfer.survey import data

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from modicum.engine.random import fold_keys
 from modicum.errors import ConfigError, DataError
@@ -21,7 +21,8 @@ from modicum.methods.drum_transfer.generator import made_up_grooves, style_of
 from modicum.methods.drum_transfer.midi import Reading, parse_midi, unknown_pitches
 from modicum.methods.drum_transfer.notation import DRUMROLL, Groove
 
-SPLITS = ("train", "val", "test")
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 GENERATED = (372, 47, 37)
 """Made-up grooves in each split: as many as the paper has records."""
 DOWNLOAD = (

@@ -18,14 +18,11 @@ from modicum.cli import main
 from modicum.engine.weights import load_saved, save_model
 from modicum.errors import DataError
 from modicum.methods.drum_transfer import baselines
+from modicum.methods.drum_transfer.drummer import Drummer
 from modicum.methods.drum_transfer.drumroll import bars, to_hits
+from modicum.methods.drum_transfer.evaluate import losses_beside_yardsticks, write_beside_baselines
 from modicum.methods.drum_transfer.generator import made_up_grooves
 from modicum.methods.drum_transfer.groove_files import numbered
-from modicum.methods.drum_transfer.inference import (
-    Drummer,
-    losses_beside_yardsticks,
-    write_beside_baselines,
-)
 from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
 from modicum.methods.drum_transfer.remote import Reply, Server
 from modicum.methods.drum_transfer.saved_models import arguments_of

@@ -1,0 +1,222 @@
+"""Models that continue grooves: what a run left, or one by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from modicum.engine.devices import Device, choose_device
+from modicum.engine.run import config_from_json
+from modicum.engine.weights import load_saved
+from modicum.errors import ConfigError
+from modicum.methods.drum_transfer import baselines
+from modicum.methods.drum_transfer.decoder import CausalModel
+from modicum.methods.drum_transfer.drumroll import (
+    Record,
+)
+from modicum.methods.drum_transfer.extensions import notation_named
+from modicum.methods.drum_transfer.generate import generate
+from modicum.methods.drum_transfer.groove_files import (
+    numbered,
+)
+from modicum.methods.drum_transfer.language_models import LanguageModel
+from modicum.methods.drum_transfer.notation import SEPARATOR, Notation
+from modicum.methods.drum_transfer.train import BUILT_IN, Config, build_model
+
+Weights = Literal["best", "last"]
+TEMPERATURE = 0.9
+"""Of sampling, as in the paper."""
+PEOPLE = "people"
+"""What those are called whom a model is compared with."""
+_TAKEN = ("measure", "excluded", "what", PEOPLE, *baselines.BY_NAME, *baselines.YARDSTICKS)
+"""Columns and rows of tables beside which the model's stands."""
+
+
+@dataclass(frozen=True)
+class Drummer:
+    """A model that continues grooves, and how the grooves that it knows are written."""
+
+    model: nn.Module
+    config: Config
+    name: str
+    """None that anything it is compared with has, unless it is that baseline."""
+    folder: Path | None = None
+    """Of its run."""
+
+    @property
+    def notation(self) -> Notation:
+        """Of its texts."""
+        return notation_named(self.config.notation)
+
+    @classmethod
+    def load(
+        cls,
+        run: Path | None,
+        model: str | None = None,
+        weights: Weights = "best",
+        device: Device = "auto",
+    ) -> Drummer:
+        """A trained run, or a model by name that has not been trained here.
+
+        Args:
+            run: A run folder, or a `.safetensors` file of one.
+            model: `ngram`, which is counted on the built-in grooves at once; `repeat` or `random`;
+                or a pre-trained model as `Config.model` has it, untrained on drums.
+            weights: Of a run folder, those of the best epoch or of the last.
+            device: Where to compute.
+
+        Raises:
+            ConfigError: None or both are given, or there is no such model.
+            CheckpointError: The run cannot be read.
+        """
+        if (run is None) == (model is None):
+            raise ConfigError("give --run with a trained run, or --model with a model by name.")
+        if run is not None:
+            saved = load_saved(run, weights, method="drum-transfer")
+            config = config_from_json(Config, saved.notes["config"])
+            found = saved.module
+            if isinstance(found, CausalModel):
+                found = ready_to_write(found, device)
+            return cls(found, config, _name_of(config), saved.path.parent)
+        assert model is not None
+        if model in baselines.BY_NAME:
+            return cls(baselines.BY_NAME[model](), Config(model=model), model)
+        if model == "scratch":
+            raise ConfigError("--model scratch: it knows nothing before it is trained. Train it.")
+        config = Config(model=model)
+        records = config.to_records(config.open("generated")["train"], "train")
+        untrained = build_model(dataclasses.replace(config, full=True), records, seed=0)
+        return cls(ready_to_write(untrained, device), config, _name_of(config))
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        notation: Notation,
+        *,
+        bars: int,
+        samples: int = 1,
+        temperature: float = TEMPERATURE,
+        top_p: float = 1.0,
+        constrained: bool = True,
+        max_tokens: int | None = None,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[str]]:
+        """Completions of prompts; see `generate.generate`, whose options these are.
+
+        A baseline writes whole bars, whatever `constrained` and `max_tokens` are.
+        """
+        if isinstance(self.model, CausalModel):
+            return generate(
+                self.model,
+                prompts,
+                notation=notation,
+                bars=bars,
+                samples=samples,
+                temperature=temperature,
+                top_p=top_p,
+                constrained=constrained,
+                max_tokens=max_tokens,
+                seed=seed,
+                progress=progress,
+            )
+        assert isinstance(self.model, baselines.Baseline)
+        return self.model.complete(
+            prompts,
+            notation,
+            bars=bars,
+            samples=samples,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+
+    def check_sampling(
+        self, *, temperature: float, top_p: float, constrained: bool, max_tokens: int | None
+    ) -> None:
+        """Refuse options that a baseline would pass over in silence.
+
+        Raises:
+            ConfigError: One is other than usual, and it is a baseline that has no use for it.
+        """
+        if not isinstance(self.model, baselines.Baseline):
+            return
+        unused = {"--no-constrained": not constrained, "--max-tokens": max_tokens is not None}
+        if not isinstance(self.model, baselines.NGram):
+            unused |= {"--temperature": temperature != TEMPERATURE, "--top-p": top_p != 1}
+        if given := [option for option, is_given in unused.items() if is_given]:
+            raise ConfigError(
+                f"{', '.join(given)}: the baseline {self.name} has no such option. Leave it out."
+            )
+
+
+def _name_of(config: Config) -> str:
+    """What a model is called in tables and names of files."""
+    if config.model in BUILT_IN:
+        return config.model
+    return numbered((*_TAKEN, Path(config.model).name or "model"))[-1]
+
+
+def ready_to_write(model: CausalModel, device: Device = "auto") -> CausalModel:
+    """A model as it writes fastest: adapters merged, and in bfloat16 where the processor has that.
+
+    A small decoder stays in float32: there is nothing to gain.
+    """
+    place = choose_device(device)
+    if isinstance(model, LanguageModel):
+        model.merge_lora()
+        if place.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False):
+            model.cast(torch.bfloat16)
+    return model.to(place).eval()
+
+
+def continued(
+    drummer: Drummer,
+    records: Sequence[Record],
+    *,
+    bars: int | None = None,
+    samples: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    **how: Any,
+) -> list[str]:
+    """The prompts of records with completions.
+
+    Args:
+        drummer: Who writes.
+        records: Whose prompts are continued, in their notations.
+        bars: Bars to write; None: as many as the completion of the record has.
+        samples: Completions of each, which stand together.
+        progress: Called with what is done and how much there is.
+        how: More of `Drummer.complete`'s options.
+    """
+    # A model is asked at once for all that have the same notation and bars.
+    groups: dict[tuple[Notation, int], list[int]] = {}
+    for number, record in enumerate(records):
+        wanted = bars or record.completion.count(SEPARATOR) + 1
+        groups.setdefault((record.notation, wanted), []).append(number)
+    texts: list[list[str]] = [[] for _ in records]
+    finished = 0
+    for (notation, wanted), chosen in groups.items():
+
+        def report(done: int, total: int, before: int = finished, some: int = len(chosen)) -> None:
+            assert progress is not None
+            progress(round(100 * (before + some * done / total)), 100 * len(records))
+
+        found = drummer.complete(
+            [records[number].prompt for number in chosen],
+            notation,
+            bars=wanted,
+            samples=samples,
+            progress=report if progress is not None else None,
+            **how,
+        )
+        finished += len(chosen)
+        for number, completions in zip(chosen, found, strict=True):
+            texts[number] = [records[number].prompt + text for text in completions]
+    return [text for of_record in texts for text in of_record]

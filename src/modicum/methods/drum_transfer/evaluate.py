@@ -1,0 +1,269 @@
+"""The verb `evaluate`: a model beside yardsticks, baselines and people."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modicum.engine.devices import Device
+from modicum.engine.files import atomic_write, to_json, write_text
+from modicum.engine.progress import report_progress
+from modicum.methods.drum_transfer import baselines
+from modicum.methods.drum_transfer.decoder import CausalModel
+from modicum.methods.drum_transfer.drummer import PEOPLE, TEMPERATURE, Drummer, Weights, continued
+from modicum.methods.drum_transfer.drumroll import (
+    Record,
+    to_hits,
+    to_text,
+    without_separators,
+)
+from modicum.methods.drum_transfer.losses import CompletionNats, completion_nats
+from modicum.methods.drum_transfer.measures import Reference, score, score_styles, score_table
+from modicum.methods.drum_transfer.notation import Groove
+from modicum.methods.drum_transfer.pictures import comparison_sheet
+from modicum.methods.drum_transfer.sources import Split
+from modicum.methods.drum_transfer.structure import Clusterer
+
+
+def evaluate(
+    run: Path | None = None,
+    model: str | None = None,
+    weights: Weights = "best",
+    data: str | None = None,
+    split: Split = "test",
+    write: bool = True,
+    samples: int = 1,
+    temperature: float = TEMPERATURE,
+    top_p: float = 1.0,
+    constrained: bool = True,
+    max_tokens: int | None = None,
+    official: bool = False,
+    clusterer: Clusterer = "exact",
+    styles: bool = False,
+    seed: int = 0,
+    out: Path | None = None,
+    device: Device = "auto",
+) -> dict[str, Any]:
+    """Measure a model: its loss beside yardsticks, and what it writes beside people and baselines.
+
+    Nats per line is the cross entropy of all tokens of the completions, divided by their lines: it
+    does not depend on how the text is cut into tokens, nats per token does. A model above the
+    n-gram of two lines, counted on the training split, has learnt nothing worth a network.
+
+    Args:
+        run: Run folder, or a .safetensors file of one; the best epoch of it.
+        model: In place of --run, a model by name; see predict.
+        weights: Of a run folder, those of the best epoch or of the last.
+        data: What --data of train takes; None: the run's.
+        split: Which grooves.
+        write: Let it continue the grooves and measure what it writes; otherwise the loss alone.
+        samples: Continuations of each groove.
+        temperature: The paper's is 0.9.
+        top_p: Draw from the likeliest tokens alone, whose probabilities sum to this.
+        constrained: Whole bars alone; --no-constrained is the paper's way.
+        max_tokens: Most tokens of a continuation; the paper's is 1000; None: as many as needed.
+        official: Bar strings of the paper's script, whose lines end in two newlines.
+        clusterer: exact, or sklearn as in the paper's script.
+        styles: Also a table for each style.
+        seed: Of what is drawn.
+        out: Folder for evaluation.json, the grooves written (a .txt each) and a picture; None: the
+            run folder.
+        device: Where to compute.
+    """
+    drummer = Drummer.load(run, model, weights, device)
+    drummer.check_sampling(
+        temperature=temperature, top_p=top_p, constrained=constrained, max_tokens=max_tokens
+    )
+    config = drummer.config
+    if data is not None:
+        config = dataclasses.replace(config, data=data)
+    collection = config.open()
+    chosen = [
+        (groove, record)
+        for groove in collection[split]
+        if (record := config.record(groove)) is not None
+    ]
+    records = [record for _, record in chosen] or config.to_records([], split)
+    train = config.to_records(collection["train"], "train")
+    ngram = baselines.NGram.fit(train)
+    losses = losses_beside_yardsticks(drummer, ngram, records)
+    result: dict[str, Any] = {
+        "data": config.data,
+        "measured_on": f"{len(records)} records of the {split} split",
+        "loss": losses,
+    }
+    folder = out or drummer.folder or Path("evaluation")
+    if write:
+        texts = write_beside_baselines(
+            drummer,
+            ngram,
+            records,
+            samples=samples,
+            temperature=temperature,
+            top_p=top_p,
+            constrained=constrained,
+            max_tokens=max_tokens,
+            seed=seed,
+        )
+        styled = [collection.styles.get(g.name, "unknown") for g, _ in chosen] if styles else []
+        result |= _measures(
+            drummer.name,
+            texts,
+            records,
+            styled,
+            reference=Reference.read(
+                [r.prompt + r.completion for r in train], [r.notation for r in train]
+            ),
+            given_bars=config.prompt_bars,
+            groove_bars=config.bars,
+            official=official,
+            clusterer=clusterer,
+        )
+        _keep(texts, records, folder, given_bars=config.prompt_bars)
+        result["picture"] = str(folder / "written.png")
+        result["written"] = str(folder / "written")
+    write_text(folder / "evaluation.json", to_json(result) + "\n")
+    return result | {"details": str(folder / "evaluation.json")}
+
+
+def _measures(
+    model: str,
+    texts: Mapping[str, Sequence[str]],
+    records: Sequence[Record],
+    styles: Sequence[str],
+    **options: Any,
+) -> dict[str, Any]:
+    """The table of all that wrote, and if `styles` are given, that of the model by style.
+
+    Args:
+        model: Its name.
+        texts: By name, those of each record standing together.
+        records: What people played.
+        styles: Of each record, or none.
+        options: More of `measures.score`.
+    """
+
+    def of_each(values: Sequence[Any], some: Sequence[str]) -> list[Any]:
+        """Something of each record, for each text."""
+        return [value for value in values for _ in range(len(some) // len(records))]
+
+    played = [without_separators(r.prompt + r.completion) for r in records]
+    notations = [record.notation for record in records]
+    shared: dict[str, dict[str, Any]] = {
+        name: {
+            "notation": of_each(notations, some),
+            "expected": of_each(played, some),
+            "records": True,
+            **options,
+        }
+        for name, some in texts.items()
+    }
+    found = {name: score(some, **shared[name]) for name, some in texts.items()}
+    if not styles:
+        return {"measures": score_table(found)}
+    by_style = score_styles(texts[model], of_each(styles, texts[model]), **shared[model])
+    return {"measures": score_table(found), "styles": {model: score_table(by_style)}}
+
+
+def _keep(
+    texts: Mapping[str, Sequence[str]], records: Sequence[Record], folder: Path, *, given_bars: int
+) -> None:
+    """Write every text to a file, and a picture of the first record's."""
+    shown: dict[str, Groove] = {}
+    for name, some in texts.items():
+        copies = len(some) // len(records)
+        for number, text in enumerate(some):
+            record, copy = divmod(number, copies)
+            suffix = f"_{copy + 1}" if copies > 1 else ""
+            file = folder / "written" / name / f"{_plain(records[record].name)}{suffix}.txt"
+            write_text(file, without_separators(text))
+        notation = records[0].notation
+        hits = to_hits(without_separators(some[0]), notation, repair="pad")
+        shown[name] = Groove(name, to_text(hits, notation), notation=notation)
+    with atomic_write(folder / "written.png") as file:
+        file.write(comparison_sheet(shown, given_bars=given_bars))
+
+
+def losses_beside_yardsticks(
+    drummer: Drummer,
+    ngram: baselines.NGram,
+    records: Sequence[Record],
+    *,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Nats per line of a model and of the n-grams of section 6.4.
+
+    Args:
+        drummer: The model.
+        ngram: Of which the yardsticks are the orders.
+        records: What all are measured on.
+        quiet: No progress.
+
+    Returns:
+        A row each: `nats_per_line` of all lines, `without_padding` of those up to the last hit, and
+        `nats_per_token`, of a network.
+    """
+    notation = drummer.notation
+    rows: list[dict[str, Any]] = []
+    if notation.layout == "steps":
+        rows += [
+            _loss_row(name, ngram.nats(records, order))
+            for order, name in enumerate(baselines.YARDSTICKS)
+        ]
+    if isinstance(drummer.model, CausalModel):
+        with report_progress("measure", quiet=quiet) as progress:
+            nats = completion_nats(drummer.model, records, notation=notation, progress=progress)
+        rows.append(_loss_row(drummer.name, nats) | {"nats_per_token": nats.per_token})
+    elif isinstance(drummer.model, baselines.NGram) and drummer.folder is not None:
+        rows.append(_loss_row(drummer.name, drummer.model.nats(records)))
+    return rows
+
+
+def _loss_row(name: str, nats: CompletionNats) -> dict[str, Any]:
+    return {
+        "model": name,
+        "nats_per_line": nats.per_line,
+        "without_padding": nats.per_sounding_line,
+    }
+
+
+def write_beside_baselines(
+    drummer: Drummer,
+    ngram: baselines.NGram,
+    records: Sequence[Record],
+    *,
+    samples: int = 1,
+    quiet: bool = False,
+    **how: Any,
+) -> dict[str, list[str]]:
+    """Whole records: those of people, and those that the baselines and a model make of the prompts.
+
+    Args:
+        drummer: The model.
+        ngram: The baseline of that name.
+        records: Whose prompts are continued.
+        samples: Of the model.
+        quiet: No progress.
+        how: More of `Drummer.complete`'s.
+
+    Returns:
+        By name, `people` and the model's among them, the records in order; a model's `samples` of
+        a record stand together.
+    """
+    others = {"repeat": baselines.Repeat(), "random": baselines.Random(), "ngram": ngram}
+    others.pop(drummer.name, None)
+    texts = {PEOPLE: [record.prompt + record.completion for record in records]}
+    for name, model in others.items():
+        baseline = dataclasses.replace(drummer, model=model, name=name)
+        texts[name] = continued(baseline, records, **how)
+    with report_progress("write", quiet=quiet) as progress:
+        written = continued(drummer, records, samples=samples, progress=progress, **how)
+    return texts | {drummer.name: written}
+
+
+def _plain(name: str) -> str:
+    """A name, which may come from somebody's table, as that of a file in no other folder."""
+    return re.sub(r"[^\w.@+-]+", "_", name).lstrip(".") or "groove"

@@ -1,0 +1,69 @@
+"""The verb `export`: a model for other programs, or records to fine-tune one elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from modicum.engine.run import config_from_json
+from modicum.engine.weights import load_saved, read_notes, save_model
+from modicum.errors import ConfigError
+from modicum.methods.drum_transfer.language_models import LanguageModel
+from modicum.methods.drum_transfer.remote import write_jsonl
+from modicum.methods.drum_transfer.saved_models import arguments_of, export_folder
+from modicum.methods.drum_transfer.sources import Split
+from modicum.methods.drum_transfer.train import Config
+
+
+def export(
+    run: Path | None = None,
+    to: Literal["safetensors", "transformers", "jsonl-legacy", "jsonl-chat"] = "safetensors",
+    data: str | None = None,
+    split: Split = "train",
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Write a trained model for other programs, or records for fine-tuning somewhere else.
+
+    Args:
+        run: Run folder, or a .safetensors file of one; for jsonl it gives the data and its options,
+            and may be left out.
+        to: safetensors: the model in one file, adapters merged, for modicum. transformers: a folder
+            of Transformers, adapters merged and the vocabulary whole, which other programs read.
+            jsonl-legacy: records as lines of prompt and completion. jsonl-chat: as lines of
+            messages.
+        data: For jsonl, what --data of train takes.
+        split: For jsonl, which grooves.
+        out: File or folder to write; None: beside the run's weights, or records.jsonl.
+    """
+    if to in ("jsonl-legacy", "jsonl-chat"):
+        config = Config()
+        if run is not None:
+            notes = read_notes(run, "best", method="drum-transfer")
+            config = config_from_json(Config, notes["config"])
+        if data is not None:
+            config = dataclasses.replace(config, data=data)
+        records = config.to_records(config.open()[split], split)
+        path = out or Path("records.jsonl")
+        form = "completions" if to == "jsonl-legacy" else "chat"
+        number = write_jsonl(path, records, form=form)
+        return {"written": str(path), "records": number, "data": config.data}
+    if run is None:
+        raise ConfigError(f"--to {to}: give the trained run by --run.")
+    saved = load_saved(run, "best", method="drum-transfer")
+    model, folder = saved.module, saved.path.parent
+    if to == "transformers":
+        out = out or folder / "transformers"
+        export_folder(model, out)
+        return {"written": str(out)}
+    if isinstance(model, LanguageModel):
+        model.merge_lora()
+    out = out or folder / "drummer.safetensors"
+    save_model(
+        out,
+        model,
+        method="drum-transfer",
+        arguments=arguments_of(model),
+        notes=saved.notes,
+    )
+    return {"written": str(out), "bytes": out.stat().st_size}

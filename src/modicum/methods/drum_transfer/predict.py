@@ -1,0 +1,318 @@
+"""The verb `predict`: grooves of people, continued."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import tyro
+
+from modicum.engine.devices import Device
+from modicum.engine.files import atomic_write, to_json, write_text
+from modicum.engine.progress import Progress, report_progress
+from modicum.errors import ConfigError, DataError
+from modicum.methods.drum_transfer.drummer import TEMPERATURE, Drummer, Weights, continued
+from modicum.methods.drum_transfer.drumroll import (
+    Hits,
+    Record,
+    to_hits,
+    to_prompt,
+    to_text,
+    without_leading_silence,
+    without_separators,
+)
+from modicum.methods.drum_transfer.generate import check_sampling
+from modicum.methods.drum_transfer.groove_files import (
+    PitchMap,
+    groove_paths,
+    numbered,
+    read_groove,
+)
+from modicum.methods.drum_transfer.midi import write_midi
+from modicum.methods.drum_transfer.notation import INSTRUMENTS, SEPARATOR, Groove
+from modicum.methods.drum_transfer.pictures import step_grid
+from modicum.methods.drum_transfer.remote import Server, continue_groove
+from modicum.methods.drum_transfer.structure import structure
+from modicum.methods.drum_transfer.synthesis import write_wav
+from modicum.methods.drum_transfer.tablature import to_tablature
+from modicum.methods.drum_transfer.train import Config
+
+_log = logging.getLogger("modicum")
+
+Format = Literal["mid", "txt", "png", "wav"]
+USUAL_VELOCITY = 100
+"""Of an instrument that the player has not hit."""
+TEMPOS: Mapping[Format, tuple[float, float]] = {"mid": (4.0, 1000.0), "wav": (10.0, 1000.0)}
+"""Quarter notes a minute of the slowest and the fastest groove that is written as such."""
+
+
+def predict(
+    files: tyro.conf.Positional[tuple[Path, ...]],
+    run: Path | None = None,
+    model: str | None = None,
+    weights: Weights = "best",
+    server: str | None = None,
+    bars: int = 14,
+    samples: int = 4,
+    prompt_bars: int | None = 2,
+    out: Path = Path("out"),
+    formats: tuple[Format, ...] = ("mid", "txt", "png", "wav"),
+    temperature: float = TEMPERATURE,
+    top_p: float = 1.0,
+    constrained: bool = True,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    tempo: float | None = None,
+    channel: int | None = None,
+    pitch_map: PitchMap | None = None,
+    chat: bool = False,
+    base_url: str = "",
+    soundfont: Path | None = None,
+    device: Device = "auto",
+) -> dict[str, Any]:
+    """Continue grooves of yours: MIDI that plays in a DAW, a tab, a step grid, sound.
+
+    The first bars of each file are kept, and as many are written after them as is asked for, at
+    the file's tempo. A file that cannot be used is told of, in the exit code too, and does not stop
+    the others.
+
+    Args:
+        files: MIDI files, drum tabs or drumroll lines (.tab, .txt), or folders of them.
+        run: Run folder, or a .safetensors file of one.
+        weights: Of a run folder, those of the best epoch or of the last.
+        model: In place of --run: ngram, which needs no training; repeat or random; or a pre-trained
+            model as --model of train has it, untrained on drums.
+        server: In place of these: what a server that speaks OpenAI's protocol calls its model. The
+            key is read from OPENAI_API_KEY.
+        bars: Bars to write after the given ones.
+        samples: Continuations of each file.
+        prompt_bars: Bars to begin with; None: the whole file.
+        out: Folder for NAME_1.mid, NAME_1.txt, … and predictions.json.
+        formats: mid, txt (a tab), png (a step grid), wav.
+        temperature: The higher, the more unlikely things are written; 0: the likeliest alone.
+        top_p: Draw from the likeliest tokens alone, whose probabilities sum to this.
+        constrained: Let the model write nothing but whole bars of whole lines. --no-constrained is
+            the paper's way, and that of every server; what comes is then repaired by silence where
+            it is malformed.
+        max_tokens: Most tokens of a continuation; None: as many as it can need, of a server 1000.
+        seed: Of what is drawn. A server is sent one other than 0.
+        tempo: Quarter notes a minute; None: the file's.
+        channel: MIDI channel of the drums, counted from 0; None: that of training, usually 9.
+        pitch_map: What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out. None:
+            as in training.
+        chat: The server's model is one for chats.
+        base_url: Address of the server up to /v1; empty: OPENAI_BASE_URL, or OpenAI's.
+        soundfont: An .sf2 file for wav; None: a small built-in drum kit.
+        device: Where to compute.
+    """
+    check_sampling(
+        bars=bars, samples=samples, temperature=temperature, top_p=top_p, max_tokens=max_tokens
+    )
+    slowest, fastest = TEMPOS["wav" if "wav" in formats else "mid"]
+    if tempo is not None and not slowest <= tempo <= fastest:
+        raise ConfigError(f"--tempo {tempo:g}: must be {slowest:g} to {fastest:g}.")
+    here = {
+        "--run": run is not None,
+        "--model": model is not None,
+        "--weights": weights != "best",
+        "--device": device != "auto",
+    }
+    there = {"--chat": chat, "--base-url": bool(base_url)}
+    misplaced = [name for name, given in (here if server is not None else there).items() if given]
+    if misplaced:
+        place = "it is in place of a model here" if server is not None else "there is none"
+        raise ConfigError(f"--server: {place}; leave out {', '.join(misplaced)}.")
+    drummer = None
+    if server is None:
+        drummer = Drummer.load(run, model, weights, device)
+        drummer.check_sampling(
+            temperature=temperature, top_p=top_p, constrained=constrained, max_tokens=max_tokens
+        )
+    config = Config() if drummer is None else drummer.config
+    reading = dataclasses.replace(config.reading(), bars=None, pad=False)
+    if channel is not None:
+        reading = dataclasses.replace(reading, channel=channel)
+    if pitch_map is not None:
+        reading = dataclasses.replace(reading, pitch_map=dict(pitch_map))
+    paths = groove_paths(files)
+    names = numbered(path.stem for path in paths)
+    errors: dict[str, DataError] = {}
+    grooves: dict[str, Groove] = {}
+    records: dict[str, Record] = {}
+    for path, name in zip(paths, names, strict=True):
+        with _kept(errors, name):
+            groove = without_leading_silence(
+                read_groove(path, reading, name=name), keep_pickups=config.keep_pickups
+            )
+            # 110, not 109.99990833, of a file's 545455 us
+            pace = round(groove.tempo, 3) if tempo is None else tempo
+            if not slowest <= pace <= fastest:
+                raise DataError(
+                    f"{path}: its tempo is {pace:g}; expected {slowest:g} to {fastest:g} quarter "
+                    f"notes a minute. Give another, --tempo 120."
+                )
+            records[name] = Record(to_prompt(groove, prompt_bars), "", name, groove.notation)
+            grooves[name] = dataclasses.replace(groove, tempo=pace)
+    odd = [name for name, g in grooves.items() if g.meter[0] != g.notation.beats_per_bar]
+    if odd:
+        _log.warning(
+            "%s: not in 4/4, but the model's bars have 16 lines, as the paper's, so bar lines will "
+            "not be where they should. A model trained with --meter-bars follows the meter.",
+            ", ".join(odd),
+        )
+    how: dict[str, Any] = {
+        "bars": bars,
+        "samples": samples,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_tokens": max_tokens,
+        "seed": seed,
+    }
+    with report_progress("write") as progress:
+        if drummer is not None:
+            texts = _by_model(drummer, records, progress, constrained=constrained, **how)
+        elif records:
+            assert server is not None
+            writer = Server(server, form="chat" if chat else "completions", base_url=base_url)
+            texts = _by_server(writer, records, errors, progress, **how)
+        else:
+            texts = {}
+    if not texts:
+        first = next(iter(errors.values()))
+        raise DataError(f"none of the {len(paths)} files can be continued. The first: {first}")
+    jobs = [(name, number, text) for name in texts for number, text in enumerate(texts[name], 1)]
+    rows: list[dict[str, Any]] = []
+    with Progress("render", len(jobs)) as progress:
+        for done, (name, number, text) in enumerate(jobs, 1):
+            given = records[name].prompt.count(SEPARATOR)
+            written = _continuation(grooves[name], f"{name}_{number}", text, given)
+            rows.append(_render(written, out, formats, given, soundfont))
+            progress.advance(done)
+    rows += [{"name": name, "error": str(error)} for name, error in errors.items()]
+    result: dict[str, Any] = {
+        "model": server or (drummer.name if drummer else ""),
+        "grooves": len(texts),
+        "unusable": len(errors),
+        "usable": not errors,
+    }
+    write_text(out / "predictions.json", to_json(result | {"samples": rows}) + "\n")
+    return result | {"folder": str(out), "samples": rows}
+
+
+def _by_model(
+    drummer: Drummer,
+    records: Mapping[str, Record],
+    progress: Callable[[int, int], None],
+    *,
+    samples: int,
+    **how: Any,
+) -> dict[str, list[str]]:
+    """The texts that a model here writes of each prompt, the prompt included."""
+    texts = continued(drummer, list(records.values()), samples=samples, progress=progress, **how)
+    return {name: texts[n * samples : (n + 1) * samples] for n, name in enumerate(records)}
+
+
+def _by_server(
+    server: Server,
+    records: Mapping[str, Record],
+    errors: dict[str, DataError],
+    progress: Callable[[int, int], None],
+    *,
+    bars: int,
+    samples: int,
+    temperature: float,
+    top_p: float,
+    max_tokens: int | None,
+    seed: int,
+) -> dict[str, list[str]]:
+    """The same of a model on a server; where it fails, its error."""
+    options = ({"top_p": top_p} if top_p != 1 else {}) | ({"seed": seed} if seed else {})
+    texts: dict[str, list[str]] = {}
+    for done, (name, record) in enumerate(records.items(), 1):
+        with _kept(errors, name):
+            answers = continue_groove(
+                server,
+                record,
+                groove_bars=bars + record.prompt.count(SEPARATOR),
+                samples=samples,
+                repair="pad",
+                temperature=temperature,
+                max_tokens=max_tokens or 1000,
+                options=options,
+            )
+            texts[name] = [answer.text for answer in answers]
+        progress(done, len(records))
+    return texts
+
+
+@contextmanager
+def _kept(errors: dict[str, DataError], name: str) -> Generator[None]:
+    """Tell of what is wrong with one groove, and go on with the others."""
+    try:
+        yield
+    except DataError as error:
+        _log.warning("%s", error)
+        errors[name] = error
+
+
+def _continuation(groove: Groove, name: str, text: str, given: int) -> Groove:
+    """A groove in place of the one it continues, of which it has the first `given` bars."""
+    notation = groove.notation
+    hits = to_hits(without_separators(text), notation, repair="pad", source=name)
+    return dataclasses.replace(
+        groove,
+        name=name,
+        text=to_text(hits, notation),
+        velocities=_velocities(groove, hits, given * notation.steps_per_bar),
+    )
+
+
+def _velocities(groove: Groove, hits: Hits, given: int) -> npt.NDArray[np.uint8] | None:
+    """Velocities of a continuation: the player's own of the given steps, and after them the mean of
+    what the player gave the instrument at that step of a bar, or anywhere.
+    """
+    if groove.velocities is None:
+        return None
+    known = groove.velocities[:given].astype(np.float64)
+    size = groove.notation.steps_per_bar
+    played = known.reshape(-1, size, len(INSTRUMENTS))
+    count = (played > 0).sum(0)
+    overall = known.sum(0) / np.maximum((known > 0).sum(0), 1)
+    overall[overall == 0] = USUAL_VELOCITY
+    of_step = np.where(count > 0, played.sum(0) / np.maximum(count, 1), overall)
+    bars = -(-len(hits) // size)
+    velocities = np.tile(of_step, (bars, 1))[: len(hits)].round()
+    velocities[:given] = known
+    return np.where(hits > 0, velocities, 0).astype(np.uint8)
+
+
+def _render(
+    groove: Groove, out: Path, formats: Sequence[Format], given: int, soundfont: Path | None
+) -> dict[str, Any]:
+    """Write a continuation in every format; its row of the result."""
+    found = structure(groove.text, notation=groove.notation, most_bars=None)
+    files = {kind: out / f"{groove.name}.{kind}" for kind in dict.fromkeys(formats)}
+    for kind, path in files.items():
+        if kind == "mid":
+            write_midi(groove, path)
+        elif kind == "txt":
+            write_text(path, to_tablature(groove))
+        elif kind == "wav":
+            write_wav(path, groove, soundfont=soundfont)
+        else:
+            with atomic_write(path) as file:
+                file.write(step_grid(groove, given_bars=given, fills=found.fills))
+    return {
+        "name": groove.name,
+        "bars": len(groove.text) // len(groove.notation.bar()),
+        "tempo": groove.tempo,
+        "stability": float(found.stability.mean()) if len(found.stability) else None,
+        "fills": [bar + 1 for bar in found.fills],
+        "files": [str(path) for path in files.values()],
+    }
