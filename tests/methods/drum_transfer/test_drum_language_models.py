@@ -20,6 +20,7 @@ from modicum.errors import ConfigError, DataError, MissingExtraError
 from modicum.methods.drum_transfer.drumroll import Record
 from modicum.methods.drum_transfer.language_models import LanguageModel, Lora, load_language_model
 from modicum.methods.drum_transfer.losses import encode_record, token_nats
+from modicum.methods.drum_transfer.model_folders import attention_of
 
 GPT2_IO = load_file(GOLDEN / "tiny_gpt2_io.safetensors")
 TEXTS = [PROMPT, COMPLETION]
@@ -109,6 +110,30 @@ def test_every_family(family: str, copies: int, tmp_path: Path) -> None:
     torch.testing.assert_close(both[::2], expected, rtol=0, atol=1e-4)
     alone = torch.cat([both[1, pad:], rest[0]])
     torch.testing.assert_close(alone, some(short)[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [2, 9])  # few rows and many go different ways
+@pytest.mark.parametrize("room", [13, 40])
+@pytest.mark.parametrize("masked", [False, True])
+@torch.inference_mode()
+def test_attention_of_a_next_token(rows: int, room: int, masked: bool) -> None:
+    attention_of(transformers.LlamaConfig())
+    attention = transformers.AttentionInterface()["modicum"]
+    random = torch.Generator().manual_seed(0)
+    query = torch.randn(rows, 6, 1, 8, generator=random).bfloat16()
+    rooms = torch.randn(2, rows, 2, room, 8, generator=random).bfloat16()
+    rooms[..., 13:, :] = 1000  # not taken, so of no effect
+    key, value = rooms[..., :13, :]
+    mask = None
+    if masked:
+        mask = torch.ones(rows, 1, 1, 13, dtype=torch.bool)
+        mask[1, ..., :4] = False
+    found, weights = attention(torch.nn.Identity().eval(), query, key, value, mask, scaling=0.3)
+    assert weights is None
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(part.float() for part in (query, key, value)), mask, scale=0.3, enable_gqa=True
+    )
+    torch.testing.assert_close(found.float(), expected.transpose(1, 2), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from modicum.methods.drum_transfer.vocabulary import Vocabulary
 
 
+_ROOM = 128
+"""Tokens by which rooms for keys and values grow."""
+
+
 class CausalModel(nn.Module, ABC):
     """A network that gives the next token's logits at every place of a text, whatever is behind it.
 
@@ -272,7 +276,7 @@ class KeyValueCache:
 
 
 def append_tokens(room: Tensor | None, start: int, new: Tensor) -> Tensor:
-    """Write keys or values of new tokens behind those before, in room that doubles when it is full.
+    """Write keys or values of new tokens behind those before, in a room that grows in large steps.
 
     Args:
         room: `(B, heads, R, features)`, of which the first `start` tokens are taken; changed.
@@ -280,11 +284,12 @@ def append_tokens(room: Tensor | None, start: int, new: Tensor) -> Tensor:
         new: `(B, heads, T, features)`.
 
     Returns:
-        The room, or a larger one.
+        The room, or a larger one. What is not taken is finite.
     """
     end = start + new.shape[2]
     if room is None or end > room.shape[2]:
-        larger = new.new_empty(*new.shape[:2], max(end, 2 * start), new.shape[3])
+        size = -(-end // _ROOM) * _ROOM
+        larger = new.new_zeros(*new.shape[:2], size, new.shape[3])
         if room is not None:
             larger[:, :, :start] = room[:, :, :start]
         room = larger

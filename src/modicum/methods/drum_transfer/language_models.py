@@ -357,7 +357,10 @@ def _growing_layer() -> Any:
 
         def batch_select_indices(self, indices: Tensor) -> None:
             """Keep some rows."""
-            super().batch_select_indices(indices)
-            self.rooms = self.keys, self.values  # full, so the next token makes larger ones
+            end = self.get_seq_length()
+            keys, values = (None if room is None else room[indices] for room in self.rooms)
+            if keys is not None and values is not None:
+                self.rooms = keys, values
+                self.keys, self.values = keys[:, :, :end], values[:, :, :end]
 
     return GrowingLayer
