@@ -66,6 +66,24 @@ def test_mistakes_get_one_clear_sentence(
     assert message in json.loads(out)["message"]
 
 
+def test_a_path_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = ["train", "vgnet", "--preset", "smoke", "--out", str(tmp_path / "file" / "out")]
+    code, out, err = run(capsys, *words, "--json")
+    assert code == 2
+    assert f"modicum: {tmp_path}/file: is a file, where a folder is needed. Give another" in err
+    assert json.loads(out)["error"] == "NotADirectoryError"
+
+
+def test_other_errors_of_the_system_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError("nothing that a person named")
+
+    monkeypatch.setattr("modicum.cli.list_methods", fail)
+    with pytest.raises(OSError, match="nothing that a person"):
+        main(["list"])
+
+
 def test_importing_modicum_is_fast() -> None:
     """Neither PyTorch nor a method is imported before it is used."""
     code = "import modicum, modicum.method, sys; print('torch' in sys.modules)"

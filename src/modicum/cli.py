@@ -5,8 +5,9 @@ signatures are the options, their docstrings the help. `train` parses the method
 the options every run shares. Results go to standard output, as tables or with `--json` as JSON;
 everything else goes to standard error.
 
-Exit codes: 0 done; 1 the data or files cannot be used; 2 the command makes no sense; 130 and 143
-stopped by SIGINT and SIGTERM, a training run with a checkpoint to resume from.
+Exit codes: 0 done; 1 the data or files cannot be used; 2 the command makes no sense, or names what
+the system does not let be read or written; 130 and 143 stopped by SIGINT and SIGTERM, a training
+run with a checkpoint to resume from.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from modicum.engine.files import to_json, whole_path
+from modicum.engine.files import to_json, what_is_wrong, whole_path
 from modicum.engine.launch import become_launcher, processes_wanted
 from modicum.errors import ConfigError, MissingExtraError, ModicumError
 from modicum.method import CATALOGUE, Method, load_method
@@ -107,10 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 become_launcher(processes, given)
             result = _dispatch(words)
     except ModicumError as error:
-        print(f"modicum: {error}", file=sys.stderr)
-        if as_json and main_process:
-            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
-        return error.exit_code
+        return _tell(error, str(error), error.exit_code, as_json=as_json and main_process)
+    except OSError as error:
+        if not isinstance(error.filename, str | bytes | os.PathLike):
+            raise  # not of a file that somebody named
+        return _tell(error, what_is_wrong(error), 2, as_json=as_json and main_process)
     except KeyboardInterrupt:
         print("modicum: stopped by SIGINT.", file=sys.stderr)
         return 130
@@ -121,6 +123,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1 if result.get("usable") is False else 0
+
+
+def _tell(error: Exception, message: str, code: int, *, as_json: bool) -> int:
+    """Say what is wrong. Returns the exit code."""
+    print(f"modicum: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": type(error).__name__, "message": message}))
+    return code
 
 
 @contextmanager

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 from modicum.engine.checkpoint import checkpoints, load_newest, save_checkpoint
-from modicum.engine.files import atomic_write, whole_path, write_text
-from modicum.errors import CheckpointError
+from modicum.engine.files import (
+    atomic_write,
+    ready_folder,
+    what_is_wrong,
+    whole_path,
+    write_text,
+)
+from modicum.errors import CheckpointError, ConfigError
 
 
 def test_data_is_named_with_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +51,46 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
     assert os.listdir(path.parent) == ["file.txt"]
     assert path.stat().st_mode & 0o600 == 0o600
+
+
+def test_a_folder_is_made_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a" / "b"
+    for _ in range(2):
+        ready_folder(folder)
+        assert os.listdir(folder) == []
+    (folder / "file").touch()
+    for path in (folder / "file", folder / "file" / "c" / "d"):
+        with pytest.raises(ConfigError, match=r"/b/file: is a file, where a folder is needed"):
+            ready_folder(path)
+
+    def deny(**given: object) -> None:  # those who run the tests may be allowed everything
+        raise PermissionError(errno.EACCES, "Permission denied", f"{given['dir']}/tmp123")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", deny)
+    with pytest.raises(ConfigError, match=r"/a/b: Permission denied\. Give another path"):
+        ready_folder(folder)
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as raised:
+        write_text(tmp_path / "file" / "a.txt", "")
+    assert what_is_wrong(raised.value).startswith(f"{tmp_path}/file: is a file, where a folder")
+    with pytest.raises(OSError) as raised:
+        write_text(tmp_path, "")
+    assert what_is_wrong(raised.value).startswith(f"{tmp_path}: is a folder, where a file")
+
+    def full(*name: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", *name)
+
+    with pytest.raises(OSError) as raised, atomic_write(tmp_path / "b.txt"):
+        full()
+    expected = f"{tmp_path}/b.txt: No space left on device. Make room on the disk"
+    assert what_is_wrong(raised.value).startswith(expected)
+    monkeypatch.setattr(tempfile, "mkstemp", lambda **given: full("a temporary name"))
+    with pytest.raises(OSError) as raised:
+        write_text(tmp_path / "b.txt", "")
+    assert what_is_wrong(raised.value).startswith(expected)
 
 
 def test_two_newest_are_kept(tmp_path: Path) -> None:

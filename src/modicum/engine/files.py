@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -11,6 +12,8 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+from modicum.errors import ConfigError
 
 if sys.platform != "win32":
     import fcntl
@@ -46,6 +49,43 @@ def to_json(value: Any) -> str:
     return json.dumps(plain(value), indent=2)
 
 
+def what_is_wrong(error: OSError) -> str:
+    """What the system says about a file or folder, as a sentence: what, where, and how to mend it.
+
+    Args:
+        error: One with a file name.
+    """
+    path = Path(os.fsdecode(error.filename2 or error.filename))
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        above = next((part for part in (path, *path.parents) if part.is_file()), path)
+        return f"{above}: is a file, where a folder is needed. Give another path, or move the file."
+    if error.errno == errno.EISDIR:
+        return f"{path}: is a folder, where a file is needed. Give another path, or move it."
+    mend = {
+        errno.ENOENT: "Give the path of something that exists",
+        errno.ENOSPC: "Make room on the disk, or give a path on another",
+    }.get(error.errno or 0, "Give another path, or get access to this one")
+    return f"{path}: {error.strerror or error}. {mend}."
+
+
+def ready_folder(path: Path) -> None:
+    """Make a folder unless it is there, and try to write in it: before anything is computed for it.
+
+    Args:
+        path: The folder. What is in it stays.
+
+    Raises:
+        ConfigError: It cannot be made, or nothing can be written in it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        error.filename = str(path)  # not the temporary file
+        raise ConfigError(what_is_wrong(error)) from error
+
+
 def flush_folder(folder: Path) -> None:
     """Force the names in `folder` to disk. File systems that cannot are left alone."""
     with suppress(OSError):
@@ -61,9 +101,18 @@ def atomic_write(path: Path) -> Generator[BinaryIO, None, None]:
     """Write to a temporary file beside `path` that takes its place once it is whole and on disk.
 
     If the body raises, `path` is as it was before and the temporary file is gone.
+
+    Raises:
+        OSError: `path`, which the error names, cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        descriptor, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
+        )
+    except OSError as error:
+        error.filename = str(path)  # what is meant, not the temporary file
+        raise
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -75,8 +124,10 @@ def atomic_write(path: Path) -> Generator[BinaryIO, None, None]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # such as that the disk is full
         raise
     flush_folder(path.parent)
 

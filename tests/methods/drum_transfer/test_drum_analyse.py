@@ -3,13 +3,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modicum.cli import render
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.analyse import Analysis, analyse
+from modicum.methods.drum_transfer.drumroll import to_text
+from modicum.methods.drum_transfer.extensions import NOTATIONS
 from modicum.methods.drum_transfer.midi import write_midi
 from modicum.methods.drum_transfer.notation import Groove, Notation
+from modicum.methods.drum_transfer.tablature import to_tablature
 
 MAIN = Path(__file__).parents[3]
 BEAT = "---oo-\n------\n----o-\n------\n--o-o-\n------\n----o-\n------\n" * 2
@@ -82,6 +86,67 @@ def test_other_notation():
     assert analysis.picture().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", NOTATIONS)
+def test_a_model_of_any_notation(name, tmp_path):
+    """Lines, a tab and MIDI of one groove are found alike."""
+    notation = NOTATIONS[name]
+    random = np.random.default_rng(0)
+    sizes = [len(column) for column in notation.columns]
+    hits = random.integers(0, sizes, (5 * notation.steps_per_bar, 6))
+    groove = Groove("groove", to_text(hits, notation), notation=notation)
+    write_midi(groove, tmp_path / "a.mid")
+    (tmp_path / "b.tab").write_text(to_tablature(groove))
+    (tmp_path / "c.txt").write_text(groove.text)
+    found = analyse((tmp_path,), tmp_path / "out", picture=False, notation=name)
+    assert found["usable"]
+    for row in found["files"]:
+        assert (row["bars"], row["unreadable_steps"]) == (5, 0)
+        assert row["stability"] == found["files"][0]["stability"]
+
+
+def test_a_text_of_another_notation_is_no_malformed_one(tmp_path):
+    triplets = Groove("x", "o-----\n" * 24, notation=NOTATIONS["triplets"])
+    (tmp_path / "a.tab").write_text(to_tablature(triplets))
+    (tmp_path / "b.txt").write_text("O-----\n------\n" + "o-----\n" * 14)
+    (tmp_path / "c.txt").write_text("K: O---|----|O---|----\n" * 6)
+    (tmp_path / "d.txt").write_text("K: o--|---|o--\n" * 6)
+    (tmp_path / "e.txt").write_text("o-----\n" * 16 + "o----\n" * 16)
+    (tmp_path / "f.txt").write_text("o-----\n" * 16 + "o----\n" * 17)
+    found = analyse((tmp_path,), tmp_path / "out", picture=False)
+    errors = {row["file"]: row.get("error", "") for row in found["files"]}
+    assert "a.tab, line 5: '1&a2&a3&a4&a' counts 3 steps a quarter note" in errors["a.tab"]
+    assert "b.txt: 1 of its 16 lines cannot be read" in errors["b.txt"]
+    assert "all can in loudness or articulated" in errors["b.txt"]
+    assert not errors["e.txt"]
+    for name in ("c.txt", "d.txt", "f.txt"):
+        assert "expected lines such as '------'" in errors[name]
+        assert str(tmp_path) in errors[name]
+    assert all("--notation drumroll, loudness" in error for error in errors.values() if error)
+
+
+def test_what_one_prediction_wrote_is_found_alike(tmp_path):
+    """A tab of 16-line bars in 3/4 is divided anew, and silence at the end left out, as of MIDI."""
+    groove = Groove("groove", GROOVE + "------\n" * 40, meter=(3, 4))
+    write_midi(groove, tmp_path / "a.mid")
+    (tmp_path / "b.txt").write_text(to_tablature(groove))
+    files = (tmp_path / "a.mid", tmp_path / "b.txt")
+    for meter_bars, bars in ((True, 10), (False, 7)):
+        found = analyse(files, tmp_path / "out", picture=False, meter_bars=meter_bars)
+        midi, text = found["files"]
+        assert midi | {"file": ""} == text | {"file": ""}
+        assert midi["bars"] == bars
+        assert found["playing"][0] | {"file": ""} == found["playing"][1] | {"file": ""}
+
+
+def test_official_bars_do_not_follow_the_meter(tmp_path):
+    """16 bars of 3/4 are 12 of 16 steps; texts are not filled up."""
+    write_midi(Groove("a", GROOVE, meter=(3, 4)), tmp_path / "a.mid")
+    (tmp_path / "b.txt").write_text(to_tablature(Groove("b", GROOVE, meter=(3, 4))))
+    (tmp_path / "c.txt").write_text(GROOVE + "------\n" * 16)
+    found = analyse((tmp_path,), tmp_path / "out", picture=False, official=True)
+    assert [row["bars"] for row in found["files"]] == [12, 7, 8]
+
+
 def test_unusable_files_do_not_stop_the_others(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -89,12 +154,15 @@ def test_unusable_files_do_not_stop_the_others(tmp_path):
     (tmp_path / "a/broken.mid").write_bytes(b"MThd")
     (tmp_path / "b/notes.txt").write_text("Dear diary,")
     (tmp_path / "b/latin.txt").write_bytes(b"\xff\xfe\xfa")
-    found = analyse((tmp_path / "a", tmp_path / "b"), tmp_path / "out", picture=False)
+    (tmp_path / "song.kar").write_bytes(b"MThd")
+    files = (tmp_path / "a", tmp_path / "b", tmp_path / "song.kar")
+    found = analyse(files, tmp_path / "out", picture=False)
     errors = {row["file"]: row["error"] for row in found["files"] if "error" in row}
-    assert set(errors) == {"broken.mid", "notes.txt", "latin.txt"}
+    assert set(errors) == {"broken.mid", "notes.txt", "latin.txt", "song.kar"}
     assert "Dear diary," in errors["notes.txt"]
     assert "cannot be read as text" in errors["latin.txt"]
-    assert (found["read"], found["unusable"], found["usable"]) == (2, 3, False)
+    assert "song.kar: expected a file ending in .mid, .midi, .tab, .txt" in errors["song.kar"]
+    assert (found["read"], found["unusable"], found["usable"]) == (2, 4, False)
     assert {"groove.txt", "groove.txt-2"} == {row["file"] for row in found["playing"]}
     strict_json(tmp_path / "out/analysis.json")
     with pytest.raises(DataError, match="none of the 1 files"):

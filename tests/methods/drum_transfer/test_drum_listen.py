@@ -13,6 +13,7 @@ import tyro
 
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.drumroll import to_text
+from modicum.methods.drum_transfer.extensions import NOTATIONS
 from modicum.methods.drum_transfer.listen import (
     Annotation,
     Origin,
@@ -120,6 +121,68 @@ def test_bars_follow_the_meter(tmp_path):
         listen(*folders)
 
 
+def test_grooves_of_other_notations(tmp_path):
+    """They were refused, or made silent by --repair pad."""
+    given = "O-x-X-\n------\n" * 16
+    for who, rest in (("model", "--X---\n"), ("human", "---O--\n")):
+        (tmp_path / who).mkdir()
+        (tmp_path / who / "a.txt").write_text(given + rest * 32)
+    folders = tmp_path / "model", tmp_path / "human", tmp_path / "out"
+    assert listen(*folders, notation="articulated")["pairs"] == 1
+    for repair in (None, "pad", "drop"):
+        with pytest.raises(DataError, match=r"a\.txt: 48 of its 64 .* all can in articulated"):
+            listen(*folders, repair=repair)
+    with pytest.raises(ConfigError, match="--notation shuffle: expected drumroll"):
+        listen(*folders, notation="shuffle")
+
+
+def test_triplets(tmp_path):
+    """Two bars of 12 lines are given; of a tab the bars tell."""
+    notation = NOTATIONS["triplets"]
+    given = "o-----\n" * 24
+    for who, rest in (("model", "--o---\n"), ("human", "---o--\n")):
+        (tmp_path / who).mkdir()
+        groove = Groove("a", given + rest * 24, notation=notation)
+        if who == "human":
+            write_midi(groove, tmp_path / who / "a.mid")
+        else:
+            (tmp_path / who / "a.tab").write_text(to_tablature(groove))
+    folders = tmp_path / "model", tmp_path / "human", tmp_path / "out"
+    assert listen(*folders, notation="triplets")["pairs"] == 1
+    with pytest.raises(DataError, match=r"a\.tab, line 5: .* counts 3 steps.*--notation drumroll"):
+        listen(*folders)
+    (tmp_path / "model" / "a.tab").rename(tmp_path / "model" / "a.txt")
+    (tmp_path / "model" / "a.txt").write_text(given + "--o---\n" * 24)
+    with pytest.raises(DataError, match="Read them as in training: --notation, --meter-bars, --ke"):
+        listen(*folders)
+
+
+def test_pick_ups_are_kept_where_training_kept_them(tmp_path):
+    pick_up = "------\n" * 12 + "--o---\n" * 4
+    beat = "o-----\n" * 16
+    for who, rest in (("model", "--o---\n"), ("human", "---o--\n")):
+        (tmp_path / who).mkdir()
+        (tmp_path / who / "a.txt").write_text(pick_up + beat + rest * 32)
+    folders = tmp_path / "model", tmp_path / "human", tmp_path / "out"
+    assert listen(*folders, keep_pickups=True)["pairs"] == 1
+    with pytest.raises(DataError, match="its first 2 bars are not those"):
+        listen(*folders)
+
+
+def test_tabs_and_midi_files_of_a_meter_are_cut_alike(tmp_path):
+    """A model of 16-line bars wrote 3/4: 16 of its bars are 256 lines, and not 16 bars of 12."""
+    text = "o-----\n" * 384
+    for who in ("model", "human"):
+        (tmp_path / who).mkdir()
+    groove = Groove("a", text, tempo=300, meter=(3, 4))
+    (tmp_path / "model" / "a.txt").write_text(to_tablature(groove))
+    write_midi(groove, tmp_path / "human" / "a.mid")
+    out = tmp_path / "out"
+    listen(tmp_path / "model", tmp_path / "human", out, embed_below=0)
+    sizes = {(out / "page" / f"1{side}.wav").stat().st_size for side in "AB"}
+    assert len(sizes) == 1
+
+
 def test_folders_that_cannot_be_used(tmp_path):
     model, human = write_folders(tmp_path, 2)
     with pytest.raises(ConfigError, match="give two folders"):
@@ -139,7 +202,10 @@ def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(DataError, match=r"n\.txt: nothing is hit"):
         listen(model, human)
     (human / "n.txt").write_text("------\n--o\n")
-    with pytest.raises(DataError, match=r"n\.txt, line 2, column 4"):
+    with pytest.raises(DataError, match=r"human/n\.txt: 1 of its 2 lines .* line 2, '--o'"):
+        listen(model, human)
+    (human / "n.txt").write_text("o-----\n" * 2 + "SEP\n--o\n")
+    with pytest.raises(DataError, match=r"human/n\.txt, line 4, column 4: .*: --repair pad"):
         listen(model, human)
     for path in human.iterdir():
         path.rename(path.with_stem("other" + path.stem))

@@ -120,12 +120,12 @@ def test_rows_sound_up_to_the_end_of_their_bar(decoder: Decoder) -> None:
     notation = Notation(layout="rows")
     silent = "".join(f"{letter}: ----|----|----|----\n" for letter in "KSHTCR")
     hit = silent.replace("H: -", "H: o")
-    record = Record(f"{hit}SEP\n", f"{silent}SEP\n{hit}SEP\n{silent}END", "rows")
+    record = Record(f"{hit}SEP\n", f"{silent}SEP\n{hit}SEP\n{silent}END", "rows", notation)
     model = Decoder(Characters(notation.alphabet), width=16, layers=1, heads=2, mlp=16)
-    found = completion_nats(model, [record], notation=notation)
+    found = completion_nats(model, [record])
     assert (found.lines.item(), found.sounding_lines.item()) == (18, 12)
     all_silent = replace(record, completion=f"{silent}END")
-    assert np.isnan(completion_nats(model, [all_silent], notation=notation).per_sounding_line)
+    assert np.isnan(completion_nats(model, [all_silent]).per_sounding_line)
 
 
 def test_a_record_that_is_too_long_is_named(decoder: Decoder) -> None:

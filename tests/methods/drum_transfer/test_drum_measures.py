@@ -217,9 +217,9 @@ def test_line_divergence():
     p = line_counts(grids)
     for smoothing in (1.0, 0.25):
         expected = entropy(p, reference.lines + smoothing)
-        found = line_divergence(grids, reference, smoothing=smoothing)
+        found = line_divergence([grids], reference, smoothing=smoothing)
         assert found == pytest.approx(expected)
-    assert math.isnan(line_divergence(read_grids(["?"]), reference))
+    assert math.isnan(line_divergence([read_grids(["?"])], reference))
 
 
 # All together
@@ -259,6 +259,8 @@ def test_score_takes_whatever_a_model_writes():
     assert (found["hits_per_bar"].texts, found["back_beat_consistency"].texts) == (3, 2)
     assert found["ended"].value == pytest.approx(2 / 7)
     assert (found["broken_separators"].value, found["right_length"].value) == (1, 1 / 7)
+    as_played = score(texts, expected=texts, groove_bars=4)
+    assert as_played["right_length"].value == 1
     nothing = score([])
     assert all(measure.texts == 0 for measure in nothing.values())
 
@@ -274,7 +276,7 @@ def test_styles():
     assert rows["back_beat_consistency"]["jazz"] == 0
     assert rows["back_beat_consistency"]["excluded"] == "1 of all, 1 of jazz"
     assert rows["right_length"]["excluded"] == ""
-    assert rows["right_length"]["all"] == 1 / 2
+    assert rows["right_length"]["all"] == 3 / 4
     with pytest.raises(ConfigError, match="4 texts and 1 styles"):
         score_styles(grooves, ["rock"])
 

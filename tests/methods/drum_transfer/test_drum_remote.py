@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -11,11 +12,23 @@ import pytest
 from modicum.cli import main
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer import remote
-from modicum.methods.drum_transfer.drumroll import Record, bars, convert, without_separators
+from modicum.methods.drum_transfer.drumroll import (
+    Record,
+    bars,
+    convert,
+    to_prompt,
+    without_separators,
+)
+from modicum.methods.drum_transfer.extensions import NOTATIONS
 from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.midi import read_midi, write_midi
+from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
 from modicum.methods.drum_transfer.notation import DRUMROLL, Notation
-from modicum.methods.drum_transfer.remote import Server, continue_groove, write_jsonl
+from modicum.methods.drum_transfer.remote import (
+    Server,
+    ServerError,
+    continue_groove,
+    write_jsonl,
+)
 
 KEY = "sk-very-secret-0123456789"
 BAR = "o---o-\n" + "------\n" * 15
@@ -227,6 +240,32 @@ def test_a_reply_without_a_groove(fake, text):
     assert " ".join(text.split()) in str(raised.value)
 
 
+@pytest.mark.parametrize("form", ["completions", "chat"])
+def test_a_bad_sample_does_not_stop_the_others(fake, caplog, form):
+    texts = [("No drums.", "stop"), (GOOD, "stop"), ("", "content_filter"), (BAR, "length")]
+    choices = [
+        {"message": {"content": text}, "finish_reason": reason}
+        if form == "chat"
+        else {"text": text, "finish_reason": reason}
+        for text, reason in texts
+    ]
+    fake.says({"choices": choices})
+    server = Server("m", form=form, base_url=fake.url)
+    answers = continue_groove(server, RECORD, samples=4, repair="pad")
+    assert [answer.text for answer in answers] == ["", BAR * 16, "", BAR * 3]
+    assert [answer.right_length for answer in answers] == [False, True, False, False]
+    assert "can begin a bar" in answers[0].error
+    assert "refuses to answer: 'content filter'" in answers[2].error
+    assert [answer.error for answer in answers[1::2]] == ["", ""]
+    assert [message[:13] for message in caplog.messages] == [
+        "x, sample 1: ",
+        "x, sample 3: ",
+        "x: m wrote 14",
+    ]
+    as_they_came = continue_groove(server, RECORD, samples=4)
+    assert [bool(answer.error) for answer in as_they_came] == [False, False, True, False]
+
+
 def test_a_prompt_that_is_all_of_the_groove(fake):
     with pytest.raises(ConfigError, match="the prompt has 2 bars; nothing is left"):
         continue_groove(Server("m", base_url=fake.url), RECORD, groove_bars=2)
@@ -246,7 +285,7 @@ def test_busy_servers_are_asked_again(fake, pauses, caplog):
 
 def test_a_server_that_stays_busy_is_given_up(fake, pauses):
     fake.says(f"your key is {KEY}", 502)
-    with pytest.raises(DataError, match=r"answers 502, 'your key is \[key\]', after 3 attempts"):
+    with pytest.raises(ServerError, match=r"answers 502, 'your key is \[key\]', after 3 attempts"):
         Server("m", base_url=fake.url, key=KEY, retries=2).complete("p")
     assert pauses == [1, 2]
 
@@ -261,7 +300,7 @@ def test_a_server_that_stays_busy_is_given_up(fake, pauses):
             r"access with this key \(401\).*\[key\]",
         ),
         (404, "no model", ConfigError, r"no such address or no model 'm' \(404\): 'no model'"),
-        (400, {"error": {"message": "too long"}}, ConfigError, r"\(400\): .*too long"),
+        (400, {"error": {"message": "too long"}}, DataError, r"\(400\): .*too long.*shorter"),
         (302, "", ConfigError, "sends elsewhere"),
         (200, "<html>", DataError, "expected JSON with choices, found '<html>'"),
         (200, {"error": KEY}, DataError, r"found '.*\[key\]"),
@@ -296,7 +335,7 @@ def test_a_refusal_of_a_chat_model(fake):
 
 def test_nobody_answers(fake):
     fake.close()
-    with pytest.raises(DataError, match="cannot be reached"):
+    with pytest.raises(ServerError, match="cannot be reached"):
         Server("m", base_url=fake.url, key=KEY).complete("p")
 
 
@@ -312,7 +351,7 @@ def test_a_server_that_does_not_speak_http():
         thread = threading.Thread(target=speak, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-        with pytest.raises(DataError, match="cannot be reached"):
+        with pytest.raises(ServerError, match="cannot be reached"):
             Server("m", base_url=url, key=KEY).complete("p")
         thread.join()
 
@@ -320,7 +359,7 @@ def test_a_server_that_does_not_speak_http():
 def test_an_answer_that_takes_too_long(fake):
     waiting = threading.Event()
     fake.answers = _Late(waiting)
-    with pytest.raises(DataError, match=r"no answer within 0\.1 s"):
+    with pytest.raises(ServerError, match=r"no answer within 0\.1 s"):
         Server("m", base_url=fake.url, timeout=0.1).complete("p")
     waiting.set()
 
@@ -379,3 +418,83 @@ def test_predict_continues_a_file_on_a_server(fake, tmp_path, capsys, chat):
     groove = read_midi(found["samples"][0]["files"][0])
     assert bars(groove.text)[2:] == [BAR] * 14
     assert fake.asked[0][0] == ("/v1/chat/completions" if chat else "/v1/completions")
+
+
+@pytest.fixture
+def predicted(fake, tmp_path, capsys):
+    """What predict makes of three grooves on a server; the exit code comes first."""
+    for number in range(3):
+        groove = made_up_grooves([number], bars=2)[0]
+        write_midi(groove, tmp_path / f"{number}.mid")
+
+    def run(*words, files=tmp_path):
+        words = [files, "--base-url", fake.url, "--server", "m", "--formats", "mid", *words]
+        words += ["--bars", "1", "--samples", "2", "--out", tmp_path / "out", "--json"]
+        capsys.readouterr()
+        code = main(["predict", "drum-transfer", *map(str, words)])
+        return code, json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_predict_keeps_the_good_samples(fake, predicted):
+    fake.completes("Sorry.", BAR)
+    code, found = predicted()
+    assert (code, found["unusable"]) == (0, 0)
+    rows = {row["name"]: row for row in found["samples"]}
+    assert list(rows) == ["0_1", "0_2", "1_1", "1_2", "2_1", "2_2"]
+    for name, row in rows.items():
+        if name.endswith("_1"):
+            assert "can begin a bar" in row["error"]
+        else:
+            assert row["files"][0].endswith(f"{name}.mid")
+
+
+@pytest.mark.parametrize("answered", [0, 1])
+def test_predict_does_not_wait_for_a_server_that_is_down(fake, predicted, pauses, answered):
+    """Nor does it lose what that has written before."""
+    for _ in range(answered):
+        fake.completes(BAR, BAR)
+    fake.says("down", 503)
+    code, found = predicted()
+    assert code == 1
+    assert len(pauses) == 4
+    assert len(fake.asked) == answered + 5
+    if answered:
+        assert (found["grooves"], found["unusable"]) == (1, 2)
+        assert [row["name"] for row in found["samples"]] == ["0_1", "0_2", "1", "2"]
+        assert all("answers 503" in row["error"] for row in found["samples"][2:])
+    else:
+        assert found["error"] == "ServerError"
+        assert found["message"].startswith(f"{fake.url}/completions: the server answers 503")
+
+
+def test_a_request_that_is_refused_does_not_stop_the_others(fake, predicted):
+    fake.says("the prompt is too long", 400)
+    fake.completes(BAR, BAR)
+    code, found = predicted()
+    assert (code, found["grooves"], found["unusable"]) == (1, 2, 1)
+    assert found["samples"][-1]["error"].startswith("0: ")
+    assert "'the prompt is too long'" in found["samples"][-1]["error"]
+
+
+def test_a_run_says_how_grooves_are_written_for_a_server(fake, predicted, tmp_path):
+    data, run, waltz = tmp_path / "data", tmp_path / "run", tmp_path / "waltz.mid"
+    data.mkdir()
+    for number, groove in enumerate(made_up_grooves(range(6), bars=9)):
+        write_midi(groove, data / f"{number}.mid")
+    words = ["train", "drum-transfer", "--model", "ngram", "--data", data, "--out", run]
+    assert main([*map(str, words), "--notation", "rows", "--meter-bars", "--bars", "9"]) == 0
+    write_midi(made_up_grooves([1], bars=4)[0], waltz, meter=(3, 4))
+    notation = replace(NOTATIONS["rows"], beats_per_bar=3)
+    prompt = to_prompt(read_midi(waltz, Reading(notation, bars=2, meter_bars=True)))
+    fake.completes(*[prompt.partition("SEP")[0]] * 2)
+    code, found = predicted("--run", run, files=waltz)
+    assert (code, found["grooves"]) == (0, 1)
+    assert fake.asked[0][2]["prompt"] == prompt
+
+
+def test_weights_may_be_named_of_a_run_beside_a_server(predicted, tmp_path):
+    code, found = predicted("--run", tmp_path / "nothing", "--weights", "last")
+    assert code == 1
+    assert "nothing: no such run folder" in found["message"]

@@ -42,6 +42,7 @@ def test_the_data_set_is_as_the_specification_measured_it(
         "meter not in quarters": 6,
     }
     assert any("24% of the bars to train on are silent" in text for text in found["warnings"])
+    assert any("some grooves are in 3/4, 5/4. Without --meter-bars" in t for t in found["warnings"])
 
 
 def test_made_up_grooves_are_usable() -> None:
@@ -87,3 +88,27 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     short = data(str(tmp_path), pad=False)
     assert not short["usable"]
     assert "the train split has no record. A record needs more than 8 bars" in short["problems"][0]
+
+
+def test_bars_that_follow_the_meter_are_not_warned_of(tmp_path: Path) -> None:
+    for number in range(3):
+        groove = made_up_grooves([number], bars=12)[0]
+        write_midi(groove, tmp_path / f"{number}.mid", meter=(3, 4))
+    (warning,) = data(str(tmp_path))["warnings"]
+    assert "some grooves are in 3/4. Without --meter-bars their bars are those of 4/4" in warning
+    assert "16 steps" in warning
+    assert data(str(tmp_path), meter_bars=True)["warnings"] == []
+
+
+def test_records_are_those_of_training(tmp_path: Path) -> None:
+    """A pick-up of a bar before eight others is a record's ninth, if it is kept."""
+    for number in range(3):
+        pick_up = Groove("", "------\n" * 12 + "--o---\n" * 4 + "---o--\n" * 128, tempo=120)
+        write_midi(pick_up, tmp_path / f"{number}.mid")
+    for keep, count in ((False, 0), (True, 1)):
+        found = data(str(tmp_path), pad=False, keep_pickups=keep)
+        config = Config(data=str(tmp_path), pad=False, keep_pickups=keep)
+        records = [config.record(groove) for groove in config.open()["train"]]
+        assert found["splits"][0]["records"] == sum(r is not None for r in records) == count
+        assert found["splits"][0]["bars"] == 8 + keep
+        assert found["duplicates"]["grooves"] == 3

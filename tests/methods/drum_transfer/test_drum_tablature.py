@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.drumroll import to_text
+from modicum.methods.drum_transfer.drumroll import to_hits, to_text
 from modicum.methods.drum_transfer.extensions import NOTATIONS
 from modicum.methods.drum_transfer.notation import DRUMROLL, Groove
 from modicum.methods.drum_transfer.tablature import from_tablature, to_tablature
@@ -39,18 +39,69 @@ def test_a_tab_is_written_and_read():
     assert to_tablature(groove) == TAB
 
 
+WALTZ = """\
+Meter: 3/4
+
+HH|x-x-x-x-x-x-|x-x-x-x-x-x-|x-x-x---|
+SD|----o---o---|----o---o---|----o---|
+BD|o-----------|o-----------|o-------|
+"""
+
+
 def test_bars_as_long_as_those_of_the_tab():
-    waltz = "\n".join(
-        f"{line[:15]}|{line[20:]}" if "|" in line else line for line in TAB.split("\n")
-    )
-    groove = from_tablature(waltz, own_bars=True)
-    assert groove.notation.beats_per_bar == 3
-    assert len(groove.text.splitlines()) == 20
-    with pytest.raises(DataError, match="a bar has 12 steps; expected 16"):
-        from_tablature(waltz)
-    assert from_tablature(TAB, own_bars=True) == from_tablature(TAB)
-    with pytest.raises(DataError, match="line 1: the first bar is no whole quarter notes"):
-        from_tablature("SD|o--o--|", own_bars=True)
+    groove = from_tablature(WALTZ, meter_bars=True)
+    assert (groove.meter, groove.notation.beats_per_bar) == ((3, 4), 3)
+    assert len(groove.text.splitlines()) == 32
+    unnamed = WALTZ.partition("\n")[2]
+    assert from_tablature(unnamed, meter_bars=True) == groove
+    assert from_tablature(TAB, meter_bars=True) == from_tablature(TAB)
+    with pytest.raises(DataError, match="line 1: the first bar has 6 steps, which are no whole"):
+        from_tablature("SD|o--o--|", meter_bars=True)
+
+
+def test_steps_are_divided_anew_where_bars_are_to_be_others():
+    """As those of a MIDI file in 3/4, for a model of 16-line bars and back."""
+    waltz = from_tablature(WALTZ, meter_bars=True)
+    paper = from_tablature(WALTZ)
+    assert (paper.meter, paper.notation) == ((3, 4), DRUMROLL)
+    assert paper.text == waltz.text
+    tab = to_tablature(paper)
+    assert tab.splitlines()[4].count("|") == 3
+    assert from_tablature(tab) == paper
+    again = from_tablature(tab, meter_bars=True)
+    assert (again.meter, again.notation) == (waltz.meter, waltz.notation)
+    assert again.text == waltz.text + "------\n" * 4
+    rows = from_tablature(WALTZ, NOTATIONS["rows"])
+    assert to_hits(rows.text, rows.notation).any(1).tolist() == to_hits(paper.text).any(1).tolist()
+
+
+def test_counts_tell_triplets_from_a_waltz():
+    """Twelve steps are four quarter notes of the one, and three of the other."""
+    triplets = NOTATIONS["triplets"]
+    tab = to_tablature(Groove("x", "o-----\n" * 24, meter=(3, 4), notation=triplets))
+    assert from_tablature(tab, triplets, meter_bars=True).notation.beats_per_bar == 3
+    with pytest.raises(DataError, match="line 5: '1&a2&a3&a4&a' counts 3 steps a quarter note; ex"):
+        from_tablature(tab, meter_bars=True)
+    other = tab.replace("1&a2&a3&a4&a", "1-2-3-4-5-6-")  # as somebody may count a waltz
+    assert from_tablature(other, meter_bars=True).meter == (3, 4)
+
+
+@pytest.mark.parametrize("meter_bars", [False, True])
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("3/4", "4/4", "line 3, column 4: a bar has 12 steps; expected 16, 4 quarter notes of 4"),
+        ("3/4", "5/4", "a bar has 12 steps; expected"),
+        ("3/4", "3/8", "line 1: the meter is 3/8; expected quarters"),
+        ("3/4", "6/8", "line 1: the meter is 6/8; expected quarters"),
+    ],
+)
+def test_a_meter_that_is_not_that_of_the_bars_is_refused(old, new, said, meter_bars):
+    with pytest.raises(DataError, match=said) as told:
+        from_tablature(WALTZ.replace(old, new), meter_bars=meter_bars)
+    if "a bar has" in said:
+        assert "'Meter:'" in str(told.value)
+        assert "--notation drumroll, loudness" in str(told.value)
 
 
 @st.composite
@@ -66,7 +117,7 @@ def grooves(draw):
         name=draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"))),
         text=to_text(hits, notation),
         tempo=draw(st.floats(0.01, 999)),
-        meter=(draw(st.integers(1, 99)), draw(st.sampled_from([4, 8]))),
+        meter=(draw(st.integers(1, 99)), 4),
         notation=notation,
     )
 

@@ -134,6 +134,30 @@ def test_export_records(form: str, capsys: pytest.CaptureFixture[str], tmp_path:
     assert set(lines[0]) == expected
 
 
+def test_export_refuses_what_it_does_not_use(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", "drum-transfer", "--run", "nothing", "--data", "generated"]
+    assert main(words) == 2
+    assert "--data: --to safetensors writes a model" in capsys.readouterr().err
+
+
+def test_records_are_written_as_the_run_s(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for number, groove in enumerate(made_up_grooves(range(6), bars=12)):
+        write_midi(groove, tmp_path / f"{number}.mid")
+    words = ["train", "drum-transfer", "--model", "ngram", "--data", str(tmp_path)]
+    words += ["--notation", "rows", "--bars", "12", "--prompt-bars", "3"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    words = ["export", "drum-transfer", "--to", "jsonl-legacy", "--run", tmp_path / "run"]
+    run(capsys, *words, "--out", tmp_path / "a.jsonl")
+    for line in (tmp_path / "a.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert record["prompt"].startswith("K: ")
+        assert record["prompt"].count("SEP\n") == 3
+        assert record["completion"].count("SEP\n") == 8
+
+
 def test_export_weights(trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
     run(capsys, "export", "drum-transfer", "--run", trained, "--out", out)
@@ -164,6 +188,11 @@ def test_export_weights(trained: Path, capsys: pytest.CaptureFixture[str], tmp_p
         (["--model", "ngram", "--chat"], "leave out --chat"),
         (["--server", "x", "--device", "cpu"], "leave out --device"),
         (["--model", "ngram", "--pitch-map", "33", "tabla"], "--pitch-map 33 tabla"),
+        (["--model", "ngram", "--formats"], "--formats: choose at least one of mid, txt, png, wav"),
+        (["--model", "x", "--soundfont", "nix.sf2"], "nix.sf2: no such file"),
+        (["--model", "x", "--soundfont", "nix.sf2", "--formats", "mid"], "--soundfont: it is for"),
+        (["--server", "x", "--model", "ngram"], "leave out --model"),
+        (["--server", "x", "--weights", "last"], "leave out --weights"),
     ],
 )
 def test_what_cannot_be_done_is_told(
@@ -173,6 +202,35 @@ def test_what_cannot_be_done_is_told(
     assert main(["predict", "drum-transfer", str(grooves), *words, "--out", str(tmp_path)]) != 0
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_told_of_first(
+    grooves: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    words = ["predict", "drum-transfer", str(grooves), "--model", "no such model"]
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        assert main([*words, "--out", str(out)]) == 2
+        assert f"{tmp_path}/file: is a file, where a folder" in capsys.readouterr().err
+    (tmp_path / "text.sf2").write_text("no SoundFont")
+    soundfont = ["--soundfont", str(tmp_path / "text.sf2")]
+    assert main([*words, *soundfont, "--out", str(tmp_path / "out")]) == 1
+    assert "text.sf2: symusic" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_groove_too_long_for_the_model_does_not_stop_the_others(
+    grooves: Path, trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_midi(made_up_grooves([1], bars=50)[0], tmp_path / "long.mid")
+    words = ["predict", "drum-transfer", grooves, tmp_path / "long.mid", "--run", trained]
+    words += ["--prompt-bars", "None", "--bars", 1, "--samples", 1, "--formats", "mid"]
+    found = run(capsys, *words, "--out", tmp_path / "out", code=1)
+    assert (found["grooves"], found["unusable"]) == (2, 1)
+    said = found["samples"][-1]["error"]
+    assert said.startswith(f"{tmp_path / 'long.mid'}: a prompt of 5,")
+    assert "the model sees at most 4,096" in said
+    assert all(option in said for option in ("--bars", "--max-tokens", "--prompt-bars"))
 
 
 def test_evaluate_refuses_what_a_baseline_does_not_have(

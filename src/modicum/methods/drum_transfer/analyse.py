@@ -17,7 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from modicum.engine.files import atomic_write, to_json, write_text
 from modicum.engine.progress import Progress
 from modicum.errors import DataError
+from modicum.methods.drum_transfer.drumroll import bars as bars_of
 from modicum.methods.drum_transfer.drumroll import to_text, without_separators
+from modicum.methods.drum_transfer.extensions import notation_named
 from modicum.methods.drum_transfer.grids import Grids, read_grids
 from modicum.methods.drum_transfer.groove_files import (
     PitchMap,
@@ -225,28 +227,40 @@ def analyse(
     official: bool = False,
     clusterer: Clusterer = "exact",
     picture: bool = True,
+    notation: str = "drumroll",
+    meter_bars: bool = True,
     channel: int = DRUMS,
     pitch_map: PitchMap = (),
+    loud: int = Reading.loud,
 ) -> dict[str, Any]:
     """Say which bars of grooves are pattern and which are fills, and how they are played.
 
     Stability is how far a bar is from the nearer of its neighbours, in characters. Fills are the
     less stable of two clusters of bars; separation is the distance between their means, tightness
-    that of a bar from the mean of its own. Lines of a text that cannot be read are counted and
-    left out of how it is played.
+    that of a bar from the mean of its own.
+
+    Lines of a text that cannot be read are counted and left out of how it is played. If they are
+    more than half of those that are not silence, or another notation reads every line, the text is
+    taken to be in another notation, and refused.
 
     Args:
         files: MIDI files, drum tabs or drumroll lines (.tab, .txt), or folders of them. One that
             cannot be used is reported, in the exit code too, and does not stop the others.
         out: Folder for analysis.json, which has every number of every bar, and two pictures of each
             file: its steps with the stability of its bars, and which bars are alike.
-        official: As the paper's scripts: 16 bars of 16 steps whatever the meter, filled up with
-            silence, and bars compared with doubled newlines. Otherwise the whole performance, in
-            bars of its meter.
+        official: As the paper's scripts: of MIDI 16 bars of its meter, filled up with silence, of
+            texts all; these steps are cut into bars of 16 whatever the meter, in 3/4 into 12, and
+            the first 16 of them compared, with doubled newlines. Otherwise the whole performance,
+            to the bar of the last hit.
         clusterer: exact, or sklearn as in the paper's script.
         picture: Draw pictures.
+        notation: drumroll, loudness, articulated, rows, triplets, sextuplets or twelfths. That of
+            the model, for what it wrote.
+        meter_bars: Bars follow the meter of MIDI and tabs; --no-meter-bars: they have 16 lines in
+            3/4 and 5/4 too, as those of a model trained without. Lines say no meter: 4/4.
         channel: MIDI channel of the drums, counted from 0.
         pitch_map: What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out.
+        loud: The least velocity that is loud, in notations that know loudness.
 
     Returns:
         Tables of the files, of how they are played, and of a single file's bars; NaN where a
@@ -254,11 +268,19 @@ def analyse(
 
     Raises:
         DataError: No file can be used.
+        ConfigError: There is no such notation.
         MissingExtraError: rapidfuzz or symusic is not installed.
     """
-    reading = Reading(channel=channel, pitch_map=dict(pitch_map))
-    if not official:
-        reading = replace(reading, bars=None, pad=False, meter_bars=True)
+    reading = Reading(
+        notation=notation_named(notation),
+        bars=BARS if official else None,
+        pad=official,
+        meter_bars=meter_bars and not official,
+        channel=channel,
+        pitch_map=dict(pitch_map),
+        loud=loud,
+    )
+    reading.check()
     paths = groove_paths(files)
     labels = numbered(path.name for path in paths)
     rows: list[dict[str, Any]] = []
@@ -267,7 +289,9 @@ def analyse(
     with Progress("analyse", len(paths)) as progress:
         for done, (path, label) in enumerate(zip(paths, labels, strict=True), start=1):
             try:
-                groove = read_groove(path, reading, name=label)
+                groove = read_groove(path, reading, name=label, malformed="keep")
+                if not official:
+                    groove = _without_trailing_silence(groove)
                 found[label] = Analysis.of(groove, official=official, clusterer=clusterer)
             except DataError as error:
                 rows.append({"file": label, "error": str(error)})
@@ -299,3 +323,13 @@ def analyse(
     if len(bars) == 1:
         result["bars"] = next(iter(bars.values()))
     return result | {"details": str(details), "pictures": drawn}
+
+
+def _without_trailing_silence(groove: Groove) -> Groove:
+    """A text to the bar of the last hit, or of a malformed line, as MIDI is read."""
+    text, notation = without_separators(groove.text), groove.notation
+    grids = read_grids([text], notation)
+    within = np.arange(grids.hits.shape[1]) < grids.steps[0]
+    (heard,) = (grids.struck[0].any(1) | (within & ~grids.readable[0])).nonzero()
+    last = int(heard.max(initial=0)) // notation.steps_per_bar
+    return replace(groove, text="".join(bars_of(text, notation)[: last + 1]))

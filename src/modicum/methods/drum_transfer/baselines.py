@@ -149,12 +149,12 @@ class NGram(Baseline):
     Args:
         notation: Of the texts but for the beats of a bar, or its fields. In the layout `rows` a
             step is what is a line else.
-        entries: Pairs of context and line that were counted.
+        pairs: Of context and line that were counted: how many.
         weight: Of the order below.
     """
 
     def __init__(
-        self, notation: Notation | Mapping[str, Any], entries: int, weight: float = 4.0
+        self, notation: Notation | Mapping[str, Any], pairs: int, weight: float = 4.0
     ) -> None:
         super().__init__()
         if not isinstance(notation, Notation):
@@ -166,11 +166,11 @@ class NGram(Baseline):
         self.kinds = prod(self.sizes)
         """How many different lines there can be: 64 in a drumroll."""
         self.pairs: Tensor
-        """`(entries,)`, int64, in order: number of the context times `kinds`, plus the line's."""
+        """`(pairs,)`, int64, in order: number of the context times `kinds`, plus the line's."""
         self.counts: Tensor
-        """`(entries,)`, int64: how often the pair occurs."""
-        self.register_buffer("pairs", torch.zeros(entries, dtype=torch.int64))
-        self.register_buffer("counts", torch.zeros(entries, dtype=torch.int64))
+        """`(pairs,)`, int64: how often the pair occurs."""
+        self.register_buffer("pairs", torch.zeros(pairs, dtype=torch.int64))
+        self.register_buffer("counts", torch.zeros(pairs, dtype=torch.int64))
 
     @classmethod
     def fit(cls, records: Sequence[Record], *, weight: float = 4.0) -> NGram:
@@ -206,7 +206,7 @@ class NGram(Baseline):
         """What it is built with, JSON-able; the counts are its state."""
         return {
             "notation": asdict(self.notation),
-            "entries": len(self.pairs),
+            "pairs": len(self.pairs),
             "weight": self.weight,
         }
 

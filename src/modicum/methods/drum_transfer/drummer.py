@@ -26,6 +26,7 @@ from modicum.methods.drum_transfer.groove_files import (
     numbered,
 )
 from modicum.methods.drum_transfer.language_models import LanguageModel
+from modicum.methods.drum_transfer.midi import Reading
 from modicum.methods.drum_transfer.notation import SEPARATOR, Notation
 from modicum.methods.drum_transfer.train import BUILT_IN, Config, build_model
 
@@ -53,6 +54,10 @@ class Drummer:
     def notation(self) -> Notation:
         """Of its texts."""
         return notation_named(self.config.notation)
+
+    def reading(self) -> Reading:
+        """How to read grooves that it is to continue: whole, in its notation."""
+        return dataclasses.replace(self.config.reading(), bars=None, pad=False)
 
     @classmethod
     def load(
@@ -111,7 +116,19 @@ class Drummer:
         """Completions of prompts; see `generate.generate`, whose options these are.
 
         A baseline writes whole bars, whatever `constrained` and `max_tokens` are.
+
+        Raises:
+            ConfigError: The notation is another than the model's, but for the beats of a bar, or an
+                option is out of range.
         """
+        if (
+            dataclasses.replace(notation, beats_per_bar=self.notation.beats_per_bar)
+            != self.notation
+        ):
+            raise ConfigError(
+                f"the model writes the notation {self.config.notation!r}, and the prompts are in "
+                f"another. Read them as `Drummer.reading` says."
+            )
         if isinstance(self.model, CausalModel):
             return generate(
                 self.model,

@@ -236,7 +236,7 @@ def to_prompt(groove: Groove, bars: int | None = 2) -> str:
     if steps < (wanted := bars or 1) * size:
         raise DataError(
             f"{groove.name}: found {steps} steps; a prompt of {wanted} bars needs {wanted * size}. "
-            f"Take fewer bars, or a longer groove."
+            f"Take fewer (--prompt-bars), or a longer groove."
         )
     return "".join(bar + SEPARATOR for bar in _bars_of(groove)[:bars])
 

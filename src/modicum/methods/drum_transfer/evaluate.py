@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modicum.engine.devices import Device
-from modicum.engine.files import atomic_write, to_json, write_text
+from modicum.engine.files import atomic_write, ready_folder, to_json, write_text
 from modicum.engine.progress import report_progress
+from modicum.engine.weights import find_model
 from modicum.methods.drum_transfer import baselines
 from modicum.methods.drum_transfer.decoder import CausalModel
 from modicum.methods.drum_transfer.drummer import PEOPLE, TEMPERATURE, Drummer, Weights, continued
@@ -20,12 +22,14 @@ from modicum.methods.drum_transfer.drumroll import (
     to_text,
     without_separators,
 )
+from modicum.methods.drum_transfer.groove_files import numbered
 from modicum.methods.drum_transfer.losses import CompletionNats, completion_nats
 from modicum.methods.drum_transfer.measures import Reference, score, score_styles, score_table
 from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.pictures import comparison_sheet
 from modicum.methods.drum_transfer.sources import Split
 from modicum.methods.drum_transfer.structure import Clusterer
+from modicum.methods.drum_transfer.tablature import to_tablature
 
 
 def evaluate(
@@ -69,11 +73,16 @@ def evaluate(
         clusterer: exact, or sklearn as in the paper's script.
         styles: Also a table for each style.
         seed: Of what is drawn.
-        out: Folder for evaluation.json, the grooves written (a .txt each) and a picture; None: the
-            run folder.
+        out: Folder for evaluation.json, a picture, and `written`, emptied before, with the grooves:
+            a .txt each as it came, and a .tab, which has tempo and meter. None: the run folder.
         device: Where to compute.
     """
+    folder = out or (None if run is None else find_model(run, weights).parent)
+    folder = folder or Path("evaluation")
+    ready_folder(folder)
     drummer = Drummer.load(run, model, weights, device)
+    if model == "ngram":  # beside that of the training split
+        drummer = dataclasses.replace(drummer, name="ngram of built-in grooves")
     drummer.check_sampling(
         temperature=temperature, top_p=top_p, constrained=constrained, max_tokens=max_tokens
     )
@@ -95,7 +104,6 @@ def evaluate(
         "measured_on": f"{len(records)} records of the {split} split",
         "loss": losses,
     }
-    folder = out or drummer.folder or Path("evaluation")
     if write:
         texts = write_beside_baselines(
             drummer,
@@ -122,7 +130,9 @@ def evaluate(
             official=official,
             clusterer=clusterer,
         )
-        _keep(texts, records, folder, given_bars=config.prompt_bars)
+        _keep(texts, [groove for groove, _ in chosen], records, folder)
+        with atomic_write(folder / "written.png") as file:
+            file.write(comparison_sheet(_first(texts, records[0]), given_bars=config.prompt_bars))
         result["picture"] = str(folder / "written.png")
         result["written"] = str(folder / "written")
     write_text(folder / "evaluation.json", to_json(result) + "\n")
@@ -165,26 +175,51 @@ def _measures(
     if not styles:
         return {"measures": score_table(found)}
     by_style = score_styles(texts[model], of_each(styles, texts[model]), **shared[model])
-    return {"measures": score_table(found), "styles": {model: score_table(by_style)}}
+    rows = score_table(by_style)
+    for row in rows:
+        del row["what"]  # told in the other table; here is no room
+    return {"measures": score_table(found), "styles": {model: rows}}
 
 
 def _keep(
-    texts: Mapping[str, Sequence[str]], records: Sequence[Record], folder: Path, *, given_bars: int
+    texts: Mapping[str, Sequence[str]],
+    grooves: Sequence[Groove],
+    records: Sequence[Record],
+    folder: Path,
 ) -> None:
-    """Write every text to a file, and a picture of the first record's."""
-    shown: dict[str, Groove] = {}
-    for name, some in texts.items():
+    """Write every text to files, in place of those of an evaluation before."""
+    shutil.rmtree(folder / "written", ignore_errors=True)
+    names = numbered(_plain(record.name) for record in records)
+    for who, some in texts.items():
         copies = len(some) // len(records)
         for number, text in enumerate(some):
             record, copy = divmod(number, copies)
-            suffix = f"_{copy + 1}" if copies > 1 else ""
-            file = folder / "written" / name / f"{_plain(records[record].name)}{suffix}.txt"
-            write_text(file, without_separators(text))
-        notation = records[0].notation
-        hits = to_hits(without_separators(some[0]), notation, repair="pad")
-        shown[name] = Groove(name, to_text(hits, notation), notation=notation)
-    with atomic_write(folder / "written.png") as file:
-        file.write(comparison_sheet(shown, given_bars=given_bars))
+            name = names[record] + (f"_{copy + 1}" if copies > 1 else "")
+            notation = records[record].notation
+            lines = without_separators(text)
+            hits = to_hits(lines, notation, repair="pad")
+            groove = dataclasses.replace(
+                grooves[record],
+                name=name,
+                text=to_text(hits, notation),
+                tempo=round(grooves[record].tempo, 3),
+                velocities=None,
+            )
+            write_text(folder / "written" / who / f"{name}.txt", lines)
+            write_text(folder / "written" / who / f"{name}.tab", to_tablature(groove))
+
+
+def _first(texts: Mapping[str, Sequence[str]], record: Record) -> dict[str, Groove]:
+    """What all wrote of the first record."""
+    notation = record.notation
+    return {
+        name: Groove(
+            name,
+            to_text(to_hits(without_separators(some[0]), notation, repair="pad"), notation),
+            notation=notation,
+        )
+        for name, some in texts.items()
+    }
 
 
 def losses_beside_yardsticks(
@@ -206,18 +241,15 @@ def losses_beside_yardsticks(
         A row each: `nats_per_line` of all lines, `without_padding` of those up to the last hit, and
         `nats_per_token`, of a network.
     """
-    notation = drummer.notation
-    rows: list[dict[str, Any]] = []
-    if notation.layout == "steps":
-        rows += [
-            _loss_row(name, ngram.nats(records, order))
-            for order, name in enumerate(baselines.YARDSTICKS)
-        ]
+    rows = [
+        _loss_row(name, ngram.nats(records, order))
+        for order, name in enumerate(baselines.YARDSTICKS)
+    ]
     if isinstance(drummer.model, CausalModel):
         with report_progress("measure", quiet=quiet) as progress:
-            nats = completion_nats(drummer.model, records, notation=notation, progress=progress)
+            nats = completion_nats(drummer.model, records, progress=progress)
         rows.append(_loss_row(drummer.name, nats) | {"nats_per_token": nats.per_token})
-    elif isinstance(drummer.model, baselines.NGram) and drummer.folder is not None:
+    elif isinstance(drummer.model, baselines.NGram):
         rows.append(_loss_row(drummer.name, drummer.model.nats(records)))
     return rows
 

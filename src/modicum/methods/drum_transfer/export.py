@@ -26,14 +26,16 @@ def export(
     """Write a trained model for other programs, or records for fine-tuning somewhere else.
 
     Args:
-        run: Run folder, or a .safetensors file of one; for jsonl it gives the data and its options,
-            and may be left out.
+        run: Run folder, or a .safetensors file of one. For jsonl it gives the data and how they are
+            read and written: --notation, --bars, --cut, --meter-bars, --prompt-bars and the like of
+            train. A baseline's will do, train --model ngram, and predict takes the same beside
+            --server. None: as in the paper.
         to: safetensors: the model in one file, adapters merged, for modicum. transformers: a folder
             of Transformers, adapters merged and the vocabulary whole, which other programs read.
             jsonl-legacy: records as lines of prompt and completion. jsonl-chat: as lines of
             messages.
-        data: For jsonl, what --data of train takes.
-        split: For jsonl, which grooves.
+        data: For jsonl, what --data of train takes; None: the run's.
+        split: For jsonl, which grooves, all of them whatever --records was.
         out: File or folder to write; None: beside the run's weights, or records.jsonl.
     """
     if to in ("jsonl-legacy", "jsonl-chat"):
@@ -48,6 +50,8 @@ def export(
         form = "completions" if to == "jsonl-legacy" else "chat"
         number = write_jsonl(path, records, form=form)
         return {"written": str(path), "records": number, "data": config.data}
+    if data is not None:
+        raise ConfigError(f"--data: --to {to} writes a model, not records. Leave it out.")
     if run is None:
         raise ConfigError(f"--to {to}: give the trained run by --run.")
     saved = load_saved(run, "best", method="drum-transfer")

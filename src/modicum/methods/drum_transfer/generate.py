@@ -83,17 +83,14 @@ def generate(
     )
     vocabulary = model.vocabulary
     grammar = Grammar(notation, bars, vocabulary)
-    limit = max_tokens or grammar.characters
-    if constrained:
-        limit = min(limit, grammar.characters)
     encoded = [_encode(prompt, number, vocabulary) for number, prompt in enumerate(prompts)]
-    longest = max(map(len, encoded), default=0)
-    if longest + limit > model.context:
-        raise ConfigError(
-            f"a prompt of {longest:,} tokens and a completion of up to {limit:,} are "
-            f"{longest + limit:,} tokens, but the model sees at most {model.context:,}. Let it "
-            f"write fewer bars, limit the tokens (--max-tokens), or give it a shorter prompt."
-        )
+    limit = completion_limit(
+        model,
+        max(map(len, encoded), default=0),
+        grammar,
+        constrained=constrained,
+        max_tokens=max_tokens,
+    )
     automaton = grammar if constrained else UntilEnd(vocabulary)
     pick = partial(choose, temperature=temperature, top_p=top_p)
     total = len(encoded) * samples
@@ -125,6 +122,41 @@ def generate(
         model.train(training)
     texts = ["".join(text.partition(END)[:2]) for text in texts]
     return [texts[first : first + samples] for first in range(0, total, samples)]
+
+
+def completion_limit(
+    model: CausalModel,
+    prompt: int,
+    grammar: Grammar,
+    *,
+    constrained: bool = True,
+    max_tokens: int | None = None,
+    source: str = "the longest prompt",
+) -> int:
+    """The most tokens of a completion, which the model must be able to see beside the prompt.
+
+    Args:
+        model: Any causal model.
+        prompt: Tokens of the prompt.
+        grammar: Of the completion.
+        constrained: See `generate`.
+        max_tokens: See `generate`.
+        source: What the prompt is, for messages.
+
+    Raises:
+        ConfigError: Prompt and completion may be longer than the model can see.
+    """
+    limit = max_tokens or grammar.characters
+    if constrained:
+        limit = min(limit, grammar.characters)
+    if prompt + limit > model.context:
+        raise ConfigError(
+            f"{source}: a prompt of {prompt:,} tokens and a completion of up to {limit:,} are "
+            f"{prompt + limit:,} tokens, but the model sees at most {model.context:,}. Give it a "
+            f"shorter prompt (--prompt-bars), or let it write fewer bars (--bars) or tokens "
+            f"(--max-tokens)."
+        )
+    return limit
 
 
 def check_sampling(

@@ -33,6 +33,7 @@ from modicum.methods.drum_transfer.drumroll import (
     to_text,
     without_leading_silence,
 )
+from modicum.methods.drum_transfer.extensions import notation_named
 from modicum.methods.drum_transfer.groove_files import PitchMap, groove_paths, read_groove
 from modicum.methods.drum_transfer.midi import DRUMS, Reading
 from modicum.methods.drum_transfer.notation import Groove
@@ -277,7 +278,8 @@ def write_listening_page(
         ):
             raise DataError(
                 f"{first.name}: its first {given_bars} bars are not those of the other groove of "
-                f"the pair. If nothing was given to the model, say so: --given-bars 0."
+                f"the pair. Read them as in training: --notation, --meter-bars, --keep-pickups. If "
+                f"nothing was given to the model, say so: --given-bars 0."
             )
     page = f"{fold_keys(seed, *(groove.text for pair in pairs for groove in pair)) >> 32:08x}"
     order = permutation(len(pairs), seed, "pairs")
@@ -370,9 +372,12 @@ def listen(
     most_bars: int = 16,
     given_bars: int = 2,
     repair: Literal["pad", "drop"] | None = None,
+    notation: str = "drumroll",
     meter_bars: bool = False,
+    keep_pickups: bool = False,
     channel: int = DRUMS,
     pitch_map: PitchMap = (),
+    loud: int = Reading.loud,
     seed: int = 0,
     embed_below: float = 50.0,
     soundfont: Path | None = None,
@@ -397,10 +402,14 @@ def listen(
         given_bars: Bars from the first that were given to the model, and which both therefore have;
             they are shaded.
         repair: What is done about malformed lines of .txt files: pad or drop. None: an error.
+        notation: drumroll, loudness, articulated, rows, triplets, sextuplets or twelfths. That of
+            the model, for what it wrote.
         meter_bars: Bars follow the meter, as those of a model trained with --meter-bars; otherwise
-            they have 16 lines in 3/4 and 5/4 too, as the paper's.
+            they have 16 lines in 3/4 and 5/4 too, as the paper's. Lines say no meter: 4/4.
+        keep_pickups: Keep a pick-up before the first bar, as for a model trained so.
         channel: MIDI channel of the drums, counted from 0.
         pitch_map: What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out.
+        loud: The least velocity that is loud, in notations that know loudness.
         seed: Of choosing and shuffling.
         embed_below: Largest page in megabytes that is a single file; of a larger one, sounds and
             pictures lie beside it. A pair of 16 bars at 120 bpm takes 8.
@@ -440,16 +449,31 @@ def listen(
         logger.warning("%d grooves are in one of the folders alone and left out.", left)
     chosen = [common[place] for place in sorted(permutation(len(common), seed, "chosen")[:pairs])]
     reading = Reading(
-        bars=most_bars,
+        notation=notation_named(notation),
+        bars=None,  # cut where both are read
         pad=False,
         meter_bars=meter_bars,
         channel=channel,
         pitch_map=dict(pitch_map),
+        loud=loud,
     )
-    read = [[_read(of[name], reading, repair) for of in (ours, theirs)] for name in chosen]
+    reading.check()
+
+    def read(path: Path) -> Groove:
+        groove = read_groove(
+            path,
+            reading,
+            name=path.stem,
+            tempo=math.nan,
+            malformed=repair or "refuse",
+            advice="Or have such lines mended: --repair pad or --repair drop.",
+        )
+        return _to_be_heard(groove, path, most_bars, keep_pickups)
+
+    both = [(read(ours[name]), read(theirs[name])) for name in chosen]
     return write_listening_page(
         out,
-        [_at_one_tempo(first, second) for first, second in read],
+        [_at_one_tempo(first, second) for first, second in both],
         names or (folder.resolve().name, against.resolve().name),
         given_bars=given_bars,
         seed=seed,
@@ -480,24 +504,17 @@ def _at_one_tempo(first: Groove, second: Groove) -> tuple[Groove, Groove]:
     return dataclasses.replace(first, tempo=tempo), dataclasses.replace(second, tempo=tempo)
 
 
-def _read(path: Path, reading: Reading, repair: Literal["pad", "drop"] | None) -> Groove:
-    """A groove without silent bars at either end, as records leave out those at the beginning.
-
-    The tempo is NaN if the file says none.
+def _to_be_heard(groove: Groove, path: Path, most_bars: int, keep_pickups: bool) -> Groove:
+    """So many bars of a groove without silent ones at either end, as records leave out those at the
+    beginning.
     """
-    assert reading.bars is not None
-    groove = read_groove(path, reading, tempo=math.nan)
-    notation = groove.notation
-    hits = to_hits(groove.text, notation, repair=repair, source=str(path))
-    text = to_text(hits[: reading.bars * notation.steps_per_bar], notation)
-    groove = dataclasses.replace(groove, name=path.stem, text=text, velocities=None)
-    groove = without_leading_silence(groove)
-    hits = to_hits(groove.text, notation)
+    groove, notation = without_leading_silence(groove, keep_pickups=keep_pickups), groove.notation
+    hits = to_hits(groove.text, notation)[: most_bars * notation.steps_per_bar]
     if not hits.any():
         raise DataError(f"{path}: nothing is hit in it; a silent groove cannot be judged.")
     sounding = int(np.flatnonzero(hits.any(1))[-1]) // notation.steps_per_bar + 1
     text = to_text(hits[: sounding * notation.steps_per_bar], notation)
-    return dataclasses.replace(groove, text=text)
+    return dataclasses.replace(groove, text=text, velocities=None)
 
 
 # Tables

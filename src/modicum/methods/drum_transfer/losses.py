@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from modicum.methods.drum_transfer.decoder import CausalModel
 from modicum.methods.drum_transfer.drumroll import Record
-from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Notation
+from modicum.methods.drum_transfer.notation import END, SEPARATOR, Notation
 from modicum.methods.drum_transfer.vocabulary import Vocabulary
 
 PROMPT_WEIGHT = 0.01
@@ -148,7 +148,6 @@ def completion_nats(
     records: Sequence[Record],
     *,
     batch_size: int = 8,
-    notation: Notation = DRUMROLL,
     progress: Callable[[int, int], None] | None = None,
 ) -> CompletionNats:
     """Nats of the completions of records, given their prompts.
@@ -160,7 +159,6 @@ def completion_nats(
         records: At least one.
         batch_size: Records at once, fewer where the vocabulary is large. Records of similar length
             go together.
-        notation: Of the records.
         progress: Called with (records done, records in all).
 
     Raises:
@@ -195,7 +193,7 @@ def completion_nats(
     columns: list[tuple[float, int, int, float, int]] = []
     for index, record in enumerate(records):
         nats = by_record[index]
-        lines, sounding_lines, sounding_characters = _extent(record.completion, notation)
+        lines, sounding_lines, sounding_characters = _extent(record.completion, record.notation)
         written = encoded[index][0][-len(nats) :]
         begins = [0, *accumulate(len(pieces[token]) for token in written)][:-1]
         sounding = np.array(begins) < sounding_characters

@@ -309,7 +309,9 @@ def line_counts(grids: Grids) -> Floats:
     return np.bincount(found, minlength=math.prod(sizes)).astype(np.float64)
 
 
-def line_divergence(grids: Grids, reference: Reference, *, smoothing: float = 1.0) -> float:
+def line_divergence(
+    grids: Sequence[Grids], reference: Reference, *, smoothing: float = 1.0
+) -> float:
     """Kullback-Leibler divergence of the lines of grooves from those of a reference, in nats.
 
     Args:
@@ -321,10 +323,7 @@ def line_divergence(grids: Grids, reference: Reference, *, smoothing: float = 1.
     Returns:
         0 or more; NaN if nothing is read.
     """
-    return _divergence(line_counts(grids), reference, smoothing)
-
-
-def _divergence(counts: Floats, reference: Reference, smoothing: float) -> float:
+    counts = _counts(grids)
     if not counts.any():
         return math.nan
     p = counts / counts.sum()
@@ -358,7 +357,7 @@ MEASURES = {
     "bad_lines": "share of lines that are malformed",
     "broken_separators": "malformed lines with a separator in them",
     "whole_bars": "share of bars between separators that have all lines",
-    "right_length": "share of texts with as many lines as a groove has",
+    "right_length": "share of texts with as many lines as they should have",
     "ended": "share of texts with the end mark",
     "duplicated_bars": "share of sounding bars that the reference has too",
     "distinct_bars": "different sounding bars over sounding bars, all texts together",
@@ -422,7 +421,8 @@ def score(
         texts: Grooves of people or models, well-formed or not, prompts included.
         notation: How they should be written.
         reference: For duplicated bars and the divergence of lines; without it these are left out.
-        expected: A groove for each text, for the error of the number of hits.
+        expected: A groove for each text, for the error of the number of hits, and whose length is
+            the right one; without it `groove_bars` is.
         records: Whether the texts should have separators and the end mark.
         given_bars: Bars of the prompt. Duplication and everything musical is measured after them,
             structure and validity, as in the paper, of whole texts.
@@ -458,12 +458,15 @@ def score(
     for name in ("stability", "separation", "tightness"):
         found[name] = Score(getattr(means, name), means.grooves, means.excluded)
 
-    # Arrays have a number a text, in the order of the notations.
-    checked = [
-        vars(validity(some, its_own, groove_bars=groove_bars))
-        for its_own, some in _by_notation(texts, notation)
-    ]
-    valid = Validity(**{name: np.concatenate([c[name] for c in checked]) for name in checked[0]})
+    def validated(texts: Sequence[str]) -> Validity:
+        """Of each text, in the order of the notations."""
+        parts = [
+            vars(validity(some, its_own, groove_bars=groove_bars))
+            for its_own, some in _by_notation(texts, notation)
+        ]
+        return Validity(**{name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
+
+    valid = validated(texts)
     read = int((valid.lines > 0).sum())
     found["bad_lines"] = Score(_share(valid.bad_lines, valid.lines), read, total - read)
     found["broken_separators"] = Score(float(valid.broken_separators.sum()), total, 0)
@@ -471,7 +474,10 @@ def score(
         read = int((valid.bars > 0).sum())
         found["whole_bars"] = Score(_share(valid.whole_bars, valid.bars), read, total - read)
         found["ended"] = _mean(valid.ended)
-    found["right_length"] = _mean(valid.right_length)
+    right = valid.right_length
+    if expected is not None:
+        right = valid.lines == validated(expected).lines
+    found["right_length"] = _mean(right)
 
     limits: dict[str, Any] = {"given_bars": given_bars, "most_bars": groove_bars}
     copied = duplication(texts, reference or Reference({}, np.zeros(0)), notation, **limits)
@@ -497,8 +503,7 @@ def score(
     if reference is not None:
         found["duplicated_bars"] = Score(copied.share, with_bars, total - with_bars)
         read = sum(int(part.readable.any(1).sum()) for part in grids)
-        divergence = _divergence(_counts(grids), reference, smoothing=1.0)
-        found["line_divergence"] = Score(divergence, read, total - read)
+        found["line_divergence"] = Score(line_divergence(grids, reference), read, total - read)
     return {name: found[name] for name in MEASURES if name in found}
 
 

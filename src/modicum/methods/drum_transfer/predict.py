@@ -7,16 +7,19 @@ import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 import tyro
 
 from modicum.engine.devices import Device
-from modicum.engine.files import atomic_write, to_json, write_text
+from modicum.engine.files import atomic_write, ready_folder, to_json, write_text
 from modicum.engine.progress import Progress, report_progress
+from modicum.engine.run import config_from_json
+from modicum.engine.weights import read_notes
 from modicum.errors import ConfigError, DataError
+from modicum.methods.drum_transfer.decoder import CausalModel
 from modicum.methods.drum_transfer.drummer import TEMPERATURE, Drummer, Weights, continued
 from modicum.methods.drum_transfer.drumroll import (
     Hits,
@@ -27,18 +30,20 @@ from modicum.methods.drum_transfer.drumroll import (
     without_leading_silence,
     without_separators,
 )
-from modicum.methods.drum_transfer.generate import check_sampling
+from modicum.methods.drum_transfer.generate import check_sampling, completion_limit
+from modicum.methods.drum_transfer.grammar import Grammar
 from modicum.methods.drum_transfer.groove_files import (
     PitchMap,
     groove_paths,
     numbered,
     read_groove,
 )
-from modicum.methods.drum_transfer.midi import write_midi
+from modicum.methods.drum_transfer.midi import Reading, write_midi
 from modicum.methods.drum_transfer.notation import INSTRUMENTS, SEPARATOR, Groove
 from modicum.methods.drum_transfer.pictures import step_grid
-from modicum.methods.drum_transfer.remote import Server, continue_groove
+from modicum.methods.drum_transfer.remote import Server, ServerError, continue_groove
 from modicum.methods.drum_transfer.structure import structure
+from modicum.methods.drum_transfer.synthesis import render as play
 from modicum.methods.drum_transfer.synthesis import write_wav
 from modicum.methods.drum_transfer.tablature import to_tablature
 from modicum.methods.drum_transfer.train import Config
@@ -84,12 +89,14 @@ def predict(
 
     Args:
         files: MIDI files, drum tabs or drumroll lines (.tab, .txt), or folders of them.
-        run: Run folder, or a .safetensors file of one.
+        run: Run folder, or a .safetensors file of one. Beside --server it says how grooves are
+            written, by its --notation, --meter-bars, --keep-pickups, --channel and --pitch-map, and
+            is used for nothing else; without it they are drumrolls of 16-line bars, as the paper's.
         weights: Of a run folder, those of the best epoch or of the last.
         model: In place of --run: ngram, which needs no training; repeat or random; or a pre-trained
             model as --model of train has it, untrained on drums.
-        server: In place of these: what a server that speaks OpenAI's protocol calls its model. The
-            key is read from OPENAI_API_KEY.
+        server: In place of a model here: what a server that speaks OpenAI's protocol calls its
+            model. The key is read from OPENAI_API_KEY.
         bars: Bars to write after the given ones.
         samples: Continuations of each file.
         prompt_bars: Bars to begin with; None: the whole file.
@@ -114,58 +121,38 @@ def predict(
     check_sampling(
         bars=bars, samples=samples, temperature=temperature, top_p=top_p, max_tokens=max_tokens
     )
-    slowest, fastest = TEMPOS["wav" if "wav" in formats else "mid"]
-    if tempo is not None and not slowest <= tempo <= fastest:
-        raise ConfigError(f"--tempo {tempo:g}: must be {slowest:g} to {fastest:g}.")
-    here = {
-        "--run": run is not None,
-        "--model": model is not None,
-        "--weights": weights != "best",
-        "--device": device != "auto",
-    }
-    there = {"--chat": chat, "--base-url": bool(base_url)}
-    misplaced = [name for name, given in (here if server is not None else there).items() if given]
-    if misplaced:
-        place = "it is in place of a model here" if server is not None else "there is none"
-        raise ConfigError(f"--server: {place}; leave out {', '.join(misplaced)}.")
-    drummer = None
+    _check_place(
+        server is not None,
+        here={"--model": model, "--device": device != "auto"}
+        | ({} if run is not None else {"--weights": weights != "best"}),
+        there={"--chat": chat, "--base-url": base_url},
+    )
+    _check_output(formats, tempo, soundfont)
+    ready_folder(out)
     if server is None:
-        drummer = Drummer.load(run, model, weights, device)
-        drummer.check_sampling(
+        writer = Drummer.load(run, model, weights, device)
+        writer.check_sampling(
             temperature=temperature, top_p=top_p, constrained=constrained, max_tokens=max_tokens
         )
-    config = Config() if drummer is None else drummer.config
+        config = writer.config
+    else:
+        writer = Server(server, form="chat" if chat else "completions", base_url=base_url)
+        config = Config()
+        if run is not None:
+            notes = read_notes(run, weights, method="drum-transfer")
+            config = config_from_json(Config, notes["config"])
     reading = dataclasses.replace(config.reading(), bars=None, pad=False)
     if channel is not None:
         reading = dataclasses.replace(reading, channel=channel)
     if pitch_map is not None:
         reading = dataclasses.replace(reading, pitch_map=dict(pitch_map))
     paths = groove_paths(files)
-    names = numbered(path.stem for path in paths)
+    sources = dict(zip(numbered(path.stem for path in paths), paths, strict=True))
     errors: dict[str, DataError] = {}
-    grooves: dict[str, Groove] = {}
-    records: dict[str, Record] = {}
-    for path, name in zip(paths, names, strict=True):
-        with _kept(errors, name):
-            groove = without_leading_silence(
-                read_groove(path, reading, name=name), keep_pickups=config.keep_pickups
-            )
-            # 110, not 109.99990833, of a file's 545455 us
-            pace = round(groove.tempo, 3) if tempo is None else tempo
-            if not slowest <= pace <= fastest:
-                raise DataError(
-                    f"{path}: its tempo is {pace:g}; expected {slowest:g} to {fastest:g} quarter "
-                    f"notes a minute. Give another, --tempo 120."
-                )
-            records[name] = Record(to_prompt(groove, prompt_bars), "", name, groove.notation)
-            grooves[name] = dataclasses.replace(groove, tempo=pace)
-    odd = [name for name, g in grooves.items() if g.meter[0] != g.notation.beats_per_bar]
-    if odd:
-        _log.warning(
-            "%s: not in 4/4, but the model's bars have 16 lines, as the paper's, so bar lines will "
-            "not be where they should. A model trained with --meter-bars follows the meter.",
-            ", ".join(odd),
-        )
+    grooves = _read_grooves(
+        sources, reading, errors, keep_pickups=config.keep_pickups, tempo=tempo, formats=formats
+    )
+    records = _to_records(grooves, errors, prompt_bars=prompt_bars)
     how: dict[str, Any] = {
         "bars": bars,
         "samples": samples,
@@ -175,29 +162,28 @@ def predict(
         "seed": seed,
     }
     with report_progress("write") as progress:
-        if drummer is not None:
-            texts = _by_model(drummer, records, progress, constrained=constrained, **how)
-        elif records:
-            assert server is not None
-            writer = Server(server, form="chat" if chat else "completions", base_url=base_url)
-            texts = _by_server(writer, records, errors, progress, **how)
+        if isinstance(writer, Server):
+            written = _by_server(writer, records, errors, progress, **how)
         else:
-            texts = {}
-    if not texts:
-        first = next(iter(errors.values()))
-        raise DataError(f"none of the {len(paths)} files can be continued. The first: {first}")
-    jobs = [(name, number, text) for name in texts for number, text in enumerate(texts[name], 1)]
+            how["constrained"] = constrained
+            written = _by_model(writer, records, errors, progress, sources=sources, **how)
+    if not written:
+        raise _nothing_written(errors)
     rows: list[dict[str, Any]] = []
-    with Progress("render", len(jobs)) as progress:
-        for done, (name, number, text) in enumerate(jobs, 1):
-            given = records[name].prompt.count(SEPARATOR)
-            written = _continuation(grooves[name], f"{name}_{number}", text, given)
-            rows.append(_render(written, out, formats, given, soundfont))
+    with Progress("render", len(written)) as progress:
+        for done, sample in enumerate(written, 1):
+            name = f"{sample.groove}_{sample.number}"
+            if sample.error:
+                rows.append({"name": name, "error": sample.error})
+            else:
+                given = records[sample.groove].prompt.count(SEPARATOR)
+                continuation = _continuation(grooves[sample.groove], name, sample.text, given)
+                rows.append(_render(continuation, out, formats, given, soundfont))
             progress.advance(done)
     rows += [{"name": name, "error": str(error)} for name, error in errors.items()]
     result: dict[str, Any] = {
-        "model": server or (drummer.name if drummer else ""),
-        "grooves": len(texts),
+        "model": server or (writer.name if isinstance(writer, Drummer) else ""),
+        "grooves": len({sample.groove for sample in written}),
         "unusable": len(errors),
         "usable": not errors,
     }
@@ -205,17 +191,176 @@ def predict(
     return result | {"folder": str(out), "samples": rows}
 
 
+def _check_place(on_server: bool, here: Mapping[str, Any], there: Mapping[str, Any]) -> None:
+    """Refuse options of models here where a server is asked, and those of servers elsewhere.
+
+    Args:
+        on_server: Whether one is asked.
+        here: Options of models here, true where they are given.
+        there: Those of servers.
+    """
+    if misplaced := [name for name, given in (here if on_server else there).items() if given]:
+        place = "it is in place of a model here" if on_server else "there is none"
+        raise ConfigError(f"--server: {place}; leave out {', '.join(misplaced)}.")
+
+
+def _check_output(formats: Sequence[Format], tempo: float | None, soundfont: Path | None) -> None:
+    """Refuse what cannot be written, before anything is generated."""
+    if not formats:
+        raise ConfigError(f"--formats: choose at least one of {', '.join(get_args(Format))}.")
+    slowest, fastest = _tempos(formats)
+    if tempo is not None and not slowest <= tempo <= fastest:
+        raise ConfigError(f"--tempo {tempo:g}: must be {slowest:g} to {fastest:g}.")
+    if soundfont is not None:
+        if "wav" not in formats:
+            raise ConfigError("--soundfont: it is for wav. Add wav to --formats, or leave it out.")
+        # One that cannot be played is refused.
+        play(Groove("a hit", "-----o\n"), soundfont=soundfont)
+
+
+def _tempos(formats: Sequence[Format]) -> tuple[float, float]:
+    return TEMPOS["wav" if "wav" in formats else "mid"]
+
+
+def _read_grooves(
+    sources: Mapping[str, Path],
+    reading: Reading,
+    errors: dict[str, DataError],
+    *,
+    keep_pickups: bool,
+    tempo: float | None,
+    formats: Sequence[Format],
+) -> dict[str, Groove]:
+    """The grooves of files, from the first bar that begins with a hit on, by name.
+
+    Args:
+        sources: Files by name.
+        reading: How.
+        errors: Gets those of files that cannot be used.
+        keep_pickups: See `without_leading_silence`.
+        tempo: Of all; None: each has its own.
+        formats: What will be written, which must be possible at their tempo.
+    """
+    slowest, fastest = _tempos(formats)
+    grooves: dict[str, Groove] = {}
+    for name, path in sources.items():
+        with _kept(errors, name):
+            groove = without_leading_silence(
+                read_groove(path, reading, name=name), keep_pickups=keep_pickups
+            )
+            # 110, not 109.99990833, of a file's 545455 us
+            pace = round(groove.tempo, 3) if tempo is None else tempo
+            if not slowest <= pace <= fastest:
+                raise DataError(
+                    f"{path}: its tempo is {pace:g}; expected {slowest:g} to {fastest:g} quarter "
+                    f"notes a minute. Give another, --tempo 120."
+                )
+            grooves[name] = dataclasses.replace(groove, tempo=pace)
+    odd = [name for name, g in grooves.items() if g.meter[0] != g.notation.beats_per_bar]
+    if odd:
+        _log.warning(
+            "%s: not in 4/4, but the model's bars have 16 lines, as the paper's, so bar lines will "
+            "not be where they should. A model trained with --meter-bars follows the meter.",
+            ", ".join(odd),
+        )
+    return grooves
+
+
+def _to_records(
+    grooves: Mapping[str, Groove], errors: dict[str, DataError], *, prompt_bars: int | None
+) -> dict[str, Record]:
+    """Records without completions, of the grooves that have enough bars."""
+    records: dict[str, Record] = {}
+    for name, groove in grooves.items():
+        with _kept(errors, name):
+            records[name] = Record(to_prompt(groove, prompt_bars), "", name, groove.notation)
+    return records
+
+
+class _Sample(NamedTuple):
+    """A continuation of a groove."""
+
+    groove: str
+    """Its name."""
+    number: int
+    """From 1."""
+    text: str
+    """Of a record, the prompt included."""
+    error: str = ""
+    """Why there is no text."""
+
+
 def _by_model(
     drummer: Drummer,
     records: Mapping[str, Record],
+    errors: dict[str, DataError],
     progress: Callable[[int, int], None],
     *,
+    sources: Mapping[str, Path],
+    bars: int,
     samples: int,
+    constrained: bool,
+    max_tokens: int | None,
     **how: Any,
-) -> dict[str, list[str]]:
-    """The texts that a model here writes of each prompt, the prompt included."""
-    texts = continued(drummer, list(records.values()), samples=samples, progress=progress, **how)
-    return {name: texts[n * samples : (n + 1) * samples] for n, name in enumerate(records)}
+) -> list[_Sample]:
+    """What a model here writes of the prompts that are not too long for it."""
+    if isinstance(drummer.model, CausalModel):
+        records = _fitting(
+            drummer.model,
+            records,
+            errors,
+            sources=sources,
+            bars=bars,
+            constrained=constrained,
+            max_tokens=max_tokens,
+        )
+    texts = continued(
+        drummer,
+        list(records.values()),
+        bars=bars,
+        samples=samples,
+        constrained=constrained,
+        max_tokens=max_tokens,
+        progress=progress,
+        **how,
+    )
+    numbers = [(name, number) for name in records for number in range(1, samples + 1)]
+    return [
+        _Sample(name, number, text) for (name, number), text in zip(numbers, texts, strict=True)
+    ]
+
+
+def _fitting(
+    model: CausalModel,
+    records: Mapping[str, Record],
+    errors: dict[str, DataError],
+    *,
+    sources: Mapping[str, Path],
+    bars: int,
+    constrained: bool,
+    max_tokens: int | None,
+) -> dict[str, Record]:
+    """The records that a model can see to their ends."""
+    grammars = {
+        notation: Grammar(notation, bars, model.vocabulary)
+        for notation in {record.notation for record in records.values()}
+    }
+    found: dict[str, Record] = {}
+    for name, record in records.items():
+        with _kept(errors, name):
+            try:
+                completion_limit(
+                    model,
+                    len(model.vocabulary.encode(record.prompt)),
+                    grammars[record.notation],
+                    constrained=constrained,
+                    max_tokens=max_tokens,
+                    source=str(sources[name]),
+                )
+            except ConfigError as error:  # for others the options may do
+                raise DataError(str(error)) from error
+            found[name] = record
+    return found
 
 
 def _by_server(
@@ -230,10 +375,10 @@ def _by_server(
     top_p: float,
     max_tokens: int | None,
     seed: int,
-) -> dict[str, list[str]]:
-    """The same of a model on a server; where it fails, its error."""
+) -> list[_Sample]:
+    """The same of a model on a server. Once it fails, it is not asked for the others."""
     options = ({"top_p": top_p} if top_p != 1 else {}) | ({"seed": seed} if seed else {})
-    texts: dict[str, list[str]] = {}
+    written: list[_Sample] = []
     for done, (name, record) in enumerate(records.items(), 1):
         with _kept(errors, name):
             answers = continue_groove(
@@ -246,9 +391,24 @@ def _by_server(
                 max_tokens=max_tokens or 1000,
                 options=options,
             )
-            texts[name] = [answer.text for answer in answers]
+            written += [
+                _Sample(name, number, answer.text, answer.error)
+                for number, answer in enumerate(answers, 1)
+            ]
         progress(done, len(records))
-    return texts
+        if isinstance(failed := errors.get(name), ServerError):
+            errors |= dict.fromkeys(list(records)[done:], failed)
+            break
+    return written
+
+
+def _nothing_written(errors: Mapping[str, DataError]) -> DataError:
+    """The error where no file could be continued, which is the server's if that has failed."""
+    for error in errors.values():
+        if isinstance(error, ServerError):
+            return error
+    first = next(iter(errors.values()))
+    return DataError(f"none of the {len(errors)} files can be continued. The first: {first}")
 
 
 @contextmanager

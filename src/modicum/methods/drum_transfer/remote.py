@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
@@ -52,6 +52,10 @@ _MOST_BYTES = 64 * 2**20
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 logger = logging.getLogger(__name__)
+
+
+class ServerError(DataError):
+    """A server cannot be reached, keeps failing, or is too slow: it is of no use to ask again."""
 
 
 def instruction(notation: Notation = DRUMROLL) -> str:
@@ -131,6 +135,8 @@ class Reply:
     text: str
     stopped: bool
     """Whether it ended at the stop text, not because it was too long."""
+    refusal: str = ""
+    """What the server says where it refuses to write this text; empty where it does not."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +217,9 @@ class Server:
                 the number of texts there are when a server is asked again, or the same would come.
 
         Raises:
-            ConfigError: The server refuses the key, the model or the request.
-            DataError: It cannot be reached, keeps failing, is too slow, or its answer is none.
+            ConfigError: The server refuses the key or the model.
+            ServerError: It cannot be reached, keeps failing, or is too slow.
+            DataError: It refuses this request or every text of it, or its answer is none.
         """
         asked: dict[str, Any] = {
             "model": self.model,
@@ -231,7 +238,16 @@ class Server:
             if isinstance(seed := body.get("seed"), int):
                 body["seed"] = seed + len(replies)
             replies += self._replies(path, body)
+        if all(reply.refusal for reply in replies):
+            raise DataError(f"{self.base_url + path}: {self.refused(replies[0])}")
         return replies[:samples]
+
+    def refused(self, reply: Reply) -> str:
+        """A refusal as a sentence, for messages."""
+        return (
+            f"the model {self.model} refuses to answer: {self.quote(reply.refusal)}. Use another "
+            f"model."
+        )
 
     def _replies(self, path: str, body: Mapping[str, Any]) -> list[Reply]:
         url = self.base_url + path
@@ -239,10 +255,8 @@ class Server:
         try:
             answer: Any = json.loads(content)
             choices = cast("list[dict[str, Any]]", answer["choices"])
-            replies = [self._reply(url, choice) for choice in choices]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, DataError):
-                raise
+            replies = list(map(self._reply, choices))
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(
                 f"{url}: the answer is not what the OpenAI protocol has; expected JSON with "
                 f"choices, found {self.quote(content)}."
@@ -251,16 +265,13 @@ class Server:
             raise DataError(f"{url}: the answer has no choices; expected at least one.")
         return replies
 
-    def _reply(self, url: str, choice: Mapping[str, Any]) -> Reply:
+    def _reply(self, choice: Mapping[str, Any]) -> Reply:
         message = choice["message"] if self.form == "chat" else choice
         text = message["content" if self.form == "chat" else "text"]
         reason = choice.get("finish_reason")
         refusal = message.get("refusal") or (reason == "content_filter" and "content filter")
         if refusal:
-            raise DataError(
-                f"{url}: the model {self.model} refuses to answer: "
-                f"{self.quote(str(refusal))}. Use another model."
-            )
+            return Reply("", stopped=False, refusal=str(refusal))
         if not isinstance(text, str):
             raise TypeError
         return Reply(text, stopped=reason == "stop")
@@ -285,7 +296,7 @@ class Server:
                 if error.code not in _RETRIED:
                     raise self._refusal(url, error.code, said) from None
                 if attempt == self.retries:
-                    raise DataError(
+                    raise ServerError(
                         f"{url}: the server answers {error.code}, {said}, after "
                         f"{self.retries + 1} attempts. Try again later."
                     ) from None
@@ -300,7 +311,7 @@ class Server:
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, TimeoutError):
                     raise self._too_slow(url) from None
-                raise DataError(
+                raise ServerError(
                     f"{url}: the server cannot be reached ({self._clean(str(reason))}). Is it "
                     f"running, and is the address right?"
                 ) from None
@@ -326,10 +337,13 @@ class Server:
                 f"{url}: there is no such address or no model {self.model!r} (404): {said}. The "
                 f"address usually ends in /v1."
             )
-        return ConfigError(f"{url}: the server refuses the request ({code}): {said}.")
-
-    def _too_slow(self, url: str) -> DataError:
         return DataError(
+            f"{url}: the server refuses this request ({code}): {said}. If it is too long, give a "
+            f"shorter prompt, or ask for fewer tokens."
+        )
+
+    def _too_slow(self, url: str) -> ServerError:
+        return ServerError(
             f"{url}: no answer within {self.timeout:g} s. Raise the timeout, or ask for fewer "
             f"samples."
         )
@@ -375,7 +389,7 @@ class Answer:
     name: str
     """Of the record."""
     text: str
-    """Prompt and continuation as lines without separators."""
+    """Prompt and continuation as lines without separators; empty if there is an `error`."""
     bad_lines: int
     """Lines that came malformed, those left out not counted."""
     left_out: int
@@ -384,6 +398,8 @@ class Answer:
     """Whether as many lines came as were wanted, good or bad, those left out not counted."""
     ended: bool
     """Whether the model wrote the end mark, or nothing more: servers do not tell these apart."""
+    error: str = ""
+    """Why this sample cannot be used, though others can; empty if it can."""
 
 
 def continue_groove(
@@ -409,6 +425,9 @@ def continue_groove(
     - other malformed lines are padded or dropped;
     - what is then too long is cut to the bars wanted. What is too short stays so.
 
+    A sample that is refused or, with `repair`, has no line that can begin a bar does not stop the
+    others: its answer has an `error`, and there is a warning.
+
     Args:
         server: Where the model is.
         record: Its prompt is continued; its completion is not sent.
@@ -419,10 +438,13 @@ def continue_groove(
         max_tokens: See `Server.complete`.
         options: See `Server.complete`; `{"top_p": 0.95, "seed": 0}` for instance.
 
+    Returns:
+        An answer for each sample, in order.
+
     Raises:
         ConfigError: The prompt has all bars wanted; or see `Server.complete`.
-        DataError: `repair` is given and a continuation has no line that can begin a bar; or see
-            `Server.complete`.
+        ServerError: See `Server.complete`.
+        DataError: No sample can be used; or see `Server.complete`.
     """
     notation, given = record.notation, without_separators(record.prompt)
     wanted = groove_bars - given.count("\n") // lines_per_bar(notation)
@@ -431,40 +453,48 @@ def continue_groove(
             f"{record.name}: the prompt has {groove_bars - wanted} bars; nothing is left to "
             f"continue of a groove of {groove_bars}. Give a shorter prompt, or ask for more bars."
         )
-    replies = server.complete(
-        record.prompt,
-        notation=notation,
-        samples=samples,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        options=options,
-    )
-    parts = [
-        _Parts(without_separators(reply.text), [])
-        if repair is None
-        else _parts(reply.text, notation, record.name, server)
-        for reply in replies
-    ]
-    found = validity([part.groove for part in parts], notation, groove_bars=wanted)
+    try:
+        replies = server.complete(
+            record.prompt,
+            notation=notation,
+            samples=samples,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            options=options,
+        )
+    except ServerError:
+        raise  # not of this groove
+    except DataError as error:
+        raise DataError(f"{record.name}: {error}") from error
+    parted = [_parts(reply, notation, server, repair) for reply in replies]
+    good = [number for number, parts in enumerate(parted) if not parts.error]
+    if not good:
+        raise DataError(f"{record.name}: {parted[0].error}")
+    for number, parts in enumerate(parted, 1):
+        if parts.error:
+            logger.warning("%s, sample %d: %s", record.name, number, parts.error)
+    some = [parted[number] for number in good]
+    found = validity([parts.groove for parts in some], notation, groove_bars=wanted)
     ended = [reply.stopped or END in reply.text for reply in replies]
-    _warn_of_lines(record.name, server, parts, found, repair)
+    _warn_of_lines(record.name, server, some, found, repair)
     bars = found.lines / lines_per_bar(notation)
-    _warn_of_lengths(record.name, server, bars, wanted, ended, repair)
-    answers: list[Answer] = []
-    for place, part in enumerate(parts):
-        text = given + part.groove
+    _warn_of_lengths(record.name, server, bars, wanted, [ended[n] for n in good], repair)
+    answers = [
+        Answer(record.name, "", 0, 0, right_length=False, ended=end, error=parts.error)
+        for parts, end in zip(parted, ended, strict=True)
+    ]
+    for place, number in enumerate(good):
+        text = given + parted[number].groove
         if repair is not None:
             hits = to_hits(text, notation, repair=repair, source=record.name)
             text = to_text(hits[: groove_bars * notation.steps_per_bar], notation)
-        answers.append(
-            Answer(
-                name=record.name,
-                text=text,
-                bad_lines=int(found.bad_lines[place]),
-                left_out=len(part.left_out),
-                right_length=bool(found.right_length[place]),
-                ended=ended[place],
-            )
+        answers[number] = Answer(
+            name=record.name,
+            text=text,
+            bad_lines=int(found.bad_lines[place]),
+            left_out=len(parted[number].left_out),
+            right_length=bool(found.right_length[place]),
+            ended=ended[number],
         )
     return answers
 
@@ -474,26 +504,34 @@ class _Parts(NamedTuple):
 
     groove: str
     """Lines without separators, perhaps malformed."""
-    left_out: list[str]
+    left_out: Sequence[str] = ()
     """Lines that are no part of a groove."""
+    error: str = ""
+    """Why there is no groove."""
 
 
-def _parts(text: str, notation: Notation, name: str, server: Server) -> _Parts:
+def _parts(reply: Reply, notation: Notation, server: Server, repair: Repair | None) -> _Parts:
     """See `continue_groove` for what is left out."""
+    if reply.refusal:
+        return _Parts("", error=server.refused(reply))
+    if repair is None:
+        return _Parts(without_separators(reply.text))
     places = notation.bar()
     opening = places[: places.index("\n")]
     characters = "".join(places).replace("\n", "")
-    before, _, after = text.partition(END)
+    before, _, after = reply.text.partition(END)
     lines = [line.strip() for line in before.splitlines()]
     lines = [line for line in lines if line != SEPARATOR.strip()]
     begins = [
         len(line) == len(opening) and all(map(str.__contains__, opening, line)) for line in lines
     ]
     if True not in begins:
-        raise DataError(
-            f"{name}: no line that {server.model} wrote can begin a bar, as "
-            f"{''.join(allowed[0] for allowed in opening)!r} can; it wrote {server.quote(text)}. "
-            f"Try again, or take a model that was fine-tuned on grooves."
+        return _Parts(
+            "",
+            error=f"no line that {server.model} wrote can begin a bar, as "
+            f"{''.join(allowed[0] for allowed in opening)!r} can; it wrote "
+            f"{server.quote(reply.text)}. Try again, or take a model that was fine-tuned on "
+            f"grooves.",
         )
     first = begins.index(True)
     groove, left_out = "", lines[:first]

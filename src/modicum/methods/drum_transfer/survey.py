@@ -34,6 +34,7 @@ def data(
     bars: int = 16,
     pad: bool = True,
     meter_bars: bool = False,
+    keep_pickups: bool = False,
     cut: bool = False,
     channel: int = DRUMS,
     pitch_map: PitchMap = (),
@@ -51,6 +52,7 @@ def data(
         bars: Bars of a groove at most.
         pad: Add silence up to that length.
         meter_bars: Bars of the text follow the meter, and are not 16 lines in 3/4, too.
+        keep_pickups: Keep a pick-up before the first bar; otherwise records lose it.
         cut: Cut long performances into windows, and do not use only their beginning.
         channel: MIDI channel of the drums, counted from 0.
         pitch_map: What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out.
@@ -73,14 +75,15 @@ def data(
         collection = load_grooves(path, reading, cut=cut, eval_session=eval_session, fills=fills)
     except DataError as error:
         return {"source": path, "usable": False, "problems": [str(error)], "warnings": []}
-    return {"source": path} | describe(collection)
+    return {"source": path} | describe(collection, keep_pickups=keep_pickups)
 
 
-def describe(collection: Collection) -> dict[str, Any]:
+def describe(collection: Collection, *, keep_pickups: bool = False) -> dict[str, Any]:
     """What a collection of grooves holds.
 
     Args:
         collection: From `sources.load_grooves`.
+        keep_pickups: See `drumroll.without_leading_silence`.
 
     Returns:
         A dict of plain values, ready for JSON:
@@ -99,7 +102,7 @@ def describe(collection: Collection) -> dict[str, Any]:
           with its split.
     """
     grooves = [groove for of_split in collection.values() for groove in of_split]
-    splits = [_split(name, collection[name]) for name in SPLITS]
+    splits = [_split(name, collection[name], keep_pickups) for name in SPLITS]
     meters = {groove.name: "{}/{}".format(*groove.meter) for groove in grooves}
     # The first word of `jazz/swing`: there are dozens of the others.
     styles = {name: style.partition("/")[0] for name, style in collection.styles.items()}
@@ -116,7 +119,7 @@ def describe(collection: Collection) -> dict[str, Any]:
             "median": float(np.median(tempo)),
             "max": float(tempo.max()),
         },
-        "duplicates": _duplicates(collection),
+        "duplicates": _duplicates(collection, keep_pickups),
         "dropped": [
             {"why": why, "files": len(names), "such_as": "; ".join(names[:3])}
             for why, names in collection.dropped.items()
@@ -128,14 +131,14 @@ def describe(collection: Collection) -> dict[str, Any]:
         for row in splits
         if row["split"] != "test" and not row["records"]
     ]
-    report["warnings"] = _warnings(report)
+    report["warnings"] = _warnings(report, grooves)
     report["usable"] = not report["problems"]
     return report
 
 
-def _split(name: str, grooves: Sequence[Groove]) -> dict[str, Any]:
+def _split(name: str, grooves: Sequence[Groove], keep_pickups: bool) -> dict[str, Any]:
     """A row on a split."""
-    heard = [without_leading_silence(groove) for groove in grooves]
+    heard = [without_leading_silence(groove, keep_pickups=keep_pickups) for groove in grooves]
     silent = [silent_bars(groove) for groove in heard]
     texts = [
         bar
@@ -148,7 +151,7 @@ def _split(name: str, grooves: Sequence[Groove]) -> dict[str, Any]:
     return {
         "split": name,
         "grooves": len(grooves),
-        "records": sum(to_record(groove) is not None for groove in grooves),
+        "records": sum(to_record(g, keep_pickups=keep_pickups) is not None for g in grooves),
         "bars": total,
         "silent_bars": quiet,
         "distinct_bars": len(set(texts)),
@@ -168,12 +171,13 @@ def _by_split(collection: Collection, name: str, values: Mapping[str, str]) -> l
     return [{name: value} | {split: of[split] for split in SPLITS} for value, of in ordered]
 
 
-def _duplicates(collection: Collection) -> dict[str, Any]:
+def _duplicates(collection: Collection, keep_pickups: bool) -> dict[str, Any]:
     """Grooves with the same text, leading silence left out."""
     same: dict[str, list[tuple[str, Groove]]] = defaultdict(list)
     for split, grooves in collection.items():
         for groove in grooves:
-            same[without_leading_silence(groove).text].append((split, groove))
+            heard = without_leading_silence(groove, keep_pickups=keep_pickups)
+            same[heard.text].append((split, groove))
     groups = [group for text, group in same.items() if text and len(group) > 1]
     across = [group for group in groups if len({split for split, _ in group}) > 1]
     listed: list[dict[str, str]] = []
@@ -189,7 +193,7 @@ def _duplicates(collection: Collection) -> dict[str, Any]:
     }
 
 
-def _warnings(report: Mapping[str, Any]) -> list[str]:
+def _warnings(report: Mapping[str, Any], grooves: Sequence[Groove]) -> list[str]:
     warnings: list[str] = []
     train = report["splits"][0]
     if train["silent_bars"] > _MOST_SILENT * train["bars"]:
@@ -204,10 +208,13 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
         )
     if not report["splits"][2]["grooves"]:
         warnings.append("the test split is empty: nothing can be measured.")
-    other = [row["meter"] for row in report["meters"] if row["meter"] != "4/4"]
+    # Of those whose bars do not follow the meter the notation is that of 4/4.
+    other = [g for g in grooves if g.meter[0] != g.notation.beats_per_bar]
     if other:
+        found = ", ".join(sorted({"{}/{}".format(*groove.meter) for groove in other}))
         warnings.append(
-            f"some grooves are in {', '.join(other)}. Without --meter-bars their bars are 16 lines "
-            f"as in the official code, which do not follow the meter."
+            f"some grooves are in {found}. Without --meter-bars their bars are those of 4/4, "
+            f"{other[0].notation.steps_per_bar} steps, as in the official code, and do not follow "
+            f"the meter."
         )
     return warnings

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.drumroll import to_hits, to_text
+from modicum.methods.drum_transfer.extensions import NOTATIONS
 from modicum.methods.drum_transfer.notation import DRUMROLL, INSTRUMENTS, Groove, Notation
 
 ROWS = {"CC": 0, "RD": 1, "HH": 4, "T1": 5, "SD": 2, "BD": 3}
@@ -40,8 +41,13 @@ OTHER_LETTERS = {
 """Letters that tabs of other people use; several rows of an instrument become one."""
 HITS = "oOxXgfdbB#@"
 """What tabs write for a hit of some kind: the only kind there is where a column has one letter."""
+ANOTHER_NOTATION = (
+    f"another notation: --notation {', '.join(NOTATIONS)}; a model has that of its training."
+)
+"""The end of a message about a text that is perhaps written in one."""
 _CYMBALS = (0, 1, 4)
 _COUNTS = {1: "", 2: "&", 3: "&a", 4: "e&a"}
+_COUNTED = re.compile(r"\s*\|(1[^|]*)\|.*")
 _ROW = re.compile(r"([A-Za-z][A-Za-z0-9]?)\s*(\|.*)")
 
 
@@ -79,25 +85,32 @@ def to_tablature(groove: Groove, *, bars_per_line: int = 4) -> str:
 
 
 def from_tablature(
-    text: str, notation: Notation = DRUMROLL, *, own_bars: bool = False, source: str = "the tab"
+    text: str, notation: Notation = DRUMROLL, *, meter_bars: bool = False, source: str = "the tab"
 ) -> Groove:
     """Read a drum tab: what `to_tablature` writes, or one of other people on the same grid.
 
     Rows of a block may be missing, which is silence, and may have any of the letters of `ROWS` and
     `OTHER_LETTERS`. Lines without a `|` are passed over, save `Title:`, `Tempo:` and `Meter:`.
 
+    Bars of a tab are as long as its meter or, as a model of 16-line bars writes them in 3/4 too, as
+    those of the notation. Where the groove's are to be others, they are divided anew, as those of a
+    MIDI file are, and the last is filled up with silence; otherwise it may be shorter.
+
     Args:
         text: The tab.
-        notation: Says how many steps a bar has, and what its hits are called.
-        own_bars: Bars have as many steps as the first bar of the tab.
+        notation: Of the groove: how many steps a quarter note and a bar have, and what its hits are
+            called.
+        meter_bars: Bars of the groove follow the meter; otherwise they are those of the notation.
+            Without `Meter:` the meter is the length of the first bar, or the notation's.
         source: What the tab is called in errors.
 
     Raises:
         DataError: With line and column: a row of unknown letters, a character that is none of the
-            instrument's, a bar of another length than the notation's, rows of a block that differ
-            in length, or a header that is no number. Or there are no rows.
+            instrument's, a bar that has neither length, rows of a block that differ in length,
+            counts of other steps a quarter note, as `to_tablature` writes them, or a header that is
+            no number, or no meter in quarters. Or there are no rows.
     """
-    header = {"title": source, "tempo": "120", "meter": "4/4"}
+    header = {"title": source, "tempo": "120", "meter": ""}
     places: dict[str, int] = {}
     blocks: list[list[tuple[int, re.Match[str]]]] = [[]]
     for number, line in enumerate(text.split("\n"), 1):
@@ -105,6 +118,8 @@ def from_tablature(
         name, colon, value = line.partition(":")
         if row := _ROW.fullmatch(line.rstrip()):
             blocks[-1].append((number, row))
+        elif counted := _COUNTED.fullmatch(line):
+            _check_counts(counted[1], notation, f"{source}, line {number}")
         elif colon and name.strip().lower() in header and not any(blocks):
             header[name.strip().lower()] = value.removeprefix(" ")
             places[name.strip().lower()] = number
@@ -115,30 +130,35 @@ def from_tablature(
             f"{source}: no row of a drum tab is in it; expected lines such as "
             f"'HH|x-x-x-x-x-x-x-x-|'."
         )
-    if own_bars:
-        line, row = next(rows[0] for rows in blocks if rows)
-        beats, rest = divmod(len(row[2].strip("|").partition("|")[0]), notation.steps_per_beat)
-        if rest or not beats:
-            raise DataError(
-                f"{source}, line {line}: the first bar is no whole quarter notes; expected "
-                f"{notation.steps_per_beat} steps for each."
-            )
-        notation = replace(notation, beats_per_bar=beats)
-    parts = [_block(rows, notation, source) for rows in blocks if rows]
+    line, first = next(rows[0] for rows in blocks if rows)
+    width = len(first[2].strip("|").partition("|")[0])
+    if "meter" in places:
+        meter = _meter(header["meter"], source, places["meter"])
+    elif meter_bars:
+        meter = _meter_of(width, notation, f"{source}, line {line}"), 4
+    else:
+        meter = notation.beats_per_bar, 4
+    follows = replace(notation, beats_per_bar=meter[0])
+    wanted = follows if meter_bars else notation
+    # Of a bar that is as long as neither, or a single short one, `_block` tells.
+    written = next((one for one in (follows, notation) if one.steps_per_bar == width), wanted)
+    parts = [_block(rows, written, source) for rows in blocks if rows]
     for (part, line), _ in itertools.pairwise(parts):
-        if len(part) % notation.steps_per_bar:
+        if len(part) % written.steps_per_bar:
             raise DataError(
-                f"{source}, line {line}: the last bar has {len(part) % notation.steps_per_bar} "
-                f"steps; expected {notation.steps_per_bar}, as only the last bar of all may be "
+                f"{source}, line {line}: the last bar has {len(part) % written.steps_per_bar} "
+                f"steps; expected {written.steps_per_bar}, as only the last bar of all may be "
                 f"shorter."
             )
     hits = np.concatenate([part for part, _ in parts])
+    if written != wanted or wanted.layout == "rows":
+        hits = np.pad(hits, ((0, -len(hits) % wanted.steps_per_bar), (0, 0)))
     return Groove(
         name=header["title"],
-        text=to_text(hits, notation),
+        text=to_text(hits, wanted),
         tempo=_tempo(header["tempo"], source, places.get("tempo")),
-        meter=_meter(header["meter"], source, places.get("meter")),
-        notation=notation,
+        meter=meter,
+        notation=wanted,
     )
 
 
@@ -151,6 +171,21 @@ def _counting(notation: Notation) -> str:
     """The counts of a bar, such as `1e&a2e&a3e&a4e&a`."""
     after = _COUNTS.get(notation.steps_per_beat, "." * (notation.steps_per_beat - 1))
     return "".join(f"{beat % 10}{after}" for beat in range(1, notation.beats_per_bar + 1))
+
+
+def _check_counts(counts: str, notation: Notation, place: str) -> None:
+    """Refuse the counts of a bar of another notation; those of other people may be anything."""
+    for other in NOTATIONS.values():
+        beats = len(counts) // other.steps_per_beat
+        if (
+            other.steps_per_beat != notation.steps_per_beat
+            and beats
+            and counts == _counting(replace(other, beats_per_bar=beats))
+        ):
+            raise DataError(
+                f"{place}: {counts!r} counts {other.steps_per_beat} steps a quarter note; expected "
+                f"{notation.steps_per_beat}. Take {ANOTHER_NOTATION}"
+            )
 
 
 def _marks(notation: Notation, instrument: int) -> str:
@@ -190,7 +225,9 @@ def _block(
             ):
                 raise DataError(
                     f"{source}, line {line}, column {begin + 1}: a bar has {len(bar)} steps; "
-                    f"expected {notation.steps_per_bar}."
+                    f"expected {notation.steps_per_bar}, {notation.beats_per_bar} quarter notes of "
+                    f"{notation.steps_per_beat}. Mend it, or the line 'Meter:', or take "
+                    f"{ANOTHER_NOTATION}"
                 )
             begin += len(bar) + 1
         if [place for place, character in enumerate(cells) if character == "|"] != bar_lines:
@@ -204,7 +241,7 @@ def _block(
             at = next(i for i, c in enumerate(cells) if c != "|" and c not in codes)
             raise DataError(
                 f"{source}, line {line}, column {row.start(2) + at + 1}: found {cells[at]!r}; "
-                f"expected one of {' '.join(codes)}."
+                f"expected one of {' '.join(codes)}. Mend it, or take {ANOTHER_NOTATION}"
             )
         struck = np.array(found, np.int8)
         hits[:, instrument] = np.where(struck > 0, struck, hits[:, instrument])
@@ -232,10 +269,25 @@ def _tempo(text: str, source: str, line: int | None) -> float:
     return tempo
 
 
-def _meter(text: str, source: str, line: int | None) -> tuple[int, int]:
+def _meter(text: str, source: str, line: int) -> tuple[int, int]:
     found = re.fullmatch(r"\s*([1-9]\d?)\s*/\s*([1-9]\d?)\s*", text, re.ASCII)
     if found is None:
         raise DataError(
             f"{source}, line {line}: the meter is {text!r}; expected two numbers, such as 4/4."
         )
-    return int(found[1]), int(found[2])
+    if found[2] != "4":
+        raise DataError(
+            f"{source}, line {line}: the meter is {text.strip()}; expected quarters, such as 4/4."
+        )
+    return int(found[1]), 4
+
+
+def _meter_of(width: int, notation: Notation, place: str) -> int:
+    """How many quarter notes a bar of so many steps has."""
+    beats, rest = divmod(width, notation.steps_per_beat)
+    if rest or not beats:
+        raise DataError(
+            f"{place}: the first bar has {width} steps, which are no whole quarter notes of "
+            f"{notation.steps_per_beat}. Mend it, or take {ANOTHER_NOTATION}"
+        )
+    return beats

@@ -145,6 +145,7 @@ class Config:
             object.__setattr__(self, "model", whole_path(self.model))
         check_options(
             self,
+            ("bars", self.bars > MORE_THAN, f"more than {MORE_THAN}, as records are"),
             ("records", self.records is None or self.records >= 1, "at least 1"),
             ("lora", self.lora is None or self.lora >= 1, "at least 1"),
             ("prompt_bars", 1 <= self.prompt_bars <= MORE_THAN, f"1 to {MORE_THAN}"),
@@ -421,7 +422,6 @@ def train(config: Config, run: Run) -> nn.Module:
         grooves = [grooves[number] for number in np.sort(chosen)]
     records = config.to_records(grooves, "train")
     validation = config.to_records(splits["val"], "val")[: config.score_records]
-    notation = notation_named(config.notation)
     notes = {"config": config_to_json(config), "records": len(records)}
     if config.model in BASELINES:
         return _make_baseline(config, run, records, validation, notes)
@@ -475,7 +475,7 @@ def train(config: Config, run: Run) -> nn.Module:
         run.log(loss=loss, learning_rate=rate)
         if run.scores_now(config.score_every, config.epochs):
             with run.autocast(), report_progress("score", quiet=run.quiet) as progress:
-                found = completion_nats(model, validation, notation=notation, progress=progress)
+                found = completion_nats(model, validation, progress=progress)
             run.score(
                 {"val_nats_per_line": found.per_line, "val_nats_per_token": found.per_token},
                 best="val_nats_per_line",
