@@ -75,6 +75,13 @@ def test_steps_are_divided_anew_where_bars_are_to_be_others():
     assert to_hits(rows.text, rows.notation).any(1).tolist() == to_hits(paper.text).any(1).tolist()
 
 
+def test_counts_divide_blocks():
+    groove = Groove("x", "o-----\n" * 64)
+    tab = to_tablature(groove, bars_per_line=2)
+    head, _, rest = tab.partition("\n\n")
+    assert from_tablature(head + "\n" + rest.replace("\n\n", "\n")) == groove
+
+
 def test_counts_tell_triplets_from_a_waltz():
     """Twelve steps are four quarter notes of the one, and three of the other."""
     triplets = NOTATIONS["triplets"]

@@ -463,7 +463,6 @@ def listen(
         groove = read_groove(
             path,
             reading,
-            name=path.stem,
             tempo=math.nan,
             malformed=repair or "refuse",
             advice="Or have such lines mended: --repair pad or --repair drop.",

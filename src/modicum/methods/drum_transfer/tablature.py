@@ -118,13 +118,14 @@ def from_tablature(
         name, colon, value = line.partition(":")
         if row := _ROW.fullmatch(line.rstrip()):
             blocks[-1].append((number, row))
-        elif counted := _COUNTED.fullmatch(line):
-            _check_counts(counted[1], notation, f"{source}, line {number}")
         elif colon and name.strip().lower() in header and not any(blocks):
             header[name.strip().lower()] = value.removeprefix(" ")
             places[name.strip().lower()] = number
-        elif blocks[-1]:
-            blocks.append([])
+        else:
+            if counted := _COUNTED.fullmatch(line):
+                _check_counts(counted[1], notation, f"{source}, line {number}")
+            if blocks[-1]:
+                blocks.append([])
     if not any(blocks):
         raise DataError(
             f"{source}: no row of a drum tab is in it; expected lines such as "
