@@ -21,8 +21,9 @@ from modicum.methods.drum_transfer import baselines
 from modicum.methods.drum_transfer.drummer import Drummer
 from modicum.methods.drum_transfer.drumroll import bars, to_hits
 from modicum.methods.drum_transfer.evaluate import losses_beside_yardsticks, write_beside_baselines
+from modicum.methods.drum_transfer.extensions import notation_named
 from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.groove_files import numbered
+from modicum.methods.drum_transfer.groove_files import numbered, read_groove
 from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
 from modicum.methods.drum_transfer.remote import Reply, Server
 from modicum.methods.drum_transfer.saved_models import arguments_of
@@ -453,3 +454,25 @@ def test_what_is_predicted_is_judged_against_people(
     words = ["listen", "drum-transfer", tmp_path / "out", "--against", grooves]
     found = run(capsys, *words, "--out", tmp_path / "page")
     assert found["pairs"] == 2
+
+
+@pytest.mark.parametrize("notation", ["loudness", "articulated", "rows"])
+def test_midi_says_what_the_text_says(
+    notation: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Loud letters are played no softer than what is read as loud, and soft ones softer."""
+    for groove in made_up_grooves(range(4), bars=12):
+        write_midi(groove, tmp_path / "data" / f"{groove.name}.mid")
+    words = ["train", "drum-transfer", "--model", "ngram", "--notation", notation]
+    trained = tmp_path / "run"
+    run(capsys, *words, "--data", tmp_path / "data", "--loud", "90", "--out", trained)
+    words = ["predict", "drum-transfer", tmp_path / "data", "--run", trained, "--formats"]
+    found = run(capsys, *words, "mid", "txt", "--out", tmp_path, "--samples", "1")
+    reading = Reading(notation_named(notation), bars=None, pad=False, loud=90)
+    for sample in found["samples"]:
+        midi, tab = map(Path, sample["files"])
+        text, heard = read_groove(tab, reading).text, read_midi(midi, reading).text
+        assert {"o", "O"} <= set(heard)
+        # MIDI ends with the bar of the last hit.
+        assert text.startswith(heard)
+        assert not {"o", "O", "x", "X"} & set(text[len(heard) :])

@@ -38,6 +38,7 @@ from modicum.methods.drum_transfer.groove_files import (
     numbered,
     read_groove,
 )
+from modicum.methods.drum_transfer.kit import LOUD, SOFT, writing_tables
 from modicum.methods.drum_transfer.midi import Reading, write_midi
 from modicum.methods.drum_transfer.notation import INSTRUMENTS, SEPARATOR, Groove
 from modicum.methods.drum_transfer.pictures import step_grid
@@ -177,7 +178,9 @@ def predict(
                 rows.append({"name": name, "error": sample.error})
             else:
                 given = records[sample.groove].prompt.count(SEPARATOR)
-                continuation = _continuation(grooves[sample.groove], name, sample.text, given)
+                continuation = _continuation(
+                    grooves[sample.groove], name, sample.text, given, reading.loud
+                )
                 rows.append(_render(continuation, out, formats, given, soundfont))
             progress.advance(done)
     rows += [{"name": name, "error": str(error)} for name, error in errors.items()]
@@ -421,7 +424,7 @@ def _kept(errors: dict[str, DataError], name: str) -> Generator[None]:
         errors[name] = error
 
 
-def _continuation(groove: Groove, name: str, text: str, given: int) -> Groove:
+def _continuation(groove: Groove, name: str, text: str, given: int, loud: int) -> Groove:
     """A groove in place of the one it continues, of which it has the first `given` bars."""
     notation = groove.notation
     hits = to_hits(without_separators(text), notation, repair="pad", source=name)
@@ -429,13 +432,14 @@ def _continuation(groove: Groove, name: str, text: str, given: int) -> Groove:
         groove,
         name=name,
         text=to_text(hits, notation),
-        velocities=_velocities(groove, hits, given * notation.steps_per_bar),
+        velocities=_velocities(groove, hits, given * notation.steps_per_bar, loud),
     )
 
 
-def _velocities(groove: Groove, hits: Hits, given: int) -> npt.NDArray[np.uint8] | None:
+def _velocities(groove: Groove, hits: Hits, given: int, loud: int) -> npt.NDArray[np.uint8] | None:
     """Velocities of a continuation: the player's own of the given steps, and after them the mean of
-    what the player gave the instrument at that step of a bar, or anywhere.
+    what the player gave the instrument at that step of a bar, or anywhere; of letters that are loud
+    or soft no less, or less, than `loud`.
     """
     if groove.velocities is None:
         return None
@@ -448,6 +452,9 @@ def _velocities(groove: Groove, hits: Hits, given: int) -> npt.NDArray[np.uint8]
     of_step = np.where(count > 0, played.sum(0) / np.maximum(count, 1), overall)
     bars = -(-len(hits) // size)
     velocities = np.tile(of_step, (bars, 1))[: len(hits)].round()
+    plain = writing_tables(groove.notation).velocity[np.arange(len(INSTRUMENTS)), hits]
+    velocities[plain == LOUD] = velocities[plain == LOUD].clip(min=loud)
+    velocities[plain == SOFT] = velocities[plain == SOFT].clip(max=loud - 1)
     velocities[:given] = known
     return np.where(hits > 0, velocities, 0).astype(np.uint8)
 
