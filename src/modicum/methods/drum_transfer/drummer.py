@@ -47,8 +47,6 @@ class Drummer:
     config: Config
     name: str
     """None that anything it is compared with has, unless it is that baseline."""
-    folder: Path | None = None
-    """Of its run."""
 
     @property
     def notation(self) -> Notation:
@@ -88,7 +86,7 @@ class Drummer:
             found = saved.module
             if isinstance(found, CausalModel):
                 found = ready_to_write(found, device)
-            return cls(found, config, _name_of(config), saved.path.parent)
+            return cls(found, config, _name_of(config))
         assert model is not None
         if model in baselines.BY_NAME:
             return cls(baselines.BY_NAME[model](), Config(model=model), model)

@@ -58,7 +58,7 @@ def evaluate(
     n-gram of two lines, counted on the training split, has learnt nothing worth a network.
 
     Args:
-        run: Run folder, or a .safetensors file of one; the best epoch of it.
+        run: Run folder, or a .safetensors file of one.
         model: In place of --run, a model by name; see predict.
         weights: Of a run folder, those of the best epoch or of the last.
         data: What --data of train takes; None: the run's.
@@ -83,9 +83,13 @@ def evaluate(
     drummer = Drummer.load(run, model, weights, device)
     if model == "ngram":  # beside that of the training split
         drummer = dataclasses.replace(drummer, name="ngram of built-in grooves")
-    drummer.check_sampling(
-        temperature=temperature, top_p=top_p, constrained=constrained, max_tokens=max_tokens
-    )
+    how: dict[str, Any] = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "constrained": constrained,
+        "max_tokens": max_tokens,
+    }
+    drummer.check_sampling(**how)
     config = drummer.config
     if data is not None:
         config = dataclasses.replace(config, data=data)
@@ -105,17 +109,7 @@ def evaluate(
         "loss": losses,
     }
     if write:
-        texts = write_beside_baselines(
-            drummer,
-            ngram,
-            records,
-            samples=samples,
-            temperature=temperature,
-            top_p=top_p,
-            constrained=constrained,
-            max_tokens=max_tokens,
-            seed=seed,
-        )
+        texts = write_beside_baselines(drummer, ngram, records, samples=samples, seed=seed, **how)
         styled = [collection.styles.get(g.name, "unknown") for g, _ in chosen] if styles else []
         result |= _measures(
             drummer.name,
@@ -130,9 +124,11 @@ def evaluate(
             official=official,
             clusterer=clusterer,
         )
-        _keep(texts, [groove for groove, _ in chosen], records, folder)
+        grooves = [groove for groove, _ in chosen]
+        _keep(texts, grooves, folder)
+        first = {name: _in_place_of(grooves[0], name, some[0]) for name, some in texts.items()}
         with atomic_write(folder / "written.png") as file:
-            file.write(comparison_sheet(_first(texts, records[0]), given_bars=config.prompt_bars))
+            file.write(comparison_sheet(first, given_bars=config.prompt_bars))
         result["picture"] = str(folder / "written.png")
         result["written"] = str(folder / "written")
     write_text(folder / "evaluation.json", to_json(result) + "\n")
@@ -181,45 +177,30 @@ def _measures(
     return {"measures": score_table(found), "styles": {model: rows}}
 
 
-def _keep(
-    texts: Mapping[str, Sequence[str]],
-    grooves: Sequence[Groove],
-    records: Sequence[Record],
-    folder: Path,
-) -> None:
+def _keep(texts: Mapping[str, Sequence[str]], grooves: Sequence[Groove], folder: Path) -> None:
     """Write every text to files, in place of those of an evaluation before."""
     shutil.rmtree(folder / "written", ignore_errors=True)
-    names = numbered(_plain(record.name) for record in records)
+    names = numbered(_plain(groove.name) for groove in grooves)
     for who, some in texts.items():
-        copies = len(some) // len(records)
+        copies = len(some) // len(grooves)
         for number, text in enumerate(some):
-            record, copy = divmod(number, copies)
-            name = names[record] + (f"_{copy + 1}" if copies > 1 else "")
-            notation = records[record].notation
-            lines = without_separators(text)
-            hits = to_hits(lines, notation, repair="pad")
-            groove = dataclasses.replace(
-                grooves[record],
-                name=name,
-                text=to_text(hits, notation),
-                tempo=round(grooves[record].tempo, 3),
-                velocities=None,
-            )
-            write_text(folder / "written" / who / f"{name}.txt", lines)
-            write_text(folder / "written" / who / f"{name}.tab", to_tablature(groove))
+            place, copy = divmod(number, copies)
+            name = names[place] + (f"_{copy + 1}" if copies > 1 else "")
+            tab = to_tablature(_in_place_of(grooves[place], name, text))
+            write_text(folder / "written" / who / f"{name}.txt", without_separators(text))
+            write_text(folder / "written" / who / f"{name}.tab", tab)
 
 
-def _first(texts: Mapping[str, Sequence[str]], record: Record) -> dict[str, Groove]:
-    """What all wrote of the first record."""
-    notation = record.notation
-    return {
-        name: Groove(
-            name,
-            to_text(to_hits(without_separators(some[0]), notation, repair="pad"), notation),
-            notation=notation,
-        )
-        for name, some in texts.items()
-    }
+def _in_place_of(groove: Groove, name: str, text: str) -> Groove:
+    """What was written of a groove, silent where it is malformed, at its tempo."""
+    hits = to_hits(without_separators(text), groove.notation, repair="pad")
+    return dataclasses.replace(
+        groove,
+        name=name,
+        text=to_text(hits, groove.notation),
+        tempo=round(groove.tempo, 3),
+        velocities=None,
+    )
 
 
 def losses_beside_yardsticks(

@@ -18,7 +18,12 @@ from torch.nn import functional
 
 from modicum.engine.random import uniform
 from modicum.errors import CheckpointError, ConfigError, DataError
-from modicum.methods.drum_transfer.grammar import Automaton, Grammar, UntilEnd
+from modicum.methods.drum_transfer.grammar import (
+    Automaton,
+    Grammar,
+    UntilEnd,
+    completion_characters,
+)
 from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Notation
 
 if TYPE_CHECKING:
@@ -87,7 +92,8 @@ def generate(
     limit = completion_limit(
         model,
         max(map(len, encoded), default=0),
-        grammar,
+        notation,
+        bars,
         constrained=constrained,
         max_tokens=max_tokens,
     )
@@ -127,7 +133,8 @@ def generate(
 def completion_limit(
     model: CausalModel,
     prompt: int,
-    grammar: Grammar,
+    notation: Notation,
+    bars: int,
     *,
     constrained: bool = True,
     max_tokens: int | None = None,
@@ -138,7 +145,8 @@ def completion_limit(
     Args:
         model: Any causal model.
         prompt: Tokens of the prompt.
-        grammar: Of the completion.
+        notation: Of the completion.
+        bars: Of the completion.
         constrained: See `generate`.
         max_tokens: See `generate`.
         source: What the prompt is, for messages.
@@ -146,9 +154,10 @@ def completion_limit(
     Raises:
         ConfigError: Prompt and completion may be longer than the model can see.
     """
-    limit = max_tokens or grammar.characters
+    whole = completion_characters(notation, bars)
+    limit = max_tokens or whole
     if constrained:
-        limit = min(limit, grammar.characters)
+        limit = min(limit, whole)
     if prompt + limit > model.context:
         raise ConfigError(
             f"{source}: a prompt of {prompt:,} tokens and a completion of up to {limit:,} are "

@@ -77,7 +77,7 @@ class Grammar(Automaton):
             )
         bar = notation.bar()
         self.bars = bars
-        self.characters = bars * len(bar) + (bars - 1) * len(SEPARATOR) + len(END)
+        self.characters = completion_characters(notation, bars)
         """Characters of a completion: the most tokens it can take."""
         self._circle = len(bar) + len(SEPARATOR)
         self._places = self._circle + len(END)
@@ -134,6 +134,16 @@ class Grammar(Automaton):
     def finished(self, state: Tensor) -> Tensor:
         """Which rows have written `END`."""
         return state == self._places - 1
+
+
+def completion_characters(notation: Notation, bars: int) -> int:
+    """Characters of a completion of so many bars, which are the most tokens it can have.
+
+    Args:
+        notation: Of the completion.
+        bars: At least 1.
+    """
+    return bars * len(notation.bar()) + (bars - 1) * len(SEPARATOR) + len(END)
 
 
 class UntilEnd(Automaton):

@@ -31,7 +31,6 @@ from modicum.methods.drum_transfer.drumroll import (
     without_separators,
 )
 from modicum.methods.drum_transfer.generate import check_sampling, completion_limit
-from modicum.methods.drum_transfer.grammar import Grammar
 from modicum.methods.drum_transfer.groove_files import (
     PitchMap,
     groove_paths,
@@ -344,10 +343,6 @@ def _fitting(
     max_tokens: int | None,
 ) -> dict[str, Record]:
     """The records that a model can see to their ends."""
-    grammars = {
-        notation: Grammar(notation, bars, model.vocabulary)
-        for notation in {record.notation for record in records.values()}
-    }
     found: dict[str, Record] = {}
     for name, record in records.items():
         with _kept(errors, name):
@@ -355,7 +350,8 @@ def _fitting(
                 completion_limit(
                     model,
                     len(model.vocabulary.encode(record.prompt)),
-                    grammars[record.notation],
+                    record.notation,
+                    bars,
                     constrained=constrained,
                     max_tokens=max_tokens,
                     source=str(sources[name]),
