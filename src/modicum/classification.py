@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from modicum.engine.devices import Device, choose_device
-from modicum.engine.environment import usable_cores
-from modicum.engine.files import atomic_write
-from modicum.engine.progress import Progress
-from modicum.engine.weights import load_saved
 from modicum.errors import DataError
+from modicum.system.environment import usable_cores
+from modicum.system.files import atomic_write
+from modicum.system.progress import Progress
+from modicum.weights.saved import load_saved
 
 _log = logging.getLogger("modicum")
 _Sample = TypeVar("_Sample")
@@ -55,7 +55,7 @@ class Classifier(Generic[_Network, _Pipeline]):
         """A classifier from a run folder or a `.safetensors` file.
 
         Args:
-            run: See `engine.weights.load_saved`, and so are method and weights.
+            run: See `weights.saved.load_saved`, and so are method and weights.
             method: The method the file must be of.
             pipeline_of: Makes the pipeline of its notes.
             weights: The last network or the best.

@@ -35,10 +35,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from modicum.engine.files import to_json, what_is_wrong, whole_path
 from modicum.engine.launch import become_launcher, processes_wanted
 from modicum.errors import ConfigError, MissingExtraError, ModicumError
 from modicum.method import CATALOGUE, Method, load_method
+from modicum.system.files import to_json, what_is_wrong, whole_path
 
 METHOD_VERBS = {
     "train": "train a network, or go on with an interrupted run",
@@ -157,7 +157,7 @@ def _dispatch(words: list[str]) -> Mapping[str, Any] | None:
         return None
     verb, rest = words[0], words[1:]
     if verb in ("--version", "version"):
-        from modicum.engine.environment import version
+        from modicum.system.environment import version
 
         print(f"modicum {version()}")
         return None
@@ -335,8 +335,8 @@ def check(
         fresh: Train every arm anew instead of using results of earlier checks by the same code.
     """
     from modicum.claims import StudyResult, run_study, summarise
-    from modicum.engine.files import write_text
     from modicum.report import write_check_report
+    from modicum.system.files import write_text
 
     for option, number in (("seeds", seeds), ("jobs", jobs)):
         if number is not None and number < 1:

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from modicum.engine.checkpoint import checkpoints, load_newest, save_checkpoint
-from modicum.engine.files import (
+from modicum.errors import CheckpointError, ConfigError
+from modicum.system.files import (
     atomic_write,
     ready_folder,
     what_is_wrong,
     whole_path,
     write_text,
 )
-from modicum.errors import CheckpointError, ConfigError
 
 
 def test_data_is_named_with_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from modicum.engine.files import atomic_write, flush_folder
 from modicum.errors import CheckpointError
+from modicum.system.files import atomic_write, flush_folder
 
 KEPT = 2
 """How many of the newest checkpoints stay: if one is damaged, the one before it is used."""

@@ -52,13 +52,13 @@ from torch import Tensor, nn
 from modicum.engine import checkpoint
 from modicum.engine.devices import Device, choose_device
 from modicum.engine.distributed import synchronise_batch_norm
-from modicum.engine.environment import describe_environment
-from modicum.engine.files import FolderLock, write_text
 from modicum.engine.memory import keep_freed_memory
-from modicum.engine.progress import Progress
 from modicum.engine.random import fold_keys
-from modicum.engine.weights import BEST_FILE, MODEL_FILE, save_model
 from modicum.errors import CheckpointError, ConfigError, DataError, ModicumError, require
+from modicum.system.environment import describe_environment
+from modicum.system.files import FolderLock, write_text
+from modicum.system.progress import Progress
+from modicum.weights.saved import BEST_FILE, MODEL_FILE, save_model
 
 LOG_EVERY = 20
 """Optimizer steps whose logged values are averaged into one line of metrics.jsonl."""

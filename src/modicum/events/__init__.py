@@ -1,6 +1,6 @@
 """Event-camera recordings: container, file formats, representations, simulator."""
 
-from modicum.engine.folders import Split
+from modicum.data.folders import Split
 from modicum.events.camera import IDEAL, Conditions
 from modicum.events.check import fingerprint
 from modicum.events.container import EventBatch, Events

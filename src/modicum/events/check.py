@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from modicum.engine.labelled_set import BadFile
-from modicum.engine.threads import Progress, in_threads, state_of_files
+from modicum.data.labelled_set import BadFile
 from modicum.errors import DataError
 from modicum.events.container import Events
 from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings
 from modicum.events.reading import windows
+from modicum.system.threads import Progress, in_threads, state_of_files
 
 _DECODED = 13
 """Bytes of an event in memory: 8 of t, 2 of x, 2 of y, 1 of p."""

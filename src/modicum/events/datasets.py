@@ -10,8 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from modicum.engine.folders import Split
-from modicum.engine.threads import Progress, in_threads
+from modicum.data.folders import Split
 from modicum.errors import ConfigError, DataError
 from modicum.events.check import decoded_size, usable
 from modicum.events.division import Division, describe, divide
@@ -21,6 +20,7 @@ from modicum.events.formats.recording import Size
 from modicum.events.layouts import DATA_SETS, RECORDINGS, DataSet, Found, find_class_folders
 from modicum.events.reading import read
 from modicum.events.simulator import Variation, digit_recordings
+from modicum.system.threads import Progress, in_threads
 
 MEMORY_LIMIT = 2**30
 """Bytes of decoded events up to which a set is decoded once, into memory."""
@@ -60,7 +60,7 @@ def open_recordings(
 
     A path alone is a folder of your own: class folders of recordings of any format that
     `modicum.events.read` knows, with or without `train/` and `val/` or `test/` folders around them
-    (see `modicum.engine.folders`). A published data set is named before its path, as in
+    (see `modicum.data.folders`). A published data set is named before its path, as in
     `"n-mnist=/data/N-MNIST"`, and lies there as it is distributed:
 
     | name | expected | division |

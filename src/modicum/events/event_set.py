@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from typing_extensions import Self
 
-from modicum.engine.labelled_set import LabelledSet
+from modicum.data.labelled_set import LabelledSet
 from modicum.events.container import EventBatch, Events
 from modicum.events.formats.aedat2 import Convention
 from modicum.events.reading import read

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from modicum.engine.folders import (
+from modicum.data.folders import (
     FileKind,
     Split,
     Tree,
@@ -25,7 +25,7 @@ from modicum.engine.folders import (
     some,
     split_tree,
 )
-from modicum.engine.labelled_set import BadFile
+from modicum.data.labelled_set import BadFile
 from modicum.errors import DataError
 from modicum.events.division import Division
 from modicum.events.formats.recording import Size
@@ -92,7 +92,7 @@ def in_numeric_order(name: str) -> list[tuple[int, int | str]]:
 
 
 def find_class_folders(root: Path, split: Split) -> Found:
-    """Class folders with or without folders for the splits; see `modicum.engine.folders`."""
+    """Class folders with or without folders for the splits; see `modicum.data.folders`."""
     return _in_tree(recognise(root, RECORDINGS), split)
 
 

@@ -1,6 +1,6 @@
 """Batches of an event set: augmented as events, turned into what a network takes, augmented again.
 
-Order, shares, workers and resuming are those of `modicum.engine.loader`.
+Order, shares, workers and resuming are those of `modicum.data.loader`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from modicum.engine import loader
+from modicum.data import loader
 from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError
 from modicum.events.container import EventBatch

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from modicum.classification import Classifier
-from modicum.engine.files import whole_path
-from modicum.engine.folders import Split
-from modicum.engine.labelled_set import LabelledSet
-from modicum.engine.progress import report_progress
+from modicum.data.folders import Split
+from modicum.data.labelled_set import LabelledSet
 from modicum.errors import check_options
 from modicum.events.datasets import has_splits, open_recordings
 from modicum.events.division import Division
@@ -20,6 +18,8 @@ from modicum.events.event_set import EventSet
 from modicum.events.formats.aedat2 import Convention
 from modicum.events.pipeline import FramePipeline, Normalise, Resize
 from modicum.events.representations import SplitBy
+from modicum.system.files import whole_path
+from modicum.system.progress import report_progress
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 
-from modicum.engine.files import atomic_write
-from modicum.engine.progress import report_progress
-from modicum.engine.threads import Progress, in_threads
 from modicum.errors import ConfigError, DataError, ModicumError
 from modicum.events import pictures
 from modicum.events.container import Events
@@ -27,6 +24,9 @@ from modicum.events.layouts import DATA_SETS, in_numeric_order
 from modicum.events.reading import SUFFIXES, Format, detect, open_file, whole, windows
 from modicum.events.simulator import DIGIT_COUNTS
 from modicum.events.writing import WITHOUT_SIZE, write
+from modicum.system.files import atomic_write
+from modicum.system.progress import report_progress
+from modicum.system.threads import Progress, in_threads
 
 _MOST_LISTED = 100
 _MOST_DRAWN = 5_000_000

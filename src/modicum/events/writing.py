@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from modicum.engine.files import atomic_write
 from modicum.errors import ConfigError, DataError, require
 from modicum.events.container import Events
 from modicum.events.formats import atis, prophesee
+from modicum.system.files import atomic_write
 
 WITHOUT_SIZE = (".npy", ".bin", ".bs2")
 """Suffixes of files that do not hold the size of the sensor."""

@@ -10,7 +10,7 @@ The first transform may take the crop of every image (a `Crop`); the crop is the
 is decoded. All steps work on whole batches, and their random numbers belong to samples.
 """
 
-from modicum.engine.folders import Split
+from modicum.data.folders import Split
 from modicum.engine.random import SampleRandom
 from modicum.images.auto_augment import AutoAugmentCifar10
 from modicum.images.check import CheckReport, check_images, fingerprint

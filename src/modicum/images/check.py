@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from modicum.engine.cache import cache_folder
-from modicum.engine.files import write_text
-from modicum.engine.threads import Progress, in_threads, state_of_files
 from modicum.errors import DataError
 from modicum.images.decode import decode_image, opened
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
+from modicum.system.cache import cache_folder
+from modicum.system.files import write_text
+from modicum.system.threads import Progress, in_threads, state_of_files
 
 THOROUGH_UP_TO = 100_000
 """Files; larger sets are decoded whole only on request."""
@@ -42,7 +42,7 @@ def check_images(
 ) -> CheckReport:
     """Find the files of a set that cannot be decoded.
 
-    The result is kept in `modicum.engine.cache.cache_folder()` and used again as long as no file's
+    The result is kept in `modicum.system.cache.cache_folder()` and used again as long as no file's
     name, size or time of change differs. Threads share the work: decoders let go of Python's lock.
 
     Args:

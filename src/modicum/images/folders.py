@@ -2,7 +2,7 @@
 
 Tiny-imagenet-200 has `wnids.txt`, `train/<wnid>/images/`, `val/images/` with
 `val/val_annotations.txt`, and `words.txt` for readable names. The other trees are those of
-`modicum.engine.folders`.
+`modicum.data.folders`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from modicum.engine import folders
-from modicum.engine.folders import FileKind, Listing, Tree, class_folders, some, split_tree, walk
+from modicum.data import folders
+from modicum.data.folders import FileKind, Listing, Tree, class_folders, some, split_tree, walk
 from modicum.errors import DataError
 from modicum.images.decode import SUFFIXES
 
@@ -37,7 +37,7 @@ def recognise(root: Path) -> Tree:
     """Find out how a folder of images is laid out, without listing its images.
 
     Raises:
-        DataError: See `modicum.engine.folders.recognise`.
+        DataError: See `modicum.data.folders.recognise`.
     """
     if (root / "wnids.txt").is_file() and (root / "train").is_dir():
         return _recognise_tiny_imagenet(root)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from modicum.engine.labelled_set import BadFile, LabelledSet
+from modicum.data.labelled_set import BadFile, LabelledSet
 from modicum.engine.random import SampleRandom
 from modicum.errors import DataError
 from modicum.images.decode import decode_crop, decode_image

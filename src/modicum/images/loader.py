@@ -1,6 +1,6 @@
 """Batches of an image set: what a batch of images is made of.
 
-Order, shares, workers and resuming are those of `modicum.engine.loader`.
+Order, shares, workers and resuming are those of `modicum.data.loader`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modicum.engine import loader
+from modicum.data import loader
 from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError
 from modicum.images.image_set import FileImages, ImageSet

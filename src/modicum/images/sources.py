@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modicum.engine.folders import Listing, Split, Tree, own_split
+from modicum.data.folders import Listing, Split, Tree, own_split
 from modicum.engine.random import permutation
-from modicum.engine.threads import Progress, in_threads
 from modicum.errors import ConfigError, DataError
 from modicum.images.check import check_images
 from modicum.images.cifar import find_cifar, read_cifar
 from modicum.images.decode import decode_image
 from modicum.images.folders import list_files, recognise
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
+from modicum.system.threads import Progress, in_threads
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images up to which files of one size are decoded once, into memory."""

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modicum.engine.threads import Progress, in_threads
 from modicum.errors import DataError
 from modicum.images.check import what_is_wrong
 from modicum.images.cifar import find_cifar
@@ -18,6 +17,7 @@ from modicum.images.decode import opened
 from modicum.images.folders import list_files, recognise
 from modicum.images.image_set import MemoryImages
 from modicum.images.sources import available_splits, files_of, open_images
+from modicum.system.threads import Progress, in_threads
 
 _MOST_LISTED = 100
 _IMBALANCE = 10

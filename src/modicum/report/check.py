@@ -12,10 +12,10 @@ from typing import Any
 from markupsafe import Markup
 
 from modicum.claims import StudyResult, Verdict, Word
-from modicum.engine.environment import describe_environment
 from modicum.report import text
 from modicum.report.page import data_uri, write_page
 from modicum.report.plots import STRETCHES, arm_class, effect_plot, line_plot, paired_plot
+from modicum.system.environment import describe_environment
 
 _WORDS: tuple[Word, ...] = ("holds", "does not hold", "inconclusive")
 

@@ -9,8 +9,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from modicum.engine.files import atomic_write
 from modicum.report import text
+from modicum.system.files import atomic_write
 
 _FOLDER = Path(__file__).parent / "templates"
 _TEMPLATES = jinja2.Environment(

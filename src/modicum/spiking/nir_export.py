@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from modicum.engine.files import atomic_write
 from modicum.errors import CheckpointError, ConfigError, DataError, require
 from modicum.spiking.layers import AdaptiveSynapses, AveragePool, SpikingLayer, scale_and_shift
 from modicum.spiking.networks import SpikingNetwork
 from modicum.spiking.neurons import LIF
+from modicum.system.files import atomic_write
 
 DEFAULT_DT = 1e-4
 """Seconds a step, where nothing else is known; the value snnTorch uses."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modicum.engine.export import write_onnx
 from modicum.spiking.networks import SpikingNetwork
+from modicum.weights.onnx import write_onnx
 
 
 class MeanOverTime(nn.Module):
@@ -36,7 +36,7 @@ def write_spiking_onnx(
         described: JSON-able values for the file's metadata.
 
     Returns:
-        See `modicum.engine.export.write_onnx`, which says what is raised too.
+        See `modicum.weights.onnx.write_onnx`, which says what is raised too.
     """
     return write_onnx(
         MeanOverTime(network).eval(),

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from modicum.engine.cache import cache_folder
 from modicum.errors import ConfigError, DataError
 from modicum.methods.reliant import similarity
 from modicum.methods.reliant.similarity import cached_similarity_graph, similarity_graph
+from modicum.system.cache import cache_folder
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"
 

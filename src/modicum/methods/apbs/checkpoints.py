@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from modicum.engine.weights import State, read_state
 from modicum.errors import CheckpointError
 from modicum.methods.apbs import networks
 from modicum.spiking.layers import SpikingLayer
 from modicum.spiking.networks import NDA_VGG11_LAYOUT, VGGSNN_LAYOUT, Layout, SpikingNetwork
+from modicum.weights.saved import State, read_state
 
 _OURS_ONLY = ("cache", "num_updates")
 """What associative layers hold besides; it stays empty."""

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from modicum import events
 from modicum.claims import Claim, Picture, Study
 from modicum.classification import topk_correct
-from modicum.engine.weights import load_saved
 from modicum.errors import ConfigError
 from modicum.events.pictures import frame_strip
 from modicum.events.pipeline import FramePipeline
@@ -26,6 +25,7 @@ from modicum.methods.apbs.train import Config, loader_for, pipeline_for
 from modicum.report import png
 from modicum.spiking.layers import SpikingLayer
 from modicum.spiking.statistics import count_spikes
+from modicum.weights.saved import load_saved
 
 BASE = Config(
     network="small",

@@ -22,12 +22,8 @@ from modicum.classification import (
     predictions,
     topk_correct,
 )
+from modicum.data.labelled_set import LabelledSet
 from modicum.engine.devices import Device
-from modicum.engine.environment import processor_name
-from modicum.engine.export import write_state_dict
-from modicum.engine.files import whole_path
-from modicum.engine.labelled_set import LabelledSet
-from modicum.engine.progress import Progress
 from modicum.engine.random import generator
 from modicum.errors import DataError
 from modicum.events.pipeline import FramePipeline
@@ -43,6 +39,10 @@ from modicum.spiking.statistics import (
     PICOJOULES_PER_MULTIPLY_ACCUMULATE,
     count_spikes,
 )
+from modicum.system.environment import processor_name
+from modicum.system.files import whole_path
+from modicum.system.progress import Progress
+from modicum.weights.onnx import write_state_dict
 
 Trained: TypeAlias = Classifier[SpikingNetwork, Pipeline]
 

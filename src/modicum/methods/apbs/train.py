@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from modicum import events, images
 from modicum.classification import topk_correct
-from modicum.engine.labelled_set import LabelledSet
-from modicum.engine.loader import Loader
-from modicum.engine.progress import report_progress
+from modicum.data.labelled_set import LabelledSet
+from modicum.data.loader import Loader
 from modicum.engine.run import Run
 from modicum.engine.schedules import warmup_cosine
 from modicum.errors import ConfigError, check_options
@@ -22,6 +21,7 @@ from modicum.methods.apbs.networks import build
 from modicum.methods.apbs.stcf import STCF
 from modicum.methods.apbs.still_images import IMAGES, ImagePipeline
 from modicum.spiking.losses import mean_cross_entropy, tet_loss
+from modicum.system.progress import report_progress
 
 Neuron = Literal["tet", "nda", "spikingjelly", "snntorch"]
 
@@ -164,7 +164,7 @@ def loader_for(
         pipeline: What becomes of them.
         batch_size: Samples a batch, over all processes.
         augment: What training samples go through.
-        order: Of `engine.loader.Loader`: `seed`, `shuffle`, `workers` and so on.
+        order: Of `data.loader.Loader`: `seed`, `shuffle`, `workers` and so on.
     """
     if isinstance(pipeline, ImagePipeline):
         assert isinstance(samples, images.ImageSet)

@@ -14,8 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from modicum.engine.files import atomic_write, to_json, write_text
-from modicum.engine.progress import Progress
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.drumroll import bars as bars_of
 from modicum.methods.drum_transfer.drumroll import to_text, without_separators
@@ -49,6 +47,8 @@ from modicum.methods.drum_transfer.structure import (
     structure_means,
 )
 from modicum.report.pictures import png
+from modicum.system.files import atomic_write, to_json, write_text
+from modicum.system.progress import Progress
 
 _PATTERN, _FILL, _MUTED = "#0b5fb0", "#b9480e", "#5b626b"
 

@@ -19,7 +19,6 @@ from torch import nn
 
 from modicum.claims import Claim, Picture, Study
 from modicum.engine.run import RunOptions
-from modicum.engine.weights import load_saved
 from modicum.methods.drum_transfer import pictures as drawing
 from modicum.methods.drum_transfer.baselines import NGram
 from modicum.methods.drum_transfer.decoder import CausalModel
@@ -30,6 +29,7 @@ from modicum.methods.drum_transfer.model_folders import SMOLLM2
 from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.structure import structure, structure_means
 from modicum.methods.drum_transfer.train import Config
+from modicum.weights.saved import load_saved
 
 SCRATCH, NGRAM, REPEAT, RANDOM = "from scratch", "n-gram", "repeat", "random"
 PRETRAINED, TWIN = "pre-trained on text", "its twin, random weights"

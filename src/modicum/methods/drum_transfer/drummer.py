@@ -13,7 +13,6 @@ from torch import nn
 
 from modicum.engine.devices import Device, choose_device
 from modicum.engine.run import config_from_json
-from modicum.engine.weights import load_saved
 from modicum.errors import ConfigError
 from modicum.methods.drum_transfer import baselines
 from modicum.methods.drum_transfer.decoder import CausalModel
@@ -29,6 +28,7 @@ from modicum.methods.drum_transfer.language_models import LanguageModel
 from modicum.methods.drum_transfer.midi import Reading
 from modicum.methods.drum_transfer.notation import SEPARATOR, Notation
 from modicum.methods.drum_transfer.train import BUILT_IN, Config, build_model
+from modicum.weights.saved import load_saved
 
 Weights = Literal["best", "last"]
 TEMPERATURE = 0.9

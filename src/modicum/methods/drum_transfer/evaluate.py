@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from modicum.engine.devices import Device
-from modicum.engine.files import atomic_write, ready_folder, to_json, write_text
-from modicum.engine.progress import report_progress
-from modicum.engine.weights import find_model
 from modicum.methods.drum_transfer import baselines
 from modicum.methods.drum_transfer.decoder import CausalModel
 from modicum.methods.drum_transfer.drummer import PEOPLE, TEMPERATURE, Drummer, Weights, continued
@@ -30,6 +27,9 @@ from modicum.methods.drum_transfer.pictures import comparison_sheet
 from modicum.methods.drum_transfer.sources import Split
 from modicum.methods.drum_transfer.structure import Clusterer
 from modicum.methods.drum_transfer.tablature import to_tablature
+from modicum.system.files import atomic_write, ready_folder, to_json, write_text
+from modicum.system.progress import report_progress
+from modicum.weights.saved import find_model
 
 
 def evaluate(

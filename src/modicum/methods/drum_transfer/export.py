@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from modicum.engine.run import config_from_json
-from modicum.engine.weights import load_saved, read_notes, save_model
 from modicum.errors import ConfigError
 from modicum.methods.drum_transfer.language_models import LanguageModel
 from modicum.methods.drum_transfer.remote import write_jsonl
 from modicum.methods.drum_transfer.saved_models import arguments_of, export_folder
 from modicum.methods.drum_transfer.sources import Split
 from modicum.methods.drum_transfer.train import Config
+from modicum.weights.saved import load_saved, read_notes, save_model
 
 
 def export(

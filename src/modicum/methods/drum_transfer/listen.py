@@ -24,7 +24,6 @@ import tyro
 from markupsafe import Markup
 
 import modicum.report
-from modicum.engine.files import atomic_write
 from modicum.engine.random import fold_keys, permutation
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.drumroll import (
@@ -39,6 +38,7 @@ from modicum.methods.drum_transfer.midi import DRUMS, Reading
 from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.pictures import step_grid
 from modicum.methods.drum_transfer.synthesis import render, to_wav
+from modicum.system.files import atomic_write
 
 PATTERNS = ("consistent", "repetitive", "chaotic", "not gradable")
 """What the pattern of a groove can be."""

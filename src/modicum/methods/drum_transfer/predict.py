@@ -14,10 +14,7 @@ import numpy.typing as npt
 import tyro
 
 from modicum.engine.devices import Device
-from modicum.engine.files import atomic_write, ready_folder, to_json, write_text
-from modicum.engine.progress import Progress, report_progress
 from modicum.engine.run import config_from_json
-from modicum.engine.weights import read_notes
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.decoder import CausalModel
 from modicum.methods.drum_transfer.drummer import TEMPERATURE, Drummer, Weights, continued
@@ -47,6 +44,9 @@ from modicum.methods.drum_transfer.synthesis import render as play
 from modicum.methods.drum_transfer.synthesis import write_wav
 from modicum.methods.drum_transfer.tablature import to_tablature
 from modicum.methods.drum_transfer.train import Config
+from modicum.system.files import atomic_write, ready_folder, to_json, write_text
+from modicum.system.progress import Progress, report_progress
+from modicum.weights.saved import read_notes
 
 _log = logging.getLogger("modicum")
 

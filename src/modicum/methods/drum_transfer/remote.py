@@ -23,7 +23,6 @@ from typing import IO, Any, Literal, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from modicum.engine.files import write_text
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.drumroll import (
     Record,
@@ -42,6 +41,7 @@ from modicum.methods.drum_transfer.notation import (
     SEPARATOR,
     Notation,
 )
+from modicum.system.files import write_text
 
 Form = Literal["completions", "chat"]
 

@@ -1,6 +1,6 @@
 """Models to and from what a file of weights can hold, and to folders for other programs.
 
-A file of `modicum.engine.weights` holds a state dict and the arguments that its network is built
+A file of `modicum.weights.saved` holds a state dict and the arguments that its network is built
 with. `arguments_of` gives these for any causal model or baseline, `build` is their inverse.
 """
 

@@ -18,12 +18,12 @@ from typing import BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from modicum.engine.files import atomic_write
 from modicum.engine.random import uniform
 from modicum.errors import DataError, require
 from modicum.methods.drum_transfer.drumroll import to_hits
 from modicum.methods.drum_transfer.kit import writing_tables
 from modicum.methods.drum_transfer.notation import INSTRUMENTS, Groove
+from modicum.system.files import atomic_write
 
 Samples = npt.NDArray[np.float32]
 

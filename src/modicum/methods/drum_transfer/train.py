@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modicum.engine.files import whole_path
-from modicum.engine.loader import Loader
-from modicum.engine.progress import report_progress
+from modicum.data.loader import Loader
 from modicum.engine.random import SampleRandom, permutation
 from modicum.engine.run import Run, TrainingError, config_to_json
 from modicum.engine.schedules import warmup_linear
@@ -37,6 +35,8 @@ from modicum.methods.drum_transfer.notation import INSTRUMENTS, SEPARATOR, Groov
 from modicum.methods.drum_transfer.saved_models import BASELINES, arguments_of
 from modicum.methods.drum_transfer.sources import Collection, load_grooves
 from modicum.methods.drum_transfer.vocabulary import Characters, Vocabulary
+from modicum.system.files import whole_path
+from modicum.system.progress import report_progress
 
 MORE_THAN = 8
 """Bars that a groove must have more than to give a record (specification, section 2.3)."""

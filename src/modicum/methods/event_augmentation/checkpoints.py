@@ -8,10 +8,10 @@ from typing import Literal
 
 from torch import nn
 
-from modicum.engine.weights import State, read_state
 from modicum.errors import CheckpointError
 from modicum.methods.event_augmentation.est import EstClassifier
 from modicum.methods.event_augmentation.resnet import ResNet34
+from modicum.weights.saved import State, read_state
 
 
 def load_est(checkpoint: Path | str | State) -> EstClassifier:

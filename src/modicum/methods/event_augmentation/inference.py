@@ -22,9 +22,6 @@ from modicum.classification import (
     topk_correct,
 )
 from modicum.engine.devices import Device
-from modicum.engine.environment import processor_name
-from modicum.engine.export import write_onnx, write_state_dict
-from modicum.engine.progress import Progress
 from modicum.engine.random import generator
 from modicum.events.pipeline import FramePipeline
 from modicum.events.reading import SUFFIXES
@@ -40,6 +37,9 @@ from modicum.methods.event_augmentation.train import (
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
 from modicum.spiking.networks import SpikingNetwork
 from modicum.spiking.onnx_export import write_spiking_onnx
+from modicum.system.environment import processor_name
+from modicum.system.progress import Progress
+from modicum.weights.onnx import write_onnx, write_state_dict
 
 Trained: TypeAlias = Classifier[nn.Module, Pipeline]
 

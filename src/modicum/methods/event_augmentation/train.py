@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from modicum import events
 from modicum.classification import topk_correct
-from modicum.engine.loader import Loader
+from modicum.data.loader import Loader
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run
 from modicum.engine.schedules import halving, warmup_cosine
-from modicum.engine.weights import State, read_state
 from modicum.errors import ConfigError, check_options
 from modicum.events.pipeline import FramePipeline
 from modicum.methods.event_augmentation.augment import ESTF, EventDrift, EventID, EventReverse
@@ -30,6 +29,7 @@ from modicum.methods.event_augmentation.voxels import VoxelPipeline
 from modicum.spiking.losses import mean_cross_entropy, tet_loss
 from modicum.spiking.networks import BUILDERS as SPIKING
 from modicum.spiking.networks import SpikingNetwork
+from modicum.weights.saved import State, read_state
 
 _log = logging.getLogger("modicum")
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modicum.engine.weights import State, read_state
 from modicum.errors import CheckpointError, DataError
 from modicum.methods.reliant.discriminators import (
     EdgeDiscriminator,
@@ -25,6 +24,7 @@ from modicum.methods.reliant.discriminators import (
 )
 from modicum.methods.reliant.students import PLP, SGCStudent
 from modicum.methods.reliant.teachers import GCN, GraphSAGE
+from modicum.weights.saved import State, read_state
 
 Kind = Literal["gcn", "sage", "plp", "sgc", "discriminator"]
 """Whose state dict: GCN and GraphSAGE, the teachers; PLP and SGC, the students of CPF and GraphAKD;

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from modicum.claims import Claim, Picture, Study
-from modicum.engine.weights import load_saved
 from modicum.methods.reliant import pictures as drawing
 from modicum.methods.reliant.metrics import evaluate_predictions
 from modicum.methods.reliant.model import Distilled
 from modicum.methods.reliant.train import Config, open_graph, positive_class
+from modicum.weights.saved import load_saved
 
 BASE = Config(
     data="blocks",

@@ -14,12 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from modicum.classification import write_table
-from modicum.engine.environment import processor_name
-from modicum.engine.export import write_onnx, write_state_dict
-from modicum.engine.files import atomic_write, to_json, write_text
 from modicum.engine.random import generator
 from modicum.engine.run import config_from_json
-from modicum.engine.weights import load_saved, save_model
 from modicum.errors import ConfigError, DataError
 from modicum.methods.reliant import pictures
 from modicum.methods.reliant.graph import Graph
@@ -32,6 +28,10 @@ from modicum.methods.reliant.model import Distilled, build
 from modicum.methods.reliant.students import PLP
 from modicum.methods.reliant.tables import TableGraph, join_table
 from modicum.methods.reliant.train import Config, open_graph, positive_class, targets_of
+from modicum.system.environment import processor_name
+from modicum.system.files import atomic_write, to_json, write_text
+from modicum.weights.onnx import write_onnx, write_state_dict
+from modicum.weights.saved import load_saved, save_model
 
 _log = logging.getLogger("modicum")
 

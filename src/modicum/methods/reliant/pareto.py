@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from modicum.claims import Picture, Study, run_study
 from modicum.classification import write_table
-from modicum.engine.files import atomic_write, whole_path
 from modicum.errors import ConfigError
 from modicum.methods.reliant import pictures
 from modicum.methods.reliant.claim import BASE, measure
 from modicum.methods.reliant.inference import Trained
 from modicum.methods.reliant.metrics import pareto_front
 from modicum.methods.reliant.train import Config, open_graph
+from modicum.system.files import atomic_write, whole_path
 
 Recipe = Literal["quick", "official"]
 

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import KDTree
 
-from modicum.engine.cache import cache_folder
-from modicum.engine.files import atomic_write
 from modicum.errors import ConfigError, DataError
+from modicum.system.cache import cache_folder
+from modicum.system.files import atomic_write
 
 Edges = npt.NDArray[np.int64]
 
@@ -112,7 +112,7 @@ def _near(x: npt.NDArray[np.float64], source: Edges, target: Edges, threshold: f
 def cached_similarity_graph(features: npt.ArrayLike, threshold: float) -> Edges:
     """As `similarity_graph`, found once for the same table and threshold.
 
-    The edges are kept in `modicum.engine.cache.cache_folder()`; where they cannot be, they are
+    The edges are kept in `modicum.system.cache.cache_folder()`; where they cannot be, they are
     found again the next time.
     """
     x = np.ascontiguousarray(features, dtype=np.float64)

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from modicum.engine.files import atomic_write
 from modicum.errors import ConfigError, DataError
 from modicum.methods.reliant.graph import Graph
 from modicum.methods.reliant.leaks import leaks
 from modicum.methods.reliant.pictures import graph_overview
 from modicum.methods.reliant.train import Config, open_graph
+from modicum.system.files import atomic_write
 
 Numbers = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

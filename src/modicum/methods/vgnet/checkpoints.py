@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modicum.engine.weights import State, read_state
 from modicum.errors import CheckpointError
 from modicum.methods.vgnet.model import (
     BUILDERS,
@@ -30,6 +29,7 @@ from modicum.methods.vgnet.model import (
     edge_kernels,
     normalised_gaussian,
 )
+from modicum.weights.saved import State, read_state
 
 _STAGES = range(1, 5)
 

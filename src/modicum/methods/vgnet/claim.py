@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from modicum import images
 from modicum.claims import Claim, Picture, Study
 from modicum.classification import topk_correct
-from modicum.engine.weights import load_saved
 from modicum.methods.vgnet.baseline import stages_like, width_for
 from modicum.methods.vgnet.metrics import shift_consistency
 from modicum.methods.vgnet.model import BUILDERS, count_parameters
 from modicum.methods.vgnet.train import Config, Pipeline, pipeline_for
 from modicum.report import image_grid, png
+from modicum.weights.saved import load_saved
 
 DIGITS = Config(
     data="digits",

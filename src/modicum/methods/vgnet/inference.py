@@ -22,16 +22,16 @@ from modicum.classification import (
     topk_correct,
 )
 from modicum.engine.devices import Device
-from modicum.engine.environment import processor_name
-from modicum.engine.export import write_onnx, write_state_dict
-from modicum.engine.files import atomic_write
-from modicum.engine.progress import Progress, report_progress
 from modicum.engine.random import generator
 from modicum.errors import ConfigError, DataError
 from modicum.images.decode import SUFFIXES
 from modicum.methods.vgnet.fold import fold
 from modicum.methods.vgnet.model import VGNet, count_multiply_adds, count_parameters
 from modicum.methods.vgnet.train import Pipeline, resolved
+from modicum.system.environment import processor_name
+from modicum.system.files import atomic_write
+from modicum.system.progress import Progress, report_progress
+from modicum.weights.onnx import write_onnx, write_state_dict
 
 Trained: TypeAlias = Classifier[nn.Module, Pipeline]
 

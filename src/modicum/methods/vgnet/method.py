@@ -11,8 +11,6 @@ import tyro
 from torch import Tensor, nn
 
 from modicum import images
-from modicum.engine.files import atomic_write
-from modicum.engine.progress import report_progress
 from modicum.engine.random import generator
 from modicum.engine.run import RunOptions
 from modicum.method import Method, Preset
@@ -21,6 +19,8 @@ from modicum.methods.vgnet.claim import DIGITS, study
 from modicum.methods.vgnet.inference import evaluate, export, predict
 from modicum.methods.vgnet.model import VGNet
 from modicum.methods.vgnet.train import Config, train
+from modicum.system.files import atomic_write
+from modicum.system.progress import report_progress
 
 
 def network(**arguments: Any) -> nn.Module:

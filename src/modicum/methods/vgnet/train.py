@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from modicum import images
 from modicum.classification import topk_correct
-from modicum.engine.progress import report_progress
 from modicum.engine.run import Run
 from modicum.engine.schedules import one_cycle, warmup_cosine
 from modicum.errors import ConfigError, check_options
 from modicum.methods.vgnet.baseline import MobileNetV2, stages_like
 from modicum.methods.vgnet.checkpoints import load_into, load_official
 from modicum.methods.vgnet.model import BUILDERS, VGNet
+from modicum.system.progress import report_progress
 
 _log = logging.getLogger("modicum")
 

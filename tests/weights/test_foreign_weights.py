@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modicum.engine.weights import read_state
 from modicum.errors import CheckpointError
+from modicum.weights.saved import read_state
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 PREFIXED = {f"module.{name}": tensor for name, tensor in STATE.items()}

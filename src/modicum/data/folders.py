@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from modicum.engine.labelled_set import BadFile
+from modicum.data.labelled_set import BadFile
 from modicum.errors import DataError
 
 Split: TypeAlias = Literal["train", "val", "test"]

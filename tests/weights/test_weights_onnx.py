@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modicum.engine.export import write_onnx, write_state_dict
 from modicum.errors import CheckpointError
+from modicum.weights.onnx import write_onnx, write_state_dict
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

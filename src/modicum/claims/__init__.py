@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import stats
 
-from modicum.engine.cache import cache_folder
-from modicum.engine.environment import code_digest, usable_cores
-from modicum.engine.files import FolderLock, write_text
-from modicum.engine.progress import Progress
 from modicum.errors import ModicumError
 from modicum.method import load_method, room
+from modicum.system.cache import cache_folder
+from modicum.system.environment import code_digest, usable_cores
+from modicum.system.files import FolderLock, write_text
+from modicum.system.progress import Progress
 
 if TYPE_CHECKING:
     from torch import nn

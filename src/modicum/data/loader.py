@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from modicum.engine.environment import usable_cores
 from modicum.engine.random import SampleRandom, permutation
 from modicum.errors import ConfigError, DataError
+from modicum.system.environment import usable_cores
 
 Made = TypeVar("Made", bound=tuple[Any, ...])
 """A named tuple of tensors."""

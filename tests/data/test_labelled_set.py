@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modicum.engine.labelled_set import held_out
+from modicum.data.labelled_set import held_out
 
 
 @settings(max_examples=50, deadline=None)

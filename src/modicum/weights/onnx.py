@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 
-from modicum.engine.files import atomic_write
 from modicum.errors import CheckpointError, require
+from modicum.system.files import atomic_write
 
 TOLERANCE = 1e-3
 """Largest difference between ONNX Runtime and PyTorch, relative to the largest output."""

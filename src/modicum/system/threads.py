@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from modicum.engine.environment import usable_cores
+from modicum.system.environment import usable_cores
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (files done, files in all)."""

@@ -27,9 +27,9 @@ from safetensors.torch import load_file
 import modicum
 from modicum.claims import Study
 from modicum.engine.run import Run, RunOptions, config_from_json, config_to_json
-from modicum.engine.weights import load_saved
 from modicum.errors import ConfigError, ModicumError
 from modicum.method import CATALOGUE, Method, load_method, room
+from modicum.weights.saved import load_saved
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SOURCE = Path(modicum.__file__).parent

@@ -21,9 +21,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from modicum.engine.environment import version
-from modicum.engine.files import atomic_write
 from modicum.errors import CheckpointError
+from modicum.system.environment import version
+from modicum.system.files import atomic_write
 
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modicum.engine.loader import Loader
+from modicum.data.loader import Loader
 from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError, DataError
 

@@ -1,0 +1,1 @@
+"""Sets of samples, folders of them, and batches."""

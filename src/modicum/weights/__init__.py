@@ -1,0 +1,1 @@
+"""Weights on disk: ours, other people's, and ONNX."""
