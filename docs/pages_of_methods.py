@@ -9,7 +9,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from modicum.method import CATALOGUE, room
+from modicum.catalogue import CATALOGUE, room
 
 
 def on_config(config: Any) -> Any:

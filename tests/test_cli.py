@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from modicum.catalogue import CATALOGUE
 from modicum.cli import main, render
-from modicum.method import CATALOGUE
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

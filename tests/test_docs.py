@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modicum.method import CATALOGUE
+from modicum.catalogue import CATALOGUE
 
 pytest.importorskip("mkdocs", reason="the site is built by the extra 'docs'")
 pytest.importorskip("mkdocstrings", reason="the site is built by the extra 'docs'")

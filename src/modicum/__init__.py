@@ -25,6 +25,6 @@ def load(path: Path | str, weights: str = "last") -> nn.Module:
     Raises:
         CheckpointError: There is no such network, or its file is damaged or foreign.
     """
-    from modicum.weights.saved import load_saved
+    from modicum.method import load_saved
 
     return load_saved(path, weights).module

@@ -20,10 +20,10 @@ from typing_extensions import Self
 
 from modicum.engine.devices import Device, choose_device
 from modicum.errors import DataError
+from modicum.method import load_saved
 from modicum.system.environment import usable_cores
 from modicum.system.files import atomic_write
 from modicum.system.progress import Progress
-from modicum.weights.saved import load_saved
 
 _log = logging.getLogger("modicum")
 _Sample = TypeVar("_Sample")

@@ -15,12 +15,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
-import importlib.util
 import io
 import json
 import logging
 import os
-import shlex
 import signal
 import sys
 import time
@@ -29,49 +27,15 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-import tyro
-from rich.console import Console
-from rich.table import Table
+from modicum.catalogue import CATALOGUE, METHOD_VERBS, SHARED_VERBS, find_card
+from modicum.errors import ConfigError, ModicumError
+from modicum.system.files import to_json, what_is_wrong
 
-from modicum.engine.launch import become_launcher, processes_wanted
-from modicum.errors import ConfigError, MissingExtraError, ModicumError
-from modicum.method import CATALOGUE, Method, load_method
-from modicum.system.files import to_json, what_is_wrong, whole_path
+if TYPE_CHECKING:
+    from modicum.method import Recipe
 
-METHOD_VERBS = {
-    "train": "train a network, or go on with an interrupted run",
-    "evaluate": "measure a trained network on labelled data",
-    "predict": "use a trained network on files",
-    "export": "write a trained network for deployment",
-    "data": "say what a data set holds and whether it can be used",
-}
-ROOM_VERBS = {
-    ("data", "events"): (
-        "modicum.events.survey",
-        "say what event recordings hold; picture one",
-    ),
-    ("convert", "events"): (
-        "modicum.events.survey",
-        "write an event recording in another format",
-    ),
-    ("analyse", "drum-transfer"): (
-        "modicum.methods.drum_transfer.analyse",
-        "pattern and fills of grooves, bar by bar",
-    ),
-    ("listen", "drum-transfer"): (
-        "modicum.methods.drum_transfer.listen",
-        "a page for judging grooves blind",
-    ),
-    ("pareto", "reliant"): (
-        "modicum.methods.reliant.pareto",
-        "accuracy against gap over weights of the fairness term",
-    ),
-}
-"""Verbs of one room alone, shared or a method's: the module with a function of the verb's name, its
-help.
-"""
 HELP = """usage: modicum VERB METHOD [options]
 
   modicum list                    the methods
@@ -79,15 +43,13 @@ HELP = """usage: modicum VERB METHOD [options]
 {verbs}
 `modicum VERB METHOD --help` shows the options with units and defaults. --json, anywhere, prints
 results as JSON. Exit codes: 0 done, 1 unusable data or files, 2 wrong command, 130/143 interrupted.
-""".format(
-    verbs="".join(
-        f"  modicum {command:<23} {about}\n"
-        for command, about in [
-            *((f"{verb} METHOD …", about) for verb, about in METHOD_VERBS.items()),
-            *((f"{verb} {room} …", about) for (verb, room), (_, about) in ROOM_VERBS.items()),
-        ]
-    )
-)
+"""
+
+
+def _room_verbs() -> dict[tuple[str, str], str]:
+    """Verbs of one room alone, shared or a method's: (verb, room) with a line of help."""
+    rooms = SHARED_VERBS | {name: dict(card.verbs) for name, card in CATALOGUE.items()}
+    return {(verb, room): about for room, verbs in rooms.items() for verb, about in verbs.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,8 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _ending_in_order():
-            if words[:1] == ["train"] and (processes := processes_wanted()) > 1:
-                become_launcher(processes, given)
+            if words[:1] == ["train"]:
+                from modicum.engine.launch import become_launcher, processes_wanted
+
+                if (processes := processes_wanted()) > 1:
+                    become_launcher(processes, given)
             result = _dispatch(words)
     except ModicumError as error:
         return _tell(error, str(error), error.exit_code, as_json=as_json and main_process)
@@ -153,7 +118,10 @@ def _ending_in_order() -> Generator[None, None, None]:
 
 def _dispatch(words: list[str]) -> Mapping[str, Any] | None:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
+        lines = [(f"{verb} METHOD …", about) for verb, about in METHOD_VERBS.items()]
+        lines += [(f"{verb} {room} …", about) for (verb, room), about in _room_verbs().items()]
+        verbs = "".join(f"  modicum {command:<23} {about}\n" for command, about in lines)
+        print(HELP.format(verbs=verbs), end="")
         return None
     verb, rest = words[0], words[1:]
     if verb in ("--version", "version"):
@@ -164,31 +132,43 @@ def _dispatch(words: list[str]) -> Mapping[str, Any] | None:
     if verb == "list":
         return list_methods()
     if verb == "check":
+        from modicum.check import check
+
         return _call(check, rest, "modicum check")
-    if (verb, *rest[:1]) in ROOM_VERBS:
-        room = rest[0]
-        module = importlib.import_module(ROOM_VERBS[verb, room][0])
-        return _call(getattr(module, verb), rest[1:], f"modicum {verb} {room}")
-    if rooms := [room for known, room in ROOM_VERBS if known == verb and verb not in METHOD_VERBS]:
-        raise ConfigError(f"modicum {verb} needs what to {verb}. Known: {', '.join(rooms)}.")
-    if verb not in METHOD_VERBS:
+    of_rooms = _room_verbs()
+    if verb not in METHOD_VERBS and verb not in {known for known, _ in of_rooms}:
         known = ", ".join(
-            dict.fromkeys(["list", "check", *METHOD_VERBS, *(v for v, _ in ROOM_VERBS)])
+            dict.fromkeys(["list", "check", *METHOD_VERBS, *(v for v, _ in of_rooms)])
         )
         raise ConfigError(f"no verb is called {verb!r}. Known: {known}. See modicum --help.")
     if verb == "train":
         return train(rest)
-    if not rest or rest[0].startswith("-"):
+    room = rest[0] if rest and not rest[0].startswith("-") else None
+    if (verb, room) not in of_rooms and verb not in METHOD_VERBS:
+        known = ", ".join(name for known, name in of_rooms if known == verb)
+        raise ConfigError(f"modicum {verb} needs what to {verb}. Known: {known}.")
+    if room is None:
         raise ConfigError(f"modicum {verb} needs a method. Known: {', '.join(CATALOGUE)}.")
-    method = load_method(rest[0])
+    if room in SHARED_VERBS:
+        if verb not in SHARED_VERBS[room]:
+            raise ConfigError(f"{room} has no verb {verb}. Known: {', '.join(SHARED_VERBS[room])}.")
+        function = getattr(importlib.import_module(f"modicum.{room}.verbs"), verb)
+        return _call(function, rest[1:], f"modicum {verb} {room}")
+    from modicum.method import load_method
+
+    method = load_method(room)
     if verb == "data" and not rest[1:]:
-        return {"datasets": dict(method.datasets)}
-    return _call(getattr(method, verb), rest[1:], f"modicum {verb} {method.name}")
+        return {"datasets": dict(method.load("datasets"))}
+    return _call(method.verb(verb), rest[1:], f"modicum {verb} {room}")
 
 
 def _call(function: Callable[..., Any], words: Sequence[str], program: str) -> Any:
-    """Call a function with options parsed after its signature."""
-    return tyro.cli(function, args=words, prog=program)
+    """Call a function with options parsed after its signature and held to its annotations."""
+    import tyro
+
+    from modicum.options import check_arguments
+
+    return tyro.cli(check_arguments(function), args=words, prog=program)
 
 
 # Verbs that are the same for all methods
@@ -196,103 +176,123 @@ def _call(function: Callable[..., Any], words: Sequence[str], program: str) -> A
 
 def list_methods() -> dict[str, Any]:
     """The catalogue, and which verbs work with what is installed."""
+    from modicum.system.environment import missing_of_extra
+
     rows: list[dict[str, str]] = []
     for name, card in CATALOGUE.items():
-        row = {"method": name, "scarce": card.scarce, "title": card.title, "paper": card.paper}
-        try:
-            extras = load_method(name).extras
-        except MissingExtraError:
-            rows.append(row | {"status": f"needs: pip install 'modicum[{card.extra}]'"})
-            continue
-        ready = ["check"]
-        needs: list[str] = []
-        for verb in METHOD_VERBS:
-            library, extra = extras.get(verb, ("", ""))
-            if library and importlib.util.find_spec(library) is None:
-                needs.append(f"{verb} needs: pip install 'modicum[{extra}]'")
-            else:
-                ready.append(verb)
-        rows.append(row | {"status": "; ".join(["ready: " + ", ".join(ready), *needs])})
+        missing = {v for v, extra in card.verb_extras.items() if missing_of_extra(extra)}
+        status = ["ready: " + ", ".join(v for v in ("check", *METHOD_VERBS) if v not in missing)]
+        status += [
+            f"{verb} needs: pip install 'modicum[{extra}]'"
+            for verb, extra in card.verb_extras.items()
+            if verb in missing
+        ]
+        if card.extra and missing_of_extra(card.extra):
+            status.append(f"more with: pip install 'modicum[{card.extra}]'")
+        about = {"scarce": card.scarce, "title": card.title, "paper": card.paper}
+        rows.append({"method": name} | about | {"status": "; ".join(status)})
     others = [
         {"verb": f"modicum {verb} {room}", "does": about}
-        for (verb, room), (_, about) in ROOM_VERBS.items()
+        for (verb, room), about in _room_verbs().items()
     ]
     return {"methods": rows, "other_verbs": others}
 
 
 def train(words: Sequence[str]) -> dict[str, Any] | None:
-    """`modicum train METHOD [--preset NAME] [options]`, `modicum train [METHOD] --resume DIR`."""
-    from modicum.engine.run import Run, read_run
-
+    """`modicum train METHOD [RECIPE] [--preset NAME] [options]`, `modicum train --resume DIR`."""
     words = list(words)
     if words in (["--help"], ["-h"]):
         print("usage: modicum train METHOD [options], or modicum train --resume DIR\n")
         print(f"`modicum train METHOD --help` shows the options. Methods: {', '.join(CATALOGUE)}.")
         return None
     name = words.pop(0) if words and not words[0].startswith("-") else None
+    recipes = find_card(name).recipes if name else {}
+    recipe_name = words.pop(0) if words and words[0] in recipes else None
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--resume", type=Path)
-    chosen, rest = first.parse_known_args(words)
-    if chosen.resume is not None:
-        if rest or chosen.preset:
+    asked, rest = first.parse_known_args(words)
+    if name is None and asked.resume is None:
+        raise ConfigError(
+            f"modicum train needs a method, or --resume DIR. Known methods: {', '.join(CATALOGUE)}."
+        )
+    if asked.resume is None and recipes and recipe_name is None:
+        known = "".join(f"\n  modicum train {name} {r}: {about}" for r, about in recipes.items())
+        if "--help" in words or "-h" in words:
+            print(f"{find_card(str(name)).title}. Its recipes, each with --help:{known}")
+            return None
+        raise ConfigError(f"modicum train {name} needs the name of a recipe:{known}")
+
+    from modicum.engine.run import Run, read_run
+    from modicum.method import load_method
+    from modicum.options import with_whole_paths
+    from modicum.report import write_run_report
+
+    if asked.resume is not None:
+        if rest or asked.preset:
             raise ConfigError(
                 f"--resume goes on with the options the run was started with; remove "
                 f"{' '.join(rest) or '--preset'}."
             )
-        found, config, options = read_run(chosen.resume, lambda name: load_method(name).config)
-        if name not in (None, found):
-            raise ConfigError(f"{chosen.resume} is a run of the method {found!r}, not {name!r}.")
-        method, folder = load_method(found), chosen.resume
-    else:
-        if name is None:
+        folder = asked.resume
+        described = read_run(folder, lambda method, name: load_method(method).recipe(name).config)
+        if name not in (None, described.method):
             raise ConfigError(
-                "modicum train needs a method, or --resume DIR. Known methods: "
-                f"{', '.join(CATALOGUE)}."
+                f"{folder} is a run of the method {described.method!r}, not {name!r}."
             )
-        method = load_method(name)
-        config, options, folder = _parse_training(method, chosen.preset or "default", rest)
+        name, recipe_name = described.method, described.recipe
+        config, options = described.config, described.options
+        recipe = load_method(name).recipe(recipe_name)
+    else:
+        assert name is not None
+        recipe_name = recipe_name or next(iter(load_method(name).recipes))
+        recipe = load_method(name).recipe(recipe_name)
+        called = f"{name} {recipe_name}" if recipes else name
+        config, options, folder = _parse_training(recipe, called, asked.preset or "default", rest)
+        config = with_whole_paths(config, load_method(name).load("datasets"))
     with Run(
-        folder, method=method.name, config=config, options=options, resume=chosen.resume is not None
+        folder,
+        method=name,
+        recipe=recipe_name,
+        config=config,
+        options=options,
+        resume=asked.resume is not None,
     ) as run:
-        method.train(config, run)
+        recipe.train(config, run)
+        if run.is_main:
+            write_run_report(folder)
         return {"run": str(folder), "report": str(folder / "report.html")} | run.last_scores
 
 
-def _parse_training(method: Method, preset: str, words: Sequence[str]) -> tuple[Any, Any, Path]:
-    from modicum.engine.run import RunOptions
+def _parse_training(
+    recipe: Recipe, called: str, preset: str, words: Sequence[str]
+) -> tuple[Any, Any, Path]:
+    import tyro
 
-    if preset not in method.presets:
-        raise ConfigError(
-            f"{method.name} has no preset {preset!r}. Known: {', '.join(method.presets)}."
-        )
-    start = method.presets[preset]
-    flat = tyro.conf.arg(name="")
+    from modicum.engine.run import RunOptions
+    from modicum.options import FLAT
+
+    method = called.split()[0]
+    if preset not in recipe.presets:
+        raise ConfigError(f"{called} has no preset {preset!r}. Known: {', '.join(recipe.presets)}.")
+    start = recipe.presets[preset]
+    out = tyro.conf.arg(help="Run folder to make.", help_behavior_hint="runs/METHOD-TIME")
     command = dataclasses.make_dataclass(
         "Training",
         [
-            ("config", Annotated[method.config, flat], dataclasses.field(default=start.config)),
-            ("options", Annotated[RunOptions, flat], dataclasses.field(default=start.options)),
-            (
-                "out",
-                Annotated[
-                    Path,
-                    tyro.conf.arg(
-                        help="Run folder to make.", help_behavior_hint="runs/METHOD-TIME"
-                    ),
-                ],
-                dataclasses.field(default=Path()),
-            ),
+            ("config", Annotated[recipe.config, FLAT], dataclasses.field(default=start.config)),
+            ("options", Annotated[RunOptions, FLAT], dataclasses.field(default=start.options)),
+            ("out", Annotated[Path, out], dataclasses.field(default=Path())),
         ],
         frozen=True,
     )
-    presets = "\n".join(f"  {name}: {p.about}" for name, p in method.presets.items())
+    presets = "\n".join(f"  {name}: {p.about}" for name, p in recipe.presets.items())
     parsed: Any = tyro.cli(
         command,
         args=words,
-        prog=f"modicum train {method.name}",
+        prog=f"modicum train {called}",
         description=(
-            f"Train {method.card.title} ({method.card.paper}).\n\n"
+            f"Train {CATALOGUE[method].title} ({CATALOGUE[method].paper}).\n\n"
             f"--preset NAME starts from a recipe (here: {preset}), and other options change it:\n"
             f"{presets}\n\n"
             f"--resume DIR goes on with an interrupted run, with the options it was started with."
@@ -300,76 +300,8 @@ def _parse_training(method: Method, preset: str, words: Sequence[str]) -> tuple[
     )
     time_now = time.strftime("%Y%m%d-%H%M%S")
     # An empty path, the option's default, is the current folder and as true as any.
-    out = Path("runs") / f"{method.name}-{time_now}" if parsed.out == Path() else parsed.out
-    return _with_whole_paths(parsed.config, method), parsed.options, out
-
-
-def _with_whole_paths(config: Any, method: Method) -> Any:
-    """A configuration that means the same files whatever folder the run is resumed from."""
-    whole: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, Path):
-            whole[field.name] = value.resolve()
-        elif field.name == "data" and value not in method.datasets:
-            whole[field.name] = whole_path(value)
-    return dataclasses.replace(config, **whole)
-
-
-def check(
-    methods: tyro.conf.Positional[tuple[str, ...]] = (),
-    seeds: int | None = None,
-    report: Path = Path("out"),
-    data: str | None = None,
-    jobs: int | None = None,
-    fresh: bool = False,
-) -> dict[str, Any]:
-    """Re-run the papers' central claims, baseline against method, and say which hold.
-
-    Args:
-        methods: Methods to check; all of them if none is named.
-        seeds: How many seeds every arm is trained with; none: 3, or what the method says.
-        report: Folder to write report.html and results.json to.
-        data: A data set of yours to check one method's claims on, in place of the built-in one.
-        jobs: Arms trained at a time; the number of cores if not given.
-        fresh: Train every arm anew instead of using results of earlier checks by the same code.
-    """
-    from modicum.claims import StudyResult, run_study, summarise
-    from modicum.report import write_check_report
-    from modicum.system.files import write_text
-
-    for option, number in (("seeds", seeds), ("jobs", jobs)):
-        if number is not None and number < 1:
-            raise ConfigError(f"--{option} {number}: must be at least 1.")
-    if data is not None and len(methods) != 1:
-        raise ConfigError("--data goes with exactly one method: modicum check METHOD --data PATH.")
-    chosen = list(methods) or [name for name in CATALOGUE if _installed(name)]
-    # All of them before the first is trained: a wrong name or path is said at once.
-    studies = [load_method(name).study(data) for name in chosen]
-    words = ["modicum", "check", *methods]
-    words += [] if seeds is None else ["--seeds", str(seeds)]
-    command = shlex.join(words + (["--data", data] if data is not None else []))
-    summary: dict[str, Any] = {}
-    results: list[StudyResult] = []
-    for study in studies:
-        results.append(run_study(study, range(seeds or study.seeds), jobs=jobs, fresh=fresh))
-        # After every method, so that an interruption leaves those that are done.
-        write_check_report(report / "report.html", results, command=command)
-        summary = summarise(results)
-        write_text(report / "results.json", to_json(summary) + "\n")
-    for claim in summary["claims"]:
-        del claim["statement"]  # in results.json and the report; too long for a line of a table
-    skipped = sorted(set(CATALOGUE) - set(chosen)) if not methods else []
-    notes = {"not_installed": skipped} if skipped else {}
-    return summary | notes | {"report": str(report / "report.html")}
-
-
-def _installed(name: str) -> bool:
-    try:
-        load_method(name)
-    except MissingExtraError:
-        return False
-    return True
+    folder = Path("runs") / f"{method}-{time_now}" if parsed.out == Path() else parsed.out
+    return parsed.config, parsed.options, folder
 
 
 # Results for people
@@ -379,6 +311,9 @@ def render(result: Mapping[str, Any]) -> str:
     """A verb's result as text: numbers and words in lines, lists of records as tables, a mapping of
     such lists as a table each.
     """
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(width=None if sys.stdout.isatty() else 160)
     tables: list[tuple[str, list[dict[str, Any]]]] = []
     plain: dict[str, Any] = {}

@@ -1,131 +1,139 @@
-"""The contract a method fulfils, and the catalogue of methods.
+"""The contract a method fulfils: what its room offers, by name.
 
-A method lives in its own room, `modicum/methods/<name>/`. What can be known without importing it is
-its card in `CATALOGUE`; what it can do is the `METHOD` of its module `method`. The tests in
-`tests/test_contract.py` hold every method of the catalogue to the same promises.
+Nothing of a room is imported before it is asked for, so that a verb costs no more than what it
+uses.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modicum.catalogue import find_card, room
 from modicum.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from modicum.claims import Study
     from modicum.engine.run import Run, RunOptions
-
-
-@dataclass(frozen=True)
-class Card:
-    """What the catalogue knows of a method without importing it."""
-
-    scarce: str
-    """What there is too little of."""
-    title: str
-    paper: str
-    extra: str | None = None
-    """The extra of modicum that installs what the method needs beyond the core."""
-
-
-CATALOGUE: dict[str, Card] = {
-    "vgnet": Card(
-        scarce="parameters, latency",
-        title="VGNet: small image classifiers designed from visualised kernels",
-        paper="Zhang et al., ICME 2022, arXiv:2207.10318",
-    ),
-    "event-augmentation": Card(
-        scarce="brightness you trained for",
-        title="EventReverse and EventDrift: augmentation of event recordings for other light",
-        paper="Shen et al., ICASSP 2023, arXiv:2207.11659",
-    ),
-    "apbs": Card(
-        scarce="energy",
-        title="APBS: spiking networks with associating synapses, and STCF",
-        paper="Shen et al., ICASSP 2023, arXiv:2207.11670",
-    ),
-    "reliant": Card(
-        scarce="fairness on a small device",
-        title="RELIANT: fair knowledge distillation for graph neural networks",
-        paper="Dong et al., SDM 2023, arXiv:2301.01150",
-    ),
-    "drum-transfer": Card(
-        scarce="training music",
-        title="Language-to-music transfer: a language model becomes a drummer",
-        paper="Zhang and Callison-Burch, AAAI 2023 workshop, arXiv:2301.01162",
-        extra="music",
-    ),
-}
+    from modicum.weights.saved import SavedModel
 
 Verb = Callable[..., Mapping[str, Any]]
 """A function whose signature is its command line and whose result, JSON-able, is what it prints."""
 
 
+def _usual_options() -> RunOptions:
+    from modicum.engine.run import RunOptions
+
+    return RunOptions()
+
+
 @dataclass(frozen=True)
 class Preset:
-    """A recipe with a name: a configuration, and how to execute it."""
+    """A configuration with a name, and how to execute it."""
 
     about: str
     """One sentence, with the source of the numbers."""
     config: Any
-    options: RunOptions
+    options: RunOptions = field(default_factory=_usual_options)
+    """How to execute it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train: a configuration, a loop, and presets."""
+
+    config: type[Any]
+    """A frozen dataclass of `modicum.options.Options`; its fields' docstrings are the help of
+    `modicum train`."""
+    train: Callable[[Any, Run], nn.Module]
+    """Builds data, network and loss from a configuration, and trains in a run."""
+    presets: Mapping[str, Preset]
+    """Configurations by name. `default` is what `modicum train` starts from; `smoke` trains a few
+    steps on built-in data in seconds."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a method can do. Every field is one verb of the command line, or serves them all."""
+    """The names of what a room offers.
+
+    Each is `module:name`; a module that begins with a dot lies in the room.
+    """
 
     name: str
-    """Its key in the catalogue."""
-    config: type[Any]
-    """A flat frozen dataclass; its fields' docstrings are the help of `modicum train`."""
-    presets: Mapping[str, Preset]
-    """Recipes by name. `default` is what `modicum train` starts from; `smoke` trains a few steps on
-    built-in data in seconds."""
-    train: Callable[[Any, Run], nn.Module]
-    """The recipe: builds data, network and loss from a configuration, and trains in a run."""
-    network: Callable[..., nn.Module]
-    """Builds the network from the arguments stored in a file of weights."""
-    data: Verb
-    """Says what a data set holds, and under `usable` whether `train` could use it."""
-    evaluate: Verb
-    predict: Verb
-    export: Verb
-    study: Callable[[str | None], Study]
-    """The paper's claims on built-in data, or on the data set named."""
-    example: Callable[[nn.Module], tuple[Any, ...]]
-    """Small arguments a network of the method can be called with, the same every time."""
-    extras: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
-    """For a verb that needs an optional library: its import name, and the extra that brings it."""
-    datasets: Mapping[str, str] = field(default_factory=dict[str, str])
-    """The data sets of the field, by name, with where to get each and how it must lie on disk."""
+    """Key in the catalogue."""
+    recipes: Mapping[str, str]
+    """`Recipe` objects by name. A run of one may be what another of the method starts from."""
+    verbs: Mapping[str, str]
+    """`Verb` functions by name: `data`, which says what a data set holds and under `usable` whether
+    `train` could use it; `evaluate`, `predict`, `export`; and the method's own."""
+    network: str
+    """Function that builds the network from the arguments stored in a file of weights."""
+    example: str
+    """Function of a network of the method to small arguments it can be called with, the same every
+    time."""
+    study: str
+    """Function to the `modicum.claims.Study` of the paper's claims, on built-in data (None) or on
+    the data set named."""
+    datasets: str
+    """Mapping of the field's data sets by name, with where to get each and how it must lie on
+    disk."""
 
-    @property
-    def card(self) -> Card:
-        """The method's card in the catalogue."""
-        return CATALOGUE[self.name]
+    def load(self, what: str) -> Any:
+        """What the room offers under `network`, `example`, `study` or `datasets`."""
+        return self._named(getattr(self, what))
 
+    def verb(self, name: str) -> Verb:
+        """A verb of the method."""
+        return self._named(self.verbs[name])
 
-def room(name: str) -> str:
-    """The module name of a method's room: `"pmt-iqa"` lives in `modicum.methods.pmt_iqa`."""
-    return name.replace("-", "_")
+    def recipe(self, name: str | None = None) -> Recipe:
+        """A recipe by its name, which is not needed where there is only one.
+
+        Raises:
+            ConfigError: There is no such recipe, or there are several.
+        """
+        if name is None and len(self.recipes) == 1:
+            (name,) = self.recipes
+        if name is None or name not in self.recipes:
+            known = ", ".join(self.recipes)
+            what = "needs the name of a recipe" if name is None else f"has no recipe {name!r}"
+            raise ConfigError(f"{self.name} {what}. Known: {known}.")
+        return self._named(self.recipes[name])
+
+    def _named(self, reference: str) -> Any:
+        module, name = reference.split(":")
+        package = f"modicum.methods.{room(self.name)}"
+        return getattr(importlib.import_module(module, package), name)
 
 
 def load_method(name: str) -> Method:
-    """Import a method of the catalogue.
+    """A method of the catalogue.
 
     Raises:
         ConfigError: There is no such method.
-        MissingExtraError: The method needs a library that is not installed.
     """
-    if name not in CATALOGUE:
-        near = difflib.get_close_matches(name, CATALOGUE, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"no method is called {name!r}.{hint} Known: {', '.join(CATALOGUE)}.")
+    find_card(name)
     return importlib.import_module(f"modicum.methods.{room(name)}.method").METHOD
+
+
+def load_saved(path: Path | str, weights: str = "last", *, method: str | None = None) -> SavedModel:
+    """A network that `modicum.weights.saved.save_model` wrote, with its notes.
+
+    Args:
+        path: A `.safetensors` file or a run folder.
+        weights: For a run folder: `"last"` or `"best"`.
+        method: If given, the method the file must be of.
+
+    Raises:
+        CheckpointError: The file is absent, damaged, not modicum's, or of another method.
+    """
+    from modicum.weights.saved import read_model
+
+    def build(found: str, arguments: dict[str, Any]) -> nn.Module:
+        return load_method(found).load("network")(**arguments)
+
+    return read_model(Path(path), build, weights, method=method)

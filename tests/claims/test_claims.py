@@ -18,8 +18,9 @@ import pytest
 from scipy import stats
 from torch import nn
 
-from modicum.claims import Claim, Picture, Study, judge, run_study, summarise
+from modicum.claims import Claim, Picture, Stage, Study, judge, run_study, summarise
 from modicum.method import load_method
+from modicum.system.cache import cache_folder
 
 CLAIM = Claim("a", "The method is better.", method="m", baseline="b", metric="top1")
 
@@ -77,11 +78,11 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
 
 
 def smoke_study(fingerprint: str = "") -> Study:
-    config = load_method("vgnet").presets["smoke"].config
+    config = load_method("vgnet").recipe().presets["smoke"].config
     return Study(
         method="vgnet",
         data="digits",
-        arms={"m": dataclasses.replace(config, epochs=1), "b": config},
+        arms={"m": Stage(dataclasses.replace(config, epochs=1)), "b": Stage(config)},
         claims=[CLAIM],
         measure=measure,
         pictures=pictures,
@@ -114,18 +115,18 @@ def test_a_study_runs_once_and_is_remembered(capsys: pytest.CaptureFixture[str])
 
 def test_finished_arms_survive_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C after the first arm: its result is kept and not trained again."""
-    from modicum import claims
+    from modicum.claims import runner
 
-    class Interrupting(claims.Progress):
+    class Interrupting(runner.Progress):
         def advance(self, done: int, note: str = "") -> None:
             if done:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(claims, "Progress", Interrupting)
+        patched.setattr(runner, "Progress", Interrupting)
         with pytest.raises(KeyboardInterrupt):
             run_study(smoke_study(), [0], jobs=1)
-    found = (claims.cache_folder() / "claims").glob("*/result.json")
+    found = (cache_folder() / "claims").glob("*/result.json")
     kept = [file for file in found if file.parent.suffix != ".part"]
     assert kept
     before = {file: file.stat().st_mtime_ns for file in kept}

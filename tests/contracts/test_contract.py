@@ -25,11 +25,12 @@ import torch
 from safetensors.torch import load_file
 
 import modicum
+from modicum.catalogue import CATALOGUE, room
 from modicum.claims import Study
-from modicum.engine.run import Run, RunOptions, config_from_json, config_to_json
+from modicum.engine.run import Run, RunOptions
 from modicum.errors import ConfigError, ModicumError
-from modicum.method import CATALOGUE, Method, load_method, room
-from modicum.weights.saved import load_saved
+from modicum.method import Method, Recipe, load_method, load_saved
+from modicum.options import from_json, to_json
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SOURCE = Path(modicum.__file__).parent
@@ -42,12 +43,17 @@ def method(name: str) -> Method:
     return load_method(name)
 
 
+@pytest.fixture
+def recipe(method: Method) -> Recipe:
+    return method.recipe()
+
+
 def smoke(method: Method, folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
     """Train a few steps on built-in data; the weights it leaves."""
-    config = method.presets["smoke"].config
+    config = method.recipe().presets["smoke"].config
     options = RunOptions(seed=seed, device="cpu")
     with Run(folder, method=method.name, config=config, options=options, quiet=True) as run:
-        method.train(config, run)
+        method.recipe().train(config, run)
     return load_file(folder / "model.safetensors")
 
 
@@ -59,7 +65,7 @@ def test_trains_on_built_in_data_reproducibly(method: Method, tmp_path: Path) ->
     first = smoke(method, tmp_path / "a")
     assert same(first, smoke(method, tmp_path / "b"))
     assert not same(first, smoke(method, tmp_path / "c", seed=1))
-    for name in ("config.json", "environment.json", "metrics.jsonl", "report.html"):
+    for name in ("config.json", "environment.json", "metrics.jsonl"):
         assert (tmp_path / "a" / name).stat().st_size > 0, name
     logged = [json.loads(x) for x in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert any("loss" in name for line in logged for name in line)
@@ -157,15 +163,16 @@ def test_two_processes_equal_one(method: Method, tmp_path: Path) -> None:
 
 
 def test_saves_loads_and_predicts_the_same(method: Method, tmp_path: Path) -> None:
-    config = method.presets["smoke"].config
+    recipe = method.recipe()
+    config = recipe.presets["smoke"].config
     options = RunOptions(device="cpu")
     with Run(
         tmp_path / "run", method=method.name, config=config, options=options, quiet=True
     ) as run:
-        trained = method.train(config, run).eval()
+        trained = recipe.train(config, run).eval()
     network = modicum.load(tmp_path / "run")
     assert not network.training
-    arguments = method.example(trained)
+    arguments = method.load("example")(trained)
     with torch.no_grad():
         torch.testing.assert_close(network(*arguments), trained(*arguments), rtol=0, atol=0)
     saved = load_saved(tmp_path / "run" / "model.safetensors", method=method.name)
@@ -217,34 +224,34 @@ def test_a_damaged_model_file_is_an_error(method: Method, tmp_path: Path) -> Non
         modicum.load(tmp_path / "run")
 
 
-def test_configuration_is_flat_frozen_documented_and_round_trips(method: Method) -> None:
-    assert dataclasses.is_dataclass(method.config)
-    source = inspect.getsource(method.config)
+def test_configuration_is_frozen_documented_and_round_trips(recipe: Recipe) -> None:
+    assert dataclasses.is_dataclass(recipe.config)
+    source = inspect.getsource(recipe.config)
     tree = ast.parse(inspect.cleandoc(source)).body[0]
     assert isinstance(tree, ast.ClassDef)
     for field, follower in zip(tree.body, [*tree.body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign):
             documented = isinstance(follower, ast.Expr) and isinstance(follower.value, ast.Constant)
             assert documented, f"{ast.unparse(field)} has no docstring"
-    for preset in method.presets.values():
-        assert isinstance(preset.config, method.config)
-        rebuilt = config_from_json(method.config, config_to_json(preset.config))
+    for preset in recipe.presets.values():
+        assert isinstance(preset.config, recipe.config)
+        rebuilt = from_json(recipe.config, to_json(preset.config))
         assert rebuilt == preset.config
-    first = dataclasses.fields(method.config)[0].name
+    first = dataclasses.fields(recipe.config)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(method.presets["default"].config, first, None)
+        setattr(recipe.presets["default"].config, first, None)
 
 
 def test_study_names_arms_and_claims_that_fit(method: Method) -> None:
-    study = method.study(None)
+    study = method.load("study")(None)
     assert isinstance(study, Study)
     assert study.method == method.name
     for claim in study.claims:
         assert claim.method in study.arms
         assert claim.baseline in study.arms
         assert claim.statement.endswith(".")
-    for config in study.arms.values():
-        assert isinstance(config, method.config)
+    for stage in study.arms.values():
+        assert isinstance(stage.config, method.recipe(stage.recipe).config)
 
 
 def test_public_functions_have_docstrings(method: Method, name: str) -> None:
@@ -298,11 +305,24 @@ def test_rooms_import_no_other_method_and_nothing_imports_a_room(name: str) -> N
             assert not any(f"{n}.".startswith(f"{mine}.") for n in methods), path
 
 
-def test_options_of_methods_and_runs_do_not_clash(method: Method) -> None:
+def test_options_of_methods_and_runs_do_not_clash(recipe: Recipe) -> None:
     shared = {field.name for field in dataclasses.fields(RunOptions)} | {"out", "preset", "resume"}
-    assert not shared & {field.name for field in dataclasses.fields(method.config)}
+    assert not shared & {field.name for field in dataclasses.fields(recipe.config)}
 
 
 def test_unknown_methods_are_suggested(name: str) -> None:
     with pytest.raises(ConfigError, match=f"Did you mean '{name}'"):
         load_method(name + "x")
+
+
+def test_a_room_offers_what_its_card_promises(method: Method, name: str) -> None:
+    card = CATALOGUE[name]
+    assert set(method.verbs) == {"data", "evaluate", "predict", "export", *card.verbs}
+    assert len(method.recipes) == 1 or set(method.recipes) == set(card.recipes)
+    for verb in method.verbs:
+        assert callable(method.verb(verb))
+    for what in ("network", "example", "study"):
+        assert callable(method.load(what))
+    for recipe in method.recipes:
+        assert {"default", "smoke"} <= set(method.recipe(recipe).presets)
+    assert method.load("datasets")

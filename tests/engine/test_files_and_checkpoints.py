@@ -13,11 +13,11 @@ import torch
 
 from modicum.engine.checkpoint import checkpoints, load_newest, save_checkpoint
 from modicum.errors import CheckpointError, ConfigError
+from modicum.options import whole_path
 from modicum.system.files import (
     atomic_write,
     ready_folder,
     what_is_wrong,
-    whole_path,
     write_text,
 )
 

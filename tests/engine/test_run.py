@@ -20,11 +20,10 @@ from modicum.engine.run import (
     Run,
     RunOptions,
     TrainingError,
-    config_from_json,
-    config_to_json,
     read_run,
 )
 from modicum.errors import ConfigError, DataError
+from modicum.options import from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -405,9 +404,9 @@ def test_a_run_can_be_read_back(tmp_path: Path) -> None:
     with Run(tmp_path, method="test", config=config, options=options, quiet=True) as run:
         assert list(run.iterations(1)) == [0]
     assert read_run(tmp_path, lambda _: Config) == ("test", config, options)
-    assert config_from_json(Config, config_to_json(Config())) == Config()
+    assert from_json(Config, to_json(Config())) == Config()
     with pytest.raises(ConfigError, match="no field colour"):
-        config_from_json(Config, {"colour": 1})
+        from_json(Config, {"colour": 1})
     with pytest.raises(ConfigError, match="not a run folder"):
         read_run(tmp_path / "nothing", lambda _: Config)
     (tmp_path / "config.json").write_text("{")

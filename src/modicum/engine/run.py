@@ -23,7 +23,6 @@ generator, such as dropout: every process draws its own.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import math
@@ -37,7 +36,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -55,6 +54,7 @@ from modicum.engine.distributed import synchronise_batch_norm
 from modicum.engine.memory import keep_freed_memory
 from modicum.engine.random import fold_keys
 from modicum.errors import CheckpointError, ConfigError, DataError, ModicumError, require
+from modicum.options import Ge, Gt, Options, from_json, to_json
 from modicum.system.environment import describe_environment
 from modicum.system.files import FolderLock, write_text
 from modicum.system.progress import Progress
@@ -91,7 +91,7 @@ class Interrupted(ModicumError):  # noqa: N818 (it reports a wish, not a fault)
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(Options):
     """How a run is executed, whatever the method."""
 
     seed: int = 0
@@ -100,28 +100,17 @@ class RunOptions:
     """Where to compute; auto takes a GPU when there is one."""
     precision: Literal["fp32", "bf16", "fp16", "mixed"] = "fp32"
     """Number format of activations. mixed: bf16 or fp16, whichever the GPU has; fp32 on a CPU."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Ge(1)] = 1
     """Micro-batches an optimizer step; the batch is split, so memory falls and the step is the same
     but for batch statistics."""
-    clip: float | None = None
+    clip: Annotated[float, Gt(0)] | None = None
     """Largest L2 norm of the gradient; none: no clipping."""
-    workers: int | None = None
+    workers: Annotated[int, Ge(0)] | None = None
     """Processes that decode data; none: chosen from the data and the cores."""
-    checkpoint_every: float = 60.0
+    checkpoint_every: Annotated[float, Ge(0)] = 60.0
     """Seconds from one checkpoint to the next; 0: one after every step."""
     tensorboard: bool = False
     """Also write TensorBoard event files to the run folder."""
-
-    def __post_init__(self) -> None:
-        for name, fine, expected in (
-            ("accumulate", self.accumulate >= 1, "at least 1"),
-            ("clip", self.clip is None or self.clip > 0, "more than 0"),
-            ("workers", self.workers is None or self.workers >= 0, "at least 0"),
-            ("checkpoint-every", self.checkpoint_every >= 0, "at least 0 seconds"),
-        ):
-            if not fine:
-                found = getattr(self, name.replace("-", "_"))
-                raise ConfigError(f"--{name} {found}: must be {expected}.")
 
 
 class BatchSource(Protocol[_Batch]):
@@ -147,43 +136,14 @@ class _Unchecked(NamedTuple):
     values: Tensor
 
 
-def config_from_json(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """Rebuild a flat configuration dataclass from JSON: lists to tuples, strings to paths.
-
-    Raises:
-        ConfigError: `values` has a field `kind` does not know.
-    """
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)})
-    if unknown:
-        raise ConfigError(
-            f"config.json: {kind.__name__} has no field {', '.join(unknown)}. The run was written "
-            f"by another version of modicum; resume it with that version."
-        )
-
-    def convert(value: Any, hint: Any) -> Any:
-        options = typing.get_args(hint)
-        if isinstance(value, list):
-            return tuple(typing.cast("list[Any]", value))
-        if isinstance(value, str) and (hint is Path or Path in options):
-            return Path(value)
-        return value
-
-    return kind(**{name: convert(value, hints[name]) for name, value in values.items()})
-
-
-def config_to_json(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as JSON-able values: paths become strings."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
-
-
 class Run:
     """One training run. See the module's text for its use.
 
     Args:
         folder: The run folder. It must be absent or empty, unless `resume`.
         method: Name of the method in the catalogue.
-        config: The method's configuration, a flat frozen dataclass.
+        recipe: Name of the method's recipe.
+        config: The recipe's configuration.
         options: How to execute it.
         resume: Go on from the newest checkpoint in `folder`, if there is one.
         quiet: No progress on standard error.
@@ -213,6 +173,7 @@ class Run:
         folder: Path,
         *,
         method: str,
+        recipe: str = "train",
         config: Any,
         options: RunOptions | None = None,
         resume: bool = False,
@@ -220,6 +181,7 @@ class Run:
     ) -> None:
         self.folder = Path(folder)
         self.method = method
+        self.recipe = recipe
         self.options = options = options or RunOptions()
         self.seed = options.seed
         self._config = config
@@ -304,8 +266,9 @@ class Run:
         self._begun = True
         described = {
             "method": self.method,
-            "config": config_to_json(self._config),
-            "run": config_to_json(self.options),
+            "recipe": self.recipe,
+            "config": to_json(self._config),
+            "run": to_json(self.options),
         }
         if not (self.folder / "config.json").is_file():
             write_text(self.folder / "config.json", json.dumps(described, indent=2) + "\n")
@@ -797,14 +760,10 @@ class Run:
             )
 
     def finish(self) -> nn.Module | None:
-        """Write the published network and the report of the run; return the network, unwrapped."""
+        """Write the published network; return it, unwrapped."""
         self._begin_files()
         self._look_at_state()
         self._save_published(MODEL_FILE)
-        if self.is_main:
-            from modicum.report import write_run_report
-
-            write_run_report(self.folder)
         self._accelerator.wait_for_everyone()
         if self._published is None:
             return None
@@ -835,12 +794,21 @@ class Run:
         self.close()
 
 
-def read_run(folder: Path, config_of: Callable[[str], type[Any]]) -> tuple[str, Any, RunOptions]:
-    """The method, configuration and options a run folder was started with.
+class DescribedRun(NamedTuple):
+    """What a run folder was started with."""
+
+    method: str
+    recipe: str
+    config: Any
+    options: RunOptions
+
+
+def read_run(folder: Path, config_of: Callable[[str, str], type[Any]]) -> DescribedRun:
+    """What a run folder was started with.
 
     Args:
         folder: A run folder.
-        config_of: From a method's name to its configuration class.
+        config_of: From the names of a method and a recipe to the configuration class.
 
     Raises:
         ConfigError: It is not a run folder, or was written by another version.
@@ -848,7 +816,8 @@ def read_run(folder: Path, config_of: Callable[[str], type[Any]]) -> tuple[str, 
     file = folder / "config.json"
     try:
         described = json.loads(file.read_text())
-        method, config, options = described["method"], described["config"], described["run"]
+        names = described["method"], described["recipe"]
+        config, options = described["config"], described["run"]
     except FileNotFoundError as error:
         raise ConfigError(
             f"{folder}: not a run folder (it holds no config.json). Expected the folder given to "
@@ -859,10 +828,8 @@ def read_run(folder: Path, config_of: Callable[[str], type[Any]]) -> tuple[str, 
             f"{file}: not the description of a run ({error!r}). Restore it from a backup, or train "
             f"anew in another folder."
         ) from error
-    return (
-        method,
-        config_from_json(config_of(method), config),
-        config_from_json(RunOptions, options),
+    return DescribedRun(
+        *names, from_json(config_of(*names), config), from_json(RunOptions, options)
     )
 
 

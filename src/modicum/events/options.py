@@ -18,7 +18,7 @@ from modicum.events.event_set import EventSet
 from modicum.events.formats.aedat2 import Convention
 from modicum.events.pipeline import FramePipeline, Normalise, Resize
 from modicum.events.representations import SplitBy
-from modicum.system.files import whole_path
+from modicum.options import whole_path
 from modicum.system.progress import report_progress
 
 

@@ -190,7 +190,6 @@ def est(
 
     With `s = t / t1` of its recording, an event adds `s * max(0, 1 - |(bins - 1) s - i|)` to bin i
     of its pixel and polarity. Times count from 0, not from the first event.
-    `modicum.methods.event_augmentation.est` has the kernel that is learned.
 
     Args:
         events: One recording or a batch.

@@ -1,4 +1,4 @@
-"""The verbs of event recordings: `modicum data events PATH` and `modicum convert events IN OUT`."""
+"""What event recordings hold."""
 
 from __future__ import annotations
 
@@ -11,119 +11,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 
 from modicum.errors import ConfigError, DataError, ModicumError
-from modicum.events import pictures
 from modicum.events.container import Events
 from modicum.events.datasets import known_and_root, open_digits
 from modicum.events.errors import EventFormatError
 from modicum.events.formats.aedat2 import Convention
-from modicum.events.formats.recording import File, Size
+from modicum.events.formats.recording import Size
 from modicum.events.layouts import DATA_SETS, in_numeric_order
-from modicum.events.reading import SUFFIXES, Format, detect, open_file, whole, windows
+from modicum.events.reading import SUFFIXES, detect, windows
 from modicum.events.simulator import DIGIT_COUNTS
-from modicum.events.writing import WITHOUT_SIZE, write
-from modicum.system.files import atomic_write
-from modicum.system.progress import report_progress
 from modicum.system.threads import Progress, in_threads
 
 _MOST_LISTED = 100
 _MOST_DRAWN = 5_000_000
 
 log = logging.getLogger(__name__)
-
-
-def data(
-    path: tyro.conf.Positional[str],
-    sample: str = "0",
-    picture: Path | None = None,
-    gif: Path | None = None,
-    sensor: Size | None = None,
-    convention: Convention = "jaer",
-) -> dict[str, Any]:
-    """Say what event recordings hold: formats, sensors, lengths, rates, damaged files.
-
-    Args:
-        path: A recording, or a folder of them, searched with all its subfolders; NAME=FOLDER for a
-            published data set, whose sensor is then known; or `digits`.
-        sample: The recording to draw: its name below the folder, or its number from 0.
-        picture: PNG file to write: the sample as points in space and time, and as frames.
-        gif: GIF file to write: the sample as an animation.
-        sensor: Height and width in pixels, where neither the files nor NAME say; events must be
-            within.
-        convention: Which way up AEDAT 2.0 is read.
-    """
-    with report_progress("look at recordings") as progress:
-        found = survey(path, sensor=sensor, convention=convention, progress=progress)
-    if picture is None and gif is None:
-        return found
-    name, events = _sample(path, sample, sensor, convention)
-    title = f"{name}: {len(events):,} events, {events.height} x {events.width} pixels"
-    drawn: dict[str, Any] = {"sample": name}
-    if picture is not None:
-        with atomic_write(picture) as file:
-            file.write(pictures.overview(events, title=title))
-        drawn["picture"] = str(picture)
-    if gif is not None:
-        with atomic_write(gif) as file:
-            file.write(pictures.animation(events))
-        drawn["gif"] = str(gif)
-    return found | drawn
-
-
-def convert(
-    source: tyro.conf.Positional[Path],
-    target: tyro.conf.Positional[Path],
-    format: Format | None = None,
-    sensor: Size | None = None,
-    convention: Convention = "jaer",
-    keep_invalid: bool = False,
-    strict: bool = True,
-    sort: bool = False,
-) -> dict[str, Any]:
-    """Write a recording in another format, without loss.
-
-    Args:
-        source: Recording to read.
-        target: File to write; its suffix says how: .npz, .h5, .npy, .dat, .bin or .bs2.
-        format: What the source is, where its content and suffix do not say.
-        sensor: Height and width in pixels, where the source does not say.
-        convention: Which way up AEDAT 2.0 is read.
-        keep_invalid: Keep events that AEDAT 3.1 marks as invalid.
-        strict: Refuse a source that is cut off; otherwise what is whole is converted.
-        sort: Put the events in the order of time.
-    """
-    if target.exists() and source.exists() and target.samefile(source):
-        raise ConfigError(f"{target}: source and target are the same file. Name another target.")
-    file = File.open(source, strict=strict)
-    recording = open_file(file, format, convention, keep_invalid)
-    events = whole(file, recording, sensor, sort)
-    write(target, events)
-    known, holds_size = sensor or recording.sensor, target.suffix.lower() not in WITHOUT_SIZE
-    if not known and holds_size:
-        log.warning(
-            "%s does not store the size of its sensor; the %d x %d pixels (height x width) written "
-            "to %s are only as many as the events need. Give the size: --sensor HEIGHT WIDTH.",
-            *(source, events.height, events.width, target),
-        )
-    elif known and not holds_size:
-        log.warning(
-            "%s does not keep the size of the sensor, %d x %d pixels (height x width). Give it "
-            "whenever the file is read, or write .npz.",
-            *(target, events.height, events.width),
-        )
-    return {
-        "source": str(source),
-        "format": format or detect(source),
-        "target": str(target),
-        "events": len(events),
-        "duration_seconds": int(np.ptp(events.t)) / 1e6 if len(events) else 0.0,
-        "height": events.height,
-        "width": events.width,
-        "bytes_before": source.stat().st_size,
-        "bytes_after": target.stat().st_size,
-    }
 
 
 def survey(
@@ -341,7 +244,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
 
 
-def _sample(
+def find_sample(
     source: str, sample: str, sensor: Size | None, convention: Convention
 ) -> tuple[str, Events]:
     """Name and events of the recording meant by a name or a number; of many events the first."""

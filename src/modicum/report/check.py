@@ -100,7 +100,7 @@ def _total(sections: Sequence[_Section]) -> Counter[Word]:
 
 def _section(result: StudyResult, anchor: str) -> _Section:
     arms = [(name, arm_class(index)) for index, name in enumerate(result.study.arms)]
-    differing, shared = _settings(result.study.arms)
+    differing, shared = _settings({n: stage.config for n, stage in result.study.arms.items()})
     return _Section(
         result=result,
         anchor=anchor,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
-import sys
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +16,18 @@ def version(distribution: str = "modicum") -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def missing_of_extra(extra: str) -> list[str]:
+    """Distributions that an extra of modicum names and that are not installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        required = [Requirement(text) for text in metadata.requires("modicum") or ()]
+    except metadata.PackageNotFoundError:  # run from its source alone
+        return []
+    of_extra = [r for r in required if r.marker is not None and r.marker.evaluate({"extra": extra})]
+    return [r.name for r in of_extra if version(r.name) == "not installed"]
 
 
 def processor_name() -> str:
@@ -54,22 +63,3 @@ def describe_environment() -> dict[str, str]:
     if torch.cuda.is_available():
         described["GPU"] = torch.cuda.get_device_name()
     return described | {name: version(name) for name in LIBRARIES}
-
-
-@cache
-def code_digest(room: str) -> str:
-    """SHA-256 over the code a method's results depend on, and over Python's and PyTorch's versions.
-
-    Args:
-        room: The method's folder below `methods/`. The code of other methods does not count, nor
-            does that of the command line and the reports.
-    """
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256(f"{sys.version_info[:2]} {version('torch')}".encode())
-    for file in sorted(root.rglob("*.py")):
-        path = file.relative_to(root)
-        other = path.parts[0] == "methods" and path.parts[1] != room
-        if not other and path.parts[0] not in ("report", "cli.py"):
-            digest.update(path.as_posix().encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()

@@ -19,21 +19,6 @@ if sys.platform != "win32":
     import fcntl
 
 
-def whole_path(data: str) -> str:
-    """What `--data` names, so that it means the same whatever folder one is in.
-
-    Args:
-        data: PATH, or NAME=PATH where the name says how the path is to be read.
-
-    Returns:
-        The same with the whole path; what is not there is left as it is.
-    """
-    name, named, path = data.partition("=")
-    if not named or Path(data).exists():
-        name, named, path = "", "", data
-    return f"{name}{named}{Path(path).resolve()}" if Path(path).exists() else data
-
-
 def to_json(value: Any) -> str:
     """JSON for every reader: NaN and infinity, which JSON does not have, become null."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,20 +104,25 @@ def find_model(path: Path, weights: str = "last") -> Path:
     raise CheckpointError(f"{path}: holds no {file.name}. {hint}")
 
 
-def load_saved(path: Path | str, weights: str = "last", *, method: str | None = None) -> SavedModel:
+def read_model(
+    path: Path,
+    build: Callable[[str, dict[str, Any]], nn.Module],
+    weights: str = "last",
+    *,
+    method: str | None = None,
+) -> SavedModel:
     """Read a network that `save_model` wrote, with its notes.
 
     Args:
         path: A `.safetensors` file or a run folder.
+        build: Makes the network of the name of its method and its arguments.
         weights: For a run folder: `"last"` or `"best"`.
         method: If given, the method the file must be of.
 
     Raises:
         CheckpointError: The file is absent, damaged, not modicum's, or of another method.
     """
-    from modicum.method import load_method  # the catalogue imports rooms, and rooms import this
-
-    file = find_model(Path(path), weights)
+    file = find_model(path, weights)
     with _opened(file, method) as (opened, metadata):
         state: dict[str, torch.Tensor] = {
             name: opened.get_tensor(name)
@@ -125,7 +130,7 @@ def load_saved(path: Path | str, weights: str = "last", *, method: str | None = 
         }
     found = metadata["modicum.method"]
     try:
-        module = load_method(found).network(**json.loads(metadata["modicum.arguments"]))
+        module = build(found, json.loads(metadata["modicum.arguments"]))
         module.load_state_dict(state)
         notes = json.loads(metadata["modicum.notes"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -139,7 +144,7 @@ def load_saved(path: Path | str, weights: str = "last", *, method: str | None = 
 def read_notes(
     path: Path | str, weights: str = "last", *, method: str | None = None
 ) -> dict[str, Any]:
-    """The notes of a file that `save_model` wrote, without its network; see `load_saved`.
+    """The notes of a file that `save_model` wrote, without its network; see `read_model`.
 
     Raises:
         CheckpointError: The file is absent, damaged, not modicum's, or of another method.

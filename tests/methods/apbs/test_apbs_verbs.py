@@ -489,24 +489,24 @@ def sensor(side: int) -> events.MemoryRecordings:
 def test_presets_build_the_published_networks(
     preset: str, side: int, parameters: int, size: int
 ) -> None:
-    config = METHOD.presets[preset].config
+    config = METHOD.recipe().presets[preset].config
     pipeline = pipeline_for(config, sensor(side))
     assert pipeline.input_size == (size, size)
     network = build_network(config, pipeline, 10)
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert isinstance(network.features[0].synapses, apbs.AssociativeConv2d)
-    (frames,) = METHOD.example(network)
+    (frames,) = METHOD.load("example")(network)
     assert frames.shape == (2, 4, 2, size, size)
 
 
 def test_recipes_are_those_of_the_codes() -> None:
-    tet, nda = METHOD.presets["tet"], METHOD.presets["nda"]
+    tet, nda = METHOD.recipe().presets["tet"], METHOD.recipe().presets["nda"]
     assert (tet.config.epochs, tet.config.batch_size, tet.config.learning_rate) == (150, 128, 1e-3)
     assert (tet.config.loss, tet.config.normalise, tet.config.time_steps) == ("tet", "max", 10)
     assert (nda.config.epochs, nda.config.batch_size, nda.config.weight_decay) == (200, 256, 1e-4)
     assert (nda.config.loss, nda.config.resize) == ("mean", "nearest")
     assert tet.options.precision == nda.options.precision == "mixed"
-    cifar = METHOD.presets["cifar10"].config
+    cifar = METHOD.recipe().presets["cifar10"].config
     picture = images.MemoryImages(
         ("a",), torch.zeros(1, dtype=torch.int64), np.array(["a"]), "",
         torch.zeros((1, 3, 32, 32), dtype=torch.uint8),
@@ -516,7 +516,7 @@ def test_recipes_are_those_of_the_codes() -> None:
     # A channel more than 48 x 48 frames, and a classifier of 2 x 2 rather than 3 x 3 pixels.
     expected = 9_271_498 + 9 * 64 - (9 - 4) * 512 * 10
     assert sum(p.numel() for p in network.parameters()) == expected
-    assert METHOD.example(network)[0].shape == (2, 3, 32, 32)
+    assert METHOD.load("example")(network)[0].shape == (2, 3, 32, 32)
 
 
 # The claims on recordings of one's own

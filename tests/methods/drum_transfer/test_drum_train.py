@@ -20,8 +20,6 @@ from modicum.engine.run import (
     Run,
     RunOptions,
     TrainingError,
-    config_from_json,
-    config_to_json,
 )
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
@@ -39,6 +37,7 @@ from modicum.methods.drum_transfer.train import (
     without_instrument,
 )
 from modicum.methods.drum_transfer.vocabulary import Characters
+from modicum.options import from_json, to_json
 
 
 class Nats:
@@ -223,7 +222,7 @@ def test_pitches_of_ones_own(tmp_path: Path) -> None:
         content[place + 1] = 70
         (tmp_path / f"{number}.mid").write_bytes(content)
     config = Config(data=str(tmp_path), pitch_map=((70, "kick"),), strict=True)
-    rebuilt = config_from_json(Config, json.loads(json.dumps(config_to_json(config))))
+    rebuilt = from_json(Config, json.loads(json.dumps(to_json(config))))
     assert rebuilt == config
     assert hash(rebuilt) == hash(config)
     texts = {groove.text for some in rebuilt.open().values() for groove in some}

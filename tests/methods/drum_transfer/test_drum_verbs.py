@@ -16,6 +16,7 @@ import torch
 import modicum
 from modicum.cli import main
 from modicum.errors import DataError
+from modicum.method import load_saved
 from modicum.methods.drum_transfer import baselines
 from modicum.methods.drum_transfer.drummer import Drummer
 from modicum.methods.drum_transfer.drumroll import bars, to_hits
@@ -27,7 +28,7 @@ from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
 from modicum.methods.drum_transfer.remote import Reply, Server
 from modicum.methods.drum_transfer.saved_models import arguments_of
 from modicum.methods.drum_transfer.tablature import from_tablature
-from modicum.weights.saved import load_saved, save_model
+from modicum.weights.saved import save_model
 
 SMALL = ["--width", "32", "--layers", "1", "--heads", "2", "--mlp", "32", "--dropout", "0"]
 

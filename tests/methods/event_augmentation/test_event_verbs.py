@@ -264,9 +264,9 @@ def test_every_network_is_trained_used_and_exported(
 
 def test_every_network_has_an_example() -> None:
     for network in (EstClassifier(3, 2, size=32), ResNet34(5, 3)):
-        rebuilt = METHOD.network(**json.loads(json.dumps(arguments_of(network))))
+        rebuilt = METHOD.load("network")(**json.loads(json.dumps(arguments_of(network))))
         rebuilt.load_state_dict(network.state_dict())
-        arguments = METHOD.example(rebuilt)
+        arguments = METHOD.load("example")(rebuilt)
         with torch.no_grad():
             assert torch.equal(rebuilt.eval()(*arguments), network.eval()(*arguments))
 
@@ -454,7 +454,7 @@ def sensor(height: int, width: int) -> events.MemoryRecordings:
 def test_presets_build_the_published_networks(
     preset: str, size: tuple[int, int], classes: int, parameters: int
 ) -> None:
-    config = METHOD.presets[preset].config
+    config = METHOD.recipe().presets[preset].config
     pipeline = pipeline_for(config, sensor(*size))
     network = build_network(config, pipeline, classes)
     assert sum(p.numel() for p in network.parameters()) == parameters
@@ -470,13 +470,13 @@ def test_presets_build_the_published_networks(
 
 
 def test_recipes_are_those_of_the_codes() -> None:
-    est = METHOD.presets["n-caltech101"].config
+    est = METHOD.recipe().presets["n-caltech101"].config
     assert (est.epochs, est.batch_size, est.learning_rate) == (30, 4, 1e-4)
     assert (est.schedule, est.bins) == ("halving", 9)
-    tet = METHOD.presets["cifar10-dvs"].config
+    tet = METHOD.recipe().presets["cifar10-dvs"].config
     assert (tet.epochs, tet.batch_size, tet.learning_rate, tet.loss) == (150, 128, 1e-3, "tet")
-    assert METHOD.presets["eventdrop"].config.augment == "eventdrop"
-    assert "x" not in METHOD.presets["digits"].config.modes
+    assert METHOD.recipe().presets["eventdrop"].config.augment == "eventdrop"
+    assert "x" not in METHOD.recipe().presets["digits"].config.modes
 
 
 def test_voxels_count_time_from_the_first_event() -> None:

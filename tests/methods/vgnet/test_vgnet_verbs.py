@@ -240,13 +240,13 @@ def test_corrupt_images_stop_training_before_it_begins(photographs: Path, tmp_pa
 
 
 def test_presets_are_the_recipes() -> None:
-    imagenet = METHOD.presets["imagenet"].config
+    imagenet = METHOD.recipe().presets["imagenet"].config
     # 1,281,167 images in batches of 512, the last not full: 2,502 steps an epoch.
     steps, total = 2502, 250200
     assert learning_rate(imagenet, 0, total, steps) == pytest.approx(0.2 / 12510)
     assert learning_rate(imagenet, 12509, total, steps) == pytest.approx(0.2)
     assert learning_rate(imagenet, total - 1, total, steps) == pytest.approx(1e-6)
-    assert METHOD.presets["imagenet"].options.precision == "mixed"
+    assert METHOD.recipe().presets["imagenet"].options.precision == "mixed"
     photographs = images.MemoryImages(
         ("a",), torch.zeros(1, dtype=torch.int64), np.array(["a"]), "", torch.zeros(
             (1, 3, 300, 300), dtype=torch.uint8
@@ -259,7 +259,7 @@ def test_presets_are_the_recipes() -> None:
         "RandomResizedCrop",
         "HorizontalFlip",
     ]
-    cifar = METHOD.presets["cifar"].config
+    cifar = METHOD.recipe().presets["cifar"].config
     assert (cifar.epochs, cifar.batch_size, cifar.learning_rate) == (100, 1024, 0.4)
     assert cifar.weight_decay == 5e-4
 

@@ -15,17 +15,17 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from modicum import events
-from modicum.claims import Claim, Picture, Study
+from modicum.claims import Claim, Picture, Stage, Study
 from modicum.classification import topk_correct
 from modicum.errors import ConfigError
 from modicum.events.pictures import frame_strip
 from modicum.events.pipeline import FramePipeline
+from modicum.method import load_saved
 from modicum.methods.apbs.probe import probe_convolution
 from modicum.methods.apbs.train import Config, loader_for, pipeline_for
 from modicum.report import png
 from modicum.spiking.layers import SpikingLayer
 from modicum.spiking.statistics import count_spikes
-from modicum.weights.saved import load_saved
 
 BASE = Config(
     network="small",
@@ -121,7 +121,7 @@ def study(data: str | None = None) -> Study:
     return Study(
         method="apbs",
         data=about,
-        arms=arms,
+        arms={arm: Stage(config) for arm, config in arms.items()},
         claims=CLAIMS,
         measure=measure,
         pictures=pictures,

@@ -31,6 +31,7 @@ from modicum.events.reading import SUFFIXES as RECORDINGS
 from modicum.images.decode import SUFFIXES as PICTURES
 from modicum.methods.apbs.still_images import ImagePipeline
 from modicum.methods.apbs.train import Config, Pipeline, loader_for, open_split
+from modicum.options import whole_path
 from modicum.spiking.networks import SpikingNetwork
 from modicum.spiking.nir_export import export_nir
 from modicum.spiking.onnx_export import write_spiking_onnx
@@ -40,7 +41,6 @@ from modicum.spiking.statistics import (
     count_spikes,
 )
 from modicum.system.environment import processor_name
-from modicum.system.files import whole_path
 from modicum.system.progress import Progress
 from modicum.weights.onnx import write_state_dict
 

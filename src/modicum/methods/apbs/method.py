@@ -1,111 +1,20 @@
-"""The entry of APBS in the catalogue: its verbs and recipes."""
+"""What APBS offers, by name."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-from modicum.engine.random import generator
-from modicum.engine.run import RunOptions
-from modicum.events.datasets import SOURCES
-from modicum.events.options import SMOKE
-from modicum.events.survey import data
-from modicum.method import Method, Preset
-from modicum.methods.apbs.claim import BASE, study
-from modicum.methods.apbs.inference import evaluate, export, predict
-from modicum.methods.apbs.networks import network
-from modicum.methods.apbs.train import Config, train
-
-
-def example(network: nn.Module) -> tuple[Tensor, ...]:
-    """Two samples for a network: frames `(2, 4, C, H, W)`, or images `(2, C, H, W)`."""
-    arguments: Any = network.arguments
-    steps = [] if arguments["time_steps"] else [4]
-    shape = (2, *steps, arguments["in_channels"], *arguments["size"])
-    return (torch.rand(shape, generator=generator("example")),)
-
-
-TET = Config(
-    data="cifar10-dvs",
-    convention="dat2mat",
-    network="vggsnn",
-    time_steps=10,
-    size=48,
-    flip=True,
-    epochs=150,
-    batch_size=128,
-    learning_rate=1e-3,
-    loss="tet",
-)
-"""The recipe of TET's code. Its own augmentation, a flip and a roll by 5 pixels, is STCF here."""
+from modicum.method import Method
 
 METHOD = Method(
     name="apbs",
-    config=Config,
-    presets={
-        "default": Preset(
-            "60 epochs of the light network, for a few thousand recordings of your own.",
-            Config(),
-            RunOptions(),
-        ),
-        "tet": Preset(
-            "the recipe of TET's code on CIFAR10-DVS [C], with association and STCF; the paper's "
-            "own schedule is unknown.",
-            TET,
-            RunOptions(precision="mixed"),
-        ),
-        "nda": Preset(
-            "VGG-11 by the schedule of NDA's code [C], 200 epochs, batch 256, weight decay; with "
-            "association and STCF in place of NDA's augmentation.",
-            dataclasses.replace(
-                TET,
-                network="nda_vgg11",
-                normalise="none",
-                resize="nearest",
-                epochs=200,
-                batch_size=256,
-                weight_decay=1e-4,
-                loss="mean",
-            ),
-            RunOptions(precision="mixed"),
-        ),
-        "cifar10": Preset(
-            "still images by direct coding, each presented 4 times; TET's schedule.",
-            dataclasses.replace(
-                TET,
-                data="cifar10=cifar-10-batches-py",
-                convention="jaer",
-                time_steps=4,
-                size=32,
-            ),
-            RunOptions(precision="mixed"),
-        ),
-        "digits": Preset(
-            "12 epochs of the small network on simulated digits, in a minute.",
-            dataclasses.replace(BASE, association=0.2, stcf=True),
-            RunOptions(),
-        ),
-        "smoke": Preset(
-            "a few steps on simulated digits, to see that everything works.",
-            dataclasses.replace(BASE, association=0.2, stcf=True, **SMOKE),
-            RunOptions(),
-        ),
+    recipes={"train": ".presets:RECIPE"},
+    verbs={
+        "data": "modicum.events.verbs:data",
+        "evaluate": ".inference:evaluate",
+        "predict": ".inference:predict",
+        "export": ".inference:export",
     },
-    train=train,
-    network=network,
-    data=data,
-    evaluate=evaluate,
-    predict=predict,
-    export=export,
-    study=study,
-    example=example,
-    extras={"export": ("onnxruntime", "deploy")},
-    datasets=SOURCES
-    | {
-        "cifar10": "CIFAR-10, cs.toronto.edu/~kriz/cifar.html: the unpacked version",
-        "images": "your own images: a folder a class",
-    },
+    network=".networks:network",
+    example=".networks:example",
+    study=".claim:study",
+    datasets=".still_images:DATASETS",
 )

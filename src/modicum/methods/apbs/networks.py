@@ -6,6 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from modicum.engine.random import generator
 from modicum.errors import ConfigError
 from modicum.methods.apbs.association import AssociativeConv2d, AssociativeLinear, Cache, Measure
 from modicum.spiking import networks as plain
@@ -122,3 +126,11 @@ def build(name: str, *, neuron: str | None = None, **options: Any) -> SpikingNet
     if neuron is not None:
         options["neuron"] = NEURONS[neuron]().arguments
     return BUILDERS[name](**options)
+
+
+def example(network: nn.Module) -> tuple[Tensor, ...]:
+    """Two samples for a network: frames `(2, 4, C, H, W)`, or images `(2, C, H, W)`."""
+    arguments: Any = network.arguments
+    steps = [] if arguments["time_steps"] else [4]
+    shape = (2, *steps, arguments["in_channels"], *arguments["size"])
+    return (torch.rand(shape, generator=generator("example")),)

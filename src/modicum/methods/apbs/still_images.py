@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from modicum import images
+from modicum.events.datasets import SOURCES
 from modicum.methods.apbs.stcf import STCF
 
 IMAGES = ("cifar10", "images")
@@ -62,3 +63,10 @@ class ImagePipeline:
     def from_notes(cls, notes: Mapping[str, Any]) -> ImagePipeline:
         """The pipeline that `to_notes` described."""
         return cls(**notes)
+
+
+DATASETS = SOURCES | {
+    "cifar10": "CIFAR-10, cs.toronto.edu/~kriz/cifar.html: the unpacked version",
+    "images": "your own images: a folder a class",
+}
+"""Recordings, and images that are presented several times."""

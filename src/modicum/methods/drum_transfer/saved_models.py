@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modicum.errors import CheckpointError, ConfigError, require
 from modicum.methods.drum_transfer.baselines import Baseline, NGram, Random, Repeat
@@ -216,3 +216,9 @@ def _read_vocabulary(written: Mapping[str, Any]) -> Vocabulary:
         tokenizer_object=tokenizers.Tokenizer.from_str(rules), **special
     )
     return from_config(config, tokenizer)
+
+
+def example(network: nn.Module) -> tuple[Tensor]:
+    """Some tokens, `(2, 12)`."""
+    assert isinstance(network, CausalModel)
+    return (torch.arange(24).reshape(2, 12) % network.vocabulary.size,)

@@ -350,3 +350,10 @@ def _open(path: Path) -> Generator[Read]:
 def _some(items: list[str]) -> str:
     more = len(items) - _MOST_LISTED
     return "; ".join(items[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
+
+
+DATASETS = {
+    "groove": DOWNLOAD,
+    "generated": "built in: made-up grooves of several styles, with fills, by rule",
+}
+"""Data sets by name, with where to get each and how it must lie on disk."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modicum.data.loader import Loader
 from modicum.engine.random import SampleRandom, permutation
-from modicum.engine.run import Run, TrainingError, config_to_json
+from modicum.engine.run import Run, TrainingError
 from modicum.engine.schedules import warmup_linear
 from modicum.errors import ConfigError, DataError, check_options
 from modicum.methods.drum_transfer.baselines import NGram
@@ -35,7 +35,7 @@ from modicum.methods.drum_transfer.notation import INSTRUMENTS, SEPARATOR, Groov
 from modicum.methods.drum_transfer.saved_models import BASELINES, arguments_of
 from modicum.methods.drum_transfer.sources import Collection, load_grooves
 from modicum.methods.drum_transfer.vocabulary import Characters, Vocabulary
-from modicum.system.files import whole_path
+from modicum.options import to_json, whole_path
 from modicum.system.progress import report_progress
 
 MORE_THAN = 8
@@ -422,7 +422,7 @@ def train(config: Config, run: Run) -> nn.Module:
         grooves = [grooves[number] for number in np.sort(chosen)]
     records = config.to_records(grooves, "train")
     validation = config.to_records(splits["val"], "val")[: config.score_records]
-    notes = {"config": config_to_json(config), "records": len(records)}
+    notes = {"config": to_json(config), "records": len(records)}
     if config.model in BASELINES:
         return _make_baseline(config, run, records, validation, notes)
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from modicum import events
-from modicum.claims import Claim, Picture, Study
+from modicum.claims import Claim, Picture, Stage, Study
 from modicum.engine.random import SampleRandom
 from modicum.events.pictures import frame_strip, scatter
 from modicum.methods.event_augmentation.brightness import claimed, variations
@@ -111,7 +111,9 @@ def study(data: str | None = None) -> Study:
     return Study(
         method="event-augmentation",
         data=about,
-        arms={arm: dataclasses.replace(base, augment=augment) for arm, augment in ARMS.items()},
+        arms={
+            arm: Stage(dataclasses.replace(base, augment=augment)) for arm, augment in ARMS.items()
+        },
         claims=CLAIMS,
         measure=measure,
         pictures=pictures,

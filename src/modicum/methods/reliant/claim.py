@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from modicum.claims import Claim, Picture, Study
+from modicum.claims import Claim, Picture, Stage, Study
+from modicum.method import load_saved
 from modicum.methods.reliant import pictures as drawing
 from modicum.methods.reliant.metrics import evaluate_predictions
 from modicum.methods.reliant.model import Distilled
 from modicum.methods.reliant.train import Config, open_graph, positive_class
-from modicum.weights.saved import load_saved
 
 BASE = Config(
     data="blocks",
@@ -107,7 +107,7 @@ def study(data: str | None = None) -> Study:
     return Study(
         method="reliant",
         data=f"{about}.{missing}",
-        arms=arms,
+        arms={arm: Stage(config) for arm, config in arms.items()},
         claims=[claim for name in names for claim in claims_of(name)],
         measure=measure,
         pictures=pictures,

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from modicum.classification import write_table
 from modicum.engine.random import generator
-from modicum.engine.run import config_from_json
 from modicum.errors import ConfigError, DataError
+from modicum.method import load_saved
 from modicum.methods.reliant import pictures
 from modicum.methods.reliant.graph import Graph
 from modicum.methods.reliant.metrics import (
@@ -28,10 +28,11 @@ from modicum.methods.reliant.model import Distilled, build
 from modicum.methods.reliant.students import PLP
 from modicum.methods.reliant.tables import TableGraph, join_table
 from modicum.methods.reliant.train import Config, open_graph, positive_class, targets_of
+from modicum.options import from_json
 from modicum.system.environment import processor_name
 from modicum.system.files import atomic_write, to_json, write_text
 from modicum.weights.onnx import write_onnx, write_state_dict
-from modicum.weights.saved import load_saved, save_model
+from modicum.weights.saved import save_model
 
 _log = logging.getLogger("modicum")
 
@@ -57,7 +58,7 @@ class Trained:
         """
         saved = load_saved(run, method="reliant")
         assert isinstance(saved.module, Distilled)
-        config = config_from_json(Config, saved.notes["config"])
+        config = from_json(Config, saved.notes["config"])
         return cls(saved.module, config, saved.notes, saved.path.parent)
 
     def open_graph(self) -> Graph:

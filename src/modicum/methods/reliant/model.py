@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from modicum.engine.random import generator
 from modicum.errors import ConfigError
 from modicum.methods.reliant.decoupled import DecoupledStudent
 from modicum.methods.reliant.graph import Graph
@@ -222,3 +223,20 @@ def build(
         "visible": distilled.visible,
     }
     return distilled
+
+
+def example(network: nn.Module) -> tuple[Graph]:
+    """A small random graph of the size the networks were trained on."""
+    assert isinstance(network, Distilled)
+    random = generator("example")
+    nodes = network.nodes
+    return (
+        Graph.build(
+            features=torch.randn(nodes, network.in_features, generator=random),
+            edges=torch.randint(0, nodes, (2, 4 * nodes), generator=random),
+            labels=torch.arange(nodes) % 2,
+            train=range(nodes // 2),
+            val=range(nodes // 2, nodes - 2),
+            test=range(nodes - 2, nodes),
+        ),
+    )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from modicum.claims import Picture, Study, run_study
+from modicum.claims import Picture, Stage, Study, run_study
 from modicum.classification import write_table
 from modicum.errors import ConfigError
 from modicum.methods.reliant import pictures
@@ -15,7 +15,8 @@ from modicum.methods.reliant.claim import BASE, measure
 from modicum.methods.reliant.inference import Trained
 from modicum.methods.reliant.metrics import pareto_front
 from modicum.methods.reliant.train import Config, open_graph
-from modicum.system.files import atomic_write, whole_path
+from modicum.options import whole_path
+from modicum.system.files import atomic_write
 
 Recipe = Literal["quick", "official"]
 
@@ -77,7 +78,7 @@ def pareto(
         Study(
             method="reliant",
             data=graph.name,
-            arms=arms,
+            arms={alpha: Stage(config) for alpha, config in arms.items()},
             claims=(),
             measure=measure,
             pictures=_no_pictures,

