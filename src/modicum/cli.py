@@ -259,7 +259,7 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
         resume=asked.resume is not None,
     ) as run:
         recipe.train(config, run)
-        if run.is_main:
+        if run.is_main_process:
             write_run_report(folder)
         return {"run": str(folder), "report": str(folder / "report.html")} | run.last_scores
 

@@ -106,6 +106,7 @@ def test_resumes_exactly_after_kill_at_random_moments(
     done = modicum_command("train", method.name, "--resume", folder)
     assert done.returncode == 0, done.stderr
     assert same(whole, load_file(folder / "model.safetensors"))
+    assert (folder / "report.html").stat().st_size > 0
 
     def logged(run: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -68,13 +68,13 @@ with Run(folder, method="test", config=Config(), options=options, quiet=True) as
     ).double()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     network, optimizer = run.prepare(network, optimizer)
-    run.keep(network=network, optimizer=optimizer)
+    run.register(network=network, optimizer=optimizer)
     for batch in run.batches(Images(run), 2):
         loss = nn.functional.cross_entropy(network(batch.image), batch.label)
         run.step(loss, optimizer)
         run.log(loss=loss)
     assert run.steps == 6
-    if run.is_main:
+    if run.is_main_process:
         torch.save(run.unwrap(network).state_dict(), folder / "state.pt")
 '''
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from modicum.engine.random import generator, permutation
@@ -81,7 +82,7 @@ def train(
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         model, optimizer = run.prepare(model, optimizer)
-        run.keep(model=model, optimizer=optimizer)
+        run.register(model=model, optimizer=optimizer)
         for batch in run.batches(points or Points(), epochs):
             loss = nn.functional.cross_entropy(model(batch.image), batch.label)
             run.step(loss, optimizer, learning_rate=0.1 / (1 + run.steps))
@@ -151,7 +152,7 @@ def test_accumulated_micro_batches_make_the_same_step(tmp_path: Path) -> None:
             model = nn.Linear(4, 2)
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
             model, optimizer = run.prepare(model, optimizer)
-            run.keep(model=model, optimizer=optimizer)
+            run.register(model=model, optimizer=optimizer)
             for drawn in run.batches(Points(batch), 2):
                 loss = nn.functional.cross_entropy(model(drawn.image), drawn.label)
                 run.step(loss, optimizer)
@@ -170,7 +171,7 @@ def test_iterations_resume(tmp_path: Path) -> None:
             proxies = torch.randn(5, requires_grad=True)
             optimizer = torch.optim.Adam([proxies], lr=0.1)
             optimizer = run.prepare(optimizer)
-            run.keep(proxies=proxies, optimizer=optimizer)
+            run.register(proxies=proxies, optimizer=optimizer)
             for step in run.iterations(30):
                 run.step({"fit": (proxies - torch.randn(5)).square().sum()}, optimizer)
                 if step == stop:
@@ -201,7 +202,7 @@ def test_the_nan_term_is_named(tmp_path: Path) -> None:
     with Run(tmp_path, method="test", config=Config(), quiet=True) as run:
         weight = torch.ones((), requires_grad=True)
         optimizer = run.prepare(torch.optim.SGD([weight], lr=0.1))
-        run.keep(weight=weight)
+        run.register(weight=weight)
 
         def descend() -> None:
             for step in run.iterations(5):
@@ -306,17 +307,17 @@ def test_every_process_gives_the_state_and_the_main_one_writes(
         kept = Gathered(torch.ones(2))
         give = kept.state_dict
         kept.state_dict = lambda: asked.append(True) or give()  # pyright: ignore
-        run.keep(kept=kept)
-        run.is_main = is_main
+        run.register(kept=kept)
+        run.is_main_process = is_main
         run.save_checkpoint()
-        run.is_main = True
+        run.is_main_process = True
     assert asked == [True]
     assert len(list(tmp_path.glob("checkpoints/*.pt"))) == is_main
 
 
 def test_a_gathered_state_that_is_not_finite_never_reaches_a_checkpoint(tmp_path: Path) -> None:
     with Run(tmp_path, method="test", config=Config(), quiet=True) as run:
-        run.keep(kept=Gathered(torch.tensor([1.0, torch.inf])))
+        run.register(kept=Gathered(torch.tensor([1.0, torch.inf])))
         with pytest.raises(TrainingError, match="rows of 'kept'"):
             run.save_checkpoint()
     assert not list(tmp_path.glob("checkpoints/*.pt"))
@@ -327,7 +328,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path: Path
     with Run(tmp_path, method="test", config=Config(), options=options, quiet=True) as run:
         weight = torch.ones((), requires_grad=True)
         optimizer = run.prepare(torch.optim.SGD([weight], lr=0.1))
-        run.keep(weight=weight)
+        run.register(weight=weight)
 
         def descend() -> None:
             for step in run.iterations(5):
@@ -355,7 +356,7 @@ def test_stages_end_early_and_resume(tmp_path: Path) -> None:
         seen: list[tuple[int, float]] = []
         options = RunOptions(checkpoint_every=0, device="cpu")
         with Run(folder, method="test", config=Config(), options=options, resume=resume) as run:
-            run.keep(drawn=drawn)
+            run.register(drawn=drawn)
             for stage, until in enumerate((10, 20)):
                 for step in run.iterations(until, of=20):
                     drawn[stage] += torch.rand(())
@@ -441,3 +442,28 @@ def test_tensorboard_files_are_written_on_request(tmp_path: Path) -> None:
     events.Reload()
     assert set(events.Tags()["scalars"]) == {"loss", "accuracy"}
     assert [event.step for event in events.Scalars("accuracy")] == [6, 12, 18]
+
+
+def test_a_result_is_anything_with_a_state(tmp_path: Path) -> None:
+    class Recipe:
+        arguments = {"width": 3}  # noqa: RUF012
+
+        def state_dict(self) -> dict[str, Tensor]:
+            return {"images": torch.arange(3.0)}
+
+    with Run(tmp_path, method="test", config=Config(), quiet=True) as run:
+        recipe = Recipe()
+        run.result(recipe, notes={"classes": ["a"]})
+        for _ in run.iterations(1):
+            run.score({"top1": 1.0}, best="top1")
+        assert run.finish() is recipe
+    for name in ("model", "best"):
+        with safe_open(tmp_path / f"{name}.safetensors", "pt") as file:
+            assert file.get_tensor("images").tolist() == [0, 1, 2]
+            assert json.loads(file.metadata()["modicum.arguments"]) == {"width": 3}
+
+
+def test_a_loader_gets_its_share(tmp_path: Path) -> None:
+    options = RunOptions(seed=7, workers=0)
+    with Run(tmp_path, method="test", config=Config(), options=options, quiet=True) as run:
+        assert run.share == {"seed": 7, "workers": 0, "rank": 0, "world": 1}

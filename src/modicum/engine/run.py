@@ -3,7 +3,7 @@
 A method's loop stays its own; `Run` supplies what is the same in every loop::
 
     model, optimizer = run.prepare(model, optimizer)
-    run.keep(model=model, optimizer=optimizer)
+    run.register(model=model, optimizer=optimizer)
     for batch in run.batches(loader, epochs=config.epochs):
         loss = criterion(model(batch.image), batch.label)
         run.step(loss, optimizer, learning_rate=schedule(run.steps))
@@ -58,7 +58,7 @@ from modicum.options import Ge, Gt, Options, from_json, to_json
 from modicum.system.environment import describe_environment
 from modicum.system.files import FolderLock, write_text
 from modicum.system.progress import Progress
-from modicum.weights.saved import BEST_FILE, MODEL_FILE, save_model
+from modicum.weights.saved import BEST_FILE, MODEL_FILE, HasState, save_model
 
 LOG_EVERY = 20
 """Optimizer steps whose logged values are averaged into one line of metrics.jsonl."""
@@ -191,12 +191,12 @@ class Run:
             keep_freed_memory()
         self.rank = self._accelerator.process_index
         self.world = self._accelerator.num_processes
-        self.is_main = self._accelerator.is_main_process
-        self.quiet = quiet or not self.is_main
+        self.is_main_process = self._accelerator.is_main_process
+        self.quiet = quiet or not self.is_main_process
         self.steps = self.epoch = 0
         self.epoch_ended = False
         self._kept: dict[str, Any] = {}
-        self._published: tuple[nn.Module, Mapping[str, Any], Mapping[str, Any]] | None = None
+        self._result: tuple[HasState, Mapping[str, Any], Mapping[str, Any]] | None = None
         self.last_scores: dict[str, float] = {}
         self._best: dict[str, Any] | None = None
         self._window: dict[str, list[Any]] = {}
@@ -215,7 +215,7 @@ class Run:
         self._board: Any = None
         self._restored: dict[str, Any] | None = None
 
-        if self.is_main:
+        if self.is_main_process:
             self._claim_folder(resume)
         self._accelerator.wait_for_everyone()
         if resume:
@@ -261,7 +261,7 @@ class Run:
 
     def _begin_files(self) -> None:
         """Write what describes the run. Before the loop there is nothing worth keeping."""
-        if self._begun or not self.is_main:
+        if self._begun or not self.is_main_process:
             return
         self._begun = True
         described = {
@@ -292,6 +292,19 @@ class Run:
         except (ValueError, KeyError, TypeError):  # torn by a crash
             return False
 
+    @property
+    def share(self) -> dict[str, Any]:
+        """Arguments that a loader needs of the run: `Loader(samples, batch_size, **run.share)`.
+
+        That is the seed of its order, its workers, and which process's share of a batch it makes.
+        """
+        return {
+            "seed": self.seed,
+            "workers": self.options.workers,
+            "rank": self.rank,
+            "world": self.world,
+        }
+
     # Preparation
 
     def prepare(self, *objects: Any) -> Any:
@@ -314,16 +327,16 @@ class Run:
             yield
 
     @contextlib.contextmanager
-    def main_first(self) -> Generator[None, None, None]:
+    def main_process_first(self) -> Generator[None, None, None]:
         """Let the main process do something, and fill caches, before the others do it."""
         with self._accelerator.main_process_first():
             yield
 
-    def unwrap(self, module: nn.Module) -> nn.Module:
-        """The module as it was before `prepare`: to evaluate it and to save it."""
-        return self._accelerator.unwrap_model(module)
+    def unwrap(self, module: Any) -> Any:
+        """The module as it was before `prepare`, to evaluate it and to save it; else itself."""
+        return self._accelerator.unwrap_model(module) if isinstance(module, nn.Module) else module
 
-    def keep(self, **objects: Any) -> None:
+    def register(self, **objects: Any) -> None:
         """Name what a checkpoint holds: modules, optimizers, tensors.
 
         Everything that changes during training and is not a function of (seed, step) belongs here.
@@ -354,19 +367,25 @@ class Run:
         if self._accelerator.scaler is not None and self._restored["scaler"]:
             self._accelerator.scaler.load_state_dict(self._restored["scaler"])
 
-    def publish(
-        self, module: nn.Module, *, arguments: Mapping[str, Any], notes: Mapping[str, Any]
+    def result(
+        self,
+        module: HasState,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        notes: Mapping[str, Any],
     ) -> None:
-        """Name the network this run is for: it is written when the run ends and when it is best.
+        """Name what this run is for: it is written when the run ends and when it is best.
 
         Args:
-            module: A module, prepared or not.
-            arguments: What `Method.network` rebuilds it from, JSON-able.
+            module: A network, prepared or not, or anything else with a state dict of tensors.
+            arguments: What `Method.network` rebuilds it from, JSON-able; none: `module.arguments`.
             notes: What using it needs, JSON-able.
         """
-        self._published = (module, arguments, notes)
+        if arguments is None:
+            arguments = typing.cast("Mapping[str, Any]", self.unwrap(module).arguments)
+        self._result = (module, arguments, notes)
 
-    def micro_batch(self, batch_size: int, samples: int) -> int:
+    def micro_batch_size(self, batch_size: int, samples: int) -> int:
         """Samples a micro-batch, over all processes: what a loader's batch must be.
 
         Args:
@@ -377,7 +396,7 @@ class Run:
             ConfigError: They cannot be split evenly over processes and micro-batches.
         """
         size = min(batch_size, samples // self.world * self.world)
-        if size < batch_size and self.is_main:
+        if size < batch_size and self.is_main_process:
             _log.info("the batch is all of the %d training samples.", size)
         if size % (self.world * self.options.accumulate):
             raise ConfigError(
@@ -605,7 +624,7 @@ class Run:
 
         Args:
             values: Measurements.
-            best: Which of them decides; the published network is written to best.safetensors when
+            best: Which of them decides; the result is written to best.safetensors when
                 it improves.
             higher_is_better: Whether a larger value of it is better.
         """
@@ -621,10 +640,10 @@ class Run:
         self._best = {"metric": best, "value": value, "step": self.steps + 1}
         self._look_at_losses()
         self._look_at_state()
-        self._save_published(BEST_FILE)
+        self._save_result(BEST_FILE)
 
     def _write(self, values: Mapping[str, float], step: int | None = None) -> None:
-        if not self.is_main:
+        if not self.is_main_process:
             return
         step = self.steps if step is None else step
         line: dict[str, Any] = {
@@ -696,7 +715,7 @@ class Run:
         objects = {name: self._state_of(kept) for name, kept in self._kept.items()}
         self._look_at_state(objects)
         window = self._averaged(self._window)
-        if self.is_main:
+        if self.is_main_process:
             # Lines logged before the checkpoint are not logged again after it.
             with (self.folder / "metrics.jsonl").open("a") as file:
                 os.fsync(file.fileno())
@@ -717,7 +736,7 @@ class Run:
         self._checkpointed = time.monotonic()
 
     def _look_at_state(self, objects: Mapping[str, Any] | None = None) -> None:
-        """Raise a `TrainingError` where what is kept or published is not finite.
+        """Raise a `TrainingError` where what is registered, or the result, is not finite.
 
         A finite loss can have a gradient that is not, and a run cannot recover from that.
 
@@ -727,8 +746,8 @@ class Run:
         if objects is None:
             objects = {name: self._state_of(kept) for name, kept in self._kept.items()}
         states = dict(objects)
-        if self._published is not None:
-            states["the network"] = self._state_of(self._published[0])
+        if self._result is not None:
+            states["the network"] = self._state_of(self._result[0])
         for name, state in states.items():
             # The tensors of an optimizer lie deeper: they follow from those of its module.
             tensors = {name: state} if isinstance(state, Tensor) else state
@@ -748,9 +767,9 @@ class Run:
             return kept.detach().cpu()
         return (self.unwrap(kept) if isinstance(kept, nn.Module) else kept).state_dict()
 
-    def _save_published(self, name: str) -> None:
-        if self._published is not None and self.is_main:
-            module, arguments, notes = self._published
+    def _save_result(self, name: str) -> None:
+        if self._result is not None and self.is_main_process:
+            module, arguments, notes = self._result
             save_model(
                 self.folder / name,
                 self.unwrap(module),
@@ -759,15 +778,18 @@ class Run:
                 notes=notes,
             )
 
-    def finish(self) -> nn.Module | None:
-        """Write the published network; return it, unwrapped."""
+    def finish(self) -> Any:
+        """Write the result, and return it unwrapped; None if there is none."""
         self._begin_files()
         self._look_at_state()
-        self._save_published(MODEL_FILE)
+        self._save_result(MODEL_FILE)
         self._accelerator.wait_for_everyone()
-        if self._published is None:
+        if self._result is None:
             return None
-        return self._accelerator.unwrap_model(self._published[0], keep_fp32_wrapper=False)
+        result = self._result[0]
+        if not isinstance(result, nn.Module):
+            return result
+        return self._accelerator.unwrap_model(result, keep_fp32_wrapper=False)
 
     def close(self) -> None:
         """Give the folder back to other processes."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import safetensors
 import safetensors.torch
@@ -44,9 +44,17 @@ class SavedModel:
     path: Path
 
 
+class HasState(Protocol):
+    """A module, or something else whose state is named tensors."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Names with tensors."""
+        ...
+
+
 def save_model(
     path: Path,
-    module: nn.Module,
+    module: HasState,
     *,
     method: str,
     arguments: Mapping[str, Any],
@@ -56,8 +64,8 @@ def save_model(
 
     Args:
         path: File to write, by convention `*.safetensors`.
-        module: The network; its whole state dict is stored, parameters and buffers, as float32 or
-            whatever dtype they have.
+        module: A network or the like; its whole state dict is stored, parameters and buffers, as
+            float32 or whatever dtype they have.
         method: Name of the method in the catalogue, whose `network(**arguments)` rebuilds it.
         arguments: JSON-able.
         notes: JSON-able.

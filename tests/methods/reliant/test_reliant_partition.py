@@ -214,7 +214,7 @@ def run_until(
         student.optimizer, student.proxy_optimizer = run.prepare(
             student.optimizer, student.proxy_optimizer
         )
-        run.keep(
+        run.register(
             modules=ModuleState(graph, modules),
             adam=OptimizerState(graph, modules, student.optimizer),
             proxy_adam=OptimizerState(graph, modules, student.proxy_optimizer),

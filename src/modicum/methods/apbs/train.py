@@ -194,33 +194,28 @@ def train(config: Config, run: Run) -> nn.Module:
         DataError: The recordings or images cannot be used.
         ConfigError: The options do not fit each other or the data.
     """
-    with run.main_first():  # it checks the files; the others find the result remembered
+    with run.main_process_first():  # it checks the files; the others find the result remembered
         train_set = open_split(config, "train", quiet=run.quiet)
         val_set = open_split(config, "val", quiet=run.quiet)
     pipeline = pipeline_for(config, train_set)
     loader = loader_for(
         train_set,
         pipeline,
-        run.micro_batch(config.batch_size, len(train_set)),
+        run.micro_batch_size(config.batch_size, len(train_set)),
         augment=augmentation(config),
-        seed=run.seed,
         shuffle=True,
         drop_last=True,
-        workers=run.options.workers,
-        rank=run.rank,
-        world=run.world,
+        **run.share,
     )
 
     network = build_network(config, pipeline, len(train_set.classes))
     optimizer = torch.optim.Adam(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    arguments: Any = network.arguments
     network, optimizer = run.prepare(network, optimizer)
-    run.keep(network=network, optimizer=optimizer)
-    run.publish(
+    run.register(network=network, optimizer=optimizer)
+    run.result(
         network,
-        arguments=arguments,
         notes=config.notes(train_set, pipeline),
     )
 
@@ -234,7 +229,7 @@ def train(config: Config, run: Run) -> nn.Module:
         run.log(loss=loss, learning_rate=rate)
         if run.scores_now(config.score_every, config.epochs):
             run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
-    return run.finish() or network
+    return run.finish()
 
 
 def augmentation(config: Config) -> STCF | None:
@@ -260,9 +255,7 @@ def score(
         samples,
         pipeline,
         64 * run.world,
-        workers=run.options.workers,
-        rank=run.rank,
-        world=run.world,
+        **run.share,
     )
     totals = torch.zeros(2)  # exact up to 16 million samples
     for batch in loader.epoch(0):

@@ -414,7 +414,7 @@ def train(config: Config, run: Run) -> nn.Module:
         TrainingError: The loss is not finite; the message names the records.
         MissingExtraError: A library is not installed.
     """
-    with run.main_first():
+    with run.main_process_first():
         splits = config.open()
     grooves = [groove for groove in splits["train"] if config.record(groove) is not None]
     if config.records is not None:
@@ -427,7 +427,7 @@ def train(config: Config, run: Run) -> nn.Module:
         return _make_baseline(config, run, records, validation, notes)
 
     frozen = "bfloat16" if run.options.precision == "bf16" else None
-    with run.main_first():  # it converts and caches what others then read
+    with run.main_process_first():  # it converts and caches what others then read
         model = build_model(config, records, seed=run.seed, frozen=frozen)
     seen = records
     if config.window is not None:
@@ -437,14 +437,11 @@ def train(config: Config, run: Run) -> nn.Module:
         model.check_length(longest, f"the longest {what} record")
     loader = Loader(
         len(grooves),
-        run.micro_batch(config.batch_size, len(grooves)),
+        run.micro_batch_size(config.batch_size, len(grooves)),
         TrainingSet(config, grooves, model.vocabulary),
-        seed=run.seed,
         shuffle=True,
         drop_last=True,
-        workers=0,  # a batch is made in less than a millisecond
-        rank=run.rank,
-        world=run.world,
+        **(run.share | {"workers": 0}),  # a batch is made in less than a millisecond
     )
     optimizer = torch.optim.AdamW(
         [weight for weight in model.parameters() if weight.requires_grad],
@@ -453,8 +450,8 @@ def train(config: Config, run: Run) -> nn.Module:
     )
     arguments = arguments_of(model)
     network, optimizer = run.prepare(model, optimizer)
-    run.keep(network=TrainedWeights(model), optimizer=optimizer)
-    run.publish(network, arguments=arguments, notes=notes)
+    run.register(network=TrainedWeights(model), optimizer=optimizer)
+    run.result(network, arguments=arguments, notes=notes)
 
     total = config.epochs * (len(loader) // run.options.accumulate)
     for batch in run.batches(loader, epochs=config.epochs):
@@ -481,7 +478,7 @@ def train(config: Config, run: Run) -> nn.Module:
                 best="val_nats_per_line",
                 higher_is_better=False,
             )
-    return run.finish() or model
+    return run.finish()
 
 
 def _make_baseline(
@@ -494,9 +491,9 @@ def _make_baseline(
     """Count, if it is an n-gram, which takes a moment, and is done again when a run is resumed."""
     ngram = NGram.fit(records)
     model = ngram if config.model == "ngram" else BASELINES[config.model]()
-    run.publish(model, arguments=arguments_of(model), notes=notes)
+    run.result(model, arguments=arguments_of(model), notes=notes)
     for _ in run.iterations(1):
         if model is ngram:
             nats = ngram.nats(validation).per_line
             run.score({"val_nats_per_line": nats}, best="val_nats_per_line", higher_is_better=False)
-    return run.finish() or model
+    return run.finish()

@@ -243,23 +243,20 @@ def train(config: Config, run: Run) -> nn.Module:
         DataError: The recordings cannot be used.
         ConfigError: The options do not fit each other or the data.
     """
-    with run.main_first():  # it checks the files; the others find the result remembered
+    with run.main_process_first():  # it checks the files; the others find the result remembered
         train_set = config.open("train", quiet=run.quiet)
         val_set = config.open("val", quiet=run.quiet)
     pipeline = pipeline_for(config, train_set)
     chosen = [change for change in (augmentation(config),) if change is not None]
     loader = events.Loader(
         train_set,
-        run.micro_batch(config.batch_size, len(train_set)),
+        run.micro_batch_size(config.batch_size, len(train_set)),
         representation=pipeline,
         augment=[] if config.on_frames else chosen,
         frame_augment=chosen if config.on_frames else [],
-        seed=run.seed,
         shuffle=True,
         drop_last=True,
-        workers=run.options.workers,
-        rank=run.rank,
-        world=run.world,
+        **run.share,
     )
 
     network = build_network(config, pipeline, len(train_set.classes))
@@ -268,8 +265,8 @@ def train(config: Config, run: Run) -> nn.Module:
     )
     arguments = arguments_of(network)
     network, optimizer = run.prepare(network, optimizer)
-    run.keep(network=network, optimizer=optimizer)
-    run.publish(
+    run.register(network=network, optimizer=optimizer)
+    run.result(
         network,
         arguments=arguments,
         notes=config.notes(train_set, pipeline),
@@ -287,7 +284,7 @@ def train(config: Config, run: Run) -> nn.Module:
         run.log(loss=loss, learning_rate=rate)
         if run.scores_now(config.score_every, config.epochs):
             run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
-    return run.finish() or network
+    return run.finish()
 
 
 def mixed(batch: events.Batch, config: Config, run: Run, classes: int) -> tuple[Tensor, Tensor]:

@@ -421,7 +421,7 @@ def collected(graph: Graph, module: _Module) -> _Module:
 class ModuleState:
     """What a checkpoint holds of a module some of whose rows lie with their nodes.
 
-    For `Run.keep`. The state is that of the whole graph, so that a run can go on with another
+    For `Run.register`. The state is that of the whole graph, so that a run can go on with another
     number of processes. All processes must ask for it.
 
     Args:

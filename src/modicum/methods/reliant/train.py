@@ -485,9 +485,9 @@ class Stage:
         assert isinstance(found, Adversary)
         return found
 
-    def keep(self, run: Run, graph: Graph) -> None:
+    def register(self, run: Run, graph: Graph) -> None:
         """Name everything of the stage for checkpoints."""
-        run.keep(
+        run.register(
             **{
                 self.name: ModuleState(graph, self.modules),
                 f"{self.name}_best": ModuleState(graph, self.best.kept),
@@ -527,7 +527,7 @@ def train(
     """
     from_python = graph is not None
     if graph is None:
-        with run.main_first():  # it fills caches
+        with run.main_process_first():  # it fills caches
             graph = open_graph(config)
     positive_class(config, graph)
     if config.objective != "none" and graph.sensitive is None:
@@ -535,7 +535,7 @@ def train(
             f"{graph.name}: it has no sensitive attribute, which training for fairness needs. Name "
             f"the column (--sensitive), or train the plain student (--objective none)."
         )
-    if run.is_main:
+    if run.is_main_process:
         for leak in leaks(graph):
             _log.warning("%s: %s", graph.name, leak)
     parts = max(config.parts, run.world)
@@ -586,7 +586,7 @@ def train(
     }
     everything = [*([taught] if taught else []), *stages.values()]
     for stage in everything:
-        stage.keep(run, graph)
+        stage.register(run, graph)
     total = sum(stage.epochs for stage in everything)
 
     if taught is not None:  # what does not fit is told before the teacher is trained
@@ -604,9 +604,8 @@ def train(
         done += stage.epochs
 
     distilled = _collect(graph, teacher, taught, stages, visible)
-    run.publish(
+    run.result(
         distilled,
-        arguments=distilled.arguments,
         notes=notes,
     )
     run.finish()

@@ -256,20 +256,17 @@ def train(config: Config, run: Run) -> nn.Module:
         DataError: The images cannot be used.
         ConfigError: The options do not fit each other or the data.
     """
-    with run.main_first():  # it checks the images; the others find the result remembered
+    with run.main_process_first():  # it checks the images; the others find the result remembered
         train_set = open_split(config, "train", quiet=run.quiet)
         val_set = open_split(config, "val", quiet=run.quiet)
     pipeline = pipeline_for(config, train_set)
     loader = images.Loader(
         train_set,
-        run.micro_batch(config.batch_size, len(train_set)),
+        run.micro_batch_size(config.batch_size, len(train_set)),
         transform=pipeline.training(config.augmentation),
-        seed=run.seed,
         shuffle=True,
         drop_last=True,
-        workers=run.options.workers,
-        rank=run.rank,
-        world=run.world,
+        **run.share,
     )
 
     network = build_network(
@@ -280,12 +277,10 @@ def train(config: Config, run: Run) -> nn.Module:
         lr=config.learning_rate,
         momentum=config.momentum,
     )
-    arguments = network.arguments
     network, optimizer = run.prepare(network, optimizer)
-    run.keep(network=network, optimizer=optimizer)
-    run.publish(
+    run.register(network=network, optimizer=optimizer)
+    run.result(
         network,
-        arguments=arguments,
         notes={
             "classes": list(train_set.classes),
             "pipeline": vars(pipeline),
@@ -309,7 +304,7 @@ def train(config: Config, run: Run) -> nn.Module:
         run.log(loss=loss, learning_rate=rate)
         if run.epoch_ended:
             run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
-    return run.finish() or network
+    return run.finish()
 
 
 def learning_rate(config: Config, step: int, total: int, steps_an_epoch: int) -> float:
@@ -335,9 +330,7 @@ def score(
         image_set,
         256 * run.world,
         transform=(pipeline.crop(),),
-        workers=run.options.workers,
-        rank=run.rank,
-        world=run.world,
+        **run.share,
     )
     normalise = pipeline.normalise()
     totals = torch.zeros(3)  # exact up to 16 million images, and there are GPUs without doubles
