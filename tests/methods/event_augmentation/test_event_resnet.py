@@ -1,4 +1,4 @@
-"""ResNet-34 has the published layout and size; checkpoints load wholly or say why not."""
+"""The EST classifier has the published size; checkpoints load wholly or say why not."""
 
 from __future__ import annotations
 
@@ -28,51 +28,6 @@ EVENTS = EventBatch.of([Events.of([1, 500, 900], [3, 9, 20], [7, 7, 8], [0, 1, 1
 def test_number_of_parameters(classes: int, expected: int) -> None:
     network = EstClassifier(classes)
     assert sum(weight.numel() for weight in network.parameters()) == expected
-
-
-def test_keys_are_torchvisions() -> None:
-    expected = ["conv1.weight"]
-
-    def normalisation(name: str) -> list[str]:
-        kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-        return [f"{name}.{kind}" for kind in kinds]
-
-    expected += normalisation("bn1")
-    for layer, depth in enumerate((3, 4, 6, 3), start=1):
-        for block in range(depth):
-            for number in (1, 2):
-                expected.append(f"layer{layer}.{block}.conv{number}.weight")
-                expected += normalisation(f"layer{layer}.{block}.bn{number}")
-            if layer > 1 and block == 0:
-                expected.append(f"layer{layer}.0.downsample.0.weight")
-                expected += normalisation(f"layer{layer}.0.downsample.1")
-    expected += ["fc.weight", "fc.bias"]
-    state = ResNet34(3, 1000).state_dict()
-    assert list(state) == expected
-    assert state["conv1.weight"].shape == (64, 3, 7, 7)
-    assert state["layer4.0.downsample.0.weight"].shape == (512, 256, 1, 1)
-    assert state["fc.weight"].shape == (1000, 512)
-    assert sum(weight.numel() for weight in ResNet34(3, 1000).parameters()) == 21_797_672
-
-
-def test_strides_and_shortcuts() -> None:
-    torch.manual_seed(0)
-    network = ResNet34(4, 3).eval()
-    x = torch.randn(2, 4, 64, 96)
-    sizes: list[tuple[int, ...]] = []
-    for name in ("conv1", "layer1", "layer2", "layer3", "layer4"):
-        network.get_submodule(name).register_forward_hook(
-            lambda module, given, made: sizes.append(tuple(made.shape[1:]))
-        )
-    with torch.no_grad():
-        assert network(x).shape == (2, 3)
-    assert sizes == [(64, 32, 48), (64, 16, 24), (128, 8, 12), (256, 4, 6), (512, 2, 3)]
-    block = network.get_submodule("layer1.0")
-    with torch.no_grad():
-        for convolution in ("conv1", "conv2"):
-            block.get_submodule(convolution).weight.zero_()
-        given = torch.randn(1, 64, 5, 5)
-        torch.testing.assert_close(block(given), given.relu())
 
 
 def test_est_checkpoints_load(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Networks that look at images: what more than one method builds on."""
