@@ -12,7 +12,14 @@ import pytest
 import torch
 
 from modicum.errors import ConfigError, DataError
-from modicum.images import FileImages, MemoryImages, available_splits, has_splits, open_images
+from modicum.images import (
+    FileImages,
+    Loader,
+    MemoryImages,
+    available_splits,
+    has_splits,
+    open_images,
+)
 from modicum.images.cifar import load_plain_pickle
 
 
@@ -430,3 +437,48 @@ def test_the_shared_cifar_subset(shared_data):
     assert np.bincount(test.labels).tolist() == [200] * 10
     assert isinstance(test, MemoryImages)
     assert test.images.shape == (2000, 3, 32, 32)
+
+
+def test_photographs_without_labels_lie_anywhere(make):
+    for number, name in enumerate(("a.png", "b.jpg", "2024/c.png", "2024/summer/d.png")):
+        make.picture(name, seed=number)
+    with pytest.raises(DataError, match="expected one folder for each class"):
+        open_images(make.root / "2024" / "summer")
+    found = open_images(make.root, labelled=False, holdout=0)
+    assert found.names.tolist() == ["2024/c.png", "2024/summer/d.png", "a.png", "b.jpg"]
+    assert found.classes == ()
+    assert found.labels.shape == (4, 0)
+    train, val = (open_images(make.root, s, labelled=False, holdout=0.5) for s in ("train", "val"))
+    assert sorted([*train.names, *val.names]) == sorted(found.names)
+    assert (len(train), len(val)) == (2, 2)
+    batch = next(Loader(found, 4).epoch(0))
+    assert batch.image.shape == (4, 3, 8, 8)
+    assert batch.label.shape == (4, 0)
+
+
+def test_splits_without_labels(make):
+    make.picture("train/a.png")
+    make.picture("train/more/b.png", seed=1)
+    make.picture("val/c.png", seed=2)
+    found = {s: open_images(make.root, s, labelled=False).names for s in ("train", "val", "test")}
+    assert found["train"].tolist() == ["train/a.png", "train/more/b.png"]
+    assert found["val"].tolist() == found["test"].tolist() == ["val/c.png"]
+
+
+def test_labels_that_are_there_can_be_left_out(make):
+    digits = open_images("digits", "test", labelled=False)
+    assert (digits.classes, digits.labels.shape) == ((), (597, 0))
+    make.tree("", ["a", "b"])
+    assert open_images(make.root, labelled=False, holdout=0).labels.shape == (8, 0)
+    (make.root / "a" / "0.png").write_bytes(b"")
+    with pytest.raises(DataError, match="the file is empty"):
+        open_images(make.root, labelled=False)
+    left = open_images(make.root, labelled=False, holdout=0, skip_bad=True)
+    assert len(left) == 7
+    assert left.skipped[0].name == "a/0.png"
+
+
+def test_no_image_at_all(make):
+    make.root.mkdir()
+    with pytest.raises(DataError, match="no image below"):
+        open_images(make.root, labelled=False)

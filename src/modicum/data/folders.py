@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from modicum.data.labelled_set import BadFile
+from modicum.data.sample_set import BadFile
 from modicum.errors import DataError
 
 Split: TypeAlias = Literal["train", "val", "test"]
@@ -87,6 +87,31 @@ def recognise(root: Path, files: FileKind) -> Tree:
         DataError: The folder is missing or of no known layout, splits disagree on the classes, or
             two class folders have the same name but for case or accents' encoding.
     """
+    splits, only = _named_splits(root, files)
+    several = "train" in splits and len(splits) > 1
+    if not splits or not (only or (several and any(_folders(splits["train"], root)))):
+        folders = class_folders(root, root, files)
+        return Tree(root, "class folders without splits", folders, folders, {"all": root}, files)
+    if "test" in splits and len(splits) > 1 and not any(_folders(splits["test"], root)):
+        del splits["test"]  # as in ImageNet: without labels
+    return split_tree(root, splits, files)
+
+
+def recognise_unlabelled(root: Path, files: FileKind) -> Tree:
+    """A folder whose files need no labels: all below it, or below its train/, val/ and test/.
+
+    Raises:
+        DataError: The folder is missing, or two folders could be the same split.
+    """
+    splits, only = _named_splits(root, files)
+    if "train" not in splits or not (only or len(splits) > 1):
+        return Tree(root, f"{files.noun}s without labels", (), (), {"all": root}, files)
+    names = " and ".join(f"{folder.name}/" for folder in splits.values())
+    return Tree(root, f"{files.noun}s without labels in {names}", (), (), splits, files)
+
+
+def _named_splits(root: Path, files: FileKind) -> tuple[dict[str, Path], bool]:
+    """The folders named as splits are, and whether there are no others."""
     if not root.exists():
         raise DataError(f"{root}: there is no such folder. Check the path.")
     if not root.is_dir():
@@ -94,27 +119,19 @@ def recognise(root: Path, files: FileKind) -> Tree:
             f"{root}: expected a folder of {files.noun}s. If it is an archive, unpack it."
         )
     subfolders = list(_folders(root, root))
-    named = [folder for folder in subfolders if folder.name.casefold() in _SPLIT_NAMES]
     splits: dict[str, Path] = {}
-    for folder in named:
-        split = _SPLIT_NAMES[folder.name.casefold()]
+    for folder in subfolders:
+        split = _SPLIT_NAMES.get(folder.name.casefold())
         if split in splits:
             raise DataError(
                 f"{root}: both {splits[split].name}/ and {folder.name}/ could be the {split} "
                 f"split. Rename or remove one of them."
             )
-        splits[split] = folder
-    split_layout = len(named) > 0 and (
-        len(named) == len(subfolders)
-        or ("train" in splits and len(splits) > 1 and any(_folders(splits["train"], root)))
-    )
-    if not split_layout:
-        folders = class_folders(root, root, files)
-        return Tree(root, "class folders without splits", folders, folders, {"all": root}, files)
-    if "test" in splits and len(splits) > 1 and not any(_folders(splits["test"], root)):
-        del splits["test"]  # as in ImageNet: without labels
+        if split is not None:
+            splits[split] = folder
     order = ("train", "val", "test")
-    return split_tree(root, {split: splits[split] for split in order if split in splits}, files)
+    ordered = {split: splits[split] for split in order if split in splits}
+    return ordered, len(splits) == len(subfolders)
 
 
 def own_split(tree: Tree, split: Split) -> str:
@@ -137,7 +154,7 @@ def own_split(tree: Tree, split: Split) -> str:
 
 
 def list_files(tree: Tree, split: str, order: Callable[[str], Any] | None = None) -> Listing:
-    """List the files of one split with their labels.
+    """List the files of one split with their labels, of a tree without classes with none.
 
     Args:
         tree: A tree.
@@ -145,11 +162,17 @@ def list_files(tree: Tree, split: str, order: Callable[[str], Any] | None = None
         order: Sort key of the names within a class; none: the names themselves.
 
     Raises:
-        DataError: A class has no files.
+        DataError: A class has no files, or a tree without classes has none.
     """
     folder = tree.splits[split]
     listing = Listing()
     empty: list[str] = []
+    if not tree.folders:
+        walk(folder, tree, listing)
+        listing.names.sort(key=order)
+        if not listing.names:
+            suffixes = ", ".join(sorted(tree.files.suffixes))
+            raise DataError(f"{folder}: there is no {tree.files.noun} below it ({suffixes}).")
     for label, name in enumerate(tree.folders):
         before = len(listing.names)
         walk(folder / name, tree, listing)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modicum.data.labelled_set import BadFile
+from modicum.data.sample_set import BadFile
 from modicum.errors import DataError
 from modicum.events.container import Events
 from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from modicum.data.labelled_set import check_share, held_out
+from modicum.data.sample_set import check_share, held_out
 from modicum.engine.random import permutation
 
 Division: TypeAlias = Literal["tet", "tebn", "random", "hash"]

@@ -12,14 +12,14 @@ import numpy.typing as npt
 import torch
 from typing_extensions import Self
 
-from modicum.data.labelled_set import LabelledSet
+from modicum.data.sample_set import SampleSet
 from modicum.events.container import EventBatch, Events
 from modicum.events.formats.aedat2 import Convention
 from modicum.events.reading import read
 
 
 @dataclass(frozen=True, eq=False)
-class EventSet(LabelledSet):
+class EventSet(SampleSet):
     """Labelled recordings of one split. `MemoryRecordings` and `FileRecordings` are the two kinds.
 
     Every recording is sorted by time.
@@ -67,7 +67,7 @@ class MemoryRecordings(EventSet):
         return self._batch([self.recordings[sample] for sample in index.tolist()])
 
     def subset(self, index: npt.NDArray[np.int64]) -> Self:
-        """See `LabelledSet.subset`."""
+        """See `SampleSet.subset`."""
         return dataclasses.replace(
             self,
             labels=self.labels[torch.from_numpy(index)],
@@ -110,7 +110,7 @@ class FileRecordings(EventSet):
         return self._batch([found[place] for place in range(len(index))])
 
     def subset(self, index: npt.NDArray[np.int64]) -> Self:
-        """See `LabelledSet.subset`."""
+        """See `SampleSet.subset`."""
         return dataclasses.replace(
             self,
             labels=self.labels[torch.from_numpy(index)],

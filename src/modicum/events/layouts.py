@@ -25,7 +25,7 @@ from modicum.data.folders import (
     some,
     split_tree,
 )
-from modicum.data.labelled_set import BadFile
+from modicum.data.sample_set import BadFile
 from modicum.errors import DataError
 from modicum.events.division import Division
 from modicum.events.formats.recording import Size

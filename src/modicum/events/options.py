@@ -10,7 +10,7 @@ from typing import Any
 
 from modicum.classification import Classifier
 from modicum.data.folders import Split
-from modicum.data.labelled_set import LabelledSet
+from modicum.data.sample_set import SampleSet
 from modicum.errors import check_options
 from modicum.events.datasets import has_splits, open_recordings
 from modicum.events.division import Division
@@ -93,7 +93,7 @@ class RecordingOptions:
             self.resize,
         )
 
-    def notes(self, train_set: LabelledSet, pipeline: Any) -> dict[str, Any]:
+    def notes(self, train_set: SampleSet, pipeline: Any) -> dict[str, Any]:
         """What is stored beside the weights of a classifier, JSON-able."""
         return {
             "classes": list(train_set.classes),

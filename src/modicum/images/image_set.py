@@ -1,4 +1,4 @@
-"""A set of labelled images: in memory, or in files that are decoded when they are asked for."""
+"""A set of images: in memory, or in files that are decoded when they are asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from modicum.data.labelled_set import BadFile, LabelledSet
+from modicum.data.sample_set import BadFile, SampleSet
 from modicum.engine.random import SampleRandom
 from modicum.errors import DataError
 from modicum.images.decode import decode_crop, decode_image
@@ -23,8 +23,8 @@ BadImage = BadFile
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet(LabelledSet):
-    """Labelled images of one split. `MemoryImages` and `FileImages` are the two kinds."""
+class ImageSet(SampleSet):
+    """Images of one split. `MemoryImages` and `FileImages` are the two kinds."""
 
     @property
     @abstractmethod
@@ -68,7 +68,7 @@ class MemoryImages(ImageSet):
         return images if crop is None else crop(images, random)
 
     def subset(self, index: npt.NDArray[np.int64]) -> Self:
-        """See `LabelledSet.subset`."""
+        """See `SampleSet.subset`."""
         keep = torch.from_numpy(index)
         return dataclasses.replace(
             self, labels=self.labels[keep], names=self.names[index], images=self.images[keep]

@@ -19,12 +19,12 @@ from modicum.images.transforms import Crop, Normalise, Step
 
 
 class Batch(NamedTuple):
-    """Images with their labels."""
+    """Images with their labels, if any."""
 
     image: Tensor
     """(B,C,H,W), float32 if the transform ends with `Normalise`, else uint8."""
     label: Tensor
-    """(B,), of the set's type of label: int64 for classes."""
+    """(B,), of the set's type of label: int64 for classes; (B,0) of a set without labels."""
     index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
     """Index of each image in its set, int64 (B,)."""
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modicum.data.folders import Listing, Split, Tree, own_split
+from modicum.data.folders import Listing, Split, Tree, own_split, recognise_unlabelled
 from modicum.engine.random import permutation
 from modicum.errors import ConfigError, DataError
 from modicum.images.check import check_images
 from modicum.images.cifar import find_cifar, read_cifar
 from modicum.images.decode import decode_image
-from modicum.images.folders import list_files, recognise
+from modicum.images.folders import IMAGES, list_files, recognise
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
 from modicum.system.threads import Progress, in_threads
 
@@ -35,12 +35,13 @@ def open_images(
     source: str | Path,
     split: Split = "train",
     *,
+    labelled: bool = True,
     holdout: float = 0.1,
     skip_bad: bool = False,
     memory_limit: int = MEMORY_LIMIT,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Open one split of a folder of labelled images, or of the built-in digits.
+    """Open one split of a folder of images, or of the built-in digits.
 
     Read are class-per-folder trees with or without `train/` and `val|valid|validation|test/`
     folders (see `modicum.images.folders`), tiny-imagenet-200, and CIFAR-10 and CIFAR-100 as Python
@@ -61,8 +62,11 @@ def open_images(
             which the first 1,200 are for training and the other 597 for testing. (A folder of that
             name is "./digits".)
         split: "train", "val" or "test".
-        holdout: Share of each class held out where the data has no split of its own for it. 0: all
-            images are for training.
+        labelled: False: labels are not needed. Any folder will do, with images in it or in folders
+            however nested, or in `train/` and `val/` of that kind; labels that are there are left
+            out.
+        holdout: Share of each class (without labels: of all) held out where the data has
+            no split of its own for it. 0: all images are for training.
         skip_bad: Leave unusable files out, with a warning, rather than raise. They are listed in
             `ImageSet.skipped`. Every file is then decoded to find them, in sets of any size.
         memory_limit: Files of one size that take at most so many bytes when decoded are held in
@@ -80,21 +84,13 @@ def open_images(
     """
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split: found {split!r}, expected 'train', 'val' or 'test'.")
-    if source == "digits":
-        return _digits(split)
     root = Path(source)
-    cifar = find_cifar(root)
-    if cifar is not None:
-        kind, folder = cifar
-        part = read_cifar(kind, folder, "train" if split == "train" else "test")
-        return MemoryImages(
-            part.classes,
-            torch.from_numpy(part.labels),
-            np.array(part.names),
-            kind.layout,
-            torch.from_numpy(part.images),
-        )
-    tree = recognise(root)
+    if source == "digits" or find_cifar(root) is not None:
+        arrays = _digits(split) if source == "digits" else _cifar(root, split)
+        if labelled:
+            return arrays
+        return dataclasses.replace(arrays, classes=(), labels=torch.empty(len(arrays), 0))
+    tree = recognise(root) if labelled else recognise_unlabelled(root, IMAGES)
     own = own_split(tree, split)
     listing = list_files(tree, own)
     files = files_of(tree, listing)
@@ -138,9 +134,10 @@ def has_splits(source: str | Path) -> bool:
 
 def files_of(tree: Tree, listing: Listing) -> FileImages:
     """The listed files as an image set, unchecked."""
+    labels = torch.tensor(listing.labels, dtype=torch.int64)
     return FileImages(
         tree.classes,
-        torch.tensor(listing.labels, dtype=torch.int64),
+        labels if tree.folders else torch.empty(len(listing.names), 0),
         np.array(listing.names, dtype=np.str_),
         tree.layout,
         tree.root,
@@ -173,7 +170,7 @@ def _checked(
     skipped = (*not_followed, *bad)
     if skipped:
         log.warning("%s: %s", files.root, _summary(skipped, len(files), "are left out"))
-        gone = set(files.labels.tolist()) - set(kept.labels.tolist())
+        gone = set(files.labels.flatten().tolist()) - set(kept.labels.flatten().tolist())
         if gone:
             classes = ", ".join(files.classes[label] for label in sorted(gone))
             raise DataError(
@@ -243,6 +240,20 @@ def _summary(bad: Sequence[BadImage], count: int, verdict: str) -> str:
     shown = "; ".join(f"{name}: {reason}" for name, reason in bad[:5])
     more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
     return f"{len(bad)} of {count} files {verdict}. {shown}{more}"
+
+
+def _cifar(root: Path, split: Split) -> MemoryImages:
+    cifar = find_cifar(root)
+    assert cifar is not None
+    kind, folder = cifar
+    part = read_cifar(kind, folder, "train" if split == "train" else "test")
+    return MemoryImages(
+        part.classes,
+        torch.from_numpy(part.labels),
+        np.array(part.names),
+        kind.layout,
+        torch.from_numpy(part.images),
+    )
 
 
 def _digits(split: Split) -> MemoryImages:

@@ -22,7 +22,7 @@ from modicum.classification import (
     predictions,
     topk_correct,
 )
-from modicum.data.labelled_set import LabelledSet
+from modicum.data.sample_set import SampleSet
 from modicum.engine.devices import Device
 from modicum.engine.random import generator
 from modicum.errors import DataError
@@ -124,9 +124,7 @@ def evaluate(
     }
 
 
-def _open_unseen(
-    classifier: Trained, data: str, split: images.Split, skip_bad: bool
-) -> LabelledSet:
+def _open_unseen(classifier: Trained, data: str, split: images.Split, skip_bad: bool) -> SampleSet:
     """`events.open_unseen`, or the same of images."""
     config, notes = Config(data, skip_bad=skip_bad), classifier.notes
     folder = config.image_folder

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from modicum import events, images
 from modicum.classification import topk_correct
-from modicum.data.labelled_set import LabelledSet
 from modicum.data.loader import Loader
+from modicum.data.sample_set import SampleSet
 from modicum.engine.run import Run
 from modicum.engine.schedules import warmup_cosine
 from modicum.errors import ConfigError, check_options
@@ -103,7 +103,7 @@ class Config(events.RecordingOptions):
 Pipeline: TypeAlias = FramePipeline | ImagePipeline
 
 
-def open_split(config: Config, split: events.Split, *, quiet: bool = True) -> LabelledSet:
+def open_split(config: Config, split: events.Split, *, quiet: bool = True) -> SampleSet:
     """The recordings or images of a split; of the training split, the share that is asked for.
 
     See `events.RecordingOptions.open` and `images.open_images`.
@@ -123,7 +123,7 @@ def open_split(config: Config, split: events.Split, *, quiet: bool = True) -> La
     return image_set
 
 
-def pipeline_for(config: Config, samples: LabelledSet) -> Pipeline:
+def pipeline_for(config: Config, samples: SampleSet) -> Pipeline:
     """How the samples of a data set become what the network takes."""
     if isinstance(samples, images.ImageSet):
         return ImagePipeline(config.size or 32, samples.channels)
@@ -150,7 +150,7 @@ def build_network(config: Config, pipeline: Pipeline, classes: int) -> nn.Module
 
 
 def loader_for(
-    samples: LabelledSet,
+    samples: SampleSet,
     pipeline: Pipeline,
     batch_size: int,
     *,
@@ -246,9 +246,7 @@ def augmentation(config: Config) -> STCF | None:
 
 
 @torch.no_grad()
-def score(
-    network: nn.Module, samples: LabelledSet, pipeline: Pipeline, run: Run
-) -> dict[str, float]:
+def score(network: nn.Module, samples: SampleSet, pipeline: Pipeline, run: Run) -> dict[str, float]:
     """Top-1 accuracy in percent and mean cross entropy of the mean over time."""
     network.eval()
     loader = loader_for(

@@ -1,4 +1,4 @@
-"""What every set of labelled samples has: classes, labels, names, and ways to take a part of it."""
+"""What every set of samples has: labels or none, names, and ways to take a part of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +27,13 @@ class BadFile(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledSet(ABC):
-    """Labelled samples of one split."""
+class SampleSet(ABC):
+    """Samples of one split, with labels or without."""
 
     classes: tuple[str, ...]
-    """Name of each class; a label is an index into it."""
+    """Name of each class; a label is an index into it. None where labels are not classes."""
     labels: Tensor
-    """int64 (N,)."""
+    """(N,), int64 for classes; (N,0) in a set without labels."""
     names: npt.NDArray[np.str_]
     """What identifies each sample, (N,): the file's path below the set's folder, with slashes."""
     layout: str
@@ -55,18 +55,34 @@ class LabelledSet(ABC):
         keep = torch.from_numpy(index)
         return dataclasses.replace(self, labels=self.labels[keep], names=self.names[index])
 
-    def hold_out(self, share: float) -> tuple[Self, Self]:
-        """Split off a share of each class for validation: (training, held-out).
+    def hold_out(
+        self, share: float, groups: Sequence[object] | npt.NDArray[Any] | None = None
+    ) -> tuple[Self, Self]:
+        """Split off a share for validation: (training, held-out).
 
-        A sample is held out because of its name alone (those with the smallest hashes are), so
-        that the split is the same everywhere and hardly changes when samples are added. Every class
-        keeps at least one sample for training and, if it has two, gives at least one away.
+        A share of each class is held out, of a set without classes a share of all; with groups, a
+        share of the groups. A sample is held out because of its name alone, or of its group's
+        (those with the smallest hashes are), so that the split is the same everywhere and hardly
+        changes when samples are added. Every class keeps at least one sample for training and, if
+        it has two, gives at least one away.
+
+        Args:
+            share: Above 0 and below 1.
+            groups: What each sample belongs to, (N,), such as a patient, a scene or a reference
+                picture; named by `str`. The samples of a group end up on one side.
 
         Raises:
-            ConfigError: `share` is not between 0 and 1.
+            ConfigError: `share` is not between 0 and 1, or there are not as many groups as samples
+                or less than two different ones.
         """
         check_share(share)
-        chosen = held_out([str(name) for name in self.names], self.labels.numpy(), share)
+        names = [str(name) for name in self.names]
+        if groups is not None:
+            chosen = _held_out_groups([str(group) for group in groups], len(self), share)
+        elif self.classes and self.labels.ndim == 1:
+            chosen = held_out(names, self.labels.numpy(), share)
+        else:
+            chosen = held_out(names, np.zeros(len(names), np.int64), share)
         return self.subset(np.flatnonzero(~chosen)), self.subset(np.flatnonzero(chosen))
 
 
@@ -81,7 +97,7 @@ def check_share(share: float) -> None:
 def held_out(
     names: Sequence[str], labels: npt.NDArray[np.int64], share: float
 ) -> npt.NDArray[np.bool_]:
-    """Which samples `LabelledSet.hold_out` holds out, (N,)."""
+    """Which of the named samples `SampleSet.hold_out` holds out of each class, (N,)."""
     hashes = [hashlib.blake2b(name.encode(errors="surrogateescape")).digest() for name in names]
     order = sorted(range(len(names)), key=lambda sample: (labels[sample], hashes[sample]))
     chosen = np.zeros(len(names), dtype=np.bool_)
@@ -90,3 +106,13 @@ def held_out(
         wanted = min(count - 1, max(1, round(share * count)))
         chosen[order[start : start + max(wanted, 0)]] = True
     return chosen
+
+
+def _held_out_groups(groups: Sequence[str], samples: int, share: float) -> npt.NDArray[np.bool_]:
+    names, group = np.unique(np.array(groups, np.str_), return_inverse=True)
+    if len(group) != samples or len(names) < 2:
+        raise ConfigError(
+            f"groups: {samples} samples need a group each, at least two different ones; found "
+            f"{len(group)} with {len(names)} different ones."
+        )
+    return held_out(names.tolist(), np.zeros(len(names), np.int64), share)[group]
