@@ -1,7 +1,8 @@
 """modicum: ten published methods for learning when something is scarce.
 
-`modicum.load(path)` gives back a trained network; `from modicum.methods import vgnet` opens a
-method's room. Importing modicum itself imports neither PyTorch nor any method.
+`modicum.open(path)` gives back what a run left, for use; `modicum.load(path)` the network alone.
+The rooms of the methods are the packages of `modicum.methods`. Importing modicum itself imports
+neither PyTorch nor any method.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["load"]
+    from modicum.method import Trained
+
+__all__ = ["load", "open"]
 
 
 def load(path: Path | str, weights: str = "last") -> nn.Module:
@@ -28,3 +31,20 @@ def load(path: Path | str, weights: str = "last") -> nn.Module:
     from modicum.method import load_saved
 
     return load_saved(path, weights).module
+
+
+def open(path: Path | str, weights: str = "last") -> Trained:
+    """A trained network for use: `.network`, `.predict(files)`, `.evaluate(data)`, `.export()`.
+
+    Args:
+        path: A run folder of `modicum train`, or a file it wrote.
+        weights: For a run folder, `"last"` or `"best"`.
+
+    Raises:
+        CheckpointError: There is no such network, or its file is damaged or foreign.
+    """
+    from modicum.method import Trained
+
+    trained = Trained(Path(path), weights)
+    trained.saved  # noqa: B018 (a wrong path is told here)
+    return trained

@@ -6,8 +6,10 @@ uses.
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,3 +139,62 @@ def load_saved(path: Path | str, weights: str = "last", *, method: str | None = 
         return load_method(found).load("network")(**arguments)
 
     return read_model(Path(path), build, weights, method=method)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, open for use: the verbs of its method as functions.
+
+    Options are those of the verb, by the names of its parameters; results are what the verb gives.
+    """
+
+    path: Path
+    """The run folder or file of weights."""
+    weights: str
+    """`last` or `best`."""
+
+    @functools.cached_property
+    def saved(self) -> SavedModel:
+        """The network with its notes."""
+        return load_saved(self.path, self.weights)
+
+    @property
+    def network(self) -> nn.Module:
+        """In eval mode, on the CPU."""
+        return self.saved.module
+
+    def predict(
+        self, inputs: Path | str | Sequence[Path | str] | None = None, **options: Any
+    ) -> Mapping[str, Any]:
+        """Use the network on files.
+
+        Args:
+            inputs: A file or folder, or several where the method takes several.
+            **options: Of the method's `predict`.
+        """
+        return self._call("predict", inputs, options)
+
+    def evaluate(self, data: Path | str | None = None, **options: Any) -> Mapping[str, Any]:
+        """Measure the network on labelled data; None: what the method's `evaluate` takes then."""
+        given = {} if data is None else {"data": str(data)}
+        return self._call("evaluate", None, given | options)
+
+    def export(self, **options: Any) -> Mapping[str, Any]:
+        """Write the network for deployment."""
+        return self._call("export", None, options)
+
+    def _call(self, verb: str, inputs: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        from modicum.options import check_arguments
+
+        function = load_method(self.saved.method).verb(verb)
+        parameters = inspect.signature(function).parameters
+        given: dict[str, Any] = {"run": self.path}
+        if "weights" in parameters:
+            given["weights"] = self.weights
+        if inputs is not None:
+            name = next(name for name in parameters if name != "run")
+            several = isinstance(inputs, (list, tuple))
+            paths = tuple(map(Path, inputs if several else (inputs,)))
+            takes_several = "tuple" in str(parameters[name].annotation)
+            given[name] = paths if takes_several or several else paths[0]
+        return check_arguments(function)(**given | dict(options))

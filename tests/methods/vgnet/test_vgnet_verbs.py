@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from modicum import images
+from modicum.engine.optimizers import parameter_groups
 from modicum.engine.run import Run
 from modicum.errors import CheckpointError, ConfigError, DataError
 from modicum.methods import vgnet
@@ -28,7 +29,6 @@ from modicum.methods.vgnet.train import (
     Config,
     build_network,
     learning_rate,
-    parameter_groups,
     pipeline_for,
 )
 

@@ -19,22 +19,9 @@ from modicum.method import load_saved
 from modicum.methods.vgnet.baseline import stages_like, width_for
 from modicum.methods.vgnet.metrics import shift_consistency
 from modicum.methods.vgnet.model import BUILDERS, count_parameters
+from modicum.methods.vgnet.presets import DIGITS
 from modicum.methods.vgnet.train import Config, Pipeline, pipeline_for
 from modicum.report import image_grid, png
-
-DIGITS = Config(
-    data="digits",
-    model="vgnetg_1_0mp",
-    channels=(16, 16, 32, 64, 96),
-    layers=(2, 2, 3, 2),
-    epochs=8,
-    batch_size=64,
-    learning_rate=0.1,
-    schedule="one_cycle",
-    label_smoothing=0.0,
-    augmentation="shift",
-)
-"""The small experiment of the digits: 32x32 thumbnail mode, SGD, one cycle."""
 
 PHOTOGRAPHS = Config(
     model="vgnetg_1_0mp",

@@ -144,10 +144,7 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, channels: int, ratio: float, activation: Activation) -> None:
         super().__init__()
-        wanted = int(channels * ratio)
-        width = max(8, (wanted + 4) // 8 * 8)
-        if width < 0.9 * wanted:
-            width += 8
+        width = squeezed_width(channels, ratio)
         self.reduce = nn.Conv2d(channels, width, 1)
         self.act = make_activation(activation)
         self.expand = nn.Conv2d(width, channels, 1)
@@ -156,6 +153,13 @@ class SqueezeExcitation(nn.Module):
         """`(B, channels, H, W)` to the same shape."""
         pooled = x.mean((2, 3), keepdim=True)
         return x * torch.sigmoid(self.expand(self.act(self.reduce(pooled))))
+
+
+def squeezed_width(channels: int, ratio: float) -> int:
+    """Width of the bottleneck of `SqueezeExcitation`: a multiple of 8, not much below the ratio."""
+    wanted = int(channels * ratio)
+    width = max(8, (wanted + 4) // 8 * 8)
+    return width + 8 if width < 0.9 * wanted else width
 
 
 def make_activation(name: Activation) -> nn.Module:
@@ -300,6 +304,8 @@ class VGNet(nn.Module):
         activation: `"relu"` in `paper` and `"silu"` in `release2` if not given.
         squeeze_excitation: Ratio of squeeze-and-excitation after every 1x1 of a block; 0 for none,
             0.25 in the published `_se` networks.
+        squeeze_activation: Activation inside squeeze-and-excitation; the revision's default
+            activation if not given, whatever `activation` is, as in the authors' code.
         revision: The authors' code of December 2021 or November 2022.
         thumbnail: Stem and stage 1 keep the resolution; for images below 128 pixels.
         dropout: Before the classifier; 0.2 in `release2` if not given. `paper` has none.
@@ -323,13 +329,14 @@ class VGNet(nn.Module):
         kernels: Kernels = "learned",
         activation: Activation | None = None,
         squeeze_excitation: float = 0.0,
+        squeeze_activation: Activation | None = None,
         revision: Revision = "paper",
         thumbnail: bool = False,
         dropout: float | None = None,
     ) -> None:
         super().__init__()
-        if activation is None:
-            activation = "silu" if revision == "release2" else "relu"
+        usual: Activation = "silu" if revision == "release2" else "relu"
+        activation, squeeze_activation = activation or usual, squeeze_activation or usual
         if dropout is None:
             dropout = 0.2 if revision == "release2" else 0.0
         self.arguments: dict[str, Any] = {
@@ -341,6 +348,7 @@ class VGNet(nn.Module):
             "kernels": kernels,
             "activation": activation,
             "squeeze_excitation": squeeze_excitation,
+            "squeeze_activation": squeeze_activation,
             "revision": revision,
             "thumbnail": thumbnail,
             "dropout": dropout,
@@ -367,8 +375,7 @@ class VGNet(nn.Module):
             return nn.Sequential(depthwise(width, 1), nn.BatchNorm2d(width))
 
         def pointwise(inputs: int, outputs: int) -> nn.Sequential:
-            inner: Activation = "silu" if revision == "release2" else "relu"
-            return _pointwise(inputs, outputs, activation, squeeze_excitation, inner)
+            return _pointwise(inputs, outputs, activation, squeeze_excitation, squeeze_activation)
 
         def tail(width: int) -> nn.Sequential:
             last = _convolution(width, width, activation)
@@ -453,6 +460,7 @@ def _check_arguments(
     kernels: str,
     activation: str,
     squeeze_excitation: float,
+    squeeze_activation: str,
     revision: str,
     thumbnail: bool,
     dropout: float,
@@ -461,6 +469,7 @@ def _check_arguments(
         ("downsampling", downsampling, get_args(Downsampling)),
         ("kernels", kernels, get_args(Kernels)),
         ("activation", activation, get_args(Activation)),
+        ("squeeze_activation", squeeze_activation, get_args(Activation)),
         ("revision", revision, get_args(Revision)),
     ):
         if value not in known:

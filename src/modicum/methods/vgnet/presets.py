@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from modicum import images
 from modicum.engine.run import RunOptions
 from modicum.method import Preset, Recipe
-from modicum.methods.vgnet.claim import DIGITS
 from modicum.methods.vgnet.train import Config, train
 
-
-def sample_sheet(image_set: images.ImageSet, shown: int = 60) -> bytes:
-    """A contact sheet (PNG) of about `shown` images: the first ones of every class in turn."""
-    labels = image_set.labels.numpy()
-    rank = np.zeros(len(labels), dtype=np.int64)
-    for label in range(len(image_set.classes)):
-        members = np.flatnonzero(labels == label)
-        rank[members] = np.arange(len(members))
-    chosen = np.lexsort((labels, rank))[:shown]
-    crop = images.ResizeCentreCrop(128, 128)
-    pixels = image_set.read(chosen, crop, images.SampleRandom(0, 0, chosen))
-    return images.contact_sheet(pixels, [image_set.classes[label] for label in labels[chosen]])
-
+DIGITS = Config(
+    data="digits",
+    model="vgnetg_1_0mp",
+    channels=(16, 16, 32, 64, 96),
+    layers=(2, 2, 3, 2),
+    epochs=8,
+    batch_size=64,
+    learning_rate=0.1,
+    schedule="one_cycle",
+    label_smoothing=0.0,
+    augmentation="shift",
+)
+"""The small experiment of the digits: 32x32 thumbnail mode, SGD, one cycle."""
 
 RECIPE = Recipe(
     config=Config,
     train=train,
     presets={
         "default": Preset(
-            "30 epochs at 224 pixels for a few thousand photographs; [C] scaled to batch 64.",
+            "30 epochs at 224 pixels for a few thousand photographs; the authors' ImageNet recipe "
+            "(official code), its rate scaled to batch 64.",
             Config(),
-            RunOptions(),
         ),
         "imagenet": Preset(
-            "the authors' 100 epochs on ImageNet-1k, batch 512, mixed precision [C].",
+            "the authors' 100 epochs on ImageNet-1k, batch 512, mixed precision (official code).",
             Config(
                 data="imagenet",
                 size=224,
@@ -51,8 +47,8 @@ RECIPE = Recipe(
             RunOptions(precision="mixed"),
         ),
         "cifar": Preset(
-            "the authors' 100 epochs on CIFAR, batch 1024, AutoAugment [C]; shift by 4 pixels, "
-            "flip and 5 warm-up epochs are inferred.",
+            "the authors' 100 epochs on CIFAR, batch 1024, AutoAugment (official code); shift by 4 "
+            "pixels, flip and 5 warm-up epochs are inferred.",
             Config(
                 data="cifar-10-batches-py",
                 size=32,
@@ -64,12 +60,10 @@ RECIPE = Recipe(
                 label_smoothing=0.1,
                 augmentation="autoaugment",
             ),
-            RunOptions(),
         ),
         "digits": Preset(
             "8 epochs of a narrow network on the built-in digits, in half a minute.",
             DIGITS,
-            RunOptions(),
         ),
         "smoke": Preset(
             "two short epochs on the built-in digits, to see that everything works.",
@@ -80,7 +74,6 @@ RECIPE = Recipe(
                 batch_size=200,
                 augmentation="shift",
             ),
-            RunOptions(),
         ),
     },
 )

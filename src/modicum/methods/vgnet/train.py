@@ -6,26 +6,28 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from modicum import images
 from modicum.classification import topk_correct
+from modicum.engine.optimizers import parameter_groups
 from modicum.engine.run import Run
 from modicum.engine.schedules import one_cycle, warmup_cosine
-from modicum.errors import ConfigError, check_options
+from modicum.errors import ConfigError
 from modicum.methods.vgnet.baseline import MobileNetV2, stages_like
 from modicum.methods.vgnet.checkpoints import load_into, load_official
 from modicum.methods.vgnet.model import BUILDERS, VGNet
+from modicum.options import Ge, Gt, Interval, Options
 from modicum.system.progress import report_progress
 
 _log = logging.getLogger("modicum")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Training an image classifier. The defaults suit a folder of a few thousand photographs."""
 
     data: str = "digits"
@@ -40,33 +42,33 @@ class Config:
     """Five widths (stem, stages 1 to 4) in place of the model's."""
     layers: tuple[int, ...] | None = None
     """Blocks in each of the four stages in place of the model's."""
-    width: float = 1.0
+    width: Annotated[float, Gt(0)] = 1.0
     """Width multiplier of mobilenetv2; with --channels and --layers, of these."""
     init: Path | None = None
     """Weights to start from: the authors' .pth, or a .safetensors of an earlier run."""
-    size: int | None = None
+    size: Annotated[int, Ge(8)] | None = None
     """Side of the crop in pixels; none: 224, or the images' own side where all are small and equal.
     Below 128 the stem and the first stage keep full resolution (thumbnail mode)."""
-    short_side: int | None = None
+    short_side: Annotated[int, Ge(8)] | None = None
     """Short side in pixels that images are resized to before the centre crop of evaluation; none:
     8/7 of the crop (256 for 224), or the crop itself in thumbnail mode."""
-    epochs: int = 30
+    epochs: Annotated[int, Ge(1)] = 30
     """Passes over the training images."""
-    batch_size: int = 64
+    batch_size: Annotated[int, Ge(1)] = 64
     """Images an optimizer step, over all processes and micro-batches together."""
-    learning_rate: float = 0.025
+    learning_rate: Annotated[float, Gt(0)] = 0.025
     """Largest learning rate. The ImageNet recipe's 0.2 at batch 512, scaled to batch 64."""
     schedule: Literal["warmup_cosine", "one_cycle"] = "warmup_cosine"
     """Learning rate over the run."""
-    warmup_epochs: float = 1.0
+    warmup_epochs: Annotated[float, Ge(0)] = 1.0
     """Epochs of linear warm-up of warmup_cosine."""
     minimum_learning_rate: float = 1e-6
     """Learning rate at the end of warmup_cosine."""
     momentum: float = 0.9
     """Momentum of SGD, without Nesterov's correction."""
-    weight_decay: float = 1e-4
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
     """L2 penalty on the weights of convolutions and linear layers, on nothing else."""
-    label_smoothing: float = 0.1
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """Share of the target spread over all classes."""
     augmentation: Literal["crop", "shift_flip", "autoaugment", "shift", "none"] = "crop"
     """crop: random resized crop and flip. shift_flip: shift by up to 4 pixels and flip.
@@ -76,19 +78,6 @@ class Config:
     """Share of a folder without val/ that is held out to score the network on."""
     skip_bad: bool = False
     """Leave out unreadable images, with a warning, instead of refusing to start."""
-
-    def __post_init__(self) -> None:
-        check_options(
-            self,
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("learning_rate", self.learning_rate > 0, "more than 0"),
-            ("warmup_epochs", self.warmup_epochs >= 0, "at least 0"),
-            ("weight_decay", self.weight_decay >= 0, "at least 0"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
-            ("size", self.size is None or self.size >= 8, "at least 8 pixels"),
-            ("width", self.width > 0, "more than 0"),
-        )
 
 
 def build_network(config: Config, *, classes: int, channels: int, size: int) -> VGNet | MobileNetV2:
@@ -228,18 +217,6 @@ def pipeline_for(config: Config, image_set: images.ImageSet) -> Pipeline:
 def resolved(data: str) -> str:
     """What tells one data set from another: the whole path, or the name of a built-in set."""
     return data if data == "digits" else str(Path(data).resolve())
-
-
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups; fixed kernels are in neither.
-
-    Weights of convolutions and linear layers decay, biases and normalisation do not.
-    """
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-    ]
 
 
 def train(config: Config, run: Run) -> nn.Module:
