@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from modicum.claims.stages import Stage
 
@@ -140,7 +140,7 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> V
     if len(differences) < 2:
         return Verdict(claim, differences.tolist(), mean, -np.inf, np.inf, "inconclusive")
     error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
-    margin = float(stats.t.ppf(0.975, len(differences) - 1)) * error
+    margin = float(stdtrit(len(differences) - 1, 0.975)) * error
     low, high = mean - margin, mean + margin
     word: Word = "inconclusive"
     if low > claim.threshold:

@@ -17,6 +17,7 @@ import torch
 from PIL import ImageSequence
 from torch.nn import functional
 
+from modicum.data.digits import read_digits
 from modicum.engine.random import permutation
 from modicum.errors import ConfigError, DataError
 from modicum.events.camera import ORDINARY, Conditions, record
@@ -238,14 +239,12 @@ def digit_recordings(
     Raises:
         ConfigError: There is no such split or variation, or not so many digits.
     """
-    from sklearn.datasets import load_digits
-
     if split not in ("train", "test"):
         raise ConfigError(f"split: found {split!r}, expected 'train' or 'test'.")
     if isinstance(variation, str) and variation not in VARIATIONS:
         raise ConfigError(f"variation: found {variation!r}, expected {', '.join(VARIATIONS)}.")
     path, conditions = VARIATIONS[variation] if isinstance(variation, str) else variation
-    pixels, digits = load_digits(return_X_y=True)
+    pixels, digits = read_digits()
     order = permutation(len(digits), "digits")
     train = DIGIT_COUNTS["train"]
     part = order[:train] if split == "train" else order[train:]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from modicum.data.digits import read_digits
 from modicum.data.folders import Listing, Split, Tree, own_split, recognise_unlabelled
 from modicum.engine.random import permutation
 from modicum.errors import ConfigError, DataError
@@ -257,9 +258,7 @@ def _cifar(root: Path, split: Split) -> MemoryImages:
 
 
 def _digits(split: Split) -> MemoryImages:
-    from sklearn.datasets import load_digits
-
-    pixels, digits = load_digits(return_X_y=True)
+    pixels, digits = read_digits()
     order = permutation(len(digits), "digits")
     part = order[:_DIGITS_TRAIN] if split == "train" else order[_DIGITS_TRAIN:]
     small = torch.from_numpy(pixels[part]).view(-1, 1, 8, 8) * (255.0 / 16.0)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def png(figure: Figure, *, dots_per_inch: int = 120) -> bytes:
@@ -42,6 +45,8 @@ def image_grid(
     Raises:
         ValueError: There are no images, or not as many captions as images.
     """
+    from matplotlib.figure import Figure  # half a second that reports without pictures spare
+
     texts = [""] * len(images) if captions is None else list(captions)
     if len(images) == 0 or len(texts) != len(images):
         raise ValueError(

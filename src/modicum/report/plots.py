@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
 
 from modicum.claims import Verdict
 from modicum.report.text import MINUS, number
@@ -58,6 +57,8 @@ def _axis(values: Sequence[float], start: float, end: float, *, widen: bool) -> 
     if low == high:
         margin = abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin
+    from matplotlib.ticker import MaxNLocator
+
     ticks = [float(t) for t in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
     if widen:
         low, high = ticks[0], ticks[-1]
