@@ -12,16 +12,15 @@ def warmup_cosine(
 ) -> float:
     """Linear warm-up to `peak`, then half a cosine down to `minimum`.
 
+    The rule of masked autoencoders (He et al., CVPR 2022), which starts from 0 and would reach the
+    minimum one step after the last, is this at `step - 1`.
+
     Args:
         step: Optimizer step, from 0.
         total: Number of optimizer steps of the run.
         peak: Largest learning rate, reached at step `warmup - 1`.
         warmup: Number of warm-up steps; `peak * (step + 1) / warmup` is used in them.
         minimum: Learning rate at the last step.
-
-    Returns:
-        At `step - 1`, the rate of recipes that start from 0 and end a step before the minimum, such
-        as those of masked autoencoders (He et al., CVPR 2022).
     """
     if warmup and step < warmup:
         return peak * (step + 1) / warmup
