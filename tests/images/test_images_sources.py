@@ -20,7 +20,6 @@ from modicum.images import (
     has_splits,
     open_images,
 )
-from modicum.images.cifar import load_plain_pickle
 
 
 def test_class_folders_with_splits(make):
@@ -345,20 +344,6 @@ def test_pickles_of_the_wrong_kind(tmp_path):
     (root / "data_batch_1").write_bytes(b"\x80\x02garbage")
     with pytest.raises(DataError, match="damaged"):
         open_images(root)
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_arrays_are_unpickled_as_they_were(tmp_path, protocol):
-    arrays = {
-        b"rows": np.arange(12, dtype=np.float32).reshape(3, 4),
-        b"columns": np.asfortranarray(np.arange(12, dtype=np.int16).reshape(3, 4)),
-        b"big": np.arange(5, dtype=">i4"),
-    }
-    (tmp_path / "a").write_bytes(pickle.dumps(arrays, protocol=protocol))
-    read = load_plain_pickle(tmp_path / "a")
-    for key, array in arrays.items():
-        assert read[key].dtype == array.dtype
-        assert np.array_equal(read[key], array)
 
 
 def write_tiny_imagenet(make) -> None:

@@ -1,13 +1,10 @@
 """CIFAR-10 and CIFAR-100 as their authors distribute them: Python or binary batches.
 
-Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. The Python batches are
-pickles; they are read by an unpickler that admits arrays and plain containers and nothing else.
+Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import DataError
+from modicum.weights.pickles import read_pickle
 
 _PIXELS = 3 * 32 * 32
 
@@ -97,7 +95,7 @@ def read_cifar(kind: CifarKind, folder: Path, split: str) -> CifarImages:
     """Read the images of "train" or "test".
 
     Raises:
-        DataError: A file is missing, damaged, holds something else, or is no harmless pickle.
+        DataError: A file is missing, damaged, or holds something else.
     """
     parts = [
         (_read_binary if kind.binary else _read_python)(kind, folder / name)
@@ -128,12 +126,12 @@ def _read_binary(kind: CifarKind, path: Path) -> _Part:
 
 
 def _read_python(kind: CifarKind, path: Path) -> _Part:
-    content = load_plain_pickle(path)
-    data = content.get(b"data")
-    labels = content.get(b"labels" if kind.classes == 10 else b"fine_labels")
+    content = _entries(path)
+    data = content.get("data")
+    labels = content.get("labels" if kind.classes == 10 else "fine_labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_PIXELS,):
         raise DataError(
-            f"{path}: expected the entry b'data' to be a uint8 array (N, {_PIXELS}), found "
+            f"{path}: expected the entry 'data' to be a uint8 array (N, {_PIXELS}), found "
             f"{_describe(data)}. Unpack the archive again."
         )
     if (
@@ -145,7 +143,7 @@ def _read_python(kind: CifarKind, path: Path) -> _Part:
             f"{path}: expected one whole number for each of {len(data)} images as labels, found "
             f"{_describe(labels)}. Unpack the archive again."
         )
-    files = content.get(b"filenames")
+    files = content.get("filenames")
     names = [f"{path.name}/{number}" for number in range(len(data))]
     if isinstance(files, list) and len(files) == len(data):
         names = [f"{path.name}/{_text(file)}" for file in files]
@@ -157,9 +155,7 @@ def _class_names(kind: CifarKind, path: Path) -> tuple[str, ...]:
     if kind.binary:
         names = _bytes(path).decode(errors="replace").split()
     else:
-        entry = load_plain_pickle(path).get(
-            b"label_names" if kind.classes == 10 else b"fine_label_names"
-        )
+        entry = _entries(path).get("label_names" if kind.classes == 10 else "fine_label_names")
         names = [_text(name) for name in entry] if isinstance(entry, list) else []
     if len(names) != kind.classes or len(set(names)) != kind.classes:
         raise DataError(
@@ -178,85 +174,15 @@ def _checked(labels: npt.NDArray[np.int64], kind: CifarKind, path: Path) -> npt.
     return labels
 
 
-def load_plain_pickle(path: Path) -> Mapping[bytes, Any]:
-    """Read a pickled dict of arrays, containers, strings and numbers; run nothing from the file.
-
-    Strings of Python 2 come as bytes, so the keys do.
-
-    Raises:
-        DataError: The file is missing, damaged, or asks for anything else.
-    """
-    try:
-        with path.open("rb") as file:
-            content = _PlainUnpickler(file, encoding="bytes").load()
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path}: the file cannot be read ({error.strerror}).") from error
-    except Exception as error:  # the unpickler raises almost anything on damaged bytes
-        raise DataError(
-            f"{path}: the pickle is damaged ({type(error).__name__}: {error}). Unpack the archive "
-            f"again."
-        ) from error
+def _entries(path: Path) -> dict[str, Any]:
+    """What a Python batch holds; its names are bytes if Python 3 wrote them so."""
+    content = read_pickle(path)
     if not isinstance(content, dict):
         raise DataError(
             f"{path}: expected a pickled dict, found {type(content).__name__}. Unpack the archive "
             f"again."
         )
-    entries = cast("dict[bytes, Any]", content)
-    return {
-        key: value.array if isinstance(value, _Array) else value for key, value in entries.items()
-    }
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        admitted = _ADMITTED.get((module_name, global_name))
-        if admitted is None:
-            raise DataError(
-                f"the pickle asks for {module_name}.{global_name}, which data has no use for and "
-                f"which could run code; it was not read. Fetch the data set from its authors."
-            )
-        return admitted
-
-
-class _Array:
-    """Stands for an array while unpickling, so that NumPy never takes its state from a file."""
-
-    def __init__(self, *_: object) -> None:
-        self.array: npt.NDArray[Any] = np.empty(0, dtype=np.uint8)
-
-    def __setstate__(self, state: tuple[int, tuple[int, ...], _Type, bool, bytes]) -> None:
-        _, shape, kind, column_major, content = state
-        flat = np.frombuffer(content, dtype=kind.dtype)
-        self.array = flat.reshape(shape, order="F" if column_major else "C").copy()
-
-
-class _Type:
-    """Stands for the type of an array's elements: plain numbers only."""
-
-    def __init__(self, code: str | bytes, *_: object) -> None:
-        self.dtype = np.dtype(_text(code))
-        if self.dtype.kind not in "biuf":
-            raise DataError(f"the pickle holds an array of {self.dtype}; it was not read.")
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if _text(state[1]) == ">":
-            self.dtype = self.dtype.newbyteorder(">")
-
-
-def _latin1(text: str, _: str) -> bytes:
-    """How Python 3 writes bytes in an old protocol."""
-    return text.encode("latin1")
-
-
-_ADMITTED: Mapping[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Type,
-    ("_codecs", "encode"): _latin1,
-}
+    return {_text(key): value for key, value in cast("dict[Any, Any]", content).items()}
 
 
 def _bytes(path: Path) -> bytes:
