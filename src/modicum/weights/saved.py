@@ -1,25 +1,22 @@
 """A trained network as one safetensors file with everything needed to build and use it inside.
 
 The header's metadata holds the method's name, the arguments the network is built with, and notes
-for its use (class names, input size, normalisation). State dicts of other programs are read too.
-Nothing in a file is executed.
+for its use (class names, input size, normalisation).
 """
 
 from __future__ import annotations
 
 import json
-import pickle
-import struct
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from modicum.errors import CheckpointError
 from modicum.system.environment import version
@@ -27,9 +24,6 @@ from modicum.system.files import atomic_write
 
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
-
-State: TypeAlias = Mapping[str, Tensor]
-"""A state dict: names with tensors."""
 
 
 @dataclass(frozen=True)
@@ -183,61 +177,4 @@ def _opened(file: Path, method: str | None) -> Generator[tuple[Any, dict[str, st
         raise CheckpointError(
             f"{file}: cannot be read as safetensors ({error}). It is damaged or of another format; "
             f"train again, or restore it from a backup."
-        ) from error
-
-
-def read_state(checkpoint: Path | str | State) -> tuple[str, dict[str, Tensor]]:
-    """The tensors of another program's checkpoint, without executing anything in it.
-
-    Args:
-        checkpoint: A `.safetensors` file, a file that `torch.save` wrote, or what such a file
-            holds: a state dict, or one inside a dict as `state_dict` or `model`.
-
-    Returns:
-        What to call the checkpoint in messages, and its tensors by name, without the `module.` that
-        `DataParallel` puts before all names.
-
-    Raises:
-        CheckpointError: There is no such file, it is damaged, or it holds something else.
-    """
-    if isinstance(checkpoint, Mapping):
-        where, found = "the state dict", checkpoint
-    else:
-        where, found = str(checkpoint), _read_foreign(Path(checkpoint))
-    for wrapper in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise CheckpointError(
-            f"{where}: holds a {type(found).__name__}, expected a state dict: names with tensors, "
-            f"or a dict with one as 'state_dict'."
-        )
-    return where, {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
-
-
-def _read_foreign(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Expected a checkpoint, .pth or .safetensors.")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        safetensors.SafetensorError,
-        pickle.UnpicklingError,
-        struct.error,
-        AssertionError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # what a damaged file makes unpickling fail with
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: cannot be read as a state dict of tensors ({reason}). It is damaged, or "
-            f"holds objects other than tensors, which are never loaded. Download it again, or save "
-            f"the network's state_dict()."
         ) from error

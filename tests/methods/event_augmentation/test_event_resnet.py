@@ -89,16 +89,16 @@ def test_torchvision_weights_load_but_for_the_layers_kept(tmp_path: Path) -> Non
 
     network = ResNet34(18, 4)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"for 3 input channels, this .* 18.*keep=\('conv1'"):
+    with pytest.raises(CheckpointError, match=r"conv1.weight \(64, 3, 7, 7\), expected \(64, 18"):
         load_torchvision(network, imagenet)
-    with pytest.raises(CheckpointError, match=r"for 10 classes, this network has 4.*keep=\('fc'"):
-        load_torchvision(network, imagenet, keep=["conv1"])
+    with pytest.raises(CheckpointError, match=r"fc.weight \(10, 512\), .*fresh=\('fc'"):
+        load_torchvision(network, imagenet, fresh=["conv1"])
     partial = {name: value for name, value in imagenet.items() if name != "layer1.0.conv1.weight"}
     with pytest.raises(CheckpointError, match=r"1 missing \(layer1.0.conv1.weight\)"):
-        load_torchvision(network, partial, keep=("conv1", "fc"))
+        load_torchvision(network, partial, fresh=("conv1", "fc"))
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
-    load_torchvision(network, imagenet, keep=("conv1", "fc"))
+    load_torchvision(network, imagenet, fresh=("conv1", "fc"))
     for name, value in network.state_dict().items():
         kept = name.startswith(("conv1.", "fc."))
         assert torch.equal(value, (before if kept else imagenet)[name])
@@ -139,7 +139,8 @@ def test_training_starts_from_published_weights(
         fresh = build_network(dataclasses.replace(config, init=None), pipeline, 3)
 
     anew = ["quantization_layer"] * (is_est and not of_est) + ["conv1", "fc"] * (not same)
-    assert f"start anew: {', '.join(anew) or 'none'}." in caplog.text
+    told = [f"classifier.{layer}" if is_est and "_" not in layer else layer for layer in anew]
+    assert f"start anew: {', '.join(told) or 'none'}." in caplog.text
     theirs, own = file.state_dict(), fresh.state_dict()
     for name, tensor in built.state_dict().items():
         layer = name.removeprefix("classifier.").split(".")[0]
@@ -157,8 +158,9 @@ def test_training_starts_from_no_other_file(tmp_path: Path) -> None:
             build_network(config, pipeline, 3)
 
     whole = weights(3, 10, 0)
-    refused({"a": torch.zeros(1)}, "218 missing")
-    refused({name: whole[name] for name in whole if name != "fc.weight"}, r"missing \(fc.weight\)")
+    refused({"a": torch.zeros(1)}, "215 missing.*1 unknown")
+    part = {name: whole[name] for name in whole if name != "bn1.weight"}
+    refused(part, r"1 missing \(classifier.bn1.weight\)")
     refused({f"classifier.{name}": whole[name] for name in whole}, "takes 3 channels")
 
 

@@ -17,9 +17,9 @@ from modicum.errors import CheckpointError
 from modicum.methods.apbs import networks
 from modicum.spiking.layers import SpikingLayer
 from modicum.spiking.networks import NDA_VGG11_LAYOUT, VGGSNN_LAYOUT, Layout, SpikingNetwork
-from modicum.weights.saved import State, read_state
+from modicum.weights.foreign import State, fill, read_state
 
-_OURS_ONLY = ("cache", "num_updates")
+_OURS_ONLY = (".cache", ".num_updates")
 """What associative layers hold besides; it stays empty."""
 
 
@@ -135,33 +135,19 @@ def _describe(base: _CodeBase, state: State) -> dict[str, Any]:
 
 def _load(base: _CodeBase, network: SpikingNetwork, state: State, where: str) -> None:
     """Fill a network with weights that must fit it wholly."""
-    wanted = network.state_dict()
-    theirs = {"classifier": base.classifier}
-    ours = [name for name, layer in network.named_modules() if isinstance(layer, SpikingLayer)]
-    for name, (synapses, norm) in zip(ours, base.layers, strict=True):
-        theirs |= {f"{name}.synapses": synapses, f"{name}.norm": norm}
-    translated: dict[str, str] = {}
-    for key in wanted:
-        module, _, part = key.rpartition(".")
-        if part not in _OURS_ONLY:
-            translated[f"{theirs[module]}.{part}"] = key
-    wrong = [key for key in translated if key not in state]
-    wrong += [key for key in state if key not in translated]
-    wrong += [
-        key
-        for key, name in translated.items()
-        if key in state and state[key].shape != wanted[name].shape
-    ]
-    if wrong:
-        first = wrong[0]
-        found = str(tuple(state[first].shape)) if first in state else "nothing"
-        expected = str(tuple(wanted[translated[first]].shape)) if first in translated else "nothing"
-        raise CheckpointError(
-            f"{where}: a {base.title} by its keys, but {len(wrong)} tensors do not fit, first "
-            f"{first}: found {found}, expected {expected}. If it was trained on frames of another "
-            f"size, give size=(height, width)."
-        )
-    network.load_state_dict({name: state[key] for key, name in translated.items()})
+    ours = {base.classifier: "classifier"}
+    layers = [name for name, layer in network.named_modules() if isinstance(layer, SpikingLayer)]
+    for name, (synapses, norm) in zip(layers, base.layers, strict=True):
+        ours |= {synapses: f"{name}.synapses", norm: f"{name}.norm"}
+
+    def rename(name: str) -> str:
+        module, _, part = name.rpartition(".")
+        return f"{ours[module]}.{part}" if module in ours else name
+
+    caches = {k: v for k, v in network.state_dict().items() if k.endswith(_OURS_ONLY)}
+    hint = "If it was trained on frames of another size, give size=(height, width)."
+    where = f"{where}: a {base.title} by its keys"
+    fill(network, {**state, **caches}, where, rename=rename, hint=hint)
     # Theirs reads the last maps channel by channel, ours pixel by pixel.
     with torch.no_grad():
         weight = network.classifier.weight

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from modicum.engine.schedules import halving, warmup_cosine
 from modicum.errors import ConfigError, check_options
 from modicum.events.pipeline import FramePipeline
 from modicum.methods.event_augmentation.augment import ESTF, EventDrift, EventID, EventReverse
-from modicum.methods.event_augmentation.checkpoints import load_est, load_torchvision
+from modicum.methods.event_augmentation.checkpoints import load_est
 from modicum.methods.event_augmentation.est import EstClassifier
 from modicum.methods.event_augmentation.event_drop import EstShiftFlip, EventDrop
 from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll, cutmix
@@ -29,9 +28,7 @@ from modicum.methods.event_augmentation.voxels import VoxelPipeline
 from modicum.spiking.losses import mean_cross_entropy, tet_loss
 from modicum.spiking.networks import BUILDERS as SPIKING
 from modicum.spiking.networks import SpikingNetwork
-from modicum.weights.saved import State, read_state
-
-_log = logging.getLogger("modicum")
+from modicum.weights.foreign import fill, read_state
 
 Network = Literal[
     "resnet34-est",
@@ -167,41 +164,27 @@ def build_network(config: Config, pipeline: Pipeline, classes: int) -> nn.Module
         return SPIKING[config.network](size=pipeline.input_size, num_classes=classes)
     if pipeline.kind == "est":
         network: nn.Module = EstClassifier(classes, pipeline.bins, size=pipeline.size)
-        resnet = network.get_submodule("classifier")
     else:
-        network = resnet = ResNet34(pipeline.channels, classes)
+        network = ResNet34(pipeline.channels, classes)
     if config.init is not None:
-        _start_from(config.init, network, resnet)
+        _start_from(config.init, network)
     return network
 
 
-def _start_from(file: Path, network: nn.Module, resnet: nn.Module) -> None:
+def _start_from(file: Path, network: nn.Module) -> None:
     """Fill a network with published weights, of EST's or of torchvision's ResNet-34.
 
     The first and the last layer keep their own where they are of another shape: for other channels,
     other classes. So does the kernel of the event spike tensor, unless the weights are of EST's.
     """
-    assert isinstance(resnet, ResNet34)
-    _, found = read_state(file)
-    source: Path | State = file
-    anew: list[str] = []
-    if "classifier.conv1.weight" in found:
+    where, state = read_state(file)
+    if "classifier.conv1.weight" in state:
         start = load_est(file)
-        source = found = start.classifier.state_dict()
-        if isinstance(network, EstClassifier):
-            network.quantization_layer.load_state_dict(start.quantization_layer.state_dict())
+        state = (start if isinstance(network, EstClassifier) else start.classifier).state_dict()
     elif isinstance(network, EstClassifier):
-        anew.append("quantization_layer")
-    ends: tuple[Literal["conv1", "fc"], ...] = ("conv1", "fc")
-    mine = resnet.state_dict()
-    keep: list[Literal["conv1", "fc"]] = []
-    for end in ends:
-        weight = found.get(f"{end}.weight")
-        if weight is not None and weight.shape != mine[f"{end}.weight"].shape:
-            keep.append(end)
-    load_torchvision(resnet, source, keep=keep)
-    anew += keep
-    _log.info("%s: loaded; layers that start anew: %s.", file, ", ".join(anew) or "none")
+        state = {f"classifier.{name}": tensor for name, tensor in state.items()}
+    ends = ("quantization_layer.", "conv1.", "fc.", "classifier.conv1.", "classifier.fc.")
+    fill(network, state, where, fresh=ends)
 
 
 def augmentation(config: Config) -> Any:

@@ -6,11 +6,10 @@ of their code. Nothing in a file is executed.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,48 +23,39 @@ from modicum.methods.reliant.discriminators import (
 )
 from modicum.methods.reliant.students import PLP, SGCStudent
 from modicum.methods.reliant.teachers import GCN, GraphSAGE
-from modicum.weights.saved import State, read_state
-
-Kind = Literal["gcn", "sage", "plp", "sgc", "discriminator"]
-"""Whose state dict: GCN and GraphSAGE, the teachers; PLP and SGC, the students of CPF and GraphAKD;
-or one of GraphAKD's three discriminators."""
+from modicum.weights.foreign import Rename, State, fill, read_state, read_weights
 
 CPF_OUTPUT = "output.txt"
 _HALF_OF_LAST_DECIMAL = 0.5e-4
 _TOLERANCE = 1e-3
 
-_KINDS: Mapping[type[nn.Module], Kind] = {
-    GCN: "gcn",
-    GraphSAGE: "sage",
-    PLP: "plp",
-    SGCStudent: "sgc",
-    LogitDiscriminator: "discriminator",
-    EdgeDiscriminator: "discriminator",
-    GlobalDiscriminator: "discriminator",
-}
 _LAYER = r"layers\.(\d+)\."
-_NAMES: Mapping[Kind, Mapping[str, str | None]] = {
-    "gcn": {_LAYER + "(weight|bias)": r"layers.\1.\2"},
-    "sage": {
+_DISCRIMINATOR: Rename = {
+    r"lin\.(weight|bias)": r"hidden.\1",
+    r"lin2\.weight": "out.weight",
+    "d": "diagonal",
+    "scale": "scale",
+}
+_NAMES: Mapping[type[nn.Module], Rename] = {
+    GCN: {_LAYER + "(weight|bias)": r"layers.\1.\2"},
+    GraphSAGE: {
         _LAYER + r"fc_neigh\.weight": r"layers.\1.weight",
         _LAYER + "bias": r"layers.\1.bias",
     },
-    "plp": {
-        "alpha": None,
+    PLP: {
+        "alpha": None,  # not used by their network either
         r"plp_layer\.lr_alpha": "balance",
         r"plp_layer\.(attn_l|fc_emb)": "score",
         r"plp_layer\.mlp\.linear\.(weight|bias)": r"mlp.0.\1",
         r"plp_layer\.mlp\.linears\.(\d+)\.(weight|bias)": r"mlp.\1.\2",
     },
-    "sgc": {_LAYER + r"fc\.(weight|bias)": r"layers.\1.\2"},
-    "discriminator": {
-        r"lin\.(weight|bias)": r"hidden.\1",
-        r"lin2\.weight": "out.weight",
-        "d": "diagonal",
-        "scale": "scale",
-    },
+    SGCStudent: {_LAYER + r"fc\.(weight|bias)": r"layers.\1.\2"},
+    LogitDiscriminator: _DISCRIMINATOR,
+    EdgeDiscriminator: _DISCRIMINATOR,
+    GlobalDiscriminator: _DISCRIMINATOR,
 }
-"""Patterns of their names and what ours are; None: not used by their network either."""
+"""What their names are in our networks: GCN and GraphSAGE, the teachers; PLP and SGC, the students
+of CPF and GraphAKD; and GraphAKD's three discriminators."""
 
 
 def soft_targets(
@@ -84,7 +74,8 @@ def soft_targets(
         probabilities rounded to 0, whose logarithm is taken of half of their last decimal.
 
     Raises:
-        DataError: There is no such file, it is damaged, or it does not fit the graph.
+        CheckpointError: GraphAKD's file is damaged, or holds other objects.
+        DataError: There is no such file, or it does not fit the graph.
     """
     path = Path(path)
     if path.is_dir():
@@ -147,17 +138,10 @@ def read_akd_teacher(path: Path | str, nodes: int, classes: int) -> tuple[Tensor
         Log-probabilities `(N, C)` and the embedding `(N, H)`, float32, on the CPU.
 
     Raises:
-        DataError: The file is damaged, holds something else, or does not fit the graph.
+        CheckpointError: The file is damaged, or holds objects other than tensors and numbers.
+        DataError: It holds something else, or does not fit the graph.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes unpickling fail with whatever it meets
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{path}: cannot be read as a torch file of tensors and numbers ({reason}). It is "
-            f"damaged, or holds other objects, which are never loaded. Save a dict of the tensors "
-            f"'logits' and 'embedding' with torch.save."
-        ) from error
+    content = read_weights(Path(path))
     found: list[Tensor] = []
     for name, shape in (("logits", (nodes, classes)), ("embedding", (nodes, None))):
         tensor = content.get(name) if isinstance(content, Mapping) else None
@@ -231,22 +215,6 @@ def check_probabilities(values: Any, nodes: int, classes: int, where: str) -> Te
     return given.float()
 
 
-def convert(checkpoint: Path | str | State, kind: Kind) -> dict[str, Tensor]:
-    """A state dict of an official class under our names, in our layout.
-
-    Args:
-        checkpoint: A file of a state dict, or a state dict.
-        kind: Of which network.
-
-    Returns:
-        Tensors by the names of our network of that kind. PLP's unused `alpha` is left out.
-
-    Raises:
-        CheckpointError: The file is damaged, or a name is none of that network.
-    """
-    return _renamed(*read_state(checkpoint), kind)
-
-
 def load_official(network: nn.Module, checkpoint: Path | str | State) -> None:
     """Fill a network of ours with the weights of the authors' class.
 
@@ -258,53 +226,16 @@ def load_official(network: nn.Module, checkpoint: Path | str | State) -> None:
         CheckpointError: The file is damaged, or the weights are of another network: names are
             unknown or missing, or shapes differ.
     """
-    kind = _KINDS.get(type(network))
-    if kind is None:
+    names = _NAMES.get(type(network))
+    if names is None:
         raise CheckpointError(
             f"{type(network).__name__}: no state dict of the authors' fills it. Expected a GCN, "
             f"GraphSAGE, PLP, SGCStudent or one of the discriminators."
         )
     where, state = read_state(checkpoint)
-    converted, wanted = _renamed(where, state, kind), network.state_dict()
-    wrong = {
-        "are missing, by our names": [name for name in wanted if name not in converted],
-        "have no place in it": [name for name in converted if name not in wanted],
-        "are of another shape": [
-            f"{name} {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}"
-            for name, tensor in converted.items()
-            if name in wanted and tensor.shape != wanted[name].shape
-        ],
-    }
-    told = [f"{len(names)} {how} ({_few(names)})" for how, names in wrong.items() if names]
-    if told:
-        raise CheckpointError(
-            f"{where}: the weights are of another network than this {type(network).__name__}: "
-            f"{'; '.join(told)}. Build it with the sizes it was trained with."
-        )
-    network.load_state_dict(converted)
-
-
-def _renamed(where: str, state: State, kind: Kind) -> dict[str, Tensor]:
-    converted: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    for name, tensor in state.items():
-        for pattern, ours in _NAMES[kind].items():
-            if found := re.fullmatch(pattern, name):
-                if ours is not None:
-                    # DGL's GraphConv, which the authors' GCN is made of, has columns for outputs.
-                    turned = kind == "gcn" and tensor.dim() == 2
-                    converted[found.expand(ours)] = tensor.T.contiguous() if turned else tensor
-                break
-        else:
-            unknown.append(name)
-    if unknown:
-        raise CheckpointError(
-            f"{where}: {len(unknown)} of its {len(state)} names are none of the authors' "
-            f"{kind} network: {_few(unknown)}. Give the state dict as their code saves it, of that "
-            f"kind of network."
-        )
-    return converted
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    if isinstance(
+        network, GCN
+    ):  # DGL's GraphConv, which theirs is made of, has columns for outputs
+        state = {name: t.T.contiguous() if t.dim() == 2 else t for name, t in state.items()}
+    hint = "Build it with the sizes it was trained with."
+    fill(network, state, where, rename=names, hint=hint)

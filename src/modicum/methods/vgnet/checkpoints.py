@@ -29,7 +29,7 @@ from modicum.methods.vgnet.model import (
     edge_kernels,
     normalised_gaussian,
 )
-from modicum.weights.saved import State, read_state
+from modicum.weights.foreign import State, fill, read_state
 
 _STAGES = range(1, 5)
 
@@ -182,31 +182,23 @@ def load_into(network: VGNet, state: State, where: str = "the state dict") -> No
         CheckpointError: The weights are of another network; the message names what was found.
     """
     state = modern_layout(state, where)
-    mine = network.state_dict()
-    wrong = [
-        name for name in mine if name not in state or state[name].shape != mine[name].shape
-    ] + [name for name in state if name not in mine]
     found, expected = describe(state, where), network.arguments
-    # Learned filters, and those of E and F, have the shapes of other fixed ones.
-    refilled = found["kernels"] != expected["kernels"] or (
-        found["downsampling"] != expected["downsampling"] == "gaussian"
-    )
-    if not wrong and not refilled:
-        network.load_state_dict(dict(state))
-        return
     differences = [
         f"{option} {found[option]!r}, expected {expected[option]!r}"
         for option in found
         if option not in ("activation", "thumbnail") and found[option] != expected[option]
     ]
+    hint = f"It is of a network of {'; '.join(differences) or 'the same arguments'}."
     fitting = [name for name, builder in BUILDERS.items() if _fits(builder, found)]
-    hint = f" It fits {fitting[0]}(revision={found['revision']!r})." if fitting else ""
+    hint += f" It fits {fitting[0]}(revision={found['revision']!r})." if fitting else ""
     if found["num_classes"] != expected["num_classes"]:
         hint += " For other classes, load_official(…, num_classes=N) starts the classifier anew."
-    raise CheckpointError(
-        f"{where}: the weights are of another network: found {'; '.join(differences) or 'others'}. "
-        f"{len(wrong)} tensors do not fit{f', first {wrong[0]}' if wrong else ''}.{hint}"
-    )
+    # Learned filters, and those of E and F, have the shapes of other fixed ones.
+    if found["kernels"] != expected["kernels"] or (
+        found["downsampling"] != expected["downsampling"] == "gaussian"
+    ):
+        raise CheckpointError(f"{where}: the weights are of another network. {hint}")
+    fill(network, state, where, hint=hint)
 
 
 def _fits(builder: Any, found: Mapping[str, Any]) -> bool:
