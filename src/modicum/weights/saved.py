@@ -54,7 +54,7 @@ def save_model(
     arguments: Mapping[str, Any],
     notes: Mapping[str, Any],
 ) -> None:
-    """Write `module` to `path`, atomically.
+    """Write `module` to `path`, atomically; the same network and notes give the same bytes.
 
     Args:
         path: File to write, by convention `*.safetensors`.
@@ -74,8 +74,14 @@ def save_model(
         "modicum.arguments": json.dumps(dict(arguments)),
         "modicum.notes": json.dumps(dict(notes)),
     }
+    content = safetensors.torch.save(tensors, metadata)
+    # It writes metadata in another order in every process.
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]) | {"__metadata__": metadata}).encode()
+    header += b" " * (-len(header) % 8)
     with atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors, metadata))
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(memoryview(content)[end:])
 
 
 def find_model(path: Path, weights: str = "last") -> Path:
