@@ -23,13 +23,15 @@ def network() -> nn.Module:
 
 
 def written(out: Path, module: nn.Module, samples: Tensor, **options: Any) -> dict[str, Any]:
+    options = {"trials": [{"input": samples[:1]}]} | options
     return write_onnx(
         module,
         {"input": samples},
         out,
+        outputs=["logits"],
         dynamic={"input": {0: "batch"}, "logits": {0: "batch"}},
         described={"classes": ["a", "b", "c"], "size": 4},
-        **({"trials": [{"input": samples[:1]}]} | options),
+        **options,
     )
 
 
@@ -88,7 +90,7 @@ def test_nan_is_refused_and_zero_is_not(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["zero.onnx"]
 
 
-def test_of_spiking_networks_most_samples_must_agree(tmp_path: Path) -> None:
+def test_of_a_median_most_samples_must_agree(tmp_path: Path) -> None:
     class WithFlips(nn.Module):
         """The network but for the first samples of a batch of five."""
 
@@ -104,11 +106,11 @@ def test_of_spiking_networks_most_samples_must_agree(tmp_path: Path) -> None:
 
     module, samples = network(), torch.randn(5, 4)
     two, three = WithFlips(module, 2), WithFlips(module, 3)
-    result = written(tmp_path / "two.onnx", module, samples, reference=two, spiking=True)
+    result = written(tmp_path / "two.onnx", module, samples, reference=two, compare="median")
     assert result["largest_relative_difference"] < 1e-5
-    for reference, spiking in ((two, False), (three, True)):
+    for reference, compare in ((two, "largest"), (three, "median")):
         with pytest.raises(CheckpointError, match="nothing was written"):
-            written(tmp_path / "no.onnx", module, samples, reference=reference, spiking=spiking)
+            written(tmp_path / "no.onnx", module, samples, reference=reference, compare=compare)
     assert [path.name for path in tmp_path.iterdir()] == ["two.onnx"]
 
 
@@ -126,8 +128,56 @@ def test_a_flipped_sample_counts_no_more_in_a_trial_of_its_own(tmp_path: Path) -
     module, samples, out = network(), torch.randn(5, 4), tmp_path / "model.onnx"
     with pytest.raises(CheckpointError, match="nothing was written"):
         written(out, module, samples, reference=Flipped(module))
-    result = written(out, module, samples, reference=Flipped(module), spiking=True)
+    result = written(out, module, samples, reference=Flipped(module), compare="median")
     assert result["largest_relative_difference"] < 1e-5
+
+
+class TwoOutputs(nn.Module):
+    """Of a sample a number and, of all samples that are positive, the largest feature's index."""
+
+    def __init__(self, wrong: float = 0.0) -> None:
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return 2 * x, (x * scale).sum(1) + self.wrong, x[x[:, 0] > 0].argmax(1)
+
+
+def written_with_two(out: Path, wrong: float = 0.0, **options: Any) -> dict[str, Any]:
+    torch.manual_seed(0)
+    x = torch.randn(5, 4)
+    x[0, 0] = 1
+    return write_onnx(
+        TwoOutputs(),
+        {"x": x, "scale": torch.tensor(3.0)},
+        out,
+        outputs=["doubled", "sums", "indices"],
+        dynamic={
+            "x": {0: "batch"}, "doubled": {0: "batch"}, "sums": {0: "batch"}, "indices": {0: "n"}
+        },
+        described={},
+        trials=[{"x": x[:2], "scale": torch.tensor(0.5)}, {"x": -x.abs(), "scale": x[1, 2]}],
+        reference=TwoOutputs(wrong),
+        **options,
+    )  # fmt: skip
+
+
+def test_several_outputs_of_any_rank(tmp_path: Path) -> None:
+    out = tmp_path / "model.onnx"
+    assert written_with_two(out)["largest_relative_difference"] < 1e-5
+    session = onnxruntime.InferenceSession(out)
+    assert [output.name for output in session.get_outputs()] == ["doubled", "sums", "indices"]
+    x, scale = torch.randn(7, 4), torch.tensor(2.0)
+    found = session.run(["sums", "doubled"], {"x": x.numpy(), "scale": scale.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found[0]), 2 * x.sum(1))
+    torch.testing.assert_close(torch.from_numpy(found[1]), 2 * x)
+
+
+@pytest.mark.parametrize("compare", ["largest", "median"])
+def test_the_output_that_differs_is_named(tmp_path: Path, compare: str) -> None:
+    with pytest.raises(CheckpointError, match=r"network's sums differs .* nothing was written"):
+        written_with_two(tmp_path / "model.onnx", wrong=1.0, compare=compare)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_state_dict_is_for_torch_load(tmp_path: Path) -> None:

@@ -42,8 +42,9 @@ def write_spiking_onnx(
         MeanOverTime(network).eval(),
         {"input": samples},
         out,
+        outputs=["logits"],
         dynamic={"input": {0: "batch"}, "logits": {0: "batch"}},
         described=described,
         trials=({"input": samples[:1]}, {"input": samples.flip(0).repeat_interleave(2, 0)}),
-        spiking=True,
+        compare="median",  # a spike may flip by rounding, which is seen in a sample's logits
     )

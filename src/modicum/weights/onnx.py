@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from modicum.errors import CheckpointError, require
 from modicum.system.files import atomic_write
 
 TOLERANCE = 1e-3
-"""Largest difference between ONNX Runtime and PyTorch, relative to the largest output."""
+"""Largest difference between ONNX Runtime and PyTorch, relative to an output's largest number."""
 
 
 def write_onnx(
@@ -25,30 +25,33 @@ def write_onnx(
     inputs: Mapping[str, Tensor],
     out: Path,
     *,
+    outputs: Sequence[str],
     dynamic: Mapping[str, Mapping[int, str]],
     described: Mapping[str, Any],
     trials: Sequence[Mapping[str, Tensor]],
     reference: nn.Module | None = None,
-    spiking: bool = False,
+    compare: Literal["largest", "median"] = "largest",
     opset: int = 17,
 ) -> dict[str, Any]:
-    """Export a network that gives logits, and keep the file if it computes the same.
+    """Export a network, and keep the file if it computes the same.
 
     Args:
-        network: In eval mode, on the CPU.
+        network: In eval mode, on the CPU. It gives a tensor, or as many as `outputs` in a tuple or
+            list, of which the first axis is that of samples, if they have one.
         inputs: What it is called with, by name; the order counts.
         out: File to write.
+        outputs: Names of what it gives, in its order.
         dynamic: Axes whose size may change, by input or output name, with a name for each axis.
-            The output is called `logits`.
         described: JSON-able values for the file's metadata.
         trials: Other inputs to compare on.
         reference: What to compare with, if not the network itself.
-        spiking: Compare the median over the samples of all inputs rather than the largest
-            difference: a spike may flip by rounding, and that is seen in a sample's logits.
+        compare: The largest difference of all samples of all inputs, or their median, for networks
+            in which a rounding may change a whole sample.
         opset: ONNX operator set.
 
     Returns:
-        `written`, `bytes` and `largest_relative_difference`, which is the median if `spiking`.
+        `written`, `bytes` and `largest_relative_difference`, of the output that has the largest;
+        it is a median if `compare` says so.
 
     Raises:
         CheckpointError: It computes something else; nothing is written.
@@ -66,7 +69,7 @@ def write_onnx(
             buffer,
             opset_version=opset,
             input_names=list(inputs),
-            output_names=["logits"],
+            output_names=list(outputs),
             dynamic_axes={name: dict(axes) for name, axes in dynamic.items()},
             dynamo=False,
         )
@@ -76,25 +79,37 @@ def write_onnx(
     content = model.SerializeToString()
 
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    relative: list[Tensor] = []
+    relative: dict[str, list[Tensor]] = {name: [] for name in outputs}
     for trial in (inputs, *trials):
         with torch.inference_mode():
-            expected = (reference or network)(*trial.values())
-        (found,) = session.run(None, {name: value.numpy() for name, value in trial.items()})
-        of_samples = (torch.from_numpy(found) - expected).abs().flatten(1).amax(1)
-        largest = expected.abs().max()
-        relative.append(of_samples / largest.clamp(min=torch.finfo(largest.dtype).tiny))
-    differences = torch.cat(relative)
-    worst = float(differences.quantile(0.5) if spiking else differences.max())  # NaN, if any is
+            given = (reference or network)(*trial.values())
+        expected = [given] if isinstance(given, Tensor) else given
+        found = session.run(list(outputs), {name: value.numpy() for name, value in trial.items()})
+        for name, theirs, ours in zip(outputs, found, expected, strict=True):
+            relative[name].append(_relative(torch.from_numpy(theirs), ours))
+    share = 0.5 if compare == "median" else 1.0
+    differences = torch.stack([torch.cat(parts).quantile(share) for parts in relative.values()])
+    worst = float(differences.max())  # NaN, if any is
     if not worst <= TOLERANCE:
         raise CheckpointError(
-            f"the ONNX network differs from the PyTorch one by {worst:.2g} of the largest logit, "
-            f"expected at most {TOLERANCE}; nothing was written. Please report this, with the "
-            f"run's config.json."
+            f"the ONNX network's {outputs[int(differences.argmax())]} differs from the PyTorch "
+            f"one's by {worst:.2g} of the largest number, expected at most {TOLERANCE}; nothing "
+            f"was written. Please report this, with the run's config.json."
         )
     with atomic_write(out) as file:
         file.write(content)
     return {"written": str(out), "bytes": len(content), "largest_relative_difference": worst}
+
+
+def _relative(found: Tensor, expected: Tensor) -> Tensor:
+    """Of each sample the largest difference, as a share of the largest number of all, `(B,)`."""
+    if found.shape != expected.shape:
+        return torch.tensor([torch.nan], dtype=torch.float64)  # which no median passes over
+    if not expected.numel():
+        return torch.zeros(1, dtype=torch.float64)
+    found, expected = found.double(), expected.double()
+    of_samples = (found - expected).abs().reshape(expected.shape[:1].numel(), -1).amax(1)
+    return of_samples / expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def write_state_dict(network: nn.Module, out: Path) -> dict[str, Any]:

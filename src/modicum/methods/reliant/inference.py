@@ -398,6 +398,7 @@ def export(
         _OnArrays(networks, role).eval(),
         inputs(50),
         out,
+        outputs=["logits"],
         dynamic={"features": {0: "nodes"}, "edges": {1: "edges"}, "logits": {0: "nodes"}},
         described={
             "classes": trained.notes["classes"],

@@ -229,6 +229,7 @@ def export(
         fold(network) if folded and isinstance(network, VGNet) else network,
         {"image": image},
         out or folder / "model.onnx",
+        outputs=["logits"],
         dynamic={"image": {0: "batch"}, "logits": {0: "batch"}},
         described={"classes": list(classifier.classes)} | vars(classifier.pipeline),
         trials=({"image": image[:1]}, {"image": image.repeat(2, 1, 1, 1)}),
