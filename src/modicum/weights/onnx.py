@@ -19,6 +19,8 @@ from modicum.system.files import atomic_write
 TOLERANCE = 1e-3
 """Largest difference between ONNX Runtime and PyTorch, relative to an output's largest number."""
 
+_OPSET = 17
+
 
 def write_onnx(
     network: nn.Module,
@@ -31,7 +33,6 @@ def write_onnx(
     trials: Sequence[Mapping[str, Tensor]],
     reference: nn.Module | None = None,
     compare: Literal["largest", "median"] = "largest",
-    opset: int = 17,
 ) -> dict[str, Any]:
     """Export a network, and keep the file if it computes the same.
 
@@ -47,7 +48,6 @@ def write_onnx(
         reference: What to compare with, if not the network itself.
         compare: The largest difference of all samples of all inputs, or their median, for networks
             in which a rounding may change a whole sample.
-        opset: ONNX operator set.
 
     Returns:
         `written`, `bytes` and `largest_relative_difference`, of the output that has the largest;
@@ -67,7 +67,7 @@ def write_onnx(
             network,
             tuple(inputs.values()),
             buffer,
-            opset_version=opset,
+            opset_version=_OPSET,
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_axes={name: dict(axes) for name, axes in dynamic.items()},

@@ -2,7 +2,7 @@
 
 A plain folder is what Transformers writes: `config.json`, weights in safetensors, a tokenizer. A
 GGUF file is converted into one once and kept in the cache. Nothing is ever downloaded, no code of a
-model's authors is executed, and no pickle is read (specification, section 4.2).
+model's authors is executed, and no pickle is read.
 """
 
 from __future__ import annotations
