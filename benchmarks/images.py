@@ -41,7 +41,7 @@ from modicum.images import (
     SampleRandom,
     open_images,
 )
-from modicum.images.auto_augment import POLICY_CIFAR10
+from modicum.images.policies import POLICY_CIFAR10
 
 ROUNDS = 5
 

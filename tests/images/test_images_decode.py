@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from modicum.errors import DataError
-from modicum.images import RandomResizedCrop, ResizeCentreCrop, SampleRandom, decode_image
+from modicum.images import Geometry, RandomResizedCrop, ResizeCentreCrop, SampleRandom, decode_image
 from modicum.images.decode import decode_crop
 
 
@@ -81,10 +82,12 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int):
     assert (decode_image(tmp_path / "a.png") == expected).all()
     Image.fromarray(expected).save(tmp_path / "upright.png")
     for crop in (ResizeCentreCrop(20, 16), RandomResizedCrop(16)):
-        found, wanted = (
-            decode_crop(tmp_path / name, crop, one()) for name in ("a.png", "upright.png")
-        )
+        found, wanted = (cropped(tmp_path / name, crop, one()) for name in ("a.png", "upright.png"))
         assert (found == wanted).all()
+
+
+def cropped(path: Path, geometry: Geometry, random: SampleRandom) -> np.ndarray:
+    return decode_crop(path, geometry, random)[0].permute(1, 2, 0).numpy()
 
 
 def one(index: int = 0, seed: int = 0) -> SampleRandom:
@@ -97,7 +100,7 @@ def test_evaluation_crop_is_resize_then_crop(tmp_path: Path):
     resized = Image.fromarray(noise).resize((int(48 * 101 / 75), 48), Image.Resampling.BILINEAR)
     left, top = round((resized.width - 32) / 2), round((48 - 32) / 2)
     expected = np.asarray(resized.crop((left, top, left + 32, top + 32))).astype(int)
-    decoded = decode_crop(tmp_path / "a.png", ResizeCentreCrop(48, 32), one())
+    decoded = cropped(tmp_path / "a.png", ResizeCentreCrop(48, 32), one())
     assert decoded.dtype == np.uint8
     assert np.abs(decoded - expected).max() <= 1
 
@@ -107,19 +110,19 @@ def test_training_crop_is_crop_then_resize(tmp_path: Path):
     Image.fromarray(noise).save(tmp_path / "a.png")
     crop = RandomResizedCrop(24)
     for index in range(8):
-        box = crop.cuts(np.array([[75, 101]]), one(index)).box[0]
+        box = crop.view(np.array([[75, 101]]), one(index)).box[0]
         part = Image.fromarray(noise).crop(tuple(box.tolist()))
         expected = np.asarray(part.resize((24, 24), Image.Resampling.BILINEAR)).astype(int)
-        found = decode_crop(tmp_path / "a.png", crop, one(index))
+        found = cropped(tmp_path / "a.png", crop, one(index))
         assert np.abs(found - expected).max() <= 1
 
 
 def test_large_jpeg_is_decoded_at_reduced_scale_without_harm(tmp_path: Path, monkeypatch):
     Image.fromarray(smooth(1200, 800)).save(tmp_path / "a.jpg", quality=95)
     crop = RandomResizedCrop(32, area=(0.9, 1.0))
-    reduced = decode_crop(tmp_path / "a.jpg", crop, one())
+    reduced = cropped(tmp_path / "a.jpg", crop, one())
     monkeypatch.setattr(RandomResizedCrop, "allow_draft", False)
-    exact = decode_crop(tmp_path / "a.jpg", crop, one())
+    exact = cropped(tmp_path / "a.jpg", crop, one())
     difference = np.abs(reduced.astype(int) - exact)
     assert difference.max() > 0  # else it was not reduced
     assert difference.mean() < 1.5
@@ -170,16 +173,7 @@ def test_missing_file(tmp_path: Path):
 
 
 def test_decompression_bomb_is_refused(tmp_path: Path):
-    head = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    import zlib
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        crc = struct.pack(">I", zlib.crc32(kind + body))
-        return struct.pack(">I", len(body)) + kind + body + crc
-
-    (tmp_path / "a.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-    )
+    (tmp_path / "a.png").write_bytes(png_of(50_000, 50_000, 8, b"", colour=2))
     with pytest.raises(DataError, match="too large"):
         decode_image(tmp_path / "a.png")
 
@@ -194,3 +188,13 @@ def test_image_between_pillows_warning_and_error_is_refused(tmp_path: Path, monk
 def test_damaged_metadata_does_not_cost_the_picture(tmp_path: Path):
     Image.fromarray(smooth()).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert (decode_image(tmp_path / "a.png") == smooth()).all()
+
+
+def png_of(width: int, height: int, bits: int, data: bytes, colour: int = 0) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + crc
+
+    head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks

@@ -162,8 +162,6 @@ def test_options_that_make_no_sense():
     images = in_memory()
     with pytest.raises(ConfigError, match="multiple of 4"):
         Loader(images, 6, world=4)
-    with pytest.raises(ConfigError, match="first step"):
-        Loader(images, 4, transform=(HorizontalFlip(), RandomResizedCrop(8)))
 
 
 def test_image_set_checks_its_parts():

@@ -79,3 +79,8 @@ class SampleRandom:
     def uniform(self, draws: int, name: str) -> npt.NDArray[np.float64]:
         """Numbers in [0, 1) of shape `(B, draws)`; `name` says what for. See `uniform`."""
         return uniform(self.index, draws, self.seed, self.epoch, name)
+
+    def normal(self, draws: int, name: str) -> npt.NDArray[np.float64]:
+        """Standard normal numbers of shape `(B, draws)`; `name` says what for."""
+        centred = torch.from_numpy(self.uniform(draws, name) * 2 - 1).clamp_(min=2.0**-53 - 1)
+        return (torch.erfinv(centred) * 2**0.5).numpy()

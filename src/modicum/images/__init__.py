@@ -1,4 +1,4 @@
-"""Image folders, decoding, batched transforms.
+"""Images: folders and published sets, decoding, views, transforms of whole batches.
 
     train_set = open_images("photos", "train")
     recipe = (RandomResizedCrop(224), HorizontalFlip(), Normalise(IMAGENET_MEAN, IMAGENET_STD))
@@ -6,33 +6,52 @@
     for batch in loader.epoch(0):
         batch.image, batch.label, batch.index
 
-The first transform may take the crop of every image (a `Crop`); the crop is then read as the file
-is decoded. All steps work on whole batches, and their random numbers belong to samples.
+A transform may begin with a `Geometry`, which is then taken as a file is decoded. All steps work on
+whole batches, and their random numbers belong to samples. What has boxes, masks or cameras beside
+its images draws the `View` itself and moves them all:
+
+    view = ScaleJitter(1024, flip=0.5).view(sizes, random)
+    view.images(images), view.label_maps(masks), view.take(image_of_box).boxes(boxes)
 """
 
 from modicum.data.folders import Split
 from modicum.engine.random import SampleRandom
-from modicum.images.auto_augment import AutoAugmentCifar10
 from modicum.images.check import CheckReport, check_images, fingerprint
-from modicum.images.decode import decode_crop, decode_image, read_crop
+from modicum.images.decode import (
+    decode_crop,
+    decode_image,
+    decode_view,
+    image_size,
+    read_crop,
+)
+from modicum.images.geometry import (
+    Geometry,
+    HorizontalFlip,
+    RandomCrop,
+    RandomResizedCrop,
+    RandomShift,
+    Resample,
+    Resize,
+    ResizeCentreCrop,
+    ScaleJitter,
+    View,
+    resize,
+)
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
-from modicum.images.loader import Batch, Loader
-from modicum.images.sheet import contact_sheet
-from modicum.images.sources import available_splits, has_splits, open_images
-from modicum.images.survey import survey
-from modicum.images.transforms import (
+from modicum.images.loader import Batch, Loader, Step
+from modicum.images.pixels import (
     CIFAR10_MEAN,
     CIFAR10_STD,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Crop,
-    HorizontalFlip,
+    ColourJitter,
     Normalise,
-    RandomResizedCrop,
-    RandomShift,
-    ResizeCentreCrop,
-    Step,
+    RandomErasing,
 )
+from modicum.images.policies import AutoAugmentCifar10, RandAugment
+from modicum.images.sheet import contact_sheet
+from modicum.images.sources import available_splits, has_splits, open_images
+from modicum.images.survey import survey
 
 __all__ = [
     "CIFAR10_MEAN",
@@ -43,27 +62,38 @@ __all__ = [
     "BadImage",
     "Batch",
     "CheckReport",
-    "Crop",
+    "ColourJitter",
     "FileImages",
+    "Geometry",
     "HorizontalFlip",
     "ImageSet",
     "Loader",
     "MemoryImages",
     "Normalise",
+    "RandAugment",
+    "RandomCrop",
+    "RandomErasing",
     "RandomResizedCrop",
     "RandomShift",
+    "Resample",
+    "Resize",
     "ResizeCentreCrop",
     "SampleRandom",
+    "ScaleJitter",
     "Split",
     "Step",
+    "View",
     "available_splits",
     "check_images",
     "contact_sheet",
     "decode_crop",
     "decode_image",
+    "decode_view",
     "fingerprint",
     "has_splits",
+    "image_size",
     "open_images",
     "read_crop",
+    "resize",
     "survey",
 ]

@@ -1,4 +1,4 @@
-"""From an image file to RGB bytes, with errors that name the file.
+"""From an image file to RGB bytes or labels, with errors that name the file.
 
 What is done with what files contain, the field's convention (Pillow's `convert("RGB")`) unless
 said otherwise:
@@ -21,6 +21,7 @@ import math
 import struct
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from modicum.engine.random import SampleRandom
 from modicum.errors import DataError
-from modicum.images.transforms import Crop, Cuts, cut
+from modicum.images.geometry import Geometry, View
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"})
@@ -50,52 +51,77 @@ def decode_image(path: Path) -> npt.NDArray[np.uint8]:
         return np.array(_upright_rgb(image))
 
 
-def decode_crop(path: Path, crop: Crop, random: SampleRandom) -> npt.NDArray[np.uint8]:
-    """Decode what `crop` takes of one file: RGB, uint8 (size,size,3).
+def decode_view(path: Path, view: View, geometry: Geometry) -> Tensor:
+    """Decode what is seen of one file.
 
     A JPEG of which at least four times as many pixels as needed would be decoded in each direction
-    is decoded at a reduced scale that leaves at least twice as many, where the crop allows it.
+    is decoded at a reduced scale that leaves at least twice as many, where the geometry allows it.
 
     Args:
         path: The file.
-        crop: What to take of it.
-        random: The random numbers of this one sample.
+        view: All views of this one image.
+        geometry: What drew them.
+
+    Returns:
+        RGB, uint8 (V,3,*view.size).
 
     Raises:
         DataError: As `decode_image`.
     """
     with opened(path) as image:
-        width, height = image.size
-        if _orientation(image) >= _TRANSPOSED:
-            width, height = height, width
-        plan = Cuts(*(part[0] for part in crop.cuts(np.array([[height, width]]), random)))
-        if crop.allow_draft:
-            left, top, right, bottom = plan.box.tolist()
-            keep = 2.0 * crop.size / min(right - left, bottom - top)
+        if geometry.allow_draft and geometry.resample in ("bilinear", "bicubic"):
+            sides = (view.box[:, 2:] - view.box[:, :2]).flip(1).double()
+            keep = float((2.0 * view.resized / sides).max())
             before = image.size[0]
             image.draft(None, (math.ceil(image.size[0] * keep), math.ceil(image.size[1] * keep)))
-            scale = image.size[0] / before
-            plan = plan._replace(box=np.round(plan.box * scale).astype(np.int64))
-        left, top, right, bottom = plan.box.tolist()
+            if image.size[0] < before:
+                scale = image.size[0] / before
+                view = replace(view, box=(view.box * scale).double().round().long())
+        corners = view.box.unflatten(1, (2, 2))
+        left, top, right, bottom = *corners.amin((0, 1)).tolist(), *corners.amax((0, 1)).tolist()
         part = _upright_rgb(image).crop((left, top, right, bottom))  # before it is copied to NumPy
         pixels = torch.from_numpy(np.array(part)).permute(2, 0, 1)
-    whole = np.array([0, 0, part.width, part.height])
-    return cut(pixels[None], plan._replace(box=whole), crop.size)[0].permute(1, 2, 0).numpy()
+    inside = replace(view, box=view.box - torch.tensor([left, top, left, top]))
+    return inside.images(pixels[None], geometry.resample, geometry.fill)
 
 
-def read_crop(path: Path, crop: Crop, channels: int = 3) -> Tensor:
+def decode_crop(path: Path, geometry: Geometry, random: SampleRandom) -> Tensor:
+    """Decode what a geometry shows of one file: RGB, uint8 (V,3,H,W).
+
+    Args:
+        path: The file.
+        geometry: What to take of it.
+        random: The random numbers of this one sample.
+
+    Raises:
+        DataError: As `decode_image`.
+    """
+    return decode_view(path, geometry.view(np.array([image_size(path)]), random), geometry)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image as it is decoded, from the head of its file.
+
+    Raises:
+        DataError: The file is missing, unreadable, not an image or too large.
+    """
+    with opened(path) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) >= _TRANSPOSED else (height, width)
+
+
+def read_crop(path: Path, geometry: Geometry, channels: int = 3) -> Tensor:
     """The crop of evaluation of one file, uint8 `(channels, size, size)`.
 
     Args:
         path: The file.
-        crop: A crop that draws no random numbers.
+        geometry: One that draws no random numbers.
         channels: 3 for RGB, or 1 for its luma (ITU-R BT.601, as Pillow's "L").
 
     Raises:
         DataError: As `decode_image`.
     """
-    pixels = decode_crop(path, crop, SampleRandom(0, 0, np.zeros(1, dtype=np.int64)))
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    image = decode_crop(path, geometry, SampleRandom(0, 0, np.zeros(1, dtype=np.int64)))[0]
     if channels == 1:
         luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
         image = (image * luma).sum(0, keepdim=True).round().to(torch.uint8)

@@ -16,8 +16,8 @@ from typing_extensions import Self
 from modicum.data.sample_set import BadFile, SampleSet
 from modicum.engine.random import SampleRandom
 from modicum.errors import DataError
-from modicum.images.decode import decode_crop, decode_image
-from modicum.images.transforms import Crop
+from modicum.images.decode import decode_image, decode_view, image_size
+from modicum.images.geometry import Geometry
 
 BadImage = BadFile
 
@@ -32,11 +32,15 @@ class ImageSet(SampleSet):
         """Channels of every image: 3, or 1 for sets that are grey by nature."""
 
     @abstractmethod
-    def read(self, index: npt.NDArray[np.int64], crop: Crop | None, random: SampleRandom) -> Tensor:
-        """Images by their index in the set, cropped if asked to: uint8 (B,C,H,W).
+    def read(
+        self, index: npt.NDArray[np.int64], geometry: Geometry | None, random: SampleRandom
+    ) -> Tensor:
+        """Images by their index in the set, or what a geometry shows of them: uint8 (B,C,H,W).
+
+        With several views of each image, those of one image lie together.
 
         Raises:
-            DataError: A file cannot be decoded, or, without a crop, sizes differ.
+            DataError: A file cannot be decoded, or, without a geometry, sizes differ.
         """
 
 
@@ -62,10 +66,12 @@ class MemoryImages(ImageSet):
         """Channels of every image."""
         return self.images.shape[1]
 
-    def read(self, index: npt.NDArray[np.int64], crop: Crop | None, random: SampleRandom) -> Tensor:
+    def read(
+        self, index: npt.NDArray[np.int64], geometry: Geometry | None, random: SampleRandom
+    ) -> Tensor:
         """See `ImageSet.read`."""
         images = self.images[torch.from_numpy(index)]
-        return images if crop is None else crop(images, random)
+        return images if geometry is None else geometry(images, random)
 
     def subset(self, index: npt.NDArray[np.int64]) -> Self:
         """See `SampleSet.subset`."""
@@ -91,22 +97,26 @@ class FileImages(ImageSet):
         """The file of one image."""
         return self.root / str(self.names[index])
 
-    def read(self, index: npt.NDArray[np.int64], crop: Crop | None, random: SampleRandom) -> Tensor:
+    def read(
+        self, index: npt.NDArray[np.int64], geometry: Geometry | None, random: SampleRandom
+    ) -> Tensor:
         """See `ImageSet.read`."""
-        if crop is not None:
-            cropped = torch.empty((len(index), 3, crop.size, crop.size), dtype=torch.uint8)
-            for row, sample in enumerate(index.tolist()):
-                one = SampleRandom(random.seed, random.epoch, random.index[row : row + 1])
-                pixels = decode_crop(self.path(sample), crop, one)
-                cropped[row] = torch.from_numpy(pixels).permute(2, 0, 1)
-            return cropped
+        paths = [self.path(sample) for sample in index.tolist()]
+        if geometry is not None:
+            sizes = np.array([image_size(path) for path in paths], np.int64).reshape(-1, 2)
+            view = geometry.view(sizes, random)
+            result = torch.empty((len(view), 3, *view.size), dtype=torch.uint8)
+            for number, path in enumerate(paths):
+                rows = slice(*(len(view) * n // len(paths) for n in (number, number + 1)))
+                result[rows] = decode_view(path, view.take(rows), geometry)
+            return result
         whole: list[npt.NDArray[np.uint8]] = []
-        for sample in index.tolist():
-            whole.append(decode_image(self.path(sample)))
+        for path in paths:
+            whole.append(decode_image(path))
             if whole[-1].shape != whole[0].shape:
                 raise DataError(
-                    f"{self.path(sample)}: its size (height, width) is {whole[-1].shape[:2]}, "
-                    f"that of {self.path(int(index[0]))} is {whole[0].shape[:2]}. Images of "
+                    f"{path}: its size (height, width) is {whole[-1].shape[:2]}, that of "
+                    f"{paths[0]} is {whole[0].shape[:2]}. Images of "
                     f"different sizes make no batch: let the transform begin with a crop, such as "
                     f"RandomResizedCrop(224) or ResizeCentreCrop(256, 224)."
                 )

@@ -5,17 +5,21 @@ Order, shares, workers and resuming are those of `modicum.data.loader`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from modicum.data import loader
 from modicum.engine.random import SampleRandom
-from modicum.errors import ConfigError
+from modicum.images.geometry import Geometry
 from modicum.images.image_set import FileImages, ImageSet
-from modicum.images.transforms import Crop, Normalise, Step
+from modicum.images.pixels import Normalise
+
+Step: TypeAlias = Callable[[Tensor, SampleRandom], Tensor]
+"""What is done to images (B,C,H,W), uint8 until `Normalise`, with the samples' random numbers. A
+transform is a sequence of steps; a `Geometry` that begins it is taken as files are decoded."""
 
 
 class Batch(NamedTuple):
@@ -50,8 +54,9 @@ class Loader(loader.Loader[Batch]):
         Args:
             image_set: Where the images come from.
             batch_size: Images a batch, over all processes together.
-            transform: Steps in order. Only the first may be a `Crop`. To feed a GPU, leave
-                `Normalise` off and call it on the batch there: bytes travel faster than floats.
+            transform: Steps in order; the first, if it is a `Geometry`, is taken as files are
+                decoded. To feed a GPU, leave `Normalise` off and call it on the batch there: bytes
+                travel faster than floats.
             seed: Key of the order and of the transform's random numbers.
             shuffle: Whether the order changes with the epoch; otherwise it is the set's.
             drop_last: Leave out the last images of an epoch that do not fill a batch. Without it
@@ -64,11 +69,9 @@ class Loader(loader.Loader[Batch]):
 
         Raises:
             ConfigError: `batch_size` is not a positive multiple of `world`, `rank` is not in
-                `range(world)`, `drop_last` leaves nothing, a `Crop` is not the first step, or
+                `range(world)`, `drop_last` leaves nothing, or
                 `workers` is negative.
         """
-        if any(isinstance(step, Crop) for step in transform[1:]):
-            raise ConfigError("transform: a crop may only be the first step.")
         self.image_set = image_set
         self.transform = tuple(transform)
         # Bytes travel from a worker at a quarter of the cost of floats: the last step is done here.
@@ -104,16 +107,16 @@ class Loader(loader.Loader[Batch]):
 
 
 class _Maker:
-    """Makes a batch: reads images, cropped as they are decoded, and transforms them."""
+    """Makes a batch: reads images, the first geometry as they are decoded, and transforms them."""
 
     def __init__(self, image_set: ImageSet, transform: Sequence[Step]) -> None:
         self.image_set = image_set
         first = transform[0] if transform else None
-        self.crop = first if isinstance(first, Crop) else None
-        self.steps = transform if self.crop is None else transform[1:]
+        self.geometry = first if isinstance(first, Geometry) else None
+        self.steps = transform if self.geometry is None else transform[1:]
 
     def __call__(self, random: SampleRandom) -> Batch:
-        image = self.image_set.read(random.index, self.crop, random)
+        image = self.image_set.read(random.index, self.geometry, random)
         for step in self.steps:
             image = step(image, random)
         index = torch.from_numpy(random.index)

@@ -15,10 +15,10 @@ from modicum.data.folders import Listing, Split, Tree, own_split, recognise_unla
 from modicum.engine.random import permutation
 from modicum.errors import ConfigError, DataError
 from modicum.images.check import check_images
-from modicum.images.cifar import find_cifar, read_cifar
 from modicum.images.decode import decode_image
 from modicum.images.folders import IMAGES, list_files, recognise
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
+from modicum.images.published import find_cifar, read_cifar
 from modicum.system.threads import Progress, in_threads
 
 MEMORY_LIMIT = 2 * 2**30

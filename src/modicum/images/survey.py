@@ -12,10 +12,10 @@ import numpy as np
 
 from modicum.errors import DataError
 from modicum.images.check import what_is_wrong
-from modicum.images.cifar import find_cifar
 from modicum.images.decode import opened
 from modicum.images.folders import list_files, recognise
 from modicum.images.image_set import MemoryImages
+from modicum.images.published import find_cifar
 from modicum.images.sources import available_splits, files_of, open_images
 from modicum.system.threads import Progress, in_threads
 

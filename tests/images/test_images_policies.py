@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+from scipy import stats
 
-from modicum.images import AutoAugmentCifar10, SampleRandom
-from modicum.images import auto_augment as ours
+from modicum.images import AutoAugmentCifar10, RandAugment, SampleRandom, policies
+from modicum.images import pixels as ours
 
 SIZES = [(32, 32), (24, 40), (7, 5)]
 
@@ -150,7 +151,7 @@ def test_policy_is_the_same_operations_image_by_image():
     found = AutoAugmentCifar10()(images, random)
     draws = random.uniform(5, "auto augment")
     for number in range(400):
-        pair = ours.POLICY_CIFAR10[int(draws[number, 0] * 25)]
+        pair = policies.POLICY_CIFAR10[int(draws[number, 0] * 25)]
         expected = images[number : number + 1]
         for turn, (name, probability, level) in enumerate(pair):
             if draws[number, 1 + turn] < probability:
@@ -168,7 +169,8 @@ def test_all_magnitudes_of_all_operations():
         for level in range(1, 10):
             strength = torch.full((5,), level / 9.0, dtype=torch.float64)
             for sign in (-1.0, 1.0):
-                found = ours._operate(name, images, strength, sign * strength, 0)
+                argument = policies._TABLE_6[name](strength, strength.sign() * sign, 32, 32)
+                found = policies.operate(name, images, argument)
                 assert torch.equal(found, as_pillow(images, reference(name, level, sign))), (
                     name,
                     level,
@@ -182,3 +184,96 @@ def test_input_is_left_alone_and_checked():
     assert torch.equal(images, before)
     with pytest.raises(ValueError, match="uint8"):
         AutoAugmentCifar10()(images.float(), SampleRandom(0, 0, np.arange(5)))
+
+
+def timm_operation(
+    name: str, level: float, sign: float
+) -> Callable[[Image.Image, int], Image.Image]:
+    """One image at a time, with Pillow: the increasing operations of timm, `level` from 0 to 10."""
+    move, cubic, fill = Image.Transform.AFFINE, Image.Resampling.BICUBIC, (124, 116, 104)
+    factor = max(0.1, 1.0 + sign * level / 10 * 0.9)
+
+    def affine(p: Image.Image, *matrix: float) -> Image.Image:
+        return p.transform(p.size, move, matrix, resample=cubic, fillcolor=fill)
+
+    def operate(p: Image.Image, _: int) -> Image.Image:
+        w, h = p.size
+        dropped = 2 ** (4 + int(level / 10 * 4)) - 1  # nothing is left at level 10
+        table = [min(255, i + int(level / 10 * 110)) if i < 128 else i for i in range(256)]
+        return {
+            "AutoContrast": lambda: ImageOps.autocontrast(p),
+            "Equalize": lambda: ImageOps.equalize(p),
+            "Invert": lambda: ImageOps.invert(p),
+            "Rotate": lambda: p.rotate(sign * level / 10 * 30, resample=cubic, fillcolor=fill),
+            "Posterize": lambda: p.point(lambda value: value & ~dropped),
+            "Solarize": lambda: ImageOps.solarize(p, 256 - int(level / 10 * 256)),
+            "SolarizeAdd": lambda: p.point(table * 3),
+            "Color": lambda: ImageEnhance.Color(p).enhance(factor),
+            "Contrast": lambda: ImageEnhance.Contrast(p).enhance(factor),
+            "Brightness": lambda: ImageEnhance.Brightness(p).enhance(factor),
+            "Sharpness": lambda: ImageEnhance.Sharpness(p).enhance(factor),
+            "ShearX": lambda: affine(p, 1, sign * level / 10 * 0.3, 0, 0, 1, 0),
+            "ShearY": lambda: affine(p, 1, 0, 0, sign * level / 10 * 0.3, 1, 0),
+            "TranslateX": lambda: affine(p, 1, 0, sign * level / 10 * 0.45 * w, 0, 1, 0),
+            "TranslateY": lambda: affine(p, 1, 0, 0, 0, 1, sign * level / 10 * 0.45 * h),
+        }[name]()
+
+    return operate
+
+
+@pytest.mark.parametrize("name", policies._INCREASING)
+def test_rand_augments_operations_are_timms(name):
+    images = pictures(32, 40)
+    for level in (0.0, 3.3, 8.7, 9.0, 10.0):
+        for sign in (-1.0, 1.0):
+            strength = torch.full((5,), level / 10.0, dtype=torch.float64)
+            argument = policies._INCREASING[name](strength, strength * 0 + sign, 32, 40)
+            found = policies.operate(name, images, argument, (124, 116, 104), "bicubic")
+            expected = as_pillow(images, timm_operation(name, level, sign))
+            difference = (found.int() - expected.int()).abs()
+            # A processor that rounds once where another does twice cuts differently.
+            assert difference.max() <= 1
+            assert (difference == 0).double().mean() > 0.98
+
+
+def test_rand_augment_is_the_same_operations_image_by_image():
+    images = noisy(300)
+    random = SampleRandom(3, 5, np.arange(300))
+    found = RandAugment()(images, random)
+    draws = random.uniform(6, "rand augment").reshape(300, 2, 3)
+    magnitudes = (9 + 0.5 * random.normal(2, "rand augment magnitude")).clip(0, 10)
+    names = list(policies._INCREASING)
+    for number in range(300):
+        expected = images[number : number + 1]
+        for (which, taken, sign), level in zip(draws[number], magnitudes[number], strict=True):
+            if taken < 0.5:
+                operation = timm_operation(names[int(which * 15)], level, -1 if sign < 0.5 else 1)
+                expected = as_pillow(expected, operation)
+        # A grey level of a moved image may differ, which equalising makes larger.
+        assert (found[number] == expected[0]).double().mean() > 0.97
+
+
+def noisy(count: int) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8))
+
+
+def test_rand_augment_draws_its_law(monkeypatch):
+    seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    monkeypatch.setattr(policies, "_operate", lambda i, o, level, s, *_: seen.append((o, level, s)))
+    images = torch.zeros(20_000, 1, 1, 1, dtype=torch.uint8)
+    RandAugment(magnitude=5)(images, SampleRandom(0, 0, np.arange(20_000)))
+    for operation, level, sign in seen:
+        assert abs((operation < 0).mean() - 0.5) < 0.02
+        counts = np.bincount(operation[operation >= 0].astype(int), minlength=15)
+        assert stats.chisquare(counts).pvalue > 1e-4
+        assert stats.kstest(level * 10, stats.norm(5, 0.5).cdf).pvalue > 1e-4
+        assert abs(sign.mean()) < 0.03
+    assert abs(np.corrcoef(seen[0][0], seen[1][0])[0, 1]) < 0.03
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    images = noisy(30)
+    whole = RandAugment()(images, SampleRandom(0, 1, np.arange(30)))
+    part = RandAugment()(images[4:11], SampleRandom(0, 1, np.arange(4, 11)))
+    assert torch.equal(part, whole[4:11])
