@@ -11,7 +11,7 @@ from PIL import Image
 
 from modicum.errors import DataError
 from modicum.images import Geometry, RandomResizedCrop, ResizeCentreCrop, SampleRandom, decode_image
-from modicum.images.decode import decode_crop
+from modicum.images.decode import decode_crop, decode_label_map
 
 
 def smooth(width: int = 40, height: int = 30) -> np.ndarray:
@@ -190,6 +190,42 @@ def test_damaged_metadata_does_not_cost_the_picture(tmp_path: Path):
     assert (decode_image(tmp_path / "a.png") == smooth()).all()
 
 
+LEVELS = np.arange(30 * 40).reshape(30, 40)
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "bmp"])
+def test_palette_indices_are_labels_whatever_their_colours(tmp_path: Path, suffix: str):
+    labels = (LEVELS % 200).astype(np.uint8)
+    picture = Image.new("P", (40, 30))
+    picture.putdata(labels.flatten().tolist())
+    picture.putpalette([(37 * n + 5) % 256 for n in range(768)])
+    picture.save(tmp_path / f"a.{suffix}")
+    found = decode_label_map(tmp_path / f"a.{suffix}")
+    assert found.dtype == np.uint8
+    assert (found == labels).all()
+
+
+def test_grey_levels_are_labels(tmp_path: Path):
+    Image.fromarray((LEVELS % 256).astype(np.uint8)).save(tmp_path / "8.png")
+    assert (decode_label_map(tmp_path / "8.png") == LEVELS % 256).all()
+    Image.fromarray((LEVELS * 50).astype(np.uint16)).save(tmp_path / "16.png")
+    deep = decode_label_map(tmp_path / "16.png")
+    assert deep.dtype == np.int32
+    assert (deep == LEVELS * 50).all()
+    Image.fromarray(LEVELS % 3 == 0).save(tmp_path / "1.png")
+    assert (decode_label_map(tmp_path / "1.png") == (LEVELS % 3 == 0)).all()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_few_bits_is_not_stretched(tmp_path: Path, bits: int):
+    labels = (LEVELS % 2**bits).astype(np.uint8)
+    spread = np.unpackbits(labels[..., None], axis=2)[:, :, 8 - bits :]
+    lines = np.packbits(spread.reshape(30, -1), axis=1)
+    raw = b"".join(b"\0" + line.tobytes() for line in lines)
+    (tmp_path / "a.png").write_bytes(png_of(40, 30, bits, zlib.compress(raw)))
+    assert (decode_label_map(tmp_path / "a.png") == labels).all()
+
+
 def png_of(width: int, height: int, bits: int, data: bytes, colour: int = 0) -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
         crc = struct.pack(">I", zlib.crc32(kind + body))
@@ -198,3 +234,51 @@ def png_of(width: int, height: int, bits: int, data: bytes, colour: int = 0) -> 
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     chunks = chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def test_colours_are_refused_unless_they_are_given(tmp_path: Path):
+    colours = [(0, 0, 0), (255, 0, 0), (0, 128, 255)]
+    labels = LEVELS % 3
+    Image.fromarray(np.array(colours, np.uint8)[labels]).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="found one of the mode RGB") as caught:
+        decode_label_map(tmp_path / "a.png")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.png'}: ")
+    assert (decode_label_map(tmp_path / "a.png", colours) == labels).all()
+    with pytest.raises(DataError, match=r"colour \(255, 0, 0\) of column 1, row 0 is not among"):
+        decode_label_map(tmp_path / "a.png", [colours[0], colours[2]])
+    many = [(0, 0, n % 256) if n < 256 else (9, 9, n % 256) for n in range(300)]
+    Image.fromarray(np.array(many, np.uint8)[LEVELS % 300]).save(tmp_path / "b.png")
+    assert (decode_label_map(tmp_path / "b.png", many) == LEVELS % 300).all()
+
+
+def test_label_maps_that_do_not_keep_numbers(tmp_path: Path):
+    Image.fromarray((LEVELS % 256).astype(np.uint8)).save(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="JPEG does not keep"):
+        decode_label_map(tmp_path / "a.jpg")
+    Image.new("LA", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="mode LA"):
+        decode_label_map(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_label_map_is_turned_as_its_image(tmp_path: Path, orientation: int):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    grey = smooth()[:, :, 0]
+    Image.fromarray(grey).save(tmp_path / "a.png", exif=exif)
+    assert (decode_label_map(tmp_path / "a.png") == decode_image(tmp_path / "a.png")[:, :, 0]).all()
+
+
+def test_broken_label_maps_are_named(tmp_path: Path):
+    for name, words in (
+        ("truncated.png", "truncated"),
+        ("damaged.png", "damaged"),
+        ("empty.jpg", "empty"),
+    ):
+        path = broken_files(tmp_path)[name]
+        with pytest.raises(DataError, match=words) as caught:
+            decode_label_map(path)
+        assert str(caught.value).startswith(f"{path}: ")
+    (tmp_path / "bomb.png").write_bytes(png_of(50_000, 50_000, 8, b""))
+    with pytest.raises(DataError, match="too large"):
+        decode_label_map(tmp_path / "bomb.png")

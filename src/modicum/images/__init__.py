@@ -20,6 +20,7 @@ from modicum.images.check import CheckReport, check_images, fingerprint
 from modicum.images.decode import (
     decode_crop,
     decode_image,
+    decode_label_map,
     decode_view,
     image_size,
     read_crop,
@@ -88,6 +89,7 @@ __all__ = [
     "contact_sheet",
     "decode_crop",
     "decode_image",
+    "decode_label_map",
     "decode_view",
     "fingerprint",
     "has_splits",

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,74 @@ def decode_image(path: Path) -> npt.NDArray[np.uint8]:
     """
     with opened(path) as image:
         return np.array(_upright_rgb(image))
+
+
+def decode_label_map(
+    path: Path, colours: Sequence[tuple[int, int, int]] | None = None
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.int32]:
+    """Decode a map of labels, such as a segmentation mask: the numbers as they are in the file.
+
+    Of an image with a palette these are the indices, whatever their colours; of grey of 1 to 16
+    bits the grey levels; of coloured labels what `colours` says. EXIF orientation is applied.
+
+    Args:
+        path: The file.
+        colours: The colour of each label from 0 on, for files whose labels are written as colours.
+
+    Returns:
+        (H,W), int32 for 16-bit grey, else uint8.
+
+    Raises:
+        DataError: As `decode_image`; or the file has colours but no `colours` are given, a colour
+            that is not among them, transparency, or a format that does not keep numbers.
+    """
+    with opened(path) as image:
+        if image.format == "JPEG":
+            raise DataError(
+                f"{path}: a JPEG does not keep the numbers of a label map. Export it as PNG."
+            )
+        scale = _GREY_SCALES.get(_raw_mode(image), 1)
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        if turn is not None:
+            image = image.transpose(turn)
+        if colours is not None:
+            return _labels_of(np.asarray(image.convert("RGB")), colours, path)
+        if image.mode in ("1", "L", "P"):
+            return np.asarray(image).astype(np.uint8) // scale
+        if image.mode == "I" or image.mode.startswith("I;16"):
+            return np.asarray(image).astype(np.int32)
+        raise DataError(
+            f"{path}: expected a label map, an image with a palette or grey levels, found one of "
+            f"the mode {image.mode}. Give the colour of each label if labels are written as "
+            f"colours, or export the map with a palette."
+        )
+
+
+_GREY_SCALES = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies grey of few bits with, by the name of how it is stored."""
+
+
+def _raw_mode(image: Image.Image) -> str:
+    arguments: Any = image.tile[0][3] if image.tile else ""
+    return str(arguments if isinstance(arguments, str) else next(iter(arguments or ()), ""))
+
+
+def _labels_of(
+    pixels: npt.NDArray[np.uint8], colours: Sequence[tuple[int, int, int]], path: Path
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.int32]:
+    weights = np.array([65536, 256, 1])
+    known, found = np.array(colours, np.int64) @ weights, pixels.astype(np.int64) @ weights
+    order = known.argsort(kind="stable")
+    place = order[np.searchsorted(known, found, sorter=order).clip(max=len(known) - 1)]
+    unknown = np.argwhere(known[place] != found)
+    if len(unknown):
+        row, column = unknown[0].tolist()
+        raise DataError(
+            f"{path}: the colour {tuple(pixels[row, column].tolist())} of column {column}, row "
+            f"{row} is not among the {len(known)} colours of labels. Add it, or mend the map."
+        )
+    return place.astype(np.uint8 if len(known) <= 256 else np.int32)
 
 
 def decode_view(path: Path, view: View, geometry: Geometry) -> Tensor:
