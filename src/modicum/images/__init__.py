@@ -40,6 +40,7 @@ from modicum.images.geometry import (
 )
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
 from modicum.images.loader import Batch, Loader, Step
+from modicum.images.mix import Mix, Mixed, soft_targets
 from modicum.images.pixels import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -70,6 +71,8 @@ __all__ = [
     "ImageSet",
     "Loader",
     "MemoryImages",
+    "Mix",
+    "Mixed",
     "Normalise",
     "RandAugment",
     "RandomCrop",
@@ -97,5 +100,6 @@ __all__ = [
     "open_images",
     "read_crop",
     "resize",
+    "soft_targets",
     "survey",
 ]
