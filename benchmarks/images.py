@@ -36,6 +36,7 @@ from modicum.images import (
     HorizontalFlip,
     Loader,
     Normalise,
+    RandAugment,
     RandomResizedCrop,
     RandomShift,
     SampleRandom,
@@ -139,6 +140,55 @@ def plain_cifar(images: torch.Tensor) -> torch.Tensor:
     return torch.stack(made)
 
 
+def rand_augment(picture: Image.Image) -> Image.Image:
+    """RandAugment's operations with Pillow, for one image."""
+    affine, cubic = Image.Transform.AFFINE, Image.Resampling.BICUBIC
+    fill = (124, 116, 104)
+    for _ in range(2):
+        if random.random() < 0.5:
+            continue
+        level = min(max(random.gauss(9, 0.5), 0), 10) / 10
+        m = level * random.choice((-1, 1))
+        name = random.choice(RAND_NAMES)
+        if name in ("ShearX", "ShearY", "TranslateX", "TranslateY"):
+            matrix = {
+                "ShearX": (1, 0.3 * m, 0, 0, 1, 0),
+                "ShearY": (1, 0, 0, 0.3 * m, 1, 0),
+                "TranslateX": (1, 0, 0.45 * m * picture.width, 0, 1, 0),
+                "TranslateY": (1, 0, 0, 0, 1, 0.45 * m * picture.height),
+            }[name]
+            picture = picture.transform(picture.size, affine, matrix, cubic, fillcolor=fill)
+        elif name == "Rotate":
+            picture = picture.rotate(30 * m, cubic, fillcolor=fill)
+        elif name in ("Brightness", "Color", "Contrast", "Sharpness"):
+            picture = getattr(ImageEnhance, name)(picture).enhance(max(0.1, 1 + 0.9 * m))
+        elif name == "Posterize":
+            picture = ImageOps.posterize(picture, max(1, 4 - int(4 * level)))
+        elif name == "Solarize":
+            picture = ImageOps.solarize(picture, 256 - int(256 * level))
+        elif name == "SolarizeAdd":
+            added = [i + int(110 * level) if i < 128 else i for i in range(256)]
+            picture = picture.point(added * 3)
+        else:
+            names = {"AutoContrast": "autocontrast", "Equalize": "equalize", "Invert": "invert"}
+            picture = getattr(ImageOps, names[name])(picture)
+    return picture
+
+
+RAND_NAMES = (
+    *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd"),
+    *("Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY"),
+    *("TranslateX", "TranslateY"),
+)
+
+
+def plain_rand_augment(images: torch.Tensor) -> list[np.ndarray]:
+    return [
+        np.asarray(rand_augment(Image.fromarray(image.permute(1, 2, 0).numpy())))
+        for image in images
+    ]
+
+
 def plain_crop(images: torch.Tensor) -> torch.Tensor:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     made = []
@@ -212,6 +262,13 @@ def tensors() -> None:
             batch,
             lambda apply=apply, crop=crop: apply(crop),
             lambda images=images: plain_crop(images),
+        )
+        rand = RandAugment()
+        compare(
+            f"RandAugment: {batch} of {side}x{side}",
+            batch,
+            lambda rand=rand, apply=apply: apply((rand,)),
+            lambda images=images: plain_rand_augment(images),
         )
         if side == 32:
             cifar = (

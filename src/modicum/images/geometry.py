@@ -272,32 +272,28 @@ class View:
         plans = torch.cat([self.box, self.resized, self.corner], dim=1)
         if several == 1 and self.size == (height, width) and (plans == whole).all():
             return self._mirror(images)
-        rows, rows_inside = self._sources(0, device)
-        columns, columns_inside = self._sources(1, device)
-        mirrored = self.mirrored.to(device)[:, None]
-        columns = torch.where(mirrored, columns.flip(1), columns)
-        columns_inside = torch.where(mirrored, columns_inside.flip(1), columns_inside)
+        rows, columns = self._sources(0, height), self._sources(1, width)
+        columns = torch.where(self.mirrored[:, None], columns.flip(1), columns).to(device)
+        if (rows == height).any() or (columns == width).any():
+            images = torch.nn.functional.pad(images, (0, 1, 0, 1), value=fill)
         image = torch.arange(len(self), device=device) // several
         channel = torch.arange(images.shape[1], device=device)
         # An index for every axis: one left whole would end up last in memory, and on a CPU PyTorch
         # normalises batches with their channels last less exactly.
-        found = images[
+        return images[
             image[:, None, None, None],
             channel[:, None, None],
-            rows[:, None, :, None],
+            rows.to(device)[:, None, :, None],
             columns[:, None, None, :],
         ]
-        inside = rows_inside[:, None, :, None] & columns_inside[:, None, None, :]
-        return found if inside.all() else found.masked_fill_(~inside, fill)
 
-    def _sources(self, axis: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The pixel of the image nearest to each row (column) of the canvas; whether it has one."""
+    def _sources(self, axis: int, outside: int) -> Tensor:
+        """The pixel of the image nearest to each row (column) of the canvas, (V,size)."""
         low, high = self.box[:, 1 - axis, None], self.box[:, 3 - axis, None]
         resized = self.resized[:, axis, None]
         place = torch.arange(self.size[axis]) + self.corner[:, axis, None]
-        inside = (place >= 0) & (place < resized)
         source = low + (2 * place + 1) * (high - low) // (2 * resized)
-        return source.clamp(low, high - 1).to(device), inside.to(device)
+        return torch.where((place >= 0) & (place < resized), source, outside)
 
 
 def _seen(
