@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal, TypeAlias
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
 
 from modicum.engine.launch import launched_on_cpu
 from modicum.errors import ConfigError
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
+
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Checkpoints of sharded networks (FSDP, DeepSpeed) would need to be gathered first."""
 
 
 def choose_device(wanted: Device) -> torch.device:
@@ -31,3 +42,43 @@ def choose_device(wanted: Device) -> torch.device:
             f"--device {wanted}: PyTorch finds no such GPU. Use --device cpu or auto."
         )
     return torch.device(wanted)
+
+
+def make_accelerator(
+    wanted: Device, precision: Literal["fp32", "bf16", "fp16", "mixed"], accumulate: int
+) -> Accelerator:
+    """Accelerate's view of device, precision and processes.
+
+    Args:
+        wanted: Where to compute.
+        precision: Number format of activations.
+        accumulate: Micro-batches an optimizer step.
+
+    Raises:
+        ConfigError: The machine, or what Accelerate is set up for, does not fit.
+    """
+    device = choose_device(wanted)
+    on_gpu = device.type == "cuda"
+    if precision == "mixed":
+        precision = "fp32" if not on_gpu else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "fp16" and not on_gpu:
+        raise ConfigError("--precision fp16 needs a CUDA GPU. Use bf16 or fp32 here.")
+    # Accelerate keeps its state in singletons; a process that does several runs, as the claims do,
+    # must not inherit the precision of the run before.
+    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
+    GradientState._reset_state()  # pyright: ignore[reportPrivateUsage]
+    plugin = GradientAccumulationPlugin(num_steps=accumulate, sync_with_dataloader=False)
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        gradient_accumulation_plugin=plugin,
+        # While the main process looks through a large data set, the others wait.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=3))],
+    )
+    if accelerator.distributed_type not in SUPPORTED:
+        raise ConfigError(
+            f"Accelerate is set up for {accelerator.distributed_type.value}; runs support one "
+            f"process, or several with a whole copy of the network each (DDP). Change it with "
+            f"`accelerate config`, or start with torchrun."
+        )
+    return accelerator

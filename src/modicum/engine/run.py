@@ -26,37 +26,32 @@ import contextlib
 import json
 import logging
 import math
-import os
 import shlex
 import signal
 import time
 import types
 import typing
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import (
-    DistributedType,
-    GradientAccumulationPlugin,
-    InitProcessGroupKwargs,
-)
 from torch import Tensor, nn
 
 from modicum.engine import checkpoint
-from modicum.engine.devices import Device, choose_device
+from modicum.engine.devices import Device, make_accelerator
 from modicum.engine.distributed import synchronise_batch_norm
+from modicum.engine.finite import TrainingError as TrainingError
+from modicum.engine.finite import UncheckedLoss, check_losses, check_states
+from modicum.engine.folder import RunFolder
 from modicum.engine.memory import keep_freed_memory
+from modicum.engine.metrics import Metrics
 from modicum.engine.random import fold_keys
-from modicum.errors import CheckpointError, ConfigError, DataError, ModicumError, require
+from modicum.engine.signals import Interrupted, StopSignals
+from modicum.engine.state import RegisteredState
+from modicum.errors import CheckpointError, ConfigError, DataError
 from modicum.options import Ge, Gt, Options, from_json, to_json
-from modicum.system.environment import describe_environment
-from modicum.system.files import FolderLock, write_text
 from modicum.system.progress import Progress
 from modicum.weights.saved import BEST_FILE, MODEL_FILE, HasState, save_model
 
@@ -66,28 +61,8 @@ LOG_EVERY = 20
 AGREE_EVERY = 8
 """Optimizer steps between which several processes agree on stopping and on checkpoints."""
 
-SAME_WISH_SECONDS = 1.0
-"""Two signals within this time are one wish: a terminal and a launcher may both send one."""
-
 _log = logging.getLogger("modicum")
 _Batch = TypeVar("_Batch", bound=tuple[Any, ...], covariant=True)
-
-
-class TrainingError(ModicumError):
-    """Training cannot go on: a loss is no longer a finite number."""
-
-    def __init__(self, message: str, samples: Sequence[int] = ()) -> None:
-        super().__init__(message)
-        self.samples = samples
-        """Numbers of the samples that the loss is of, where they are known."""
-
-
-class Interrupted(ModicumError):  # noqa: N818 (it reports a wish, not a fault)
-    """The run was asked to stop, and has written a checkpoint. The exit code is 128 + signal."""
-
-    def __init__(self, message: str, signal_number: int = signal.SIGTERM) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + int(signal_number)
 
 
 @dataclass(frozen=True)
@@ -123,17 +98,6 @@ class BatchSource(Protocol[_Batch]):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[_Batch]:
         """Batches of one epoch from number `start` on, named tuples of tensors."""
         ...
-
-
-class _Unchecked(NamedTuple):
-    """A loss that has not been looked at yet, since looking waits for the GPU."""
-
-    step: int
-    epoch: int
-    batch: int
-    samples: list[int]
-    names: tuple[str, ...]
-    values: Tensor
 
 
 class Run:
@@ -185,7 +149,7 @@ class Run:
         self.options = options = options or RunOptions()
         self.seed = options.seed
         self._config = config
-        self._accelerator = _accelerator(options)
+        self._accelerator = make_accelerator(options.device, options.precision, options.accumulate)
         self.device = self._accelerator.device
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -194,103 +158,67 @@ class Run:
         self.is_main_process = self._accelerator.is_main_process
         self.quiet = quiet or not self.is_main_process
         self.steps = self.epoch = 0
-        self.epoch_ended = False
-        self._kept: dict[str, Any] = {}
+        self.epoch_ended = self.resumed = False
+        self._state = RegisteredState(self.unwrap)
+        self._metrics = Metrics(
+            self.folder,
+            self.device,
+            world=self.world,
+            mean=self.mean,
+            writes=self.is_main_process,
+        )
+        self._signals = StopSignals(quiet=self.quiet)
+        self._claimed: RunFolder | None = None
         self._result: tuple[HasState, Mapping[str, Any], Mapping[str, Any]] | None = None
         self.last_scores: dict[str, float] = {}
         self._best: dict[str, Any] | None = None
-        self._window: dict[str, list[Any]] = {}
-        self._unchecked: list[_Unchecked] = []
+        self._unchecked: list[UncheckedLoss] = []
         self._samples: list[int] = []
         self._batch = 0
-        self._note = ""
         self._enough = False
-        self._signal: int | None = None
-        self._signalled = 0.0
-        self._checkpointed = time.monotonic()
-        self._started = time.monotonic()
-        self._earlier_seconds = 0.0
-        self._lock: FolderLock | None = None
         self._begun = False
-        self._board: Any = None
-        self._restored: dict[str, Any] | None = None
+        self._checkpointed = time.monotonic()
 
         if self.is_main_process:
-            self._claim_folder(resume)
+            self._claimed = RunFolder(self.folder, method=method, resume=resume)
         self._accelerator.wait_for_everyone()
-        if resume:
-            try:
-                self._restored = checkpoint.load_newest(self.folder / "checkpoints")
-            except BaseException:
-                self.close()
-                raise
-        restored_steps = self._restored["steps"] if self._restored else 0
-        if self.sum(torch.tensor(float(restored_steps))).item() != restored_steps * self.world:
+        try:
+            self._saved = self._load_checkpoint() if resume else None
+        except BaseException:
             self.close()
+            raise
+        self.resumed = self._saved is not None
+        if self._saved is not None:
+            self.steps = self._saved["steps"]
+            self._best = self._saved["best"]
+            self.last_scores = self._saved["scores"]
+            self._metrics.load_state_dict(self._saved["metrics"])
+        torch.manual_seed(fold_keys(self.seed, "initialise") >> 1)
+
+    def _load_checkpoint(self) -> dict[str, Any] | None:
+        saved = checkpoint.load_newest(self.folder / "checkpoints")
+        steps = saved["steps"] if saved else 0
+        if self.sum(torch.tensor(float(steps))).item() != steps * self.world:
             raise CheckpointError(
                 f"{self.folder}: the processes found different checkpoints. With several machines "
                 f"the run folder must lie on a disk that all of them see."
             )
-        if self._restored is not None:
-            self.steps = self._restored["steps"]
-            self._best = self._restored["best"]
-            self.last_scores = self._restored["scores"]
-            self._window = self._restored["window"]
-            self._earlier_seconds = self._restored["seconds"]
-        self.resumed = self._restored is not None
-        torch.manual_seed(fold_keys(self.seed, "initialise") >> 1)
+        return saved
 
-    # The folder
-
-    def _claim_folder(self, resume: bool) -> None:
-        """Make the folder ours: two processes writing one run would destroy both."""
-        used = self.folder.is_dir() and {path.name for path in self.folder.iterdir()} - {".lock"}
-        if used and not resume:
-            raise ConfigError(
-                f"{self.folder}: the run folder exists and is not empty. Go on with it by "
-                f"`modicum train {self.method} --resume {self.folder}`, or give another --out."
-            )
-        try:
-            self._lock = FolderLock(self.folder)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"{self.folder}: another process is writing this run. Wait for it, or stop it."
-            ) from error
-        for left in (self.folder / "checkpoints").glob(".*"):  # half written when it was killed
-            left.unlink()
-
-    def _begin_files(self) -> None:
+    def _begin(self) -> None:
         """Write what describes the run. Before the loop there is nothing worth keeping."""
-        if self._begun or not self.is_main_process:
+        if self._begun:
             return
         self._begun = True
-        described = {
-            "method": self.method,
-            "recipe": self.recipe,
-            "config": to_json(self._config),
-            "run": to_json(self.options),
-        }
-        if not (self.folder / "config.json").is_file():
-            write_text(self.folder / "config.json", json.dumps(described, indent=2) + "\n")
-        environment = describe_environment() | {"processes": str(self.world)}
-        write_text(self.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
-        metrics = self.folder / "metrics.jsonl"
-        kept: list[str] = []
-        if self.resumed and metrics.is_file():
-            # What was logged after the checkpoint will be logged again.
-            kept = [line for line in metrics.read_text().splitlines() if self._is_past(line)]
-        write_text(metrics, "".join(line + "\n" for line in kept))
-        if self.options.tensorboard:
-            require("tensorboard", "tensorboard", "--tensorboard")
-            from torch.utils.tensorboard.writer import SummaryWriter
-
-            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.steps + 1)
-
-    def _is_past(self, line: str) -> bool:
-        try:
-            return int(json.loads(line)["step"]) <= self.steps
-        except (ValueError, KeyError, TypeError):  # torn by a crash
-            return False
+        if self._claimed is not None:
+            description = {
+                "method": self.method,
+                "recipe": self.recipe,
+                "config": to_json(self._config),
+                "run": to_json(self.options),
+            }
+            self._claimed.describe(description, processes=self.world)
+        self._metrics.begin(self.steps, resumed=self.resumed, tensorboard=self.options.tensorboard)
 
     @property
     def share(self) -> dict[str, Any]:
@@ -346,26 +274,9 @@ class Run:
             objects: Things with `state_dict` and `load_state_dict`, or tensors (filled in place).
                 Every process is asked for the state, and the main process writes what it gave.
         """
-        self._kept.update(objects)
-        if self._restored is None:
-            return
-        for name, kept in objects.items():
-            if name not in self._restored["objects"]:
-                found = ", ".join(self._restored["objects"])
-                raise ConfigError(
-                    f"{self.folder}: the checkpoint holds {found}, but no {name!r}. It was written "
-                    f"by another version of the method; resume it with that version."
-                )
-            state = self._restored["objects"][name]
-            if isinstance(kept, Tensor):
-                with torch.no_grad():
-                    kept.copy_(state)
-            elif isinstance(kept, nn.Module):
-                self.unwrap(kept).load_state_dict(state)
-            else:
-                kept.load_state_dict(state)
-        if self._accelerator.scaler is not None and self._restored["scaler"]:
-            self._accelerator.scaler.load_state_dict(self._restored["scaler"])
+        self._state.register(objects, self._saved["objects"] if self._saved else None)
+        if self._accelerator.scaler is not None and self._saved and self._saved["scaler"]:
+            self._accelerator.scaler.load_state_dict(self._saved["scaler"])
 
     def result(
         self,
@@ -461,9 +372,9 @@ class Run:
 
     @contextlib.contextmanager
     def _working(self, total: int) -> Generator[Progress, None, None]:
-        self._begin_files()
+        self._begin()
         with (
-            self._listening(),
+            self._signals,
             Progress("train", total, done=self.steps, quiet=self.quiet) as progress,
         ):
             yield progress
@@ -471,8 +382,7 @@ class Run:
 
     def _one(self, item: Any, per_epoch: int | None) -> Iterator[Any]:
         """Hand one (micro-)batch to the loop, randomness seeded and gradients gathered or not."""
-        modules = [o for o in self._kept.values() if isinstance(o, nn.Module)]
-        with self._accelerator.accumulate(*modules):
+        with self._accelerator.accumulate(*self._state.modules):
             self.epoch_ended = (
                 per_epoch is not None
                 and self._accelerator.sync_gradients
@@ -484,16 +394,16 @@ class Run:
     def _step_done(self, progress: Progress, *, last: bool) -> None:
         self.steps += 1
         if last or self.epoch_ended or self.steps % LOG_EVERY == 0:
-            self._write_window()
-        progress.advance(self.steps, self._note)
-        stop = self._signal is not None
+            self._metrics.write_window(self.steps, self.epoch)
+        progress.advance(self.steps, self._metrics.last_line)
+        stop = self._signals.received is not None
         due = time.monotonic() - self._checkpointed >= self.options.checkpoint_every
         if self.world > 1:  # all must do the same at the same step
             stop, due = self._agreed(stop, due)
         if last or stop or due:
             self.save_checkpoint()
         if stop:
-            number = self._signal or int(signal.SIGTERM)
+            number = self._signals.received or int(signal.SIGTERM)
             command = shlex.join(["modicum", "train", self.method, "--resume", str(self.folder)])
             raise Interrupted(
                 f"stopped by {signal.Signals(number).name} after step {self.steps}; a checkpoint "
@@ -527,7 +437,7 @@ class Run:
         terms = loss if isinstance(loss, Mapping) else {"loss": loss}
         values = torch.stack([term.detach().float() for term in terms.values()])
         self._unchecked.append(
-            _Unchecked(self.steps, self.epoch, self._batch, self._samples, tuple(terms), values)
+            UncheckedLoss(self.steps, self.epoch, self._batch, self._samples, tuple(terms), values)
         )
         if self.device.type == "cpu" or len(self._unchecked) >= LOG_EVERY:
             self._look_at_losses()
@@ -558,52 +468,13 @@ class Run:
 
     def _look_at_losses(self) -> None:
         unchecked, self._unchecked = self._unchecked, []
-        if not unchecked:
-            return
-        finite = torch.stack([u.values.sum() for u in unchecked]).isfinite().tolist()
-        for entry in (u for u, fine in zip(unchecked, finite, strict=True) if not fine):
-            values = dict(zip(entry.names, entry.values.tolist(), strict=True))
-            bad = [name for name, value in values.items() if not math.isfinite(value)]
-            shown = ", ".join(map(str, entry.samples[:8])) + (", …" if entry.samples[8:] else "")
-            raise TrainingError(
-                f"the loss is not finite at step {entry.step} (epoch {entry.epoch}, batch "
-                f"{entry.batch}): {', '.join(f'{name} = {values[name]}' for name in bad or values)}"
-                + (f"; samples of that batch, by their index: {shown}" if shown else "")
-                + ". Lower the learning rate, clip the gradient (--clip 1), or look at those "
-                "samples. The newest checkpoint is from before.",
-                entry.samples,
-            )
+        check_losses(unchecked)
 
     # Logging
 
     def log(self, **values: Tensor | float) -> None:
         """Log training values; metrics.jsonl gets their means over up to 20 optimizer steps."""
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                value = value.detach().double() if self.device.type != "mps" else value.detach()
-            entry = self._window.setdefault(name, [0.0, 0])
-            entry[0], entry[1] = entry[0] + value, entry[1] + 1
-
-    def _write_window(self) -> None:
-        window, self._window = self._window, {}
-        if not window:
-            return
-        window = self._averaged(window)
-        means = {name: float(total) / count for name, (total, count) in window.items()}
-        self._write(means)
-        self._note = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
-
-    def _averaged(self, window: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """A window of logged values with its sums averaged over the processes."""
-        if self.world == 1 or not window:
-            return window
-        kind = torch.float32 if self.device.type == "mps" else torch.float64
-        sums = [
-            torch.as_tensor(total, dtype=kind, device=self.device) for total, _ in window.values()
-        ]
-        averaged = self.mean(torch.stack(sums)).cpu()
-        counts = [count for _, count in window.values()]
-        return {n: [a, c] for n, a, c in zip(window, averaged, counts, strict=True)}
+        self._metrics.log(values)
 
     def scores_now(self, every: int, epochs: int) -> bool:
         """Whether the step in progress ends an epoch to score after.
@@ -629,7 +500,7 @@ class Run:
             higher_is_better: Whether a larger value of it is better.
         """
         self.last_scores = dict(values)
-        self._write(values, step=self.steps + 1)
+        self._metrics.write(values, self.steps + 1, self.epoch)
         if best is None:
             return
         value = float(values[best])
@@ -639,30 +510,8 @@ class Run:
                 return
         self._best = {"metric": best, "value": value, "step": self.steps + 1}
         self._look_at_losses()
-        self._look_at_state()
+        self._look_at_state(self._state.state_dict())
         self._save_result(BEST_FILE)
-
-    def _write(self, values: Mapping[str, float], step: int | None = None) -> None:
-        if not self.is_main_process:
-            return
-        step = self.steps if step is None else step
-        line: dict[str, Any] = {
-            "step": step,
-            "epoch": self.epoch,
-            "seconds": round(self.seconds, 3),
-        }
-        # JSON has no NaN; null is what other readers understand.
-        line |= {n: float(v) if math.isfinite(v) else None for n, v in values.items()}
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
-
-    @property
-    def seconds(self) -> float:
-        """Wall-clock seconds of the run so far, those before it was resumed included."""
-        return self._earlier_seconds + time.monotonic() - self._started
 
     def sum(self, values: Tensor) -> Tensor:
         """`values` summed over all processes; every process gets the sum."""
@@ -679,29 +528,6 @@ class Run:
 
     # Stopping and saving
 
-    @contextlib.contextmanager
-    def _listening(self) -> Generator[None, None, None]:
-        """Note SIGINT and SIGTERM instead of dying; a second one takes effect at once."""
-
-        def note(number: int, frame: types.FrameType | None) -> None:
-            now = time.monotonic()
-            if self._signal is not None and now - self._signalled > SAME_WISH_SECONDS:
-                raise KeyboardInterrupt
-            if self._signal is None:
-                self._signal, self._signalled = number, now
-                if not self.quiet:  # not print: it may be in the middle of another line
-                    os.write(2, b"stopping after this step\n")
-
-        handlers: dict[int, Any] = {}
-        with contextlib.suppress(ValueError):  # not in the main thread: signals are not ours
-            for number in (signal.SIGINT, signal.SIGTERM):
-                handlers[number] = signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
     def _agreed(self, *wishes: bool) -> list[bool]:
         """Which of some wishes any process has; asked every few steps, since asking costs time."""
         if self.steps % AGREE_EVERY:
@@ -709,25 +535,19 @@ class Run:
         return (self.sum(torch.tensor([float(wish) for wish in wishes])) > 0).tolist()
 
     def save_checkpoint(self) -> None:
-        """Write a checkpoint of everything kept. `batches` and `iterations` call this in time."""
+        """Write a checkpoint of all that is registered. The loops call this in time."""
         self._look_at_losses()
-        # On every process: a state may be gathered from all of them.
-        objects = {name: self._state_of(kept) for name, kept in self._kept.items()}
+        # On every process: states and means may be gathered from all of them.
+        objects = self._state.state_dict()
         self._look_at_state(objects)
-        window = self._averaged(self._window)
+        metrics = self._metrics.state_dict()
         if self.is_main_process:
-            # Lines logged before the checkpoint are not logged again after it.
-            with (self.folder / "metrics.jsonl").open("a") as file:
-                os.fsync(file.fileno())
-            if self._board is not None:
-                self._board.flush()
             scaler = self._accelerator.scaler
             content = {
                 "steps": self.steps,
                 "best": self._best,
                 "scores": self.last_scores,
-                "window": window,
-                "seconds": self.seconds,
+                "metrics": metrics,
                 "scaler": scaler.state_dict() if scaler is not None else {},
                 "objects": objects,
             }
@@ -735,37 +555,13 @@ class Run:
         self._accelerator.wait_for_everyone()
         self._checkpointed = time.monotonic()
 
-    def _look_at_state(self, objects: Mapping[str, Any] | None = None) -> None:
-        """Raise a `TrainingError` where what is registered, or the result, is not finite.
-
-        A finite loss can have a gradient that is not, and a run cannot recover from that.
-
-        Args:
-            objects: States of what is kept, if they are at hand.
-        """
-        if objects is None:
-            objects = {name: self._state_of(kept) for name, kept in self._kept.items()}
-        states = dict(objects)
-        if self._result is not None:
-            states["the network"] = self._state_of(self._result[0])
-        for name, state in states.items():
-            # The tensors of an optimizer lie deeper: they follow from those of its module.
-            tensors = {name: state} if isinstance(state, Tensor) else state
-            for key, tensor in tensors.items():
-                if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-                    continue
-                if not bool(tensor.isfinite().all()):
-                    raise TrainingError(
-                        f"after step {self.steps}, {key} of {name!r} holds numbers that are not "
-                        f"finite, though the loss was: its gradient was not. Lower the learning "
-                        f"rate, or clip the gradient (--clip 1). The newest checkpoint is from "
-                        f"before."
-                    )
-
-    def _state_of(self, kept: Any) -> Any:
-        if isinstance(kept, Tensor):
-            return kept.detach().cpu()
-        return (self.unwrap(kept) if isinstance(kept, nn.Module) else kept).state_dict()
+    def _look_at_state(self, objects: Mapping[str, Any]) -> None:
+        result = (
+            {}
+            if self._result is None
+            else {"the network": self.unwrap(self._result[0]).state_dict()}
+        )
+        check_states({**objects, **result}, self.steps)
 
     def _save_result(self, name: str) -> None:
         if self._result is not None and self.is_main_process:
@@ -780,8 +576,8 @@ class Run:
 
     def finish(self) -> Any:
         """Write the result, and return it unwrapped; None if there is none."""
-        self._begin_files()
-        self._look_at_state()
+        self._begin()
+        self._look_at_state(self._state.state_dict())
         self._save_result(MODEL_FILE)
         self._accelerator.wait_for_everyone()
         if self._result is None:
@@ -793,16 +589,10 @@ class Run:
 
     def close(self) -> None:
         """Give the folder back to other processes."""
-        if self._board is not None:
-            self._board.close()
-            self._board = None
-        if self._lock is not None:
-            self._lock.release()
-            if not self._begun and not self.resumed:
-                with contextlib.suppress(OSError):  # of a run that never began, nothing stays
-                    self._lock.path.unlink()
-                    self.folder.rmdir()
-            self._lock = None
+        self._metrics.close()
+        if self._claimed is not None:
+            self._claimed.close(keep=self.resumed)
+            self._claimed = None
 
     def __enter__(self) -> Run:
         return self
@@ -853,40 +643,6 @@ def read_run(folder: Path, config_of: Callable[[str, str], type[Any]]) -> Descri
     return DescribedRun(
         *names, from_json(config_of(*names), config), from_json(RunOptions, options)
     )
-
-
-def _accelerator(options: RunOptions) -> Accelerator:
-    """Accelerate's view of device, precision and processes, as the options ask."""
-    device = choose_device(options.device)
-    on_gpu = device.type == "cuda"
-    precision = options.precision
-    if precision == "mixed":
-        precision = "fp32" if not on_gpu else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    if precision == "fp16" and not on_gpu:
-        raise ConfigError("--precision fp16 needs a CUDA GPU. Use bf16 or fp32 here.")
-    # Accelerate keeps its state in singletons; a process that does several runs, as the claims do,
-    # must not inherit the precision of the run before.
-    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
-    GradientState._reset_state()  # pyright: ignore[reportPrivateUsage]
-    plugin = GradientAccumulationPlugin(num_steps=options.accumulate, sync_with_dataloader=False)
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="no" if precision == "fp32" else precision,
-        gradient_accumulation_plugin=plugin,
-        # While the main process looks through a large data set, the others wait.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=3))],
-    )
-    if accelerator.distributed_type not in SUPPORTED:
-        raise ConfigError(
-            f"Accelerate is set up for {accelerator.distributed_type.value}; runs support one "
-            f"process, or several with a whole copy of the network each (DDP). Change it with "
-            f"`accelerate config`, or start with torchrun."
-        )
-    return accelerator
-
-
-SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-"""Checkpoints of sharded networks (FSDP, DeepSpeed) would need to be gathered first."""
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:

@@ -1,0 +1,141 @@
+"""What a run logs: means over windows of steps, a JSON object a line, and TensorBoard's files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modicum.errors import require
+from modicum.system.files import write_text
+
+
+class Metrics:
+    """The log of a run, `metrics.jsonl`.
+
+    Args:
+        folder: The run folder.
+        device: Where logged tensors may lie.
+        world: Processes that train together.
+        mean: Averages a tensor over them.
+        writes: Whether this process writes files.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        *,
+        world: int,
+        mean: Callable[[Tensor], Tensor],
+        writes: bool,
+    ) -> None:
+        self.last_line = ""
+        """The newest means as text, for the progress."""
+        self._path = folder / "metrics.jsonl"
+        self._device = device
+        self._world = world
+        self._mean = mean
+        self._writes = writes
+        self._window: dict[str, list[Any]] = {}
+        self._earlier_seconds = 0.0
+        self._started = time.monotonic()
+        self._board: Any = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the run so far, those before it was resumed included."""
+        return self._earlier_seconds + time.monotonic() - self._started
+
+    def begin(self, steps: int, *, resumed: bool, tensorboard: bool) -> None:
+        """Open the files; lines after optimizer step `steps` go, as they will be logged again."""
+        if not self._writes:
+            return
+        lines: list[str] = []
+        if resumed and self._path.is_file():
+            lines = [x for x in self._path.read_text().splitlines() if _step_of(x) <= steps]
+        write_text(self._path, "".join(line + "\n" for line in lines))
+        if tensorboard:
+            require("tensorboard", "tensorboard", "--tensorboard")
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(
+                str(self._path.parent / "tensorboard"), purge_step=steps + 1
+            )
+
+    def log(self, values: Mapping[str, Tensor | float]) -> None:
+        """Add values to the window; tensors stay where they are."""
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                value = value.detach().double() if self._device.type != "mps" else value.detach()
+            entry = self._window.setdefault(name, [0.0, 0])
+            entry[0], entry[1] = entry[0] + value, entry[1] + 1
+
+    def write_window(self, step: int, epoch: int) -> None:
+        """Write the means of the window, over all processes, and begin the next."""
+        window, self._window = self._averaged(), {}
+        if not window:
+            return
+        means = {name: float(total) / count for name, (total, count) in window.items()}
+        self.write(means, step, epoch)
+        self.last_line = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+
+    def _averaged(self) -> dict[str, list[Any]]:
+        """The window with its sums averaged over the processes."""
+        if self._world == 1 or not self._window:
+            return self._window
+        kind = torch.float32 if self._device.type == "mps" else torch.float64
+        entries = self._window.values()
+        sums = [torch.as_tensor(total, dtype=kind, device=self._device) for total, _ in entries]
+        averaged = self._mean(torch.stack(sums)).cpu()
+        return {
+            name: [total, count]
+            for (name, (_, count)), total in zip(self._window.items(), averaged, strict=True)
+        }
+
+    def write(self, values: Mapping[str, float], step: int, epoch: int) -> None:
+        """Write one line."""
+        if not self._writes:
+            return
+        line: dict[str, Any] = {"step": step, "epoch": epoch, "seconds": round(self.seconds, 3)}
+        # JSON has no NaN; null is what other readers understand.
+        line |= {n: float(v) if math.isfinite(v) else None for n, v in values.items()}
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs; lines written before it are on disk afterwards."""
+        if self._writes:
+            with self._path.open("a") as file:
+                os.fsync(file.fileno())
+        if self._board is not None:
+            self._board.flush()
+        return {"window": self._averaged(), "seconds": self.seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._window, self._earlier_seconds = state["window"], state["seconds"]
+
+    def close(self) -> None:
+        """Close the files. Safe to call twice."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+
+def _step_of(line: str) -> float:
+    """The step a line was logged after; infinity where it was torn by a crash."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
