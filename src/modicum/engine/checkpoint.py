@@ -13,7 +13,7 @@ import logging
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -25,6 +25,21 @@ KEPT = 2
 
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 _log = logging.getLogger("modicum")
+
+
+class _HashingFile:
+    """A file whose SHA-256 is known when it is written; `torch.save` writes from front to end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _digest(path: Path) -> str:
@@ -52,8 +67,9 @@ def save_checkpoint(folder: Path, steps: int, content: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".step-{steps:08d}.saving"
     with atomic_write(temporary) as file:
-        torch.save(content, file)
-    path = folder / f"step-{steps:08d}-{_digest(temporary)}.pt"
+        hashing = _HashingFile(file)
+        torch.save(content, hashing)  # pyright: ignore[reportArgumentType]  # no file needs more
+    path = folder / f"step-{steps:08d}-{hashing.digest.hexdigest()[:16]}.pt"
     temporary.replace(path)
     flush_folder(folder)
     for old in checkpoints(folder)[KEPT:]:
