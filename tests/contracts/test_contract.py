@@ -33,6 +33,7 @@ import modicum
 from modicum.catalogue import CATALOGUE, room
 from modicum.claims import Study
 from modicum.cli import main
+from modicum.engine.metrics import MEASURED
 from modicum.engine.run import RunOptions
 from modicum.errors import ConfigError, ModicumError
 from modicum.method import Method, Recipe, load_method, load_saved
@@ -64,13 +65,9 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model.safetensors")
 
 
-NOT_REPEATED = ("seconds", "samples_per_second", "peak_memory_mb")
-"""What a line of metrics.jsonl says of the machine."""
-
-
 def logged(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in NOT_REPEATED} for line in lines]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
 
 
 def command(name: str, recipe: str) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,15 +45,15 @@ class Images:
     labels = torch.randint(3, (24,), generator=generator("labels"))
 
     def __init__(self, run):
-        self.run, self.size = run, 8 // run.options.accumulate
+        self.run, self.batch_size = run, 8 // run.options.accumulate
 
     def __len__(self):
-        return 24 // self.size
+        return 24 // self.batch_size
 
     def epoch(self, epoch, start=0):
         order = torch.from_numpy(permutation(24, 0, epoch))
         for number in range(start, len(self)):
-            whole = order[number * self.size : (number + 1) * self.size]
+            whole = order[number * self.batch_size : (number + 1) * self.batch_size]
             index = whole.chunk(self.run.world)[self.run.rank]
             yield Batch(self.images[index], self.labels[index])
 
@@ -69,7 +70,7 @@ with Run(folder, method="test", config=Config(), options=options, quiet=True) as
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     network, optimizer = run.prepare(network, optimizer)
     run.register(network=network, optimizer=optimizer)
-    for batch in run.batches(Images(run), 2):
+    for batch in run.batches(Images(run), epochs=2):
         loss = nn.functional.cross_entropy(network(batch.image), batch.label)
         run.step(loss, optimizer)
         run.log(loss=loss)
@@ -86,21 +87,112 @@ def test_two_processes_equal_one_in_double_precision(tmp_path: Path, accumulate:
 
     def train(processes: int) -> dict[str, torch.Tensor]:
         folder = tmp_path / str(processes)
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-        done = subprocess.run(
-            [sys.executable, *launcher, str(processes), program, folder, str(accumulate)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        launch(program, processes, folder, accumulate)
         return torch.load(folder / "state.pt", weights_only=True)
 
     one, two = train(1), train(2)
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-9, atol=1e-9, msg=name)
+
+
+UNUSED = """
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from modicum.engine.random import generator
+from modicum.engine.run import Run, RunOptions
+
+
+class Batch(NamedTuple):
+    value: torch.Tensor
+
+
+class Values:
+    batch_size = 4
+    values = torch.randn(5, 4, 3, generator=generator("values"), dtype=torch.float64)
+
+    def __init__(self, run):
+        self.run = run
+
+    def __len__(self):
+        return 5
+
+    def epoch(self, epoch, start=0):
+        for values in self.values[start:]:
+            yield Batch(values.chunk(self.run.world)[self.run.rank])
+
+
+folder = Path(sys.argv[1])
+torch.set_num_threads(1)
+options = RunOptions(device="cpu")
+with Run(folder, method="test", config=RunOptions(), options=options, quiet=True) as run:
+    torch.manual_seed(run.rank)  # the first process's network is everyone's
+    network = nn.ModuleDict({
+        "shared": nn.Linear(3, 3), "branch": nn.Linear(3, 1), "never": nn.Linear(3, 3),
+        "frozen": nn.Linear(3, 3).requires_grad_(False),
+    }).double()
+    network["never"].to(torch.float32)
+    # Weight decay moves what has a gradient of zero, and leaves alone what has none.
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.05, weight_decay=0.5)
+    network, optimizer = run.prepare(network, optimizer)
+    run.register(network=network, optimizer=optimizer)
+    norms = []
+    for batch in run.batches(Values(run), epochs=1):
+        # Modules are called on their own, one of them twice, and the branch in some steps by one
+        # process only, in others by none.
+        hidden = network["shared"](network["shared"](network["frozen"](batch.value)))
+        penalty, = torch.autograd.grad(hidden.square().mean(), network["shared"].weight,
+                                       create_graph=True)
+        loss = hidden.abs().mean()
+        whole = Values.values[run.steps]
+        if run.steps < 3 and (run.world == 1 or run.rank == run.steps % 2):
+            taken = whole.chunk(2)[run.steps % 2]
+            state = network["shared"](network["shared"](network["frozen"](taken)))
+            loss = loss + network["branch"](state).square().mean() * run.world
+        penalties = run.mean(penalty.detach()) - penalty.detach() + penalty
+        loss = loss + 0.1 * (penalties * torch.ones_like(penalty)).sum()
+        norms.append(run.step(loss, optimizer, clip=0.7))
+    objects = run.gather([{"rank": run.rank, "item": i} for i in range(run.rank + 1)])
+    if run.is_main_process:
+        state = run.unwrap(network).state_dict()
+        assert torch.equal(state["never.weight"], network["never"].weight)
+        torch.save([state, torch.stack(norms), objects], folder / "state.pt")
+    else:
+        assert len(objects) == 3
+"""
+
+
+def launch(program: Path, processes: int, *words: object) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    done = subprocess.run(
+        [sys.executable, *launcher, str(processes), program, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_parameters_without_part_in_a_loss_train_like_in_one_process(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(UNUSED)
+    found: list[list[Any]] = []
+    for processes in (1, 2):
+        launch(program, processes, tmp_path / str(processes))
+        found.append(torch.load(tmp_path / str(processes) / "state.pt", weights_only=True))
+    (one, one_norms, _), (two, two_norms, objects) = found
+    torch.manual_seed(0)
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-9, atol=1e-9, msg=name)
+    torch.testing.assert_close(one_norms, two_norms, rtol=1e-9, atol=1e-9)
+    assert objects == [{"rank": r, "item": i} for r in range(2) for i in range(r + 1)]
 
 
 # Statistics that layers gather on their own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from modicum.engine.devices import to_device
+from modicum.engine.metrics import MEASURED
 from modicum.engine.random import generator, permutation
 from modicum.engine.run import (
     Interrupted,
@@ -44,19 +47,19 @@ class Points:
     """A two-class problem, drawn in an order that depends on the epoch."""
 
     def __init__(self, batch: int = 8, poison: int | None = None) -> None:
-        self.batch = batch
+        self.batch_size = batch
         self.points = torch.randn(48, 4, generator=generator("points"))
         self.labels = (self.points.sum(1) > 0).long()
         if poison is not None:
             self.points[poison] = torch.nan
 
     def __len__(self) -> int:
-        return len(self.points) // self.batch
+        return len(self.points) // self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = torch.from_numpy(permutation(len(self.points), 0, epoch, "order"))
         for number in range(start, len(self)):
-            index = order[number * self.batch : (number + 1) * self.batch]
+            index = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield Batch(self.points[index], self.labels[index], index)
 
 
@@ -83,7 +86,7 @@ def train(
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         model, optimizer = run.prepare(model, optimizer)
         run.register(model=model, optimizer=optimizer)
-        for batch in run.batches(points or Points(), epochs):
+        for batch in run.batches(points or Points(), epochs=epochs):
             loss = nn.functional.cross_entropy(model(batch.image), batch.label)
             run.step(loss, optimizer, learning_rate=0.1 / (1 + run.steps))
             run.log(loss=loss)
@@ -96,7 +99,8 @@ def train(
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         metrics = [json.loads(line) for line in lines]
         for line in metrics:
-            line.pop("seconds")
+            for name in MEASURED:
+                line.pop(name, None)
         return {name: value.clone() for name, value in model.state_dict().items()}, metrics
 
 
@@ -153,7 +157,7 @@ def test_accumulated_micro_batches_make_the_same_step(tmp_path: Path) -> None:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
             model, optimizer = run.prepare(model, optimizer)
             run.register(model=model, optimizer=optimizer)
-            for drawn in run.batches(Points(batch), 2):
+            for drawn in run.batches(Points(batch), epochs=2):
                 loss = nn.functional.cross_entropy(model(drawn.image), drawn.label)
                 run.step(loss, optimizer)
             assert run.steps == 12
@@ -270,7 +274,7 @@ def test_gradients_are_completed_once_for_accumulated_batches(tmp_path: Path) ->
             assert weight.grad is not None
             found.append(weight.grad.item())
 
-        for _ in run.batches(Points(24), 1):  # two batches, one step
+        for _ in run.batches(Points(24), epochs=1):  # two batches, one step
             run.step(weight * 3, optimizer, gradients=complete)
     assert found == [3.0]
 
@@ -467,3 +471,201 @@ def test_a_loader_gets_its_share(tmp_path: Path) -> None:
     options = RunOptions(seed=7, workers=0)
     with Run(tmp_path, method="test", config=Config(), options=options, quiet=True) as run:
         assert run.share == {"seed": 7, "workers": 0, "rank": 0, "world": 1}
+
+
+def losses_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stop", [None, 3, 7, 11, 12])
+def test_loops_by_steps_and_epochs_follow_one_another_and_resume(
+    tmp_path: Path, stop: int | None
+) -> None:
+    """8 steps are an epoch and a third of the next; the second loop goes on with the third."""
+
+    def stages(folder: Path, *, resume: bool = False, stop: int | None = None) -> Any:
+        seen: list[tuple[int, int, bool, list[int]]] = []
+        options = RunOptions(checkpoint_every=0)
+        with Run(folder, method="test", config=Config(), options=options, resume=resume) as run:
+            drawn = torch.zeros(1)
+            run.register(drawn=drawn)
+            for loop in ({"steps": 8}, {"epochs": 1}):
+                for batch in run.batches(Points(), **loop):
+                    drawn += torch.rand(())
+                    seen.append((run.steps, run.epoch, run.epoch_ended, batch.index.tolist()))
+                    if run.steps == stop:
+                        return seen, drawn
+        return seen, drawn
+
+    whole, drawn = stages(tmp_path / "whole")
+    assert [entry[:3] for entry in whole] == [
+        (step, (step + 4) // 6 if step >= 8 else step // 6, step in (5, 13)) for step in range(14)
+    ]
+    order = [i for e in (0, 1, 2) for i in permutation(48, 0, e, "order")[: 16 if e == 1 else 48]]
+    assert [i for entry in whole for i in entry[3]] == order
+    if stop is not None:
+        before, _ = stages(tmp_path / "broken", stop=stop)
+        after, again = stages(tmp_path / "broken", resume=True)
+        assert before[:-1] + after == whole
+        assert torch.equal(drawn, again)
+    with (
+        Run(tmp_path / "both", method="test", config=Config(), quiet=True) as run,
+        pytest.raises(TypeError, match="either epochs or steps"),
+    ):
+        next(run.batches(Points(), epochs=1, steps=1))
+
+
+@dataclass(frozen=True)
+class Target:
+    boxes: list[Tensor]
+    name: str
+
+
+def test_nested_batches_move_to_the_device() -> None:
+    device = torch.device("meta")  # a device that every machine has
+    target = Target([torch.zeros(2, 4), torch.zeros(0, 4)], "a")
+    batch = {"image": torch.zeros(3), "targets": (target, None), "index": Batch(*torch.zeros(3, 1))}
+    moved = to_device(batch, device)
+    assert moved["image"].device == moved["index"].label.device == device
+    assert type(moved["index"]) is Batch
+    assert [tuple(boxes.shape) for boxes in moved["targets"][0].boxes] == [(2, 4), (0, 4)]
+    assert all(boxes.device == device for boxes in moved["targets"][0].boxes)
+    assert moved["targets"][0].name == "a"
+    assert moved["targets"][1] is None
+    assert target.boxes[0].device.type == "cpu"
+
+
+def test_ragged_targets_train_and_are_named_when_a_loss_is_not_finite(tmp_path: Path) -> None:
+    class Ragged:
+        batch_size = 2
+
+        def __len__(self) -> int:
+            return 3
+
+        def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Any]]:
+            for number in range(start, 3):
+                yield {
+                    "points": [torch.ones(number + 1), torch.ones(0)],
+                    "index": torch.tensor([number, number + 10]),
+                }
+
+    def descend(run: Run, weight: Tensor, optimizer: Any) -> None:
+        for batch in run.batches(Ragged(), epochs=1):
+            count = torch.cat(batch["points"]).sum()
+            run.step(weight * (count if count < 3 else torch.inf), optimizer)
+
+    with Run(tmp_path, method="test", config=Config(), quiet=True) as run:
+        weight = torch.ones((), requires_grad=True)
+        optimizer = run.prepare(torch.optim.SGD([weight], lr=0.1))
+        with pytest.raises(TrainingError, match="by their index: 2, 12"):
+            descend(run, weight, optimizer)
+    assert weight.item() == pytest.approx(1 - 0.1 - 0.2)
+
+
+def test_the_norm_before_clipping_is_returned(tmp_path: Path) -> None:
+    norms: list[float] = []
+    with Run(
+        tmp_path, method="test", config=Config(), options=RunOptions(clip=0.5), quiet=True
+    ) as run:
+        weight = torch.zeros(3, requires_grad=True)
+        optimizer = run.prepare(torch.optim.SGD([weight], lr=1.0))
+        moved = torch.zeros(3)
+        for clip in (None, 2.0, 100.0):
+            before = weight.detach().clone()
+            for _ in run.iterations(run.steps + 1):
+                loss = (weight * torch.tensor([3.0, 4.0, 12.0])).sum()
+                norm = run.step(loss, optimizer, clip=clip)
+                run.log(gradient=norm)
+                assert norm is not None
+                norms.append(norm.item())
+            moved[len(norms) - 1] = (weight.detach() - before).norm()
+    assert norms == pytest.approx([13, 13, 13], rel=1e-5)
+    assert moved.tolist() == pytest.approx([0.5, 2, 13], rel=1e-5)
+
+
+def test_a_micro_batch_has_no_norm(tmp_path: Path) -> None:
+    options = RunOptions(accumulate=2)
+    with Run(tmp_path, method="test", config=Config(), options=options, quiet=True) as run:
+        weight = torch.zeros((), requires_grad=True)
+        optimizer = run.prepare(torch.optim.SGD([weight], lr=0.0))
+        norms: list[Tensor | None] = []
+        for batch in run.batches(Points(12), epochs=1):
+            norms.append(run.step(weight * batch.label.sum(), optimizer))
+            run.log(gradient=norms[-1])
+    assert [norm is None for norm in norms] == [True, False, True, False]
+    assert losses_of(tmp_path)[-1]["gradient"] == pytest.approx(
+        sum(norm.item() for norm in norms if norm is not None) / 2
+    )
+
+
+def test_throughput_leaves_measuring_and_checkpoints_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("modicum.engine.run.time.monotonic", lambda: now[0])
+
+    def save(folder: Path, steps: int, content: Any) -> None:
+        now[0] += 7.0
+
+    monkeypatch.setattr("modicum.engine.checkpoint.save_checkpoint", save)
+    options = RunOptions(checkpoint_every=0)
+    with Run(tmp_path, method="test", config=Config(), options=options, quiet=True) as run:
+        weight = torch.zeros((), requires_grad=True)
+        optimizer = run.prepare(torch.optim.SGD([weight], lr=0.0))
+        for batch in run.batches(Points(), epochs=2):
+            now[0] += 0.5
+            run.step(weight * 1.0, optimizer)
+            run.log(size=float(len(batch.index)))
+            if run.epoch_ended:
+                now[0] += 100.0
+                run.score({"top1": 1.0})
+    scored, logged = losses_of(tmp_path)[-2:]
+    assert "samples_per_second" not in scored
+    assert logged["samples_per_second"] == 16.0
+    assert logged["peak_memory_mib"] > 1
+
+
+def test_checkpoints_take_a_twentieth_of_the_time_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("modicum.engine.run.time.monotonic", lambda: now[0])
+    saved: list[float] = []
+
+    def save(folder: Path, steps: int, content: Any) -> None:
+        now[0] += 2.0
+        saved.append(now[0])
+
+    monkeypatch.setattr("modicum.engine.checkpoint.save_checkpoint", save)
+    options = RunOptions(checkpoint_every=10)
+    with Run(tmp_path, method="test", config=Config(), options=options, quiet=True) as run:
+        for _ in run.iterations(100):
+            now[0] += 1.0
+    # The first after 10 s; every further one 19 times 2 s after the one before has ended.
+    assert saved == [12, 52, 92, 108]
+
+
+def test_objects_are_gathered_in_one_process(tmp_path: Path) -> None:
+    with Run(tmp_path, method="test", config=Config(), quiet=True) as run:
+        assert run.gather(({"a": 1}, None)) == [{"a": 1}, None]
+
+
+@pytest.mark.slow  # importing the compiler takes half a minute
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's compiler, for itself
+def test_a_compiled_network_is_saved_like_another(tmp_path: Path) -> None:
+    assert not RunOptions().compile
+    if shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler")
+    plain, _ = train(tmp_path / "plain", epochs=1)
+    compiled, _ = train(tmp_path / "compiled", epochs=1, options=RunOptions(compile=True))
+    assert compiled.keys() == plain.keys()
+    assert all(value.isfinite().all() for value in compiled.values())
+
+
+def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> Any:
+        raise RuntimeError("no compiler found\nmore")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(ConfigError, match=r"--compile: .*RuntimeError: no compiler found\)\. It"):
+        train(tmp_path, options=RunOptions(compile=True))

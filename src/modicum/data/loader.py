@@ -20,8 +20,8 @@ from modicum.engine.random import SampleRandom, permutation
 from modicum.errors import ConfigError, DataError
 from modicum.system.environment import usable_cores
 
-Made = TypeVar("Made", bound=tuple[Any, ...])
-"""A named tuple of tensors."""
+Made = TypeVar("Made")
+"""A batch: tensors in any nesting of dataclasses, named tuples, lists and dicts."""
 
 
 class Loader(Generic[Made]):
@@ -45,7 +45,7 @@ class Loader(Generic[Made]):
         Args:
             samples: Number of samples; they are known by their numbers from 0.
             batch_size: Samples a batch, over all processes together.
-            make: Makes a batch, a named tuple of tensors, of the samples `random.index` of the
+            make: Makes a batch (see `Made`) of the samples `random.index` of the
                 random numbers it is given. It may raise `DataError`, and must be picklable for
                 workers where processes are not forked.
             seed: Key of the order and of the samples' random numbers.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +15,7 @@ from accelerate.utils import (
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
 )
+from torch import Tensor
 
 from modicum.engine.launch import launched_on_cpu
 from modicum.errors import ConfigError
@@ -82,3 +85,45 @@ def make_accelerator(
             f"`accelerate config`, or start with torchrun."
         )
     return accelerator
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile something small.
+
+    Raises:
+        ConfigError: It fails.
+    """
+    try:
+        torch.compile(torch.neg)(torch.ones(2, device=device))
+    except Exception as error:  # of many kinds, and none is public
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(
+            f"--compile: PyTorch cannot compile here ({reason}). It needs "
+            f"a C++ compiler, and Triton on a GPU; install them, or leave --compile out."
+        ) from error
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on a device; copies to a GPU do not wait.
+
+    Args:
+        batch: Tensors in any nesting of dataclasses, named tuples, tuples, lists and dicts; what is
+            none of these stays as it is.
+        device: Where to.
+    """
+    if isinstance(batch, Tensor):
+        if device.type == "cuda" and not batch.is_cuda:
+            batch = batch.pin_memory()  # a copy from other memory would be waited for
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        moved = [to_device(value, device) for value in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+    if dataclasses.is_dataclass(batch):
+        moved = copy.copy(batch)
+        for field in dataclasses.fields(batch):
+            # Not dataclasses.replace: what was checked when the batch was made stays right.
+            object.__setattr__(moved, field.name, to_device(getattr(batch, field.name), device))
+        return moved
+    return batch

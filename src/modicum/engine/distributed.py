@@ -6,6 +6,7 @@ PyTorch's `SyncBatchNorm` does that on GPUs only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -80,6 +81,66 @@ def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     total = values.detach().clone()
     torch.distributed.all_reduce(total)
     return total / torch.distributed.get_world_size()
+
+
+def broadcast_state(module: nn.Module) -> None:
+    """Give every process the parameters and buffers that the first has."""
+    for tensor in module.state_dict().values():
+        sent = tensor.contiguous()
+        torch.distributed.broadcast(sent, 0)
+        tensor.copy_(sent)
+
+
+BUCKET = 1 << 23
+"""Numbers of gradients that travel together: 32 MiB of float32."""
+
+
+def average_gradients(parameters: Sequence[torch.Tensor]) -> None:
+    """Average gradients over the processes that train together, in place.
+
+    A parameter that took no part in the loss of one process counts there as a gradient of zero.
+    One that took part in none keeps no gradient, so that an optimizer passes it over as it does
+    where one process trains alone. `DistributedDataParallel` fails at the first, unless it walks
+    through the graph at every step, and knows neither modules that are called in parts nor
+    gradients of gradients.
+
+    Args:
+        parameters: The same, in the same order, on every process.
+    """
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    if not parameters:
+        return
+    missing = [place for place, parameter in enumerate(parameters) if parameter.grad is None]
+    holders = torch.ones(len(parameters), device=parameters[0].device)
+    if missing:
+        holders[missing] = 0
+    torch.distributed.all_reduce(holders)
+    # Looking waits for the device; a process that has every gradient need not look.
+    somewhere = holders.tolist() if missing else [1.0] * len(parameters)
+    bucket: list[torch.Tensor] = []
+    for parameter, anywhere in zip(parameters, somewhere, strict=True):
+        if not anywhere:
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        full = sum(gradient.numel() for gradient in bucket) + parameter.grad.numel() > BUCKET
+        if bucket and (full or bucket[0].dtype != parameter.grad.dtype):
+            _average(bucket)
+            bucket = []
+        bucket.append(parameter.grad)
+    _average(bucket)
+
+
+def _average(tensors: list[torch.Tensor]) -> None:
+    """Average tensors of one dtype over the processes, in place and as one message."""
+    if not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    flat /= torch.distributed.get_world_size()
+    torch.distributed.all_reduce(flat)
+    sizes = [tensor.numel() for tensor in tensors]
+    views = [part.view_as(to) for part, to in zip(flat.split(sizes), tensors, strict=True)]
+    torch._foreach_copy_(tensors, views)  # pyright: ignore
 
 
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:

@@ -6,6 +6,11 @@ import ctypes
 import sys
 from contextlib import suppress
 
+import torch
+
+if sys.platform != "win32":
+    import resource
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 _LARGEST = 2**31 - 1
 
@@ -27,3 +32,13 @@ def keep_freed_memory() -> bool:
         change = ctypes.CDLL("libc.so.6").mallopt
         return bool(change(_MMAP_THRESHOLD, _LARGEST) and change(_TRIM_THRESHOLD, _LARGEST))
     return False
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: by tensors on a GPU, else by this process (0 on Windows)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -13,8 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modicum.engine.memory import peak_memory
 from modicum.errors import require
 from modicum.system.files import write_text
+
+MEASURED = ("seconds", "samples_per_second", "peak_memory_mib")
+"""Names in a line that say how the machine did; all others are the same bits for the same seed."""
 
 
 class Metrics:
@@ -39,6 +43,8 @@ class Metrics:
     ) -> None:
         self.last_line = ""
         """The newest means as text, for the progress."""
+        self.samples = 0
+        """Samples trained on, by all processes, since the window began."""
         self._path = folder / "metrics.jsonl"
         self._device = device
         self._world = world
@@ -46,7 +52,7 @@ class Metrics:
         self._writes = writes
         self._window: dict[str, list[Any]] = {}
         self._earlier_seconds = 0.0
-        self._started = time.monotonic()
+        self._started = self._window_started = time.monotonic()
         self._board: Any = None
 
     @property
@@ -70,9 +76,19 @@ class Metrics:
                 str(self._path.parent / "tensorboard"), purge_step=steps + 1
             )
 
-    def log(self, values: Mapping[str, Tensor | float]) -> None:
+    def start_clock(self) -> None:
+        """Measure the throughput from this moment on."""
+        self.samples, self._window_started = 0, time.monotonic()
+
+    def pause(self, since: float) -> None:
+        """Leave the time since a moment of `time.monotonic` out of the throughput."""
+        self._window_started += time.monotonic() - since
+
+    def log(self, values: Mapping[str, Tensor | float | None]) -> None:
         """Add values to the window; tensors stay where they are."""
         for name, value in values.items():
+            if value is None:
+                continue
             if isinstance(value, Tensor):
                 value = value.detach().double() if self._device.type != "mps" else value.detach()
             entry = self._window.setdefault(name, [0.0, 0])
@@ -81,11 +97,16 @@ class Metrics:
     def write_window(self, step: int, epoch: int) -> None:
         """Write the means of the window, over all processes, and begin the next."""
         window, self._window = self._averaged(), {}
+        means = {name: float(total) / count for name, (total, count) in window.items()}
+        speed = self.samples / max(time.monotonic() - self._window_started, 1e-9)
+        self.start_clock()
         if not window:
             return
-        means = {name: float(total) / count for name, (total, count) in window.items()}
-        self.write(means, step, epoch)
-        self.last_line = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+        measured = {"samples_per_second": round(speed, 1)} if speed else {}
+        measured["peak_memory_mib"] = round(peak_memory(self._device) / 2**20, 1)
+        self.write(means, step, epoch, measured)
+        shown = {**means, **({"samples/s": speed} if speed else {})}
+        self.last_line = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
 
     def _averaged(self) -> dict[str, list[Any]]:
         """The window with its sums averaged over the processes."""
@@ -100,11 +121,25 @@ class Metrics:
             for (name, (_, count)), total in zip(self._window.items(), averaged, strict=True)
         }
 
-    def write(self, values: Mapping[str, float], step: int, epoch: int) -> None:
-        """Write one line."""
+    def write(
+        self,
+        values: Mapping[str, float],
+        step: int,
+        epoch: int,
+        measured: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write one line.
+
+        Args:
+            values: What was logged.
+            step: Optimizer steps done.
+            epoch: Number of the epoch in progress.
+            measured: What depends on the machine.
+        """
         if not self._writes:
             return
         line: dict[str, Any] = {"step": step, "epoch": epoch, "seconds": round(self.seconds, 3)}
+        line |= measured or {}
         # JSON has no NaN; null is what other readers understand.
         line |= {n: float(v) if math.isfinite(v) else None for n, v in values.items()}
         with self._path.open("a") as file:

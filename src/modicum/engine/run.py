@@ -4,6 +4,7 @@ A method's loop stays its own; `Run` supplies what is the same in every loop::
 
     model, optimizer = run.prepare(model, optimizer)
     run.register(model=model, optimizer=optimizer)
+    run.result(model, notes={"classes": classes})
     for batch in run.batches(loader, epochs=config.epochs):
         loss = criterion(model(batch.image), batch.label)
         run.step(loss, optimizer, learning_rate=schedule(run.steps))
@@ -17,7 +18,8 @@ bits as if it had never stopped: data order and augmentation are functions of (s
 PyTorch's global generator is seeded anew at every step from (seed, step, process), and schedules
 are functions of the step, so a checkpoint holds little but the kept objects and the number of
 steps. Several processes give the result of one, to rounding, save for noise drawn from the global
-generator, such as dropout: every process draws its own.
+generator, such as dropout: every process draws its own. `Run.step` averages their gradients, so a
+loss may leave parameters out, call parts of a module, or hold gradients of gradients.
 """
 
 from __future__ import annotations
@@ -31,17 +33,18 @@ import signal
 import time
 import types
 import typing
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from modicum.engine import checkpoint
-from modicum.engine.devices import Device, make_accelerator
-from modicum.engine.distributed import synchronise_batch_norm
+from modicum.engine.devices import Device, check_compiler, make_accelerator, to_device
+from modicum.engine.distributed import average_gradients, broadcast_state, synchronise_batch_norm
 from modicum.engine.finite import TrainingError as TrainingError
 from modicum.engine.finite import UncheckedLoss, check_losses, check_states
 from modicum.engine.folder import RunFolder
@@ -58,11 +61,15 @@ from modicum.weights.saved import BEST_FILE, MODEL_FILE, HasState, save_model
 LOG_EVERY = 20
 """Optimizer steps whose logged values are averaged into one line of metrics.jsonl."""
 
+SAVING_SHARE = 19
+"""Least time between two checkpoints, in times of what writing the last took: at most 5 %."""
+
 AGREE_EVERY = 8
 """Optimizer steps between which several processes agree on stopping and on checkpoints."""
 
 _log = logging.getLogger("modicum")
-_Batch = TypeVar("_Batch", bound=tuple[Any, ...], covariant=True)
+_Batch = TypeVar("_Batch", covariant=True)
+_Object = TypeVar("_Object")
 
 
 @dataclass(frozen=True)
@@ -83,20 +90,31 @@ class RunOptions(Options):
     workers: Annotated[int, Ge(0)] | None = None
     """Processes that decode data; none: chosen from the data and the cores."""
     checkpoint_every: Annotated[float, Ge(0)] = 60.0
-    """Seconds from one checkpoint to the next; 0: one after every step."""
+    """Seconds from one checkpoint to the next, longer where checkpoints would otherwise take more
+    than 5 % of the time; 0: one after every step."""
     tensorboard: bool = False
     """Also write TensorBoard event files to the run folder."""
+    compile: bool = False
+    """Compile networks by torch.compile: the first steps take up to minutes, later ones less time.
+    Needs a C++ compiler, and Triton on a GPU."""
 
 
 class BatchSource(Protocol[_Batch]):
     """What `Run.batches` draws from; `modicum.images.Loader` is one."""
+
+    batch_size: int
+    """Samples a batch, over all processes together."""
 
     def __len__(self) -> int:
         """Batches an epoch."""
         ...
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[_Batch]:
-        """Batches of one epoch from number `start` on, named tuples of tensors."""
+        """Batches of one epoch from number `start` on.
+
+        A batch is tensors in any nesting of dataclasses, named tuples, lists and dicts. Its
+        `index`, if it has one, holds the numbers of its samples, for messages.
+        """
         ...
 
 
@@ -177,7 +195,10 @@ class Run:
         self._batch = 0
         self._enough = False
         self._begun = False
+        self._loops_done = (0, 0)
         self._checkpointed = time.monotonic()
+        self._saving_seconds = 0.0
+        self._work_ended = 0.0
 
         if self.is_main_process:
             self._claimed = RunFolder(self.folder, method=method, resume=resume)
@@ -236,17 +257,31 @@ class Run:
     # Preparation
 
     def prepare(self, *objects: Any) -> Any:
-        """Place modules and optimizers on the device and spread them over the processes.
+        """Place modules and optimizers on the device and make them fit for several processes.
 
         Returns:
             The prepared objects in the same order; the object itself if there is only one.
+
+        Raises:
+            ConfigError: `options.compile`, and PyTorch cannot compile here.
         """
+        if self.options.compile:
+            check_compiler(self.device)
+        prepared = tuple(map(self._prepared, objects))
+        return prepared[0] if len(prepared) == 1 else prepared
+
+    def _prepared(self, unprepared: Any) -> Any:
+        if isinstance(unprepared, torch.optim.Optimizer):
+            return self._accelerator.prepare_optimizer(unprepared)
         if self.world > 1:
-            objects = tuple(
-                synchronise_batch_norm(o, self.device) if isinstance(o, nn.Module) else o
-                for o in objects
-            )
-        return self._accelerator.prepare(*objects)
+            unprepared = synchronise_batch_norm(unprepared, self.device)
+        # evaluation_mode: without DistributedDataParallel, since `step` averages the gradients.
+        module = self._accelerator.prepare_model(unprepared, evaluation_mode=True)
+        if self.world > 1:
+            broadcast_state(module)
+        if self.options.compile:
+            module.compile()
+        return module
 
     @contextlib.contextmanager
     def autocast(self) -> Generator[None, None, None]:
@@ -318,30 +353,52 @@ class Run:
 
     # The loop
 
-    def batches(self, loader: BatchSource[_Batch], epochs: int) -> Iterator[_Batch]:
-        """The batches of all epochs that are still to do, their tensors on the run's device.
+    def batches(
+        self, loader: BatchSource[_Batch], *, epochs: int | None = None, steps: int | None = None
+    ) -> Iterator[_Batch]:
+        """The batches that are still to do, their tensors on the run's device.
 
-        A loader's batch is a micro-batch: `options.accumulate` of them make an optimizer step.
+        A loader's batch is a micro-batch: `options.accumulate` of them make an optimizer step. A
+        run of several stages has one such loop for each; steps and epochs are counted on.
+
+        Args:
+            loader: Makes the batches.
+            epochs: Passes over the data.
+            steps: Optimizer steps, instead; the last pass may end early.
+
+        Raises:
+            ConfigError: An epoch is shorter than an optimizer step.
         """
-        per_epoch = len(loader) // self.options.accumulate
+        if (epochs is None) == (steps is None):
+            raise TypeError("Run.batches: give either epochs or steps")
+        micro = self.options.accumulate
+        per_epoch = len(loader) // micro
         if per_epoch < 1:
             raise ConfigError(
-                f"an epoch has {len(loader)} batches, fewer than the {self.options.accumulate} of "
+                f"an epoch has {len(loader)} batches, fewer than the {micro} of "
                 f"one optimizer step (--accumulate). Lower it, or the batch size."
             )
-        total = epochs * per_epoch
-        with self._working(total) as progress:
-            for epoch in range(self.steps // per_epoch, epochs):
-                self.epoch = epoch
-                first = (self.steps % per_epoch) * self.options.accumulate
-                numbers = range(first, per_epoch * self.options.accumulate)
-                # zip asks the numbers first, so that no batch beyond the last is drawn.
-                for self._batch, batch in zip(numbers, loader.epoch(epoch, first), strict=False):
-                    self._samples = _sample_indices(batch)
-                    yield from self._one(_to_device(batch, self.device), per_epoch)
-                    if self._accelerator.sync_gradients:
-                        self._step_done(progress, last=self.steps + 1 == total)
-            self.epoch = epochs
+        start, first_epoch = self._loops_done
+        end = start + (steps if steps is not None else (epochs or 0) * per_epoch)
+        end_epoch = first_epoch + math.ceil((end - start) / per_epoch)
+        self._loops_done = (end, end_epoch)
+        if self.steps < end:  # else a stage that was done before the run was resumed
+            with self._working(end) as progress:
+                for epoch in range(first_epoch + (self.steps - start) // per_epoch, end_epoch):
+                    self.epoch = epoch
+                    begin = start + (epoch - first_epoch) * per_epoch
+                    numbers = range(
+                        (self.steps - begin) * micro, min(per_epoch, end - begin) * micro
+                    )
+                    # zip asks the numbers first, so that no batch beyond the last is drawn.
+                    drawn = zip(numbers, loader.epoch(epoch, numbers.start), strict=False)
+                    for self._batch, batch in drawn:
+                        self._samples = _sample_indices(batch)
+                        self._metrics.samples += loader.batch_size
+                        yield from self._one(to_device(batch, self.device), begin + per_epoch)
+                        if self._accelerator.sync_gradients:
+                            self._step_done(progress, last=self.steps + 1 == end)
+        self.epoch = end_epoch
 
     def iterations(self, until: int, *, of: int | None = None) -> Iterator[int]:
         """The numbers, from 0, of the optimizer steps that are still to do.
@@ -357,11 +414,13 @@ class Run:
         """
         if self.options.accumulate != 1:
             raise ConfigError("--accumulate has no meaning for this method; leave it at 1.")
+        self._loops_done = (until, self.epoch)
+        self._batch, self._samples = 0, []
         if self.steps >= until:  # a stage that was done before the run was resumed
             return
         with self._working(of or until) as progress:
             while self.steps < until:
-                yield from self._one(self.steps, None)
+                yield from self._one(self.steps)
                 if self._enough:  # steps that are left out count as done
                     self.steps, self._enough = until - 1, False
                 self._step_done(progress, last=self.steps + 1 == until)
@@ -373,6 +432,7 @@ class Run:
     @contextlib.contextmanager
     def _working(self, total: int) -> Generator[Progress, None, None]:
         self._begin()
+        self._metrics.start_clock()
         with (
             self._signals,
             Progress("train", total, done=self.steps, quiet=self.quiet) as progress,
@@ -380,15 +440,12 @@ class Run:
             yield progress
             self._look_at_losses()
 
-    def _one(self, item: Any, per_epoch: int | None) -> Iterator[Any]:
-        """Hand one (micro-)batch to the loop, randomness seeded and gradients gathered or not."""
-        with self._accelerator.accumulate(*self._state.modules):
-            self.epoch_ended = (
-                per_epoch is not None
-                and self._accelerator.sync_gradients
-                and (self.steps + 1) % per_epoch == 0
-            )
+    def _one(self, item: Any, epoch_end: int | None = None) -> Iterator[Any]:
+        """Hand one (micro-)batch to the loop, randomness seeded and gradients applied or not."""
+        with self._accelerator.accumulate():
+            self.epoch_ended = self._accelerator.sync_gradients and self.steps + 1 == epoch_end
             torch.manual_seed(fold_keys(self.seed, self.steps, self._batch, self.rank) >> 1)
+            self._work_ended = time.monotonic()
             yield item
 
     def _step_done(self, progress: Progress, *, last: bool) -> None:
@@ -397,7 +454,9 @@ class Run:
             self._metrics.write_window(self.steps, self.epoch)
         progress.advance(self.steps, self._metrics.last_line)
         stop = self._signals.received is not None
-        due = time.monotonic() - self._checkpointed >= self.options.checkpoint_every
+        every = self.options.checkpoint_every
+        pause = max(every, SAVING_SHARE * self._saving_seconds) if every else 0.0
+        due = time.monotonic() - self._checkpointed >= pause
         if self.world > 1:  # all must do the same at the same step
             stop, due = self._agreed(stop, due)
         if last or stop or due:
@@ -417,8 +476,9 @@ class Run:
         optimizer: torch.optim.Optimizer,
         *,
         learning_rate: float | None = None,
+        clip: float | None = None,
         gradients: Callable[[], Tensor | None] | None = None,
-    ) -> None:
+    ) -> Tensor | None:
         """Backward, clip and update, with accumulation and precision taken care of.
 
         Args:
@@ -426,9 +486,15 @@ class Run:
             optimizer: A prepared optimizer.
             learning_rate: Set on every parameter group before the update, times the group's
                 `scale` if it has one.
+            clip: Largest L2 norm of the gradient; none: `options.clip`.
             gradients: Called on every process between backward and clipping, where processes hold
-                parts of what the optimizer updates: it completes the gradients in place, and
-                returns their L2 norm over all processes, a scalar, or None if each has them all.
+                parts of what the optimizer updates, in place of averaging: it completes the
+                gradients in place, and returns their L2 norm over all processes, a scalar, or None
+                if each has them all.
+
+        Returns:
+            The L2 norm of the gradient before clipping, a scalar; None where the micro-batch is not
+            the last of its step.
 
         Raises:
             TrainingError: A term is NaN or infinite. On a GPU it may be noticed up to some steps
@@ -443,28 +509,38 @@ class Run:
             self._look_at_losses()
         total = loss if isinstance(loss, Tensor) else torch.stack(list(loss.values())).sum()
         self._accelerator.backward(total)
+        norm = None
         if self._accelerator.sync_gradients:
-            norm = gradients() if gradients is not None else None
-            if self.options.clip is not None:
-                self._clip(optimizer, self.options.clip, norm)
+            if gradients is not None:
+                norm = gradients()
+            elif self.world > 1:
+                average_gradients(_parameters(optimizer))
+            norm = self._clip(optimizer, clip or self.options.clip or math.inf, norm)
             if learning_rate is not None:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * group.get("scale", 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        self._work_ended = time.monotonic()
+        return norm
 
-    def _clip(self, optimizer: torch.optim.Optimizer, limit: float, norm: Tensor | None) -> None:
-        """Bound the L2 norm of the gradient, which is `norm` unless it is all on this process."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if norm is None:
-            self._accelerator.clip_grad_norm_(parameters, limit)
-            return
+    def _clip(self, optimizer: torch.optim.Optimizer, limit: float, norm: Tensor | None) -> Tensor:
+        """Bound the L2 norm of the gradient, which is `norm` unless it is all on this process.
+
+        Returns:
+            The norm before.
+        """
         scaler = self._accelerator.scaler
-        scale = 1.0 if scaler is None else scaler.get_scale()  # fp16: of gradients and norm alike
-        factor = (limit * scale / norm).clamp(max=1)
-        for parameter in parameters:
+        if scaler is not None and norm is not None:  # fp16: `norm` is of scaled gradients
+            norm = norm / scaler.get_scale()
+        self._accelerator.unscale_gradients(optimizer)
+        if norm is None:
+            return nn.utils.clip_grad_norm_(_parameters(optimizer), limit)
+        factor = (limit / norm).clamp(max=1)
+        for parameter in _parameters(optimizer):
             if parameter.grad is not None:
                 parameter.grad *= factor.to(parameter.grad.dtype)
+        return norm
 
     def _look_at_losses(self) -> None:
         unchecked, self._unchecked = self._unchecked, []
@@ -472,8 +548,12 @@ class Run:
 
     # Logging
 
-    def log(self, **values: Tensor | float) -> None:
-        """Log training values; metrics.jsonl gets their means over up to 20 optimizer steps."""
+    def log(self, **values: Tensor | float | None) -> None:
+        """Log training values; metrics.jsonl gets their means over up to 20 optimizer steps.
+
+        Args:
+            values: Scalars; None is passed over.
+        """
         self._metrics.log(values)
 
     def scores_now(self, every: int, epochs: int) -> bool:
@@ -499,6 +579,8 @@ class Run:
                 it improves.
             higher_is_better: Whether a larger value of it is better.
         """
+        self._metrics.pause(self._work_ended)  # measuring is no part of training's throughput
+        self._work_ended = time.monotonic()
         self.last_scores = dict(values)
         self._metrics.write(values, self.steps + 1, self.epoch)
         if best is None:
@@ -521,6 +603,16 @@ class Run:
         """`values` averaged over all processes; every process gets the mean."""
         return self._reduced(values, "mean")
 
+    def gather(self, objects: Sequence[_Object]) -> list[_Object]:
+        """The objects of all processes, those of the first process first; every process gets all.
+
+        For measures that need everything, such as average precision and rank correlation.
+
+        Args:
+            objects: What this process has, picklable; processes may have unequally many.
+        """
+        return list(objects) if self.world == 1 else gather_object(list(objects))
+
     def _reduced(self, values: Tensor, how: str) -> Tensor:
         if self.world == 1:
             return values
@@ -536,6 +628,7 @@ class Run:
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint of all that is registered. The loops call this in time."""
+        began = time.monotonic()
         self._look_at_losses()
         # On every process: states and means may be gathered from all of them.
         objects = self._state.state_dict()
@@ -553,7 +646,9 @@ class Run:
             }
             checkpoint.save_checkpoint(self.folder / "checkpoints", self.steps, content)
         self._accelerator.wait_for_everyone()
+        self._metrics.pause(began)
         self._checkpointed = time.monotonic()
+        self._saving_seconds = self._checkpointed - began
 
     def _look_at_state(self, objects: Mapping[str, Any]) -> None:
         result = (
@@ -645,15 +740,11 @@ def read_run(folder: Path, config_of: Callable[[str, str], type[Any]]) -> Descri
     )
 
 
-def _to_device(batch: Any, device: torch.device) -> Any:
-    """Move the tensors of a named tuple."""
-    if device.type == "cpu":
-        return batch
-    moved = (v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in batch)
-    return type(batch)(*moved)
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _sample_indices(batch: Any) -> list[int]:
     """Which samples a batch holds, for the message when its loss is NaN."""
-    index = getattr(batch, "index", None)
+    index = batch.get("index") if isinstance(batch, dict) else getattr(batch, "index", None)
     return index.tolist() if isinstance(index, Tensor) else []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modicum.errors import ConfigError
 
@@ -56,8 +56,3 @@ class RegisteredState:
         if isinstance(registered, Tensor):
             return registered.detach().cpu()
         return self._unwrap(registered).state_dict()
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        """The modules among the objects."""
-        return [o for o in self._objects.values() if isinstance(o, nn.Module)]
