@@ -536,7 +536,7 @@ class Run:
         self._accelerator.unscale_gradients(optimizer)
         if norm is None:
             return nn.utils.clip_grad_norm_(_parameters(optimizer), limit)
-        factor = (limit / norm).clamp(max=1)
+        factor = (limit / (norm + 1e-6)).clamp(max=1)  # that of clip_grad_norm_
         for parameter in _parameters(optimizer):
             if parameter.grad is not None:
                 parameter.grad *= factor.to(parameter.grad.dtype)

@@ -105,7 +105,7 @@ def of_all_nodes(
 
 
 def products(graph: Graph) -> dict[str, Tensor]:
-    """Everything a message graph offers, and gradients through it, in double precision."""
+    """Everything a message graph offers, and gradients through it."""
     messages = graph.messages
     x = random_rows(graph, "x", 3).double().requires_grad_()
     found = {
@@ -127,7 +127,7 @@ def products(graph: Graph) -> dict[str, Tensor]:
 
 
 def network_and_gradients(graph: Graph, name: str) -> dict[str, Tensor]:
-    """Outputs, and gradients of a loss, without dropout and in double precision."""
+    """Outputs, and gradients of a loss, without dropout."""
     torch.manual_seed(0)
     network = NETWORKS[name](graph).double().eval()
     for parameter in node_parameters(network).values():
@@ -149,8 +149,9 @@ def network_and_gradients(graph: Graph, name: str) -> dict[str, Tensor]:
 
 
 def teacher(graph: Graph) -> Targets:
-    log_probabilities = random_rows(graph, "teacher", 2).log_softmax(1)
-    return Targets(log_probabilities.exp(), log_probabilities, random_rows(graph, "embedding", 16))
+    log_probabilities = random_rows(graph, "teacher", 2).double().log_softmax(1)
+    embedding = random_rows(graph, "embedding", 16).double()
+    return Targets(log_probabilities.exp(), log_probabilities, embedding)
 
 
 def student_of(graph: Graph, framework: str) -> tuple[Student, nn.ModuleDict]:
@@ -160,18 +161,18 @@ def student_of(graph: Graph, framework: str) -> tuple[Student, nn.ModuleDict]:
     if framework == "akd":
         network = SGCStudent(18, 2, hidden=16)
     proxies = Proxies(nodes)
-    modules = nn.ModuleDict({"network": network, "proxies": proxies})
+    modules = nn.ModuleDict({"network": network, "proxies": proxies}).double()
     keep_own_rows(graph, modules)
     adam = Adam(network.parameters(), lr=0.01, weight_decay=0.01)
     proxy_adam = Adam(proxies.parameters(), lr=0.01)
-    return Student(network, adam, graph.features, proxies, proxy_adam), modules
+    return Student(network, adam, graph.features.double(), proxies, proxy_adam), modules
 
 
 def distilled(graph: Graph, framework: Any) -> dict[str, Tensor]:
     """Some epochs of RELIANT with dropout: the terms of every loss, and what was learnt."""
     student, modules = student_of(graph, framework)
     torch.manual_seed(1)
-    adversary = modules["adversary"] = Adversary(2, 16)
+    adversary = modules["adversary"] = Adversary(2, 16).double()
     adversary_adam = Adam(adversary.parameters(), lr=0.01)
     targets = teacher(graph)
     fairness = fairness_of(graph, targets, framework=framework, objective="sp", alpha=10.0)
@@ -289,14 +290,16 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]
     return folder, found
 
 
-def assert_close(one: Mapping[str, Tensor], other: Mapping[str, Tensor], tolerance: float) -> None:
-    """Each tensor as a whole: Adam makes much of the rounding of a gradient near 0."""
+def assert_close(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    """Each tensor as a whole, for Adam makes much of the rounding of a gradient near 0.
+
+    Everything is in double precision, in which other orders of sums leave a relative difference of
+    1e-15, and of 1e-13 where a gap is the square of a small difference of means.
+    """
     assert one.keys() == other.keys()
-    for name, value in one.items():
-        expected, found = value.double(), other[name].double()
-        # A gap is the square of a small difference of means, in which rounding weighs more.
-        allowed = 10 * tolerance if name.endswith(("fairness", "proxy")) else tolerance
-        assert float((found - expected).norm()) <= allowed * float(expected.norm()), name
+    for name, expected in one.items():
+        apart = (other[name].double() - expected.double()).norm()
+        assert float(apart) <= 1e-11 * float(expected.double().norm()), name
 
 
 # Parts in one process
@@ -304,7 +307,7 @@ def assert_close(one: Mapping[str, Tensor], other: Mapping[str, Tensor], toleran
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_parts_in_one_process_are_the_whole(name: str, alone: dict[str, dict[str, Tensor]]) -> None:
-    assert_close(network_and_gradients(whole_graph(), name), alone[name], 1e-11)
+    assert_close(network_and_gradients(whole_graph(), name), alone[name])
 
 
 @pytest.mark.parametrize("directed", [False, True])
@@ -313,7 +316,7 @@ def test_products_of_parts_are_those_of_the_whole(
 ) -> None:
     graph = directed_graph() if directed else whole_graph()
     name = "products of a directed graph" if directed else "products"
-    assert_close(products(graph), alone[name], 1e-11)
+    assert_close(products(graph), alone[name])
 
 
 def test_what_a_process_holds() -> None:
@@ -370,7 +373,7 @@ def test_networks_on_two_processes(
     name: str, alone: dict[str, dict[str, Tensor]], together: tuple[Path, list[Any]]
 ) -> None:
     for found in together[1]:
-        assert_close(alone[name], found[name], 1e-11)
+        assert_close(alone[name], found[name])
 
 
 @pytest.mark.parametrize("name", ["products", "products of a directed graph"])
@@ -378,7 +381,7 @@ def test_the_halo_and_its_gradient(
     name: str, alone: dict[str, dict[str, Tensor]], together: tuple[Path, list[Any]]
 ) -> None:
     for found in together[1]:
-        assert_close(alone[name], found[name], 1e-11)
+        assert_close(alone[name], found[name])
 
 
 @pytest.mark.parametrize("framework", ["cpf", "akd"])
@@ -386,8 +389,9 @@ def test_epochs_with_dropout_on_two_processes(
     framework: str, alone: dict[str, dict[str, Tensor]], together: tuple[Path, list[Any]]
 ) -> None:
     first, second = together[1]
-    assert_close(alone[framework], first[framework], 1e-5)
-    assert_close(first[framework], second[framework], 0)  # what they share does not drift apart
+    assert_close(alone[framework], first[framework])
+    for name, value in first[framework].items():  # what they share does not drift apart
+        assert torch.equal(value, second[framework][name]), name
     moved = alone[framework]["proxies.rows"] - Proxies(150).rows
     assert moved.abs().min() > 0
 
@@ -407,7 +411,7 @@ def test_a_run_of_two_processes_goes_on_in_one(
     graph = part_of(whole_graph(), parts(whole_graph()))
     expected = run_until(tmp_path / "alone", graph, EPOCHS)
     resumed = run_until(together[0] / "run", graph, EPOCHS, resume=True)
-    assert_close(expected, resumed, 1e-5)
+    assert_close(expected, resumed)
     whole = torch.load(
         next((together[0] / "run" / "checkpoints").glob(f"step-{EPOCHS // 2:08d}*")),
         weights_only=True,
@@ -422,7 +426,7 @@ def test_clipping_knows_the_gradient_of_all_processes(
     graph = part_of(whole_graph(), parts(whole_graph()))
     expected = run_until(tmp_path / "alone", graph, 2, clip=0.01)
     for found in together[1]:
-        assert_close(expected, found["clipped"], 1e-5)
+        assert_close(expected, found["clipped"])
 
 
 def test_a_gradient_that_is_not_finite_stops_every_process(

@@ -34,6 +34,7 @@ from modicum.methods.reliant.discriminators import (
 )
 from modicum.methods.reliant.graph import Graph
 from modicum.methods.reliant.losses import Surrogate, distillation_loss, group_gap_loss
+from modicum.methods.reliant.messages import at_least_float32
 from modicum.methods.reliant.model import Proxies
 from modicum.methods.reliant.students import PLP
 
@@ -78,20 +79,20 @@ class Student:
     """None: the proxies are fixed."""
     proxy_in_student: ProxyInStudent = "mean"
     precision: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-    """What the network is computed in, such as `Run.autocast`. Losses are float32."""
+    """What the network is computed in, such as `Run.autocast`. Losses are float32 or better."""
 
     def logits(self, graph: Graph, features: Tensor) -> Tensor:
-        """Logits `(N, C)`, float32."""
+        """Logits `(N, C)`, float32 or better."""
         with self.precision():
             logits: Tensor = self.network(graph, features)
-        return logits.float()
+        return at_least_float32(logits)
 
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `(N, C)` and embedding `(N, H)`, float32."""
+        """Logits `(N, C)` and embedding `(N, H)`, float32 or better."""
         embed: Any = self.network.embed
         with self.precision():
             logits, embedding = embed(graph, features)
-        return logits.float(), embedding.float()
+        return at_least_float32(logits), at_least_float32(embedding)
 
     def step_features(self, graph: Graph) -> Tensor:
         """What it sees in its own step."""

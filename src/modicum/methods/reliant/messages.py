@@ -157,7 +157,7 @@ class MessageGraph:
         Returns:
             `(N, C)`, float32 or better.
         """
-        gathered = self.gather(_at_least_float32(x))
+        gathered = self.gather(at_least_float32(x))
         if weights is None:
             return _Multiply.apply(gathered, self._fixed_matrix("ones", gathered.dtype))
         return _MultiplyWeighted.apply(gathered, weights.to(gathered.dtype), self)
@@ -172,7 +172,7 @@ class MessageGraph:
         Returns:
             `(N, C)`, float32 or better. Differentiable as of `propagate`.
         """
-        x = _at_least_float32(x)
+        x = at_least_float32(x)
         matrix = self._fixed_matrix("normalised", x.dtype)
         if weights is None:
             return _Multiply.apply(self.gather(x), matrix)
@@ -350,5 +350,6 @@ def _pointers(rows: Tensor, count: int) -> Tensor:
     return torch.cat([rows.new_zeros(1), torch.bincount(rows, minlength=count).cumsum(0)])
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x`, in float32 where it is of a narrower type."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
