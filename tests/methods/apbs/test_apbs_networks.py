@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modicum.errors import ConfigError
 from modicum.methods.apbs import networks
-from modicum.methods.apbs.association import AssociativeConv2d, AssociativeLinear
+from modicum.methods.apbs.association import EPSILON, AssociativeConv2d, AssociativeLinear
 from modicum.methods.apbs.networks import BUILDERS, NEURONS, build, network
 from modicum.methods.apbs.probe import probe_convolution, probe_potentiation
 from modicum.spiking import count_spikes
@@ -128,12 +128,12 @@ def test_unknown_names() -> None:
 def test_only_joint_stimulation_strengthens_the_response() -> None:
     probe = probe_potentiation()
     for alone in (probe.first, probe.second):
-        assert alone.associative_current == pytest.approx(alone.current, abs=1e-6)
+        assert alone.associative_current == pytest.approx(alone.current, abs=1e-5)
         assert alone.spikes == alone.associative_spikes == 0
     assert probe.together.associative_current > probe.together.current + 0.05
     assert (probe.together.spikes, probe.together.associative_spikes) == (10, 20)
     assert probe.enhancement == pytest.approx(0.2, abs=1e-3)
-    assert probe_potentiation(association=0.0).enhancement == pytest.approx(0, abs=1e-6)
+    assert probe_potentiation(association=0.0).enhancement == pytest.approx(0, abs=1e-5)
     assert probe_potentiation(association=-0.2).enhancement < -0.1
 
 
@@ -142,18 +142,18 @@ def test_a_trained_layer_strengthens_the_joint_response_only(
     stride: int, padding: Any, kernel: Any
 ) -> None:
     torch.manual_seed(0)
-    layer = AssociativeConv2d(4, 6, kernel, stride, padding, association=0.2)
-    layer(binary(8, 4, 12, 12))
+    layer = AssociativeConv2d(4, 6, kernel, stride, padding, association=0.2).double()
+    layer(binary(8, 4, 12, 12).double())
     found = probe_convolution(layer.eval())
     for alone in (found.first, found.second):
-        assert alone.abs().max() < 1e-6
-    # lambda / c * (w_1 |w_2| + w_2 |w_1|), of w_2.
-    partner = layer.weight.flatten(1).max(1).values
-    torch.testing.assert_close(found.together, 2 * 0.2 * partner.detach() / layer.cache)
+        assert alone.abs().max() < 1e-12
+    # lambda / (c + eps) * (w_1 |w_2| + w_2 |w_1|), of w_2.
+    partner = layer.weight.detach().flatten(1).max(1).values
+    torch.testing.assert_close(found.together, 2 * 0.2 * partner / (layer.cache + EPSILON))
     layer.association = -0.2
     assert (probe_convolution(layer).together < -0.01).all()
     layer.association = 0.0
-    assert probe_convolution(layer).together.abs().max() < 1e-6
+    assert probe_convolution(layer).together.abs().max() < 1e-12
 
 
 def test_association_is_not_exported_to_nir() -> None:
@@ -167,6 +167,6 @@ def test_association_is_not_exported_to_nir() -> None:
     with pytest.raises(ConfigError, match="AssociativeLinear"):
         to_nir(net)
     torch.manual_seed(0)
-    zero = networks.small(size=12, association=0.0)
-    zero(binary(2, 4, 2, 12, 12))
-    assert compare(zero, to_nir(zero), binary(2, 4, 2, 12, 12)).differing == 0
+    zero = networks.small(size=12, association=0.0).double()  # in which no spike flips by rounding
+    zero(binary(2, 4, 2, 12, 12).double())
+    assert compare(zero, to_nir(zero), binary(2, 4, 2, 12, 12).double()).differing == 0
