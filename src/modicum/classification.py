@@ -1,34 +1,28 @@
-"""What every classifier shares, whatever it looks at: accuracy, classes, files, a table."""
+"""What every classifier shares, whatever it looks at: top-k, classes by name, scores."""
 
 from __future__ import annotations
 
-import csv
-import io
-import logging
-import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from typing_extensions import Self
 
+from modicum.data.loader import Loader
 from modicum.engine.devices import Device, choose_device
+from modicum.engine.run import Run
 from modicum.errors import DataError
-from modicum.method import load_saved
-from modicum.system.environment import usable_cores
-from modicum.system.files import atomic_write
 from modicum.system.progress import Progress
+from modicum.weights.saved import SavedModel
 
-_log = logging.getLogger("modicum")
-_Sample = TypeVar("_Sample")
 _Network = TypeVar("_Network", bound=nn.Module)
 _Pipeline = TypeVar("_Pipeline")
+
+Logits: TypeAlias = Callable[[Any], Tensor]
+"""Class scores `(B, classes)` of the first field of a batch, which is on the network's device."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +38,19 @@ class Classifier(Generic[_Network, _Pipeline]):
     device: torch.device
 
     @classmethod
-    def load(
+    def of(
         cls,
-        run: Path,
-        method: str,
+        saved: SavedModel,
         pipeline_of: Callable[[Mapping[str, Any]], _Pipeline],
-        weights: str = "last",
         device: Device = "cpu",
     ) -> Self:
-        """A classifier from a run folder or a `.safetensors` file.
+        """A classifier that `modicum.method.load_saved` read.
 
         Args:
-            run: See `weights.saved.load_saved`, and so are method and weights.
-            method: The method the file must be of.
+            saved: Its notes hold `classes` and `pipeline`.
             pipeline_of: Makes the pipeline of its notes.
-            weights: The last network or the best.
             device: Where to compute.
         """
-        saved = load_saved(run, weights, method=method)
         chosen = choose_device(device)
         network: Any = saved.module.to(chosen)
         pipeline = pipeline_of(saved.notes["pipeline"])
@@ -105,36 +94,6 @@ def class_mapping(found: Sequence[str], known: Sequence[str], data: object) -> T
     return torch.tensor([known.index(name) for name in found])
 
 
-def input_files(inputs: Sequence[Path], suffixes: AbstractSet[str], kind: str) -> list[Path]:
-    """The files named, and all files with such a suffix below the folders named, sorted in each.
-
-    Args:
-        inputs: Files, of any suffix, and folders.
-        suffixes: What to look for in folders, in lower case with the dot.
-        kind: What the files are, for messages: `"image"`.
-
-    Raises:
-        DataError: An input does not exist, or there is no such file at all.
-    """
-    files: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-            files += sorted(p for p in found if not p.name.startswith("."))
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise DataError(
-                f"{path}: no such file or folder. Expected {kind}s, or folders of them."
-            )
-    if not files:
-        where = ", ".join(map(str, inputs)) or "the command"
-        raise DataError(
-            f"{where}: no {kind} found. Expected files ending in {', '.join(sorted(suffixes))}."
-        )
-    return files
-
-
 def likeliest(logits: Tensor, classes: Sequence[str], top: int) -> Iterator[dict[str, Any]]:
     """One record a row of logits `(B, classes)`: class_1, probability_1, class_2 and so on."""
     best = logits.float().softmax(1).topk(min(top, len(classes)))
@@ -145,94 +104,65 @@ def likeliest(logits: Tensor, classes: Sequence[str], top: int) -> Iterator[dict
         yield record
 
 
-def predict_files(
-    files: Sequence[Path],
-    read: Callable[[Path], _Sample],
-    classify: Callable[[list[_Sample]], Iterable[Mapping[str, Any]]],
-    batch_size: int,
-) -> list[dict[str, Any]]:
-    """One record a file: `file`, and what `classify` says of it, or `error`.
-
-    A file that cannot be read is reported in its record and does not stop the others.
-
-    Args:
-        files: What to read.
-        read: Reads one file, in a thread.
-        classify: Called with the samples of a batch; gives one record for each.
-        batch_size: Files at a time.
-
-    Raises:
-        DataError: No file can be read.
-    """
-
-    def attempt(file: Path) -> _Sample | DataError:
-        try:
-            return read(file)
-        except DataError as error:
-            return error
-
-    rows: list[dict[str, Any]] = []
-    with Progress("predict", len(files)) as progress, ThreadPoolExecutor(usable_cores()) as pool:
-        for start in range(0, len(files), batch_size):
-            part = files[start : start + batch_size]
-            found = list(pool.map(attempt, part))
-            samples = [item for item in found if not isinstance(item, DataError)]
-            records = iter(classify(samples) if samples else ())
-            for file, item in zip(part, found, strict=True):
-                if isinstance(item, DataError):
-                    _log.warning("%s", item)
-                    rows.append({"file": str(file), "error": str(item)})
-                else:
-                    rows.append({"file": str(file)} | dict(next(records)))
-            progress.advance(start + len(part))
-    if all("error" in row for row in rows):
-        raise DataError(f"none of the {len(rows)} files can be read. The first: {rows[0]['error']}")
-    return rows
-
-
-def predictions(rows: Sequence[Mapping[str, Any]], out: Path | None) -> dict[str, Any]:
-    """What `modicum predict` prints of such records: all, or once they are in a table the first 10.
+@torch.no_grad()
+def accuracies(
+    logits: Logits,
+    loader: Loader[Any],
+    *,
+    ks: Sequence[int] = (1, 5),
+    device: torch.device | str = "cpu",
+    mapping: Tensor | None = None,
+    quiet: bool = False,
+) -> dict[str, float]:
+    """Top-k accuracies in percent: `top1`, `top5`.
 
     Args:
-        rows: What `predict_files` gave.
-        out: CSV file to write.
+        logits: Called with the first field of each batch.
+        loader: Labelled samples, each once.
+        ks: Several k.
+        device: Where the first field goes, if it is a tensor.
+        mapping: The network's number of each class of the samples, see `class_mapping`; none: the
+            same.
+        quiet: Show no progress.
     """
-    failed = sum("error" in row for row in rows)
-    result: dict[str, Any] = {"files": len(rows), "unreadable": failed}
-    if out is not None:
-        write_table(out, rows)
-        result["table"] = str(out)
-    return result | {"predictions": list(rows if out is None else rows[:10])}
+    correct = torch.zeros(len(ks), dtype=torch.int64)
+    seen = 0
+    with Progress("evaluate", loader.samples, quiet=quiet) as progress:
+        for batch in loader.epoch(0):
+            label = batch.label if mapping is None else mapping[batch.label]
+            found = logits(on_device(batch[0], device)).float().cpu()
+            correct += topk_correct(found, label, ks).sum(1)
+            seen += len(label)
+            progress.advance(seen)
+    return {f"top{k}": 100 * n / seen for k, n in zip(ks, correct.tolist(), strict=True)}
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write records as CSV, atomically. The columns are those of all rows, `error` the last."""
-    columns = list(dict.fromkeys(column for row in rows for column in row if column != "error"))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [*columns, "error"], restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic_write(path) as file:  # file names need not be UTF-8
-        file.write(text.getvalue().encode(errors="surrogateescape"))
-
-
-@torch.inference_mode()
-def latency(network: nn.Module, inputs: Any, repeats: int = 20) -> tuple[float, float]:
-    """Minimum and median wall-clock milliseconds of a forward pass, after 3 passes to warm up.
+@torch.no_grad()
+def score(
+    logits: Logits, loader: Loader[Any], run: Run, *, ks: Sequence[int] = (1,)
+) -> dict[str, float]:
+    """Top-k accuracies in percent and mean cross entropy, shared among the processes of a run.
 
     Args:
-        network: In eval mode.
-        inputs: What it is called with, on its device.
-        repeats: Timed passes.
+        logits: Called with the first field of each batch; its network is in eval mode.
+        loader: Labelled samples, each once over all processes.
+        run: The run in progress.
+        ks: Several k.
+
+    Returns:
+        `top1` and so on, and `val_loss`.
     """
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    times: list[float] = []
-    for _ in range(3 + repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        network(inputs)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(1000 * (time.perf_counter() - began))
-    return min(times[3:]), statistics.median(times[3:])
+    totals = torch.zeros(len(ks) + 1)  # exact up to 16 million; there are GPUs without doubles
+    for batch in loader.epoch(0):
+        if len(batch.label):
+            found = logits(on_device(batch[0], run.device)).float().cpu()
+            totals[:-1] += topk_correct(found, batch.label, ks).sum(1)
+            totals[-1] += functional.cross_entropy(found, batch.label, reduction="sum")
+    *correct, loss = (run.sum(totals) / loader.samples).tolist()
+    tops = {f"top{k}": 100 * share for k, share in zip(ks, correct, strict=True)}
+    return tops | {"val_loss": loss}
+
+
+def on_device(inputs: Any, device: torch.device | str) -> Any:
+    """A tensor on a device; what is none, such as recordings, stays where it is."""
+    return inputs.to(device) if isinstance(inputs, Tensor) else inputs

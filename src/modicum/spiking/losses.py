@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -54,3 +55,10 @@ def tet_loss(
         logits.flatten(0, 1), torch.repeat_interleave(labels, steps, dim=0)
     )
     return (1 - regularisation) * every + regularisation * (logits - target).square().mean()
+
+
+LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": mean_cross_entropy,
+    "tet": tet_loss,
+}
+"""The losses by name: of logits `(B, T, K)` and labels, as above."""

@@ -115,7 +115,7 @@ class SpikingNetwork(nn.Module):
         self.classifier = linear(channels * height * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits at every time step; their mean over time (`.mean(1)`) is the read-out.
+        """Logits at every time step; their mean over time (`read_out`) classifies.
 
         Frames are held channels-last inside, which is the faster layout on CPUs for convolution
         and normalisation alike.
@@ -190,6 +190,11 @@ class SpikingNetwork(nn.Module):
                 f"expected frames of {channels} channels and {size[0]}x{size[1]} pixels, found "
                 f"{x.shape[-3]} channels and {x.shape[-2]}x{x.shape[-1]} pixels"
             )
+
+
+def read_out(logits: Tensor) -> Tensor:
+    """Class scores `(B, K)`: the mean over time of logits `(B, T, K)`."""
+    return logits.mean(1)
 
 
 def _pixels(x: Tensor) -> Tensor:

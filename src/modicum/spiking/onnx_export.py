@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modicum.spiking.networks import SpikingNetwork
+from modicum.spiking.networks import SpikingNetwork, read_out
 from modicum.weights.onnx import write_onnx
 
 
@@ -21,7 +21,7 @@ class MeanOverTime(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return self.network(x).mean(1)
+        return read_out(self.network(x))
 
 
 def write_spiking_onnx(

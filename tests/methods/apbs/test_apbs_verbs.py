@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from modicum import events, images
-from modicum.claims import run_study
+from modicum.claims import Stage, run_study
 from modicum.cli import main
 from modicum.engine.run import Run, RunOptions
 from modicum.errors import CheckpointError, ConfigError, DataError
@@ -102,7 +102,7 @@ def test_evaluate_uses_what_was_held_out(
     assert 0 < held_out["spikes"] < held_out["synaptic_operations"] < held_out["accumulates"]
     picojoules = 0.9 * held_out["accumulates"] + 4.6 * held_out["multiply_accumulates"]
     assert held_out["microjoules_estimated"] == pytest.approx(1e-6 * picojoules)
-    assert "median" in held_out["latency_ms"]["one sample"]
+    assert held_out["latency_ms"]["median"] > 0
     trained = apbs.evaluate(run_folder, str(recordings), "train", weights="best", workers=0)
     assert trained["samples"] == 24
     assert trained["top1"] > 90
@@ -528,18 +528,19 @@ def test_the_claims_are_checked_on_a_folder(tmp_path: Path) -> None:
     assert list(found.arms) == ["plain", "APBS", "plain, few recordings", "STCF, few recordings"]
     assert "6 recordings for training" in found.data
     assert "4 for testing" in found.data
-    assert [c.data for c in found.arms.values()] == [str(root)] * 4
+    configs = {arm: stage.config for arm, stage in found.arms.items()}
+    assert [c.data for c in configs.values()] == [str(root)] * 4
     changes = {
         arm: {f.name for f in dataclasses.fields(c) if getattr(c, f.name) != getattr(base, f.name)}
         for arm, base, c in (
-            ("APBS", found.arms["plain"], found.arms["APBS"]),
-            ("STCF", found.arms["plain, few recordings"], found.arms["STCF, few recordings"]),
+            ("APBS", configs["plain"], configs["APBS"]),
+            ("STCF", configs["plain, few recordings"], configs["STCF, few recordings"]),
         )
     }
     assert changes == {"APBS": {"association"}, "STCF": {"stcf"}}
     quick = {
-        arm: dataclasses.replace(config, epochs=1, batch_size=2, score_every=1)
-        for arm, config in found.arms.items()
+        arm: Stage(dataclasses.replace(config, epochs=1, batch_size=2, score_every=1))
+        for arm, config in configs.items()
     }
     result = run_study(dataclasses.replace(found, arms=quick), [0], jobs=1)
     assert [verdict.claim for verdict in result.verdicts] == list(CLAIMS)

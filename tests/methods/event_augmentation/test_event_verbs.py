@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modicum import events
-from modicum.claims import run_study
+from modicum.claims import Stage, run_study
 from modicum.cli import main
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run, RunOptions
@@ -38,13 +38,11 @@ from modicum.methods.event_augmentation.train import (
     arguments_of,
     augmentation,
     build_network,
-    criterion,
     learning_rate,
+    logits_of,
     pipeline_for,
-    read_out,
 )
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
-from modicum.spiking import tet_loss
 
 Trainer = Callable[..., Path]
 
@@ -77,7 +75,7 @@ def on_classifier(run: Path, batch: events.EventBatch) -> Tensor:
     """What a trained network says of recordings."""
     classifier = load_classifier(run)
     with torch.no_grad():
-        return read_out(classifier.network(classifier.pipeline(batch)))
+        return logits_of(classifier.network)(classifier.pipeline(batch))
 
 
 # Evaluating
@@ -92,7 +90,7 @@ def test_evaluate_uses_what_was_held_out(
     assert held_out["recordings"] == 6
     assert held_out["top1"] == held_out["top5"] == 100
     assert held_out["parameters"] == 7_923
-    assert "median" in held_out["latency_ms"]["network"]
+    assert held_out["latency_ms"]["median"] > 0
     trained = event_augmentation.evaluate(
         run_folder, str(recordings), "train", weights="best", workers=0, brightness=False
     )
@@ -236,7 +234,7 @@ def test_every_network_is_trained_used_and_exported(
     classifier = load_classifier(run)
     inputs: Any = classifier.pipeline(events.EventBatch.of([recording(1, 2)]))
     with torch.no_grad():
-        expected = read_out(classifier.network(inputs))
+        expected = logits_of(classifier.network)(inputs)
     assert expected.shape == (1, 3)
     (found,) = event_augmentation.predict((few / "middle" / "2.dat",), run)["predictions"]
     assert found["probability_1"] == pytest.approx(float(expected.softmax(1).max()), abs=1e-5)
@@ -317,12 +315,6 @@ def test_cutmix_mixes_frames_and_labels(
     name = "features.0.norm.running_mean"
     assert not torch.equal(found[name], unaugmented[name])
     assert found[name].isfinite().all()
-    logits, label = torch.randn(4, 3, 5), torch.tensor([0, 4, 2, 2])
-    probabilities = torch.nn.functional.one_hot(label, 5).float()
-    for loss in ("mean", "tet"):
-        config = Config(loss=loss)
-        expected = criterion(config, logits, label)
-        torch.testing.assert_close(criterion(config, logits, probabilities), expected)
     with pytest.raises(ConfigError, match=r"--cutmix 0\.5 changes frames"):
         Config(network="resnet34-est", cutmix=0.5)
 
@@ -418,17 +410,6 @@ def test_learning_rates_fall_as_configured() -> None:
     assert [learning_rate(later, step, 5) for step in (0, 64, 65)] == [0.8, 0.8, 0.4]
 
 
-def test_losses() -> None:
-    torch.manual_seed(0)
-    logits, label = torch.randn(3, 4, 5), torch.tensor([0, 4, 2])
-    of_mean = torch.nn.functional.cross_entropy(logits.mean(1), label)
-    torch.testing.assert_close(criterion(Config(), logits, label), of_mean)
-    torch.testing.assert_close(criterion(Config(), logits.mean(1), label), of_mean)
-    tet = criterion(Config(loss="tet"), logits, label)
-    torch.testing.assert_close(tet, tet_loss(logits, label))
-    assert not torch.allclose(tet, of_mean)
-
-
 # Pipelines and presets
 
 
@@ -514,13 +495,14 @@ def test_the_claims_are_checked_on_a_folder(tmp_path: Path) -> None:
     assert list(found.arms) == ["no augmentation", "EventDrop", "EventReverse + EventDrift"]
     assert "6 recordings for training, 4 for testing" in found.data
     assert "cannot be simulated from recordings" in found.caveat
-    base = found.arms["no augmentation"]
-    for arm, config in found.arms.items():
+    configs = {arm: stage.config for arm, stage in found.arms.items()}
+    base = configs["no augmentation"]
+    for arm, config in configs.items():
         assert dataclasses.replace(config, augment="none") == base
         assert config.augment == ARMS[arm]
     quick = {
-        arm: dataclasses.replace(config, epochs=1, batch_size=6, score_every=1)
-        for arm, config in found.arms.items()
+        arm: Stage(dataclasses.replace(config, epochs=1, batch_size=6, score_every=1))
+        for arm, config in configs.items()
     }
     result = run_study(dataclasses.replace(found, arms=quick), [0], jobs=1)
     assert [verdict.claim for verdict in result.verdicts] == list(CLAIMS)

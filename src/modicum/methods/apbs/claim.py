@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from modicum import events
 from modicum.claims import Claim, Picture, Stage, Study
-from modicum.classification import topk_correct
+from modicum.classification import accuracies
 from modicum.errors import ConfigError
 from modicum.events.pictures import frame_strip
 from modicum.events.pipeline import FramePipeline
@@ -25,6 +25,7 @@ from modicum.methods.apbs.probe import probe_convolution
 from modicum.methods.apbs.train import Config, loader_for, pipeline_for
 from modicum.report import png
 from modicum.spiking.layers import SpikingLayer
+from modicum.spiking.networks import read_out
 from modicum.spiking.statistics import count_spikes
 
 BASE = Config(
@@ -136,7 +137,6 @@ def study(data: str | None = None) -> Study:
     )
 
 
-@torch.no_grad()
 def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
     """What the claims compare, on the test recordings.
 
@@ -150,14 +150,12 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
     """
     test_set = config.open("val")
     pipeline = pipeline_for(config, test_set)
-    correct = 0.0
+    loader = loader_for(test_set, pipeline, 64, workers=0)
     with count_spikes(network) as counted:
-        for batch in loader_for(test_set, pipeline, 64, workers=0).epoch(0):
-            logits = network(batch[0]).mean(1)
-            correct += float(topk_correct(logits, batch.label, (1,)).sum())
+        found = accuracies(lambda x: read_out(network(x)), loader, ks=(1,), quiet=True)
     rates = {f"rate_{n}": 100 * layer.rate for n, layer in enumerate(counted.layers, start=1)}
     return {
-        "top1": 100 * correct / len(test_set),
+        **found,
         "spikes": counted.spikes_per_sample,
         **rates,
         "synaptic_operations": counted.operations_per_sample,

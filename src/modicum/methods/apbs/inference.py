@@ -12,16 +12,7 @@ import tyro
 from torch import Tensor
 
 from modicum import events, images
-from modicum.classification import (
-    Classifier,
-    class_mapping,
-    input_files,
-    latency,
-    likeliest,
-    predict_files,
-    predictions,
-    topk_correct,
-)
+from modicum.classification import Classifier, accuracies, class_mapping, likeliest
 from modicum.data.sample_set import SampleSet
 from modicum.engine.devices import Device
 from modicum.engine.random import generator
@@ -29,10 +20,12 @@ from modicum.errors import DataError
 from modicum.events.pipeline import FramePipeline
 from modicum.events.reading import SUFFIXES as RECORDINGS
 from modicum.images.decode import SUFFIXES as PICTURES
+from modicum.inference import conditions, input_files, latency, predict_files, predictions
+from modicum.method import load_saved
 from modicum.methods.apbs.still_images import ImagePipeline
 from modicum.methods.apbs.train import Config, Pipeline, loader_for, open_split
 from modicum.options import whole_path
-from modicum.spiking.networks import SpikingNetwork
+from modicum.spiking.networks import SpikingNetwork, read_out
 from modicum.spiking.nir_export import export_nir
 from modicum.spiking.onnx_export import write_spiking_onnx
 from modicum.spiking.statistics import (
@@ -40,16 +33,14 @@ from modicum.spiking.statistics import (
     PICOJOULES_PER_MULTIPLY_ACCUMULATE,
     count_spikes,
 )
-from modicum.system.environment import processor_name
-from modicum.system.progress import Progress
 from modicum.weights.onnx import write_state_dict
 
 Trained: TypeAlias = Classifier[SpikingNetwork, Pipeline]
 
 
 def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Trained:
-    """A classifier from a run folder or a `.safetensors` file. See `Classifier.load`."""
-    return Trained.load(run, "apbs", _pipeline_of, weights, device)
+    """A classifier from a run folder or a `.safetensors` file. See `load_saved`."""
+    return Trained.of(load_saved(run, weights, method="apbs"), _pipeline_of, device)
 
 
 def _pipeline_of(notes: Mapping[str, Any]) -> Pipeline:
@@ -90,23 +81,18 @@ def evaluate(
     source = data or classifier.notes["data"]
     samples = _open_unseen(classifier, source, split, skip_bad)
     mapping = class_mapping(samples.classes, classifier.classes, source)
-    correct = torch.zeros(2, dtype=torch.int64)
-    seen = 0
-    with Progress("evaluate", len(samples)) as progress, count_spikes(network) as counted:
-        loader = loader_for(samples, classifier.pipeline, batch_size, workers=workers)
-        for batch in loader.epoch(0):
-            logits = network(batch[0].to(classifier.device)).mean(1).float().cpu()
-            correct += topk_correct(logits, mapping[batch.label], (1, 5)).sum(1)
-            seen += len(batch.label)
-            progress.advance(seen)
-    top1, top5 = (100 * correct / len(samples)).tolist()
-    minimum, median = latency(network, example(classifier).to(classifier.device))
-    name = torch.cuda.get_device_name() if classifier.device.type == "cuda" else processor_name()
+    loader = loader_for(samples, classifier.pipeline, batch_size, workers=workers)
+    with count_spikes(network) as counted:
+        found = accuracies(
+            lambda inputs: read_out(network(inputs)),
+            loader,
+            device=classifier.device,
+            mapping=mapping,
+        )
     return {
         "data": samples.layout,
         "samples": len(samples),
-        "top1": top1,
-        "top5": top5,
+        **found,
         "firing_rate_percent": {layer.name: 100 * layer.rate for layer in counted.layers},
         "spikes": counted.spikes_per_sample,
         "synaptic_operations": counted.operations_per_sample,
@@ -118,8 +104,8 @@ def evaluate(
         f"45 nm (Horowitz, ISSCC 2014); without memory",
         "parameters": sum(p.numel() for p in network.parameters()),
         "latency_ms": {
-            "one sample": f"{minimum:.2f} min, {median:.2f} median",
-            "of": f"float32, {torch.get_num_threads()} threads, {name}",
+            **latency(network, example(classifier).to(classifier.device)),
+            "of": f"1 sample, {conditions(classifier.device)}",
         },
     }
 
@@ -191,7 +177,7 @@ def predict(
 
     def classify(samples: list[Tensor]) -> Iterator[dict[str, Any]]:
         with count_spikes(network) as counted:
-            logits = network(torch.stack(samples).to(classifier.device)).mean(1)
+            logits = read_out(network(torch.stack(samples).to(classifier.device)))
         spikes = counted.spikes_of_each.tolist()
         records = likeliest(logits, classifier.classes, max(1, top))
         for record, fired in zip(records, spikes, strict=True):

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from modicum import events, images
-from modicum.classification import topk_correct
+from modicum import classification, events, images
 from modicum.data.loader import Loader
 from modicum.data.sample_set import SampleSet
 from modicum.engine.run import Run
@@ -20,7 +19,8 @@ from modicum.events.pipeline import FramePipeline
 from modicum.methods.apbs.networks import build
 from modicum.methods.apbs.stcf import STCF
 from modicum.methods.apbs.still_images import IMAGES, ImagePipeline
-from modicum.spiking.losses import mean_cross_entropy, tet_loss
+from modicum.spiking.losses import LOSSES
+from modicum.spiking.networks import read_out
 from modicum.system.progress import report_progress
 
 Neuron = Literal["tet", "nda", "spikingjelly", "snntorch"]
@@ -220,7 +220,7 @@ def train(config: Config, run: Run) -> nn.Module:
     )
 
     total = config.epochs * (len(loader) // run.options.accumulate)
-    criterion = tet_loss if config.loss == "tet" else mean_cross_entropy
+    criterion = LOSSES[config.loss]
     for batch in run.batches(loader, epochs=config.epochs):
         network.train()
         loss = criterion(network(batch[0]), batch.label)
@@ -245,21 +245,8 @@ def augmentation(config: Config) -> STCF | None:
     )
 
 
-@torch.no_grad()
 def score(network: nn.Module, samples: SampleSet, pipeline: Pipeline, run: Run) -> dict[str, float]:
     """Top-1 accuracy in percent and mean cross entropy of the mean over time."""
     network.eval()
-    loader = loader_for(
-        samples,
-        pipeline,
-        64 * run.world,
-        **run.share,
-    )
-    totals = torch.zeros(2)  # exact up to 16 million samples
-    for batch in loader.epoch(0):
-        if len(batch.label):
-            logits: Tensor = network(batch[0].to(run.device)).mean(1).float().cpu()
-            totals[0] += topk_correct(logits, batch.label, (1,)).sum()
-            totals[1] += nn.functional.cross_entropy(logits, batch.label, reduction="sum")
-    top1, loss = (run.sum(totals) / len(samples)).tolist()
-    return {"top1": 100 * top1, "val_loss": loss}
+    loader = loader_for(samples, pipeline, 64 * run.world, **run.share)
+    return classification.score(lambda inputs: read_out(network(inputs)), loader, run)

@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from modicum.classification import input_files
 from modicum.errors import DataError
+from modicum.inference import input_files
 from modicum.methods.drum_transfer.drumroll import (
     lines_per_bar,
     to_hits,

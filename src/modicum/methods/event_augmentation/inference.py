@@ -11,33 +11,20 @@ import tyro
 from torch import Tensor, nn
 
 from modicum import events
-from modicum.classification import (
-    Classifier,
-    class_mapping,
-    input_files,
-    latency,
-    likeliest,
-    predict_files,
-    predictions,
-    topk_correct,
-)
+from modicum.classification import Classifier, accuracies, class_mapping, likeliest, on_device
 from modicum.engine.devices import Device
 from modicum.engine.random import generator
 from modicum.events.pipeline import FramePipeline
 from modicum.events.reading import SUFFIXES
+from modicum.inference import conditions, input_files, latency, predict_files, predictions
+from modicum.method import load_saved
 from modicum.methods.event_augmentation.brightness import variations
 from modicum.methods.event_augmentation.est import EstClassifier, EstOfColumns
 from modicum.methods.event_augmentation.metrics import accuracy
-from modicum.methods.event_augmentation.train import (
-    Pipeline,
-    evaluation_loader,
-    on_device,
-    read_out,
-)
+from modicum.methods.event_augmentation.train import Pipeline, logits_of
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
 from modicum.spiking.networks import SpikingNetwork
 from modicum.spiking.onnx_export import write_spiking_onnx
-from modicum.system.environment import processor_name
 from modicum.system.progress import Progress
 from modicum.weights.onnx import write_onnx, write_state_dict
 
@@ -45,8 +32,8 @@ Trained: TypeAlias = Classifier[nn.Module, Pipeline]
 
 
 def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Trained:
-    """A classifier from a run folder or a `.safetensors` file. See `Classifier.load`."""
-    return Trained.load(run, "event-augmentation", _pipeline_of, weights, device)
+    """A classifier from a run folder or a `.safetensors` file. See `load_saved`."""
+    return Trained.of(load_saved(run, weights, method="event-augmentation"), _pipeline_of, device)
 
 
 def _pipeline_of(notes: Mapping[str, Any]) -> Pipeline:
@@ -88,21 +75,11 @@ def evaluate(
     source = data or classifier.notes["data"]
     event_set = events.open_unseen(classifier, source, split, skip_bad=skip_bad)
     mapping = class_mapping(event_set.classes, classifier.classes, source)
-    correct = torch.zeros(2, dtype=torch.int64)
-    seen = 0
-    with Progress("evaluate", len(event_set)) as progress:
-        for batch in evaluation_loader(event_set, pipeline, batch_size, workers).epoch(0):
-            logits = _logits(classifier, batch.input).cpu()
-            correct += topk_correct(logits, mapping[batch.label], (1, 5)).sum(1)
-            seen += len(batch.label)
-            progress.advance(seen)
-    top1, top5 = (100 * correct / len(event_set)).tolist()
-    result: dict[str, Any] = {
-        "data": event_set.layout,
-        "recordings": len(event_set),
-        "top1": top1,
-        "top5": top5,
-    }
+    loader = events.Loader(event_set, batch_size, representation=pipeline, workers=workers)
+    result: dict[str, Any] = {"data": event_set.layout, "recordings": len(event_set)}
+    result |= accuracies(
+        logits_of(classifier.network), loader, device=classifier.device, mapping=mapping
+    )
     if brightness:
         shifted = variations(source, event_set, split)
         with Progress("other light", len(shifted)) as progress:
@@ -120,23 +97,15 @@ def evaluate(
     return result | _cost(classifier)
 
 
-def _logits(classifier: Trained, inputs: Any) -> Tensor:
-    """Class scores of a batch as a loader makes it, float32 on the classifier's device."""
-    return read_out(classifier.network(on_device(inputs, classifier.device))).float()
-
-
 def _cost(classifier: Trained) -> dict[str, Any]:
     """Parameters, and latency of one made-up recording."""
     recording = example_recording(classifier.pipeline)
     inputs = on_device(classifier.pipeline(recording), classifier.device)
-    name = torch.cuda.get_device_name() if classifier.device.type == "cuda" else processor_name()
-    minimum, median = latency(classifier.network, inputs)
     return {
         "parameters": sum(p.numel() for p in classifier.network.parameters()),
         "latency_ms": {
-            "network": f"{minimum:.2f} min, {median:.2f} median",
-            "of": f"1 recording of {len(recording):,} events, float32, "
-            f"{torch.get_num_threads()} threads, {name}",
+            **latency(classifier.network, inputs),
+            "of": f"1 recording of {len(recording):,} events, {conditions(classifier.device)}",
         },
     }
 
@@ -186,7 +155,8 @@ def predict(
         return events.read(path, sensor=sensor, convention=pipeline.convention, sort=True)
 
     def classify(recordings: list[events.Events]) -> Iterator[dict[str, Any]]:
-        logits = _logits(classifier, pipeline(events.EventBatch.of(recordings)))
+        inputs = on_device(pipeline(events.EventBatch.of(recordings)), classifier.device)
+        logits = logits_of(classifier.network)(inputs)
         return likeliest(logits, classifier.classes, max(1, top))
 
     files = input_files(inputs, set(SUFFIXES), "recording")

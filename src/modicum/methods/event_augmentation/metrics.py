@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from modicum import events
-from modicum.classification import topk_correct
+from modicum.classification import accuracies
 from modicum.methods.event_augmentation.brightness import Change
-from modicum.methods.event_augmentation.train import (
-    Pipeline,
-    evaluation_loader,
-    on_device,
-    read_out,
-)
+from modicum.methods.event_augmentation.train import Pipeline, logits_of
 
 
-@torch.no_grad()
 def accuracy(
     network: nn.Module,
     event_set: events.EventSet,
@@ -36,11 +29,15 @@ def accuracy(
         mapping: The network's number of each class of the set; none: the same.
         workers: Processes that read files.
     """
+    loader = events.Loader(
+        event_set,
+        64,
+        representation=pipeline,
+        augment=[change] if change else [],
+        workers=workers,
+    )
     device = next(network.parameters()).device
-    augment = [change] if change else []
-    correct = 0.0
-    for batch in evaluation_loader(event_set, pipeline, 64, workers, augment=augment).epoch(0):
-        logits = read_out(network(on_device(batch.input, device))).float().cpu()
-        label = batch.label if mapping is None else mapping[batch.label]
-        correct += float(topk_correct(logits, label, (1,)).sum())
-    return 100 * correct / len(event_set)
+    found = accuracies(
+        logits_of(network), loader, ks=(1,), device=device, mapping=mapping, quiet=True
+    )
+    return found["top1"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -10,9 +10,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from modicum import events
-from modicum.classification import topk_correct
-from modicum.data.loader import Loader
+from modicum import classification, events
+from modicum.classification import Logits
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run
 from modicum.engine.schedules import halving, warmup_cosine
@@ -25,10 +24,12 @@ from modicum.methods.event_augmentation.event_drop import EstShiftFlip, EventDro
 from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll, cutmix
 from modicum.methods.event_augmentation.resnet import ResNet34
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
-from modicum.spiking.losses import mean_cross_entropy, tet_loss
+from modicum.spiking.losses import LOSSES
 from modicum.spiking.networks import BUILDERS as SPIKING
-from modicum.spiking.networks import SpikingNetwork
+from modicum.spiking.networks import SpikingNetwork, read_out
 from modicum.weights.foreign import fill, read_state
+
+_log = logging.getLogger("modicum")
 
 Network = Literal[
     "resnet34-est",
@@ -255,13 +256,15 @@ def train(config: Config, run: Run) -> nn.Module:
         notes=config.notes(train_set, pipeline),
     )
 
+    spiking = isinstance(pipeline, FramePipeline)
+    criterion = LOSSES[config.loss] if spiking else nn.functional.cross_entropy
     steps_an_epoch = len(loader) // run.options.accumulate
     for batch in run.batches(loader, epochs=config.epochs):
         network.train()
         inputs, target = batch.input, batch.label
         if config.cutmix:
             inputs, target = mixed(batch, config, run, len(train_set.classes))
-        loss = criterion(config, network(inputs), target)
+        loss = criterion(network(inputs), target)
         rate = learning_rate(config, run.steps, steps_an_epoch)
         run.step(loss, optimizer, learning_rate=rate)
         run.log(loss=loss, learning_rate=rate)
@@ -279,19 +282,6 @@ def mixed(batch: events.Batch, config: Config, run: Run, classes: int) -> tuple[
     return made.frames, weight * label + (1 - weight) * label[made.partner]
 
 
-def criterion(config: Config, logits: Tensor, label: Tensor) -> Tensor:
-    """Cross entropy of logits `(B, K)`, or of a spiking network's `(B, T, K)` as configured.
-
-    Args:
-        config: Read for `loss`.
-        logits: What the network gave.
-        label: Classes `(B,)`, or their probabilities `(B, K)`.
-    """
-    if logits.dim() == 2:
-        return nn.functional.cross_entropy(logits, label)
-    return (tet_loss if config.loss == "tet" else mean_cross_entropy)(logits, label)
-
-
 def learning_rate(config: Config, step: int, steps_an_epoch: int) -> float:
     """Learning rate of a step, from 0."""
     if config.schedule == "halving":
@@ -300,52 +290,17 @@ def learning_rate(config: Config, step: int, steps_an_epoch: int) -> float:
     return warmup_cosine(step, config.epochs * steps_an_epoch, peak=config.learning_rate)
 
 
-def read_out(logits: Tensor) -> Tensor:
-    """Class scores `(B, K)`: the mean over time of a spiking network's `(B, T, K)`."""
-    return logits if logits.dim() == 2 else logits.mean(1)
+def logits_of(network: nn.Module) -> Logits:
+    """A network's class scores `(B, K)`: of a spiking network, the mean over time."""
+    if isinstance(network, SpikingNetwork):
+        return lambda inputs: read_out(network(inputs))
+    return network
 
 
-def on_device(inputs: Any, device: torch.device) -> Any:
-    """What a pipeline made, on a device; recordings stay where they are."""
-    return inputs.to(device) if isinstance(inputs, Tensor) else inputs
-
-
-@torch.no_grad()
 def score(
     network: nn.Module, event_set: events.EventSet, pipeline: Pipeline, run: Run
 ) -> dict[str, float]:
     """Top-1 accuracy in percent and mean cross entropy, shared among the processes."""
     network.eval()
-    loader = evaluation_loader(
-        event_set, pipeline, 64, run.options.workers, rank=run.rank, world=run.world
-    )
-    totals = torch.zeros(2)  # exact up to 16 million recordings
-    for batch in loader.epoch(0):
-        if len(batch.label):
-            logits = read_out(network(on_device(batch.input, run.device))).float().cpu()
-            totals[0] += topk_correct(logits, batch.label, (1,)).sum()
-            totals[1] += nn.functional.cross_entropy(logits, batch.label, reduction="sum")
-    top1, loss = (run.sum(totals) / len(event_set)).tolist()
-    return {"top1": 100 * top1, "val_loss": loss}
-
-
-def evaluation_loader(
-    event_set: events.EventSet,
-    pipeline: Pipeline,
-    batch_size: int,
-    workers: int | None,
-    *,
-    augment: Sequence[Any] = (),
-    rank: int = 0,
-    world: int = 1,
-) -> Loader[events.Batch]:
-    """Batches in order, without augmentation unless some is given. The batch is for a process."""
-    return events.Loader(
-        event_set,
-        batch_size * world,
-        representation=pipeline,
-        augment=augment,
-        workers=workers,
-        rank=rank,
-        world=world,
-    )
+    loader = events.Loader(event_set, 64 * run.world, representation=pipeline, **run.share)
+    return classification.score(logits_of(network), loader, run)

@@ -13,9 +13,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from modicum.classification import write_table
 from modicum.engine.random import generator
 from modicum.errors import ConfigError, DataError
+from modicum.inference import write_table
 from modicum.method import load_saved
 from modicum.methods.reliant import pictures
 from modicum.methods.reliant.graph import Graph

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from modicum.claims import Picture, Stage, Study, run_study
-from modicum.classification import write_table
 from modicum.errors import ConfigError
+from modicum.inference import write_table
 from modicum.methods.reliant import pictures
 from modicum.methods.reliant.claim import BASE, measure
 from modicum.methods.reliant.inference import Trained

@@ -11,34 +11,26 @@ import tyro
 from torch import Tensor, nn
 
 from modicum import images
-from modicum.classification import (
-    Classifier,
-    class_mapping,
-    input_files,
-    latency,
-    likeliest,
-    predict_files,
-    predictions,
-    topk_correct,
-)
+from modicum.classification import Classifier, accuracies, class_mapping, likeliest
 from modicum.engine.devices import Device
 from modicum.engine.random import generator
 from modicum.errors import ConfigError, DataError
 from modicum.images.decode import SUFFIXES
+from modicum.inference import conditions, input_files, latency, predict_files, predictions
+from modicum.method import load_saved
 from modicum.methods.vgnet.fold import fold
 from modicum.methods.vgnet.model import VGNet, count_multiply_adds, count_parameters
 from modicum.methods.vgnet.train import Pipeline, resolved
-from modicum.system.environment import processor_name
 from modicum.system.files import atomic_write
-from modicum.system.progress import Progress, report_progress
+from modicum.system.progress import report_progress
 from modicum.weights.onnx import write_onnx, write_state_dict
 
 Trained: TypeAlias = Classifier[nn.Module, Pipeline]
 
 
 def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Trained:
-    """A classifier from a run folder or a `.safetensors` file. See `Classifier.load`."""
-    return Trained.load(run, "vgnet", Pipeline.from_notes, weights, device)
+    """A classifier from a run folder or a `.safetensors` file. See `load_saved`."""
+    return Trained.of(load_saved(run, weights, method="vgnet"), Pipeline.from_notes, device)
 
 
 @torch.inference_mode()
@@ -76,16 +68,8 @@ def evaluate(
     loader = images.Loader(
         image_set, batch_size, transform=classifier.pipeline.evaluation(), workers=workers
     )
-    correct = torch.zeros(2, dtype=torch.int64)
-    with Progress("evaluate", len(image_set)) as progress:
-        seen = 0
-        for batch in loader.epoch(0):
-            logits = classifier.network(batch.image.to(classifier.device)).float().cpu()
-            correct += topk_correct(logits, mapping[batch.label], (1, 5)).sum(1)
-            seen += len(batch.label)
-            progress.advance(seen)
-    top1, top5 = (100 * correct / len(image_set)).tolist()
-    return {"images": len(image_set), "top1": top1, "top5": top5} | cost(classifier)
+    found = accuracies(classifier.network, loader, device=classifier.device, mapping=mapping)
+    return {"images": len(image_set)} | found | cost(classifier)
 
 
 def _evaluation_set(
@@ -122,19 +106,16 @@ def cost(classifier: Trained) -> dict[str, Any]:
     network, size = classifier.network, classifier.pipeline.size
     image = torch.randn(1, classifier.pipeline.channels, size, size, device=classifier.device)
     trainable, stored = count_parameters(network)
-    eager = latency(network, image)
-    measured: dict[str, Any] = {"as trained": f"{eager[0]:.2f} min, {eager[1]:.2f} median"}
+    measured: dict[str, Any] = {"as_trained": latency(network, image)}
     if isinstance(network, VGNet):
-        folded = latency(fold(network), image)
-        measured["folded"] = f"{folded[0]:.2f} min, {folded[1]:.2f} median"
-    name = torch.cuda.get_device_name() if classifier.device.type == "cuda" else processor_name()
+        measured["folded"] = latency(fold(network), image)
     return {
         "parameters": {"trainable": trainable, "stored": stored},
         "multiply_adds": count_multiply_adds(network, tuple(image.shape)),
         "latency_ms": measured
         | {
-            "of": f"1 image of {size}x{size}, float32, contiguous, not compiled, "
-            f"{torch.get_num_threads()} threads, {name}"
+            "of": f"1 image of {size}x{size}, contiguous, not compiled, "
+            f"{conditions(classifier.device)}"
         },
     }
 

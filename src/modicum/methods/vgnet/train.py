@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from modicum import images
-from modicum.classification import topk_correct
+from modicum import classification, images
 from modicum.engine.optimizers import parameter_groups
 from modicum.engine.run import Run
 from modicum.engine.schedules import one_cycle, warmup_cosine
@@ -297,7 +296,6 @@ def learning_rate(config: Config, step: int, total: int, steps_an_epoch: int) ->
     )
 
 
-@torch.no_grad()
 def score(
     network: nn.Module, image_set: images.ImageSet, pipeline: Pipeline, run: Run
 ) -> dict[str, float]:
@@ -310,10 +308,4 @@ def score(
         **run.share,
     )
     normalise = pipeline.normalise()
-    totals = torch.zeros(3)  # exact up to 16 million images, and there are GPUs without doubles
-    for batch in loader.epoch(0):
-        logits: Tensor = network(normalise(batch.image.to(run.device))).float().cpu()
-        totals[:2] += topk_correct(logits, batch.label, (1, 5)).sum(1)
-        totals[2] += nn.functional.cross_entropy(logits, batch.label, reduction="sum")
-    top1, top5, loss = (run.sum(totals) / len(image_set)).tolist()
-    return {"top1": 100 * top1, "top5": 100 * top5, "val_loss": loss}
+    return classification.score(lambda pixels: network(normalise(pixels)), loader, run, ks=(1, 5))

@@ -1,0 +1,157 @@
+"""Using what was trained: files in, records out, tables, latency."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from modicum.errors import DataError
+from modicum.system.environment import processor_name, usable_cores
+from modicum.system.files import atomic_write
+from modicum.system.progress import Progress
+
+_log = logging.getLogger("modicum")
+_Sample = TypeVar("_Sample")
+
+
+def input_files(inputs: Sequence[Path], suffixes: AbstractSet[str], kind: str) -> list[Path]:
+    """The files named, and all files with such a suffix below the folders named, sorted in each.
+
+    Args:
+        inputs: Files, of any suffix, and folders.
+        suffixes: What to look for in folders, in lower case with the dot.
+        kind: What the files are, for messages: `"image"`.
+
+    Raises:
+        DataError: An input does not exist, or there is no such file at all.
+    """
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+            files += sorted(p for p in found if not p.name.startswith("."))
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(
+                f"{path}: no such file or folder. Expected {kind}s, or folders of them."
+            )
+    if not files:
+        where = ", ".join(map(str, inputs)) or "the command"
+        raise DataError(
+            f"{where}: no {kind} found. Expected files ending in {', '.join(sorted(suffixes))}."
+        )
+    return files
+
+
+def predict_files(
+    files: Sequence[Path],
+    read: Callable[[Path], _Sample],
+    classify: Callable[[list[_Sample]], Iterable[Mapping[str, Any]]],
+    batch_size: int,
+) -> list[dict[str, Any]]:
+    """One record a file: `file`, and what `classify` says of it, or `error`.
+
+    A file that cannot be read is reported in its record and does not stop the others.
+
+    Args:
+        files: What to read.
+        read: Reads one file, in a thread.
+        classify: Called with the samples of a batch; gives one record for each.
+        batch_size: Files at a time.
+
+    Raises:
+        DataError: No file can be read.
+    """
+
+    def attempt(file: Path) -> _Sample | DataError:
+        try:
+            return read(file)
+        except DataError as error:
+            return error
+
+    rows: list[dict[str, Any]] = []
+    with Progress("predict", len(files)) as progress, ThreadPoolExecutor(usable_cores()) as pool:
+        for start in range(0, len(files), batch_size):
+            part = files[start : start + batch_size]
+            found = list(pool.map(attempt, part))
+            samples = [item for item in found if not isinstance(item, DataError)]
+            records = iter(classify(samples) if samples else ())
+            for file, item in zip(part, found, strict=True):
+                if isinstance(item, DataError):
+                    _log.warning("%s", item)
+                    rows.append({"file": str(file), "error": str(item)})
+                else:
+                    rows.append({"file": str(file)} | dict(next(records)))
+            progress.advance(start + len(part))
+    if all("error" in row for row in rows):
+        raise DataError(f"none of the {len(rows)} files can be read. The first: {rows[0]['error']}")
+    return rows
+
+
+def predictions(rows: Sequence[Mapping[str, Any]], out: Path | None) -> dict[str, Any]:
+    """What `modicum predict` prints of such records: all, or once they are in a table the first 10.
+
+    Args:
+        rows: What `predict_files` gave.
+        out: CSV file to write.
+    """
+    failed = sum("error" in row for row in rows)
+    result: dict[str, Any] = {"files": len(rows), "unreadable": failed}
+    if out is not None:
+        write_table(out, rows)
+        result["table"] = str(out)
+    return result | {"predictions": list(rows if out is None else rows[:10])}
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write records as CSV, atomically. The columns are those of all rows, `error` the last."""
+    columns = list(dict.fromkeys(column for row in rows for column in row if column != "error"))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [*columns, "error"], restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(path) as file:  # file names need not be UTF-8
+        file.write(text.getvalue().encode(errors="surrogateescape"))
+
+
+@torch.inference_mode()
+def latency(network: nn.Module, inputs: Any, repeats: int = 20) -> dict[str, float]:
+    """Wall-clock milliseconds of a forward pass, after 3 passes to warm up.
+
+    Args:
+        network: In eval mode.
+        inputs: What it is called with, on its device.
+        repeats: Timed passes.
+
+    Returns:
+        `minimum` and `median`.
+    """
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    times: list[float] = []
+    for _ in range(3 + repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        network(inputs)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(1000 * (time.perf_counter() - began))
+    return {"minimum": min(times[3:]), "median": statistics.median(times[3:])}
+
+
+def conditions(device: torch.device) -> str:
+    """What a latency on a device holds for: its numbers, threads and processor."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    return f"float32, {torch.get_num_threads()} threads, {name}"
