@@ -20,6 +20,7 @@ from modicum.options import (
     Options,
     check_arguments,
     from_json,
+    replace,
     to_json,
     whole_path,
     with_whole_paths,
@@ -155,3 +156,13 @@ def test_paths_become_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_options_stay_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().epochs = 4  # type: ignore[misc]
+
+
+def test_a_copy_with_other_values_reaches_into_groups() -> None:
+    changed = replace(Config(), decay=0.5, epochs=7)
+    assert changed == Config(adam=Adam(decay=0.5), epochs=7)
+    assert replace(changed, adam=Adam(1.0), epochs=3) == Config(adam=Adam(1.0))
+    with pytest.raises(ConfigError, match="--decay 1"):
+        replace(Config(), decay=1.0)
+    with pytest.raises(TypeError, match="'momentum'"):
+        replace(Config(), momentum=0.9)

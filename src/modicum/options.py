@@ -40,6 +40,7 @@ __all__ = [
     "check_arguments",
     "from_json",
     "refuse",
+    "replace",
     "to_json",
     "whole_path",
     "with_whole_paths",
@@ -59,6 +60,33 @@ class Options:
         """Raise a `ConfigError` for the first field that is not what its annotation says."""
         for name, hint in _annotations(type(self)).items():
             _check(name, getattr(self, name), hint)
+
+
+def replace(options: _Options, **values: Any) -> _Options:
+    """A copy with other values, also of the fields of groups marked `FLAT`, by their own names.
+
+    Raises:
+        TypeError: There is no such field.
+    """
+    own = {field.name for field in dataclasses.fields(typing.cast(Any, options))}
+    changes = {name: value for name, value in values.items() if name in own}
+    others = {name: value for name, value in values.items() if name not in own}
+    for name, hint in _annotations(type(options)).items():
+        if FLAT in typing.get_args(hint):
+            group = getattr(options, name)
+            of_group = {key: others.pop(key) for key in _flags(type(group)) & others.keys()}
+            if of_group:
+                changes[name] = replace(group, **of_group)
+    return dataclasses.replace(typing.cast(Any, options), **changes, **others)
+
+
+def _flags(kind: type[Any]) -> set[str]:
+    """Names of the fields of options and of their groups marked `FLAT`."""
+    names: set[str] = set()
+    for name, hint in _annotations(kind).items():
+        inside = typing.get_args(hint)
+        names |= _flags(inside[0]) if FLAT in inside else {name}
+    return names
 
 
 def refuse(option: str, value: Any, expected: str) -> ConfigError:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from modicum.errors import ConfigError
-from modicum.events import EventBatch, Events, RecordingOptions, open_unseen, write
+from modicum.events import (
+    EventBatch,
+    Events,
+    Fitting,
+    Framing,
+    Reading,
+    Recordings,
+    open_unseen,
+    write,
+)
 
 
 @pytest.fixture
@@ -24,15 +33,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "all"
 
 
-def classifier(**notes: Any) -> Any:
-    """What `open_unseen` looks at."""
-    pipeline = SimpleNamespace(height=20, width=30, convention="jaer")
-    return SimpleNamespace(pipeline=pipeline, notes=notes)
-
-
 def test_a_share_of_the_training_recordings_is_taken(folder: Path) -> None:
-    some = RecordingOptions(str(folder), train_share=0.5)
-    every = RecordingOptions(str(folder))
+    some = Recordings(str(folder), train_share=0.5)
+    every = Recordings(str(folder))
     assert len(every.open("train")) == 18
     assert len(some.open("train")) in (8, 10)
     assert set(some.open("train").names) < set(every.open("train").names)
@@ -40,31 +43,34 @@ def test_a_share_of_the_training_recordings_is_taken(folder: Path) -> None:
 
 
 def test_frames_are_made_as_the_options_say(folder: Path) -> None:
-    options = RecordingOptions(str(folder), time_steps=3, split_by="equal", normalise="clip1")
-    train_set = options.open("train")
-    pipeline = options.frame_pipeline(train_set, None)
+    recordings = Recordings(str(folder))
+    framing = Framing(time_steps=3, split_by="equal", normalise="clip1")
+    train_set = recordings.open("train")
+    pipeline = framing.pipeline(train_set, "jaer", None)
     batch = train_set.read(np.arange(2))
     assert isinstance(batch, EventBatch)
     assert pipeline(batch).shape == (2, 3, 2, 8, 6)
-    assert options.frame_pipeline(train_set, 16).input_size == (16, 16)
-    notes = options.notes(train_set, pipeline)
+    assert framing.pipeline(train_set, "jaer", 16).input_size == (16, 16)
+    notes = recordings.notes(train_set, pipeline)
     assert notes["pipeline"] == pipeline.to_notes()
     assert (notes["classes"], notes["data"]) == (["a", "b"], str(folder))
 
 
 def test_what_was_held_out_is_unseen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = RecordingOptions(str(folder), holdout=0.3, division="tet", sensor=(9, 7))
-    train_set = options.open("train")
-    trained = classifier(**options.notes(train_set, options.frame_pipeline(train_set, None)))
+    recordings = Recordings(str(folder), Reading(sensor=(9, 7)), holdout=0.3, division="tet")
+    train_set = recordings.open("train")
+    pipeline = Framing().pipeline(train_set, "jaer", None)
+    notes = json.loads(json.dumps(recordings.notes(train_set, pipeline)))
     monkeypatch.chdir(folder.parent)
     for data in (str(folder), folder.name):
-        found = open_unseen(trained, data, "val")
-        assert list(found.names) == list(options.open("val").names)
+        found = open_unseen(notes, data, "val")
+        assert list(found.names) == list(recordings.open("val").names)
         assert (found.height, found.width) == (9, 7)
 
 
 def test_another_folder_is_unseen_as_a_whole(folder: Path) -> None:
-    trained = classifier(data="elsewhere")
+    pipeline = {"height": 20, "width": 30, "convention": "jaer"}
+    trained = {"data": "elsewhere", "pipeline": pipeline}
     found = open_unseen(trained, str(folder), "val")
     assert (len(found), found.height, found.width) == (20, 20, 30)
     folder.rename(folder.with_name("train"))
@@ -74,7 +80,19 @@ def test_another_folder_is_unseen_as_a_whole(folder: Path) -> None:
     assert len(open_unseen(trained, str(folder.parent), "val")) == 2
 
 
-@pytest.mark.parametrize(("option", "value"), [("train_share", 0.0), ("time_steps", 0)])
-def test_options_out_of_range(option: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("group", "option", "value"),
+    [
+        (Recordings, "train_share", 0.0),
+        (Recordings, "holdout", 1.0),
+        (Framing, "time_steps", 0),
+        (Fitting, "epochs", 0),
+        (Fitting, "batch_size", 0),
+        (Fitting, "learning_rate", 0.0),
+        (Fitting, "weight_decay", -1.0),
+        (Fitting, "score_every", 0),
+    ],
+)
+def test_options_out_of_range(group: Any, option: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} {value}: must be"):
-        RecordingOptions(**{option: value})
+        group(**{option: value})

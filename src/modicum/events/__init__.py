@@ -9,7 +9,7 @@ from modicum.events.division import Division
 from modicum.events.errors import EventFormatError
 from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings
 from modicum.events.loader import Batch, Loader
-from modicum.events.options import RecordingOptions, open_unseen
+from modicum.events.options import Fitting, Framing, Reading, Recordings, open_unseen
 from modicum.events.reading import detect, read, windows
 from modicum.events.representations import (
     est,
@@ -41,9 +41,12 @@ __all__ = [
     "EventSet",
     "Events",
     "FileRecordings",
+    "Fitting",
+    "Framing",
     "Loader",
     "MemoryRecordings",
-    "RecordingOptions",
+    "Reading",
+    "Recordings",
     "Split",
     "Variation",
     "detect",

@@ -1,64 +1,54 @@
-"""Options of learning from recordings, inherited by the configurations of methods that do."""
+"""Options of learning from recordings, in groups that recipes and verbs compose."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from modicum.classification import Classifier
 from modicum.data.folders import Split
 from modicum.data.sample_set import SampleSet
-from modicum.errors import check_options
 from modicum.events.datasets import has_splits, open_recordings
 from modicum.events.division import Division
 from modicum.events.event_set import EventSet
 from modicum.events.formats.aedat2 import Convention
+from modicum.events.formats.recording import Size
 from modicum.events.pipeline import FramePipeline, Normalise, Resize
 from modicum.events.representations import SplitBy
-from modicum.options import whole_path
+from modicum.options import FLAT, Ge, Gt, Interval, Options, whole_path
 from modicum.system.progress import report_progress
 
 
 @dataclass(frozen=True)
-class RecordingOptions:
-    """Which recordings to learn from, how they are divided, and what frames are made of them."""
+class Reading(Options):
+    """How files of recordings are read."""
+
+    convention: Convention = "jaer"
+    """Which way up AEDAT 2.0 is read: jaer, dat2mat or raw."""
+    sensor: Size | None = None
+    """Height and width of the sensor in pixels, of recordings that are not of a published data set;
+    none: what the files say, else as large as their events need."""
+
+
+@dataclass(frozen=True)
+class Recordings(Options):
+    """Which recordings to learn from, and how they are divided."""
 
     data: str = "digits"
     """NAME=FOLDER of a published data set (n-mnist, n-caltech101, n-cars, cifar10-dvs,
     mnist-dvs-scale4, dvs-gesture), a folder of your own with a folder a class, or digits, which is
     simulated and built in."""
+    reading: Annotated[Reading, FLAT] = Reading()
     division: Division | None = None
     """How a data set without splits is divided: tet, tebn, random or hash; none: its usual one.
     Accuracies of different divisions are not comparable."""
-    convention: Convention = "jaer"
-    """Which way up AEDAT 2.0 is read: jaer, dat2mat or raw."""
-    sensor: tuple[int, int] | None = None
-    """Height and width in pixels of the sensor of a folder of your own; none: what the files say,
-    else as large as their events need."""
-    holdout: float = 0.1
+    holdout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """Share of a data set without splits that is held out to score the network on."""
-    train_share: float = 1.0
+    train_share: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """Share of the training recordings to train on, to see what few of them give."""
-    time_steps: int = 10
-    """Frames of a recording, for spiking networks."""
-    split_by: SplitBy = "number"
-    """What frames have in common: number of events, time (the last takes the rest), or equal."""
-    normalise: Normalise = "max"
-    """max divides each frame by its largest count, clip1 makes counts 0 or 1, none leaves them."""
-    resize: Resize = "bilinear"
-    """How frames are resized."""
     skip_bad: bool = False
     """Leave out unreadable files, with a warning, instead of refusing to start."""
-
-    def __post_init__(self) -> None:
-        check_options(
-            self,
-            ("train_share", 0 < self.train_share <= 1, "above 0 and at most 1"),
-            ("time_steps", self.time_steps >= 1, "at least 1"),
-        )
 
     def open(self, split: Split, *, quiet: bool = True) -> EventSet:
         """The recordings of a split; of the training split, the share that is asked for.
@@ -71,27 +61,14 @@ class RecordingOptions:
                 split,
                 holdout=self.holdout,
                 division=self.division,
-                sensor=self.sensor,
-                convention=self.convention,
+                sensor=self.reading.sensor,
+                convention=self.reading.convention,
                 skip_bad=self.skip_bad,
                 progress=progress,
             )
         if split == "train" and self.train_share < 1:
             return event_set.hold_out(self.train_share)[1]
         return event_set
-
-    def frame_pipeline(self, event_set: EventSet, size: int | None) -> FramePipeline:
-        """How recordings of a set become frames of `size` pixels; none: of the sensor's size."""
-        return FramePipeline(
-            event_set.height,
-            event_set.width,
-            self.convention,
-            self.time_steps,
-            self.split_by,
-            self.normalise,
-            size,
-            self.resize,
-        )
 
     def notes(self, train_set: SampleSet, pipeline: Any) -> dict[str, Any]:
         """What is stored beside the weights of a classifier, JSON-able."""
@@ -102,33 +79,80 @@ class RecordingOptions:
             "layout": train_set.layout,
             "holdout": self.holdout,
             "division": self.division,
-            "sensor": self.sensor,
+            "sensor": self.reading.sensor,
         }
 
 
+@dataclass(frozen=True)
+class Framing(Options):
+    """What frames are made of a recording, for spiking networks."""
+
+    time_steps: Annotated[int, Ge(1)] = 10
+    """Frames of a recording, which spiking networks take one after the other."""
+    split_by: SplitBy = "number"
+    """What frames have in common: number of events, time (the last takes the rest), or equal."""
+    normalise: Normalise = "max"
+    """max divides each frame by its largest count, clip1 makes counts 0 or 1, none leaves them."""
+    resize: Resize = "bilinear"
+    """How frames are resized."""
+
+    def pipeline(
+        self, event_set: EventSet, convention: Convention, size: int | None
+    ) -> FramePipeline:
+        """How recordings of a set become frames of `size` pixels; none: of the sensor's size."""
+        return FramePipeline(
+            event_set.height,
+            event_set.width,
+            convention,
+            self.time_steps,
+            self.split_by,
+            self.normalise,
+            size,
+            self.resize,
+        )
+
+
+@dataclass(frozen=True)
+class Fitting(Options):
+    """How long and how fast a classifier is trained, by Adam."""
+
+    epochs: Annotated[int, Ge(1)] = 60
+    """Passes over the training samples."""
+    batch_size: Annotated[int, Ge(1)] = 32
+    """Samples an optimizer step, over all processes and micro-batches together."""
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    """Largest learning rate of Adam."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """L2 penalty."""
+    score_every: Annotated[int, Ge(1)] = 1
+    """Epochs from one score on held-out samples to the next."""
+
+
 def open_unseen(
-    classifier: Classifier[Any, Any], data: str, split: Split, *, skip_bad: bool = False
+    notes: Mapping[str, Any], data: str, split: Split, *, skip_bad: bool = False
 ) -> EventSet:
     """The recordings to measure a trained classifier on, read as those it was trained on.
 
     Args:
-        classifier: Its notes are those of `RecordingOptions.notes`, and its pipeline is of a
-            sensor.
-        data: As of `RecordingOptions`. If the classifier was trained on it, it is divided as then.
+        notes: What is stored beside its weights: those of `Recordings.notes`, with the pipeline of
+            a sensor.
+        data: As of `Recordings`. If the classifier was trained on it, it is divided as then.
             Another folder without parts is taken whole.
         split: Part of the data.
         skip_bad: Leave out unreadable files instead of stopping.
     """
-    notes, pipeline = classifier.notes, classifier.pipeline
-    options = RecordingOptions(data, convention=pipeline.convention, skip_bad=skip_bad)
+    pipeline = notes["pipeline"]
+    sensor, holdout, division = None, 0.1, None
     if whole_path(data) == whole_path(notes["data"]):
-        kept = {name: notes[name] for name in ("holdout", "division", "sensor")}
-        options = dataclasses.replace(options, **kept)
+        holdout, division = notes["holdout"], notes["division"]
+        sensor = notes["sensor"] and (notes["sensor"][0], notes["sensor"][1])
     elif Path(data).is_dir():
-        options = dataclasses.replace(options, sensor=(pipeline.height, pipeline.width))
+        sensor = (pipeline["height"], pipeline["width"])
         if not has_splits(data):
-            options, split = dataclasses.replace(options, holdout=0.0), "train"
-    return options.open(split, quiet=False)
+            holdout, split = 0.0, "train"
+    reading = Reading(pipeline["convention"], sensor)
+    recordings = Recordings(data, reading, division, holdout, skip_bad=skip_bad)
+    return recordings.open(split, quiet=False)
 
 
 SMOKE: Mapping[str, Any] = {

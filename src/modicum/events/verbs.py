@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
 from modicum.errors import ConfigError
 from modicum.events import pictures
-from modicum.events.formats.aedat2 import Convention
-from modicum.events.formats.recording import File, Size
+from modicum.events.formats.recording import File
+from modicum.events.options import Reading
 from modicum.events.reading import Format, detect, open_file, whole
 from modicum.events.survey import find_sample, survey
 from modicum.events.writing import WITHOUT_SIZE, write
+from modicum.options import FLAT
 from modicum.system.files import atomic_write
 from modicum.system.progress import report_progress
 
@@ -27,8 +28,7 @@ def data(
     sample: str = "0",
     picture: Path | None = None,
     gif: Path | None = None,
-    sensor: Size | None = None,
-    convention: Convention = "jaer",
+    reading: Annotated[Reading, FLAT] = Reading(),
 ) -> dict[str, Any]:
     """Say what event recordings hold: formats, sensors, lengths, rates, damaged files.
 
@@ -38,10 +38,9 @@ def data(
         sample: The recording to draw: its name below the folder, or its number from 0.
         picture: PNG file to write: the sample as points in space and time, and as frames.
         gif: GIF file to write: the sample as an animation.
-        sensor: Height and width in pixels, where neither the files nor NAME say; events must be
-            within.
-        convention: Which way up AEDAT 2.0 is read.
+        reading: How files are read.
     """
+    sensor, convention = reading.sensor, reading.convention
     with report_progress("look at recordings") as progress:
         found = survey(path, sensor=sensor, convention=convention, progress=progress)
     if picture is None and gif is None:
@@ -64,8 +63,7 @@ def convert(
     source: tyro.conf.Positional[Path],
     target: tyro.conf.Positional[Path],
     format: Format | None = None,
-    sensor: Size | None = None,
-    convention: Convention = "jaer",
+    reading: Annotated[Reading, FLAT] = Reading(),
     keep_invalid: bool = False,
     strict: bool = True,
     sort: bool = False,
@@ -76,8 +74,7 @@ def convert(
         source: Recording to read.
         target: File to write; its suffix says how: .npz, .h5, .npy, .dat, .bin or .bs2.
         format: What the source is, where its content and suffix do not say.
-        sensor: Height and width in pixels, where the source does not say.
-        convention: Which way up AEDAT 2.0 is read.
+        reading: How the source is read.
         keep_invalid: Keep events that AEDAT 3.1 marks as invalid.
         strict: Refuse a source that is cut off; otherwise what is whole is converted.
         sort: Put the events in the order of time.
@@ -85,10 +82,13 @@ def convert(
     if target.exists() and source.exists() and target.samefile(source):
         raise ConfigError(f"{target}: source and target are the same file. Name another target.")
     file = File.open(source, strict=strict)
-    recording = open_file(file, format, convention, keep_invalid)
-    events = whole(file, recording, sensor, sort)
+    recording = open_file(file, format, reading.convention, keep_invalid)
+    events = whole(file, recording, reading.sensor, sort)
     write(target, events)
-    known, holds_size = sensor or recording.sensor, target.suffix.lower() not in WITHOUT_SIZE
+    known, holds_size = (
+        reading.sensor or recording.sensor,
+        target.suffix.lower() not in WITHOUT_SIZE,
+    )
     if not known and holds_size:
         _log.warning(
             "%s does not store the size of its sensor; the %d x %d pixels (height x width) written "

@@ -30,11 +30,12 @@ from modicum.methods.apbs.stcf import STCF
 from modicum.methods.apbs.still_images import ImagePipeline
 from modicum.methods.apbs.train import (
     Config,
+    Samples,
     augmentation,
     build_network,
-    open_split,
     pipeline_for,
 )
+from modicum.options import replace
 
 Trainer = Callable[..., Path]
 
@@ -263,8 +264,8 @@ def test_the_exported_state_dict_loads_as_an_official_file(
 def test_association_of_zero_trains_the_plain_network(
     recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = Config(
-        data=str(recordings), network="small", association=0.0, time_steps=3, epochs=1,
+    config = replace(
+        Config(), data=str(recordings), network="small", association=0.0, time_steps=3, epochs=1,
         batch_size=8, stcf=False,
     )  # fmt: skip
 
@@ -314,13 +315,15 @@ def test_the_command_line_reaches_the_network(
 def test_corrupt_recordings_stop_training_before_it_begins(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "recordings", 4)
     (root / "left" / "1.npz").write_bytes(b"PK nonsense")
-    config = Config(data=str(root), network="small", epochs=1, time_steps=2, holdout=0.25)
+    config = replace(
+        Config(), data=str(root), network="small", epochs=1, time_steps=2, holdout=0.25
+    )
     with (
         Run(tmp_path / "run", method="apbs", config=config, quiet=True) as run,
         pytest.raises(DataError, match=r"left/1\.npz"),
     ):
         apbs.train(config, run)
-    assert len(open_split(dataclasses.replace(config, skip_bad=True), "train")) == 8
+    assert len(replace(config, skip_bad=True).source.samples("train")) == 8
 
 
 def test_the_smoke_preset_on_few_digits(
@@ -332,11 +335,11 @@ def test_the_smoke_preset_on_few_digits(
     result = json.loads(capsys.readouterr().out)
     assert 0 <= result["top1"] <= 100
     assert result["run"] == str(tmp_path / "run")
-    config = Config(train_share=0.5)
-    some = open_split(config, "train")
+    source = Samples(train_share=0.5)
+    some = source.samples("train")
     assert 15 <= len(some) <= 25
     assert set(some.names) < {f"digits/train/{number}" for number in range(few_digits)}
-    assert len(open_split(config, "val")) == few_digits
+    assert len(source.samples("val")) == few_digits
 
 
 @pytest.mark.parametrize(
@@ -355,7 +358,7 @@ def test_the_smoke_preset_on_few_digits(
 )
 def test_options_out_of_range(option: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} {value}: must be"):
-        Config(**{option: value})
+        replace(Config(), **{option: value})
 
 
 def test_options_that_do_not_fit() -> None:
@@ -363,18 +366,16 @@ def test_options_that_do_not_fit() -> None:
         options: dict[str, Any] = {name: value}
         option = name.replace("_", "-")
         with pytest.raises(ConfigError, match=f"--{option}: still images have none"):
-            Config(data="images=x", **options)
+            replace(Config(), data="images=x", **options)
     with pytest.raises(ConfigError, match="--association nan: must be a finite number"):
         Config(association=float("nan"))
-    frames = pipeline_for(Config(), sensor(34))
     for changes, message in (
-        ({"network": "resnet"}, "network: expected one of vggsnn"),
-        ({"neuron": "izhikevich"}, "neuron: expected one of tet"),
-        ({"cache": "max"}, "cache: expected one of rms"),
+        ({"network": "resnet"}, "--network resnet: must be one of vggsnn"),
+        ({"neuron": "izhikevich"}, "--neuron izhikevich: must be one of tet"),
+        ({"cache": "max"}, "--cache max: must be one of rms"),
     ):
-        config: Any = Config(**changes)
         with pytest.raises(ConfigError, match=message):
-            build_network(config, frames, 10)
+            replace(Config(), **changes)
 
 
 def test_augmentation_of_training_recordings() -> None:
@@ -405,16 +406,16 @@ def test_data_is_found_again_from_another_folder(
         assert main(["train", "--resume", str(folder)]) == 0
         assert apbs.evaluate(folder, workers=0)["samples"] == 4
         config = json.loads((folder / "config.json").read_text())["config"]
-        assert config["data"] == f"{kind}={(tmp_path / 'work' / name).resolve()}"
+        assert config["source"]["data"] == f"{kind}={(tmp_path / 'work' / name).resolve()}"
 
 
 # Still images
 
 
 def test_a_share_of_the_images_is_trained_on(photographs: Path) -> None:
-    config = Config(data=f"images={photographs}", holdout=0.25, train_share=0.5)
-    assert len(open_split(config, "train")) == 6
-    assert len(open_split(config, "val")) == 4
+    source = Samples(f"images={photographs}", holdout=0.25, train_share=0.5)
+    assert len(source.samples("train")) == 6
+    assert len(source.samples("val")) == 4
 
 
 def test_images_are_classified(photographs: Path, image_run: Path, tmp_path: Path) -> None:
@@ -501,10 +502,12 @@ def test_presets_build_the_published_networks(
 
 def test_recipes_are_those_of_the_codes() -> None:
     tet, nda = METHOD.recipe().presets["tet"], METHOD.recipe().presets["nda"]
-    assert (tet.config.epochs, tet.config.batch_size, tet.config.learning_rate) == (150, 128, 1e-3)
-    assert (tet.config.loss, tet.config.normalise, tet.config.time_steps) == ("tet", "max", 10)
-    assert (nda.config.epochs, nda.config.batch_size, nda.config.weight_decay) == (200, 256, 1e-4)
-    assert (nda.config.loss, nda.config.resize) == ("mean", "nearest")
+    fitting, framing = tet.config.fitting, tet.config.framing
+    assert (fitting.epochs, fitting.batch_size, fitting.learning_rate) == (150, 128, 1e-3)
+    assert (tet.config.loss, framing.normalise, framing.time_steps) == ("tet", "max", 10)
+    fitting = nda.config.fitting
+    assert (fitting.epochs, fitting.batch_size, fitting.weight_decay) == (200, 256, 1e-4)
+    assert (nda.config.loss, nda.config.framing.resize) == ("mean", "nearest")
     assert tet.options.precision == nda.options.precision == "mixed"
     cifar = METHOD.recipe().presets["cifar10"].config
     picture = images.MemoryImages(
@@ -512,7 +515,7 @@ def test_recipes_are_those_of_the_codes() -> None:
         torch.zeros((1, 3, 32, 32), dtype=torch.uint8),
     )  # fmt: skip
     network = build_network(cifar, pipeline_for(cifar, picture), 10)
-    assert network.arguments["time_steps"] == cifar.time_steps == 4
+    assert network.arguments["time_steps"] == cifar.framing.time_steps == 4
     # A channel more than 48 x 48 frames, and a classifier of 2 x 2 rather than 3 x 3 pixels.
     expected = 9_271_498 + 9 * 64 - (9 - 4) * 512 * 10
     assert sum(p.numel() for p in network.parameters()) == expected
@@ -529,7 +532,7 @@ def test_the_claims_are_checked_on_a_folder(tmp_path: Path) -> None:
     assert "6 recordings for training" in found.data
     assert "4 for testing" in found.data
     configs = {arm: stage.config for arm, stage in found.arms.items()}
-    assert [c.data for c in configs.values()] == [str(root)] * 4
+    assert [c.source.data for c in configs.values()] == [str(root)] * 4
     changes = {
         arm: {f.name for f in dataclasses.fields(c) if getattr(c, f.name) != getattr(base, f.name)}
         for arm, base, c in (
@@ -539,7 +542,7 @@ def test_the_claims_are_checked_on_a_folder(tmp_path: Path) -> None:
     }
     assert changes == {"APBS": {"association"}, "STCF": {"stcf"}}
     quick = {
-        arm: Stage(dataclasses.replace(config, epochs=1, batch_size=2, score_every=1))
+        arm: Stage(replace(config, epochs=1, batch_size=2, score_every=1))
         for arm, config in configs.items()
     }
     result = run_study(dataclasses.replace(found, arms=quick), [0], jobs=1)

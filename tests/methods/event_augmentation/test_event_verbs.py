@@ -43,6 +43,7 @@ from modicum.methods.event_augmentation.train import (
     pipeline_for,
 )
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
+from modicum.options import replace
 
 Trainer = Callable[..., Path]
 
@@ -143,12 +144,12 @@ def test_digits_are_simulated_anew_under_other_light(
     assert found["data"] == "built-in digits, simulated (clean)"
     shifted = found["top1_under_other_light"]
     assert shifted.keys() == events.VARIATIONS.keys() - {"clean"}
-    config = Config(train_share=0.5)
-    assert 15 <= len(config.open("train")) <= 25
-    measured = measure(Config(time_steps=4), load_classifier(folder).network)
+    recordings = events.Recordings(train_share=0.5)
+    assert 15 <= len(recordings.open("train")) <= 25
+    measured = measure(replace(Config(), time_steps=4), load_classifier(folder).network)
     assert measured["clean"] == pytest.approx(found["top1"], abs=1e-4)
     assert {name: measured[name] for name in shifted} == shifted
-    dark = brightness.variations("digits", config.open("train"), "train")["inverted"].recordings
+    dark = brightness.variations("digits", recordings.open("train"), "train")["inverted"].recordings
     assert dark.names[0] == "digits/train/0"
     named = [shifted[name] for name in ("log_negated", "reversed_motion", "larger_motion")]
     assert measured["shifted_mean"] == pytest.approx(sum(named) / 3)
@@ -281,7 +282,8 @@ def unaugmented(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 def weights_with(
     augment: Any, recordings: Path, folder: Path, cutmix: float = 0.0
 ) -> dict[str, Tensor]:
-    config = Config(
+    config = replace(
+        Config(),
         data=str(recordings),
         augment=augment,
         cutmix=cutmix,
@@ -322,12 +324,12 @@ def test_cutmix_mixes_frames_and_labels(
 def test_options_reach_the_operators() -> None:
     config = Config(modes=("x",), drift_modes=("time",), max_shift=0.2, max_dt=0.3)
     for name in ("eventid", "estf"):
-        both = augmentation(dataclasses.replace(config, augment=name))
+        both = augmentation(replace(config, augment=name))
         assert both.reverse.modes == ("x",)
         assert (both.drift.modes, both.drift.max_shift, both.drift.max_dt) == (("time",), 0.2, 0.3)
-    assert augmentation(dataclasses.replace(config, augment="reverse")) == both.reverse
-    assert augmentation(dataclasses.replace(config, augment="drift")) == both.drift
-    assert augmentation(dataclasses.replace(config, augment="none")) is None
+    assert augmentation(replace(config, augment="reverse")) == both.reverse
+    assert augmentation(replace(config, augment="drift")) == both.drift
+    assert augmentation(replace(config, augment="none")) is None
 
 
 # Training
@@ -336,13 +338,13 @@ def test_options_reach_the_operators() -> None:
 def test_corrupt_recordings_stop_training_before_it_begins(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "recordings", 4)
     (root / "left" / "2.dat").write_bytes(b"% nonsense")
-    config = Config(data=str(root), epochs=1, time_steps=2, holdout=0.25)
+    config = replace(Config(), data=str(root), epochs=1, time_steps=2, holdout=0.25)
     with (
         Run(tmp_path / "run", method="event-augmentation", config=config, quiet=True) as run,
         pytest.raises(DataError, match=r"left/2\.dat"),
     ):
         event_augmentation.train(config, run)
-    kept = dataclasses.replace(config, skip_bad=True)
+    kept = replace(config, skip_bad=True).recordings
     assert len(kept.open("train")) + len(kept.open("val")) == 11
 
 
@@ -363,7 +365,7 @@ def test_data_is_found_again_from_another_folder(
     assert main(["train", "--resume", str(folder)]) == 0
     assert event_augmentation.evaluate(folder, workers=0)["recordings"] == 2
     config = json.loads((folder / "config.json").read_text())["config"]
-    assert config["data"] == f"n-mnist={(tmp_path / 'work' / 'digits').resolve()}"
+    assert config["recordings"]["data"] == f"n-mnist={(tmp_path / 'work' / 'digits').resolve()}"
     assert load_classifier(folder).classes == tuple("0123456789")
 
 
@@ -386,7 +388,7 @@ def test_data_is_found_again_from_another_folder(
 )
 def test_options_out_of_range(option: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} {value}: must be"):
-        Config(**{option: value})
+        replace(Config(), **{option: value})
 
 
 def test_options_that_do_not_fit() -> None:
@@ -399,14 +401,14 @@ def test_options_that_do_not_fit() -> None:
 
 
 def test_learning_rates_fall_as_configured() -> None:
-    cosine = Config(epochs=4, learning_rate=0.8)
+    cosine = replace(Config(), epochs=4, learning_rate=0.8)
     rates = [learning_rate(cosine, step, 5) for step in range(20)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(0)
-    halved = dataclasses.replace(cosine, schedule="halving")
+    halved = replace(cosine, schedule="halving")
     found = [learning_rate(halved, step, 5) for step in (0, 49, 50, 99, 100)]
     assert found == [0.8, 0.8, 0.4, 0.4, 0.2]
-    later = dataclasses.replace(halved, halve_after=3)
+    later = replace(halved, halve_after=3)
     assert [learning_rate(later, step, 5) for step in (0, 64, 65)] == [0.8, 0.8, 0.4]
 
 
@@ -447,15 +449,17 @@ def test_presets_build_the_published_networks(
         assert made.shape == (1, 9, 224, 224)
     else:
         side = (48, 48) if config.network == "vggsnn" else size
-        assert made.shape == (1, config.time_steps, 2, *side)
+        assert made.shape == (1, config.framing.time_steps, 2, *side)
 
 
 def test_recipes_are_those_of_the_codes() -> None:
     est = METHOD.recipe().presets["n-caltech101"].config
-    assert (est.epochs, est.batch_size, est.learning_rate) == (30, 4, 1e-4)
+    assert (est.fitting.epochs, est.fitting.batch_size, est.fitting.learning_rate) == (30, 4, 1e-4)
     assert (est.schedule, est.bins) == ("halving", 9)
     tet = METHOD.recipe().presets["cifar10-dvs"].config
-    assert (tet.epochs, tet.batch_size, tet.learning_rate, tet.loss) == (150, 128, 1e-3, "tet")
+    fitting = tet.fitting
+    assert (fitting.epochs, fitting.batch_size, fitting.learning_rate) == (150, 128, 1e-3)
+    assert tet.loss == "tet"
     assert METHOD.recipe().presets["eventdrop"].config.augment == "eventdrop"
     assert "x" not in METHOD.recipe().presets["digits"].config.modes
 
@@ -498,10 +502,10 @@ def test_the_claims_are_checked_on_a_folder(tmp_path: Path) -> None:
     configs = {arm: stage.config for arm, stage in found.arms.items()}
     base = configs["no augmentation"]
     for arm, config in configs.items():
-        assert dataclasses.replace(config, augment="none") == base
+        assert replace(config, augment="none") == base
         assert config.augment == ARMS[arm]
     quick = {
-        arm: Stage(dataclasses.replace(config, epochs=1, batch_size=6, score_every=1))
+        arm: Stage(replace(config, epochs=1, batch_size=6, score_every=1))
         for arm, config in configs.items()
     }
     result = run_study(dataclasses.replace(found, arms=quick), [0], jobs=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,13 +21,15 @@ from modicum.events.pictures import frame_strip
 from modicum.events.pipeline import FramePipeline
 from modicum.method import load_saved
 from modicum.methods.apbs.probe import probe_convolution
-from modicum.methods.apbs.train import Config, loader_for, pipeline_for
+from modicum.methods.apbs.train import Config, Samples, loader_for, pipeline_for
+from modicum.options import from_json, replace
 from modicum.report import png
 from modicum.spiking.layers import SpikingLayer
 from modicum.spiking.networks import read_out
 from modicum.spiking.statistics import count_spikes
 
-BASE = Config(
+BASE = replace(
+    Config(),
     network="small",
     association=0.0,
     stcf=False,
@@ -86,28 +87,28 @@ def study(data: str | None = None) -> Study:
     """The claims on simulated digits, or on recordings of yours.
 
     Args:
-        data: What `Config.data` may be, but still images.
+        data: What `Samples.data` may be, but still images.
 
     Raises:
         ConfigError: They are still images.
     """
     if data is None:
-        base = dataclasses.replace(BASE, train_share=0.5)
-        few = dataclasses.replace(BASE, **FEW)
+        base = replace(BASE, train_share=0.5)
+        few = replace(BASE, **FEW)
         about = (
             "Simulated recordings of scikit-learn's digits: 600 for training (200 where few are "
             "meant), 597 for testing."
         )
         fingerprint = ""
     else:
-        if Config(data=data).image_folder is not None:
+        if Samples(data).image_folder is not None:
             raise ConfigError(
                 f"--data {data}: the claims are about recordings, not still images. Give "
                 f"recordings, or leave the option out for simulated ones."
             )
-        base = dataclasses.replace(BASE, data=data, holdout=0.4)
-        few = dataclasses.replace(base, **(FEW | {"train_share": 1 / 2}))
-        train_set, test_set = base.open("train"), base.open("val")
+        base = replace(BASE, data=data, holdout=0.4)
+        few = replace(base, **(FEW | {"train_share": 1 / 2}))
+        train_set, test_set = base.source.open("train"), base.source.open("val")
         about = (
             f"{test_set.layout}: {len(train_set):,} recordings for training (about half of them "
             f"where few are meant), {len(test_set):,} for testing."
@@ -115,9 +116,9 @@ def study(data: str | None = None) -> Study:
         fingerprint = events.fingerprint(train_set) + events.fingerprint(test_set)
     arms = {
         PLAIN: base,
-        APBS: dataclasses.replace(base, association=0.2),
+        APBS: replace(base, association=0.2),
         PLAIN_FEW: few,
-        STCF_FEW: dataclasses.replace(few, stcf=True),
+        STCF_FEW: replace(few, stcf=True),
     }
     return Study(
         method="apbs",
@@ -148,7 +149,7 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
         `top1` in percent; `spikes`, `synaptic_operations` and the estimate `microjoules` a
         recording; the firing rate of each layer in percent (`rate_1`, `rate_2`); `parameters`.
     """
-    test_set = config.open("val")
+    test_set = config.source.open("val")
     pipeline = pipeline_for(config, test_set)
     loader = loader_for(test_set, pipeline, 64, workers=0)
     with count_spikes(network) as counted:
@@ -166,8 +167,8 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
 
 def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
     """What the neurons of the plain and the associating network do with one recording."""
-    config = Config(**json.loads((runs[APBS][0] / "config.json").read_text())["config"])
-    test_set = config.open("val")
+    config = from_json(Config, json.loads((runs[APBS][0] / "config.json").read_text())["config"])
+    test_set = config.source.open("val")
     one = test_set.read(np.zeros(1, dtype=np.int64))
     pipeline = pipeline_for(config, test_set)
     assert isinstance(pipeline, FramePipeline)

@@ -23,7 +23,7 @@ from modicum.images.decode import SUFFIXES as PICTURES
 from modicum.inference import conditions, input_files, latency, predict_files, predictions
 from modicum.method import load_saved
 from modicum.methods.apbs.still_images import ImagePipeline
-from modicum.methods.apbs.train import Config, Pipeline, loader_for, open_split
+from modicum.methods.apbs.train import Pipeline, Samples, loader_for
 from modicum.options import whole_path
 from modicum.spiking.networks import SpikingNetwork, read_out
 from modicum.spiking.nir_export import export_nir
@@ -112,20 +112,20 @@ def evaluate(
 
 def _open_unseen(classifier: Trained, data: str, split: images.Split, skip_bad: bool) -> SampleSet:
     """`events.open_unseen`, or the same of images."""
-    config, notes = Config(data, skip_bad=skip_bad), classifier.notes
-    folder = config.image_folder
+    source, notes = Samples(data, skip_bad=skip_bad), classifier.notes
+    folder = source.image_folder
     if (folder is not None) != isinstance(classifier.pipeline, ImagePipeline):
         raise DataError(
             f"{data}: the network was trained on {notes['layout']}; recordings and images cannot "
             f"stand in for each other (images=FOLDER says that a folder holds images)."
         )
     if folder is None:
-        return events.open_unseen(classifier, data, split, skip_bad=skip_bad)
+        return events.open_unseen(notes, data, split, skip_bad=skip_bad)
     if whole_path(data) == whole_path(notes["data"]):
-        config = dataclasses.replace(config, holdout=notes["holdout"])
+        source = dataclasses.replace(source, holdout=notes["holdout"])
     elif not images.has_splits(folder):
-        config, split = dataclasses.replace(config, holdout=0.0), "train"
-    return open_split(config, split, quiet=False)
+        source, split = dataclasses.replace(source, holdout=0.0), "train"
+    return source.samples(split, quiet=False)
 
 
 def example(classifier: Trained, samples: int = 1) -> Tensor:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from modicum.engine.run import RunOptions
 from modicum.events.options import SMOKE
 from modicum.method import Preset, Recipe
 from modicum.methods.apbs.claim import BASE
 from modicum.methods.apbs.train import Config, train
+from modicum.options import replace
 
-TET = Config(
+TET = replace(
+    Config(),
     data="cifar10-dvs",
     convention="dat2mat",
     network="vggsnn",
@@ -42,7 +42,7 @@ RECIPE = Recipe(
         "nda": Preset(
             "VGG-11 by the schedule of NDA's code [C], 200 epochs, batch 256, weight decay; with "
             "association and STCF in place of NDA's augmentation.",
-            dataclasses.replace(
+            replace(
                 TET,
                 network="nda_vgg11",
                 normalise="none",
@@ -56,7 +56,7 @@ RECIPE = Recipe(
         ),
         "cifar10": Preset(
             "still images by direct coding, each presented 4 times; TET's schedule.",
-            dataclasses.replace(
+            replace(
                 TET,
                 data="cifar10=cifar-10-batches-py",
                 convention="jaer",
@@ -67,12 +67,12 @@ RECIPE = Recipe(
         ),
         "digits": Preset(
             "12 epochs of the small network on simulated digits, in a minute.",
-            dataclasses.replace(BASE, association=0.2, stcf=True),
+            replace(BASE, association=0.2, stcf=True),
             RunOptions(),
         ),
         "smoke": Preset(
             "a few steps on simulated digits, to see that everything works.",
-            dataclasses.replace(BASE, association=0.2, stcf=True, **SMOKE),
+            replace(BASE, association=0.2, stcf=True, **SMOKE),
             RunOptions(),
         ),
     },

@@ -68,7 +68,7 @@ def variations(
     """The test sets by name, the clean one left out.
 
     Args:
-        data: `Config.data`.
+        data: `Recordings.data`.
         test_set: The clean recordings.
         split: Which split they are of.
     """

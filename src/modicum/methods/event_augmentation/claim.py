@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +21,11 @@ from modicum.methods.event_augmentation.train import (
     augmentation,
     pipeline_for,
 )
+from modicum.options import from_json, replace
 from modicum.report import png
 
-BASE = Config(
+BASE = replace(
+    Config(),
     network="small",
     modes=("time", "polarity"),
     time_steps=8,
@@ -37,10 +38,10 @@ BASE = Config(
 )
 """The small experiment of the specification, section 12."""
 
-DIGITS = dataclasses.replace(BASE, train_share=0.25)
+DIGITS = replace(BASE, train_share=0.25)
 """300 simulated digits for training, 597 for testing."""
 
-RECORDINGS = dataclasses.replace(BASE, holdout=0.4)
+RECORDINGS = replace(BASE, holdout=0.4)
 """For recordings of yours; a set without splits gives 40 % for testing."""
 
 NONE, DROP, ID = "no augmentation", "EventDrop", "EventReverse + EventDrift"
@@ -81,7 +82,7 @@ def study(data: str | None = None) -> Study:
     """The claims on simulated digits, or on recordings of yours.
 
     Args:
-        data: What `Config.data` may be.
+        data: What `Recordings.data` may be.
     """
     if data is None:
         base = DIGITS
@@ -95,8 +96,8 @@ def study(data: str | None = None) -> Study:
         )
         fingerprint = ""
     else:
-        base = dataclasses.replace(RECORDINGS, data=data)
-        train_set, test_set = base.open("train"), base.open("val")
+        base = replace(RECORDINGS, data=data)
+        train_set, test_set = base.recordings.open("train"), base.recordings.open("val")
         about = (
             f"{test_set.layout}: {len(train_set):,} recordings for training, {len(test_set):,} for "
             f"testing."
@@ -111,9 +112,7 @@ def study(data: str | None = None) -> Study:
     return Study(
         method="event-augmentation",
         data=about,
-        arms={
-            arm: Stage(dataclasses.replace(base, augment=augment)) for arm, augment in ARMS.items()
-        },
+        arms={arm: Stage(replace(base, augment=augment)) for arm, augment in ARMS.items()},
         claims=CLAIMS,
         measure=measure,
         pictures=pictures,
@@ -129,20 +128,20 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
         config: The arm's configuration.
         network: In eval mode, on the CPU.
     """
-    test_set = config.open("val")
+    test_set = config.recordings.open("val")
     pipeline = pipeline_for(config, test_set)
     measured = {
         name: accuracy(network, variation.recordings, pipeline, change=variation.change)
-        for name, variation in variations(config.data, test_set).items()
+        for name, variation in variations(config.recordings.data, test_set).items()
     }
-    mean = float(np.mean([measured[name] for name in claimed(config.data)]))
+    mean = float(np.mean([measured[name] for name in claimed(config.recordings.data)]))
     return {"clean": accuracy(network, test_set, pipeline), "shifted_mean": mean} | measured
 
 
 def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
     """A recording as it is and after the operators, and accuracy under every variation."""
-    config = Config(**json.loads((runs[ID][0] / "config.json").read_text())["config"])
-    test_set = config.open("val")
+    config = from_json(Config, json.loads((runs[ID][0] / "config.json").read_text())["config"])
+    test_set = config.recordings.open("val")
     one = test_set.read(np.zeros(1, dtype=np.int64))
     augmented = augmentation(config)(one, SampleRandom(0, 0, np.zeros(1, dtype=np.int64)))
     return [
@@ -182,7 +181,7 @@ def _accuracies(runs: Mapping[str, Sequence[Path]], config: Config) -> Picture:
         axes.barh(rows, values.mean(0), height, label=arm, alpha=0.6)
         for of_seed in values:
             axes.plot(of_seed, rows, "k.", markersize=3)
-    in_mean = claimed(config.data)
+    in_mean = claimed(config.recordings.data)
     labels = [name.replace("_", " ") + (" *" if name in in_mean else "") for name in names]
     axes.set(yticks=np.arange(len(names)), yticklabels=labels, xlim=(0, 100))
     axes.set_xlabel("top-1 accuracy, percent")

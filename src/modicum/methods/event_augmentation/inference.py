@@ -73,7 +73,7 @@ def evaluate(
     classifier = load_classifier(run, weights, device)
     pipeline = classifier.pipeline
     source = data or classifier.notes["data"]
-    event_set = events.open_unseen(classifier, source, split, skip_bad=skip_bad)
+    event_set = events.open_unseen(classifier.notes, source, split, skip_bad=skip_bad)
     mapping = class_mapping(event_set.classes, classifier.classes, source)
     loader = events.Loader(event_set, batch_size, representation=pipeline, workers=workers)
     result: dict[str, Any] = {"data": event_set.layout, "recordings": len(event_set)}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from modicum.engine.run import RunOptions
 from modicum.events.options import SMOKE
 from modicum.method import Preset, Recipe
 from modicum.methods.event_augmentation.claim import BASE
 from modicum.methods.event_augmentation.train import Config, train
+from modicum.options import replace
 
-SPIKING = Config(
+SPIKING = replace(
+    Config(),
     data="cifar10-dvs",
     convention="dat2mat",
     network="vggsnn",
@@ -21,7 +21,8 @@ SPIKING = Config(
     batch_size=128,
     loss="tet",
 )
-RESNET = Config(
+RESNET = replace(
+    Config(),
     data="n-caltech101",
     network="resnet34-est",
     modes=("time", "polarity", "x"),
@@ -48,12 +49,10 @@ RECIPE = Recipe(
             RESNET,
             RunOptions(),
         ),
-        "n-cars": Preset(
-            "the same on N-CARS.", dataclasses.replace(RESNET, data="n-cars"), RunOptions()
-        ),
+        "n-cars": Preset("the same on N-CARS.", replace(RESNET, data="n-cars"), RunOptions()),
         "eventdrop": Preset(
             "the baseline EventDrop on N-Caltech101 by its code [C]: voxel grid, 200 epochs.",
-            dataclasses.replace(
+            replace(
                 RESNET, network="resnet34-voxels", augment="eventdrop", epochs=200, halve_after=100
             ),
             RunOptions(),
@@ -63,7 +62,7 @@ RECIPE = Recipe(
         ),
         "smoke": Preset(
             "a few steps on simulated digits, to see that everything works.",
-            dataclasses.replace(BASE, **SMOKE),
+            replace(BASE, **SMOKE),
             RunOptions(),
         ),
     },

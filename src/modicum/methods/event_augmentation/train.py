@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from modicum.classification import Logits
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run
 from modicum.engine.schedules import halving, warmup_cosine
-from modicum.errors import ConfigError, check_options
+from modicum.errors import ConfigError
 from modicum.events.pipeline import FramePipeline
 from modicum.methods.event_augmentation.augment import ESTF, EventDrift, EventID, EventReverse
 from modicum.methods.event_augmentation.checkpoints import load_est
@@ -24,6 +24,7 @@ from modicum.methods.event_augmentation.event_drop import EstShiftFlip, EventDro
 from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll, cutmix
 from modicum.methods.event_augmentation.resnet import ResNet34
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
+from modicum.options import FLAT, Ge, Interval, Options
 from modicum.spiking.losses import LOSSES
 from modicum.spiking.networks import BUILDERS as SPIKING
 from modicum.spiking.networks import SpikingNetwork, read_out
@@ -56,9 +57,11 @@ Augment = Literal[
 
 
 @dataclass(frozen=True)
-class Config(events.RecordingOptions):
+class Config(Options):
     """Training a classifier of recordings. The defaults suit a few thousand small recordings."""
 
+    recordings: Annotated[events.Recordings, FLAT] = events.Recordings()
+    framing: Annotated[events.Framing, FLAT] = events.Framing()
     network: Network = "small"
     """resnet34-…: a ResNet-34 on the learned event spike tensor (est), on EventDrop's voxel grid
     (voxels), on counts of both polarities (count) or of all events (frame). Else a spiking network
@@ -73,54 +76,31 @@ class Config(events.RecordingOptions):
     digits, letters and gestures that have a direction."""
     drift_modes: tuple[Literal["space", "velocity", "time"], ...] = ("space", "time")
     """Where EventDrift drifts, one of these at a time; velocity is a drift in space that grows."""
-    max_shift: float = 0.1
+    max_shift: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """Largest drift in space, as a share of the sensor's side."""
-    max_dt: float = 0.1
+    max_dt: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """Largest drift in time, as a share of the recording's duration."""
-    cutmix: float = 0.0
+    cutmix: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Probability that a box of another recording of the batch is pasted into the frames of one,
     its label mixed in by area: NDA's option, for spiking networks."""
-    size: int | None = None
+    size: Annotated[int, Ge(8)] | None = None
     """Side in pixels that frames are resized to; none: 224 for resnet34-…, the sensor's own for
     small, else 48."""
-    bins: int = 9
+    bins: Annotated[int, Ge(2)] = 9
     """Bins of time of the event spike tensor and of the voxel grid."""
     init: Path | None = None
     """Weights to start a resnet34-… from: a checkpoint of EST's authors, or torchvision's resnet34.
     Layers of another shape start anew."""
-    epochs: int = 60
-    """Passes over the training recordings."""
-    batch_size: int = 32
-    """Recordings an optimizer step, over all processes and micro-batches together."""
-    learning_rate: float = 1e-3
-    """Largest learning rate of Adam."""
-    schedule: Literal["cosine", "halving"] = "cosine"
-    """Learning rate over the run: half a cosine to 0, or halved every 10 epochs (EST)."""
-    halve_after: int = 0
-    """Epochs at the full learning rate before halving begins (EventDrop: 100)."""
-    weight_decay: float = 0.0
-    """L2 penalty."""
     loss: Literal["mean", "tet"] = "mean"
     """For spiking networks: cross entropy of the mean over time, or TET's at every step."""
-    score_every: int = 1
-    """Epochs from one score on held-out recordings to the next."""
+    fitting: Annotated[events.Fitting, FLAT] = events.Fitting()
+    schedule: Literal["cosine", "halving"] = "cosine"
+    """Learning rate over the run: half a cosine to 0, or halved every 10 epochs (EST)."""
+    halve_after: Annotated[int, Ge(0)] = 0
+    """Epochs at the full learning rate before halving begins (EventDrop: 100)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(
-            self,
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("bins", self.bins >= 2, "at least 2"),
-            ("learning_rate", self.learning_rate > 0, "more than 0"),
-            ("weight_decay", self.weight_decay >= 0, "at least 0"),
-            ("max_shift", 0 <= self.max_shift < 1, "at least 0 and below 1"),
-            ("cutmix", 0 <= self.cutmix <= 1, "a probability, 0 to 1"),
-            ("max_dt", 0 <= self.max_dt < 1, "at least 0 and below 1"),
-            ("size", self.size is None or self.size >= 8, "at least 8 pixels"),
-            ("score_every", self.score_every >= 1, "at least 1 epoch"),
-            ("halve_after", self.halve_after >= 0, "at least 0 epochs"),
-        )
         if (self.on_frames or self.cutmix) and self.network.startswith("resnet34"):
             option = f"augment {self.augment}" if self.on_frames else f"cutmix {self.cutmix}"
             raise ConfigError(
@@ -146,13 +126,13 @@ def pipeline_for(config: Config, event_set: events.EventSet) -> Pipeline:
         return VoxelPipeline(
             event_set.height,
             event_set.width,
-            config.convention,
+            config.recordings.reading.convention,
             kind,
             config.bins,
             config.size or 224,
         )
     size = config.size or (None if config.network == "small" else 48)
-    return config.frame_pipeline(event_set, size)
+    return config.framing.pipeline(event_set, config.recordings.reading.convention, size)
 
 
 def build_network(config: Config, pipeline: Pipeline, classes: int) -> nn.Module:
@@ -228,13 +208,13 @@ def train(config: Config, run: Run) -> nn.Module:
         ConfigError: The options do not fit each other or the data.
     """
     with run.main_process_first():  # it checks the files; the others find the result remembered
-        train_set = config.open("train", quiet=run.quiet)
-        val_set = config.open("val", quiet=run.quiet)
-    pipeline = pipeline_for(config, train_set)
+        train_set = config.recordings.open("train", quiet=run.quiet)
+        val_set = config.recordings.open("val", quiet=run.quiet)
+    pipeline, fitting = pipeline_for(config, train_set), config.fitting
     chosen = [change for change in (augmentation(config),) if change is not None]
     loader = events.Loader(
         train_set,
-        run.micro_batch_size(config.batch_size, len(train_set)),
+        run.micro_batch_size(fitting.batch_size, len(train_set)),
         representation=pipeline,
         augment=[] if config.on_frames else chosen,
         frame_augment=chosen if config.on_frames else [],
@@ -245,21 +225,18 @@ def train(config: Config, run: Run) -> nn.Module:
 
     network = build_network(config, pipeline, len(train_set.classes))
     optimizer = torch.optim.Adam(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        network.parameters(), lr=fitting.learning_rate, weight_decay=fitting.weight_decay
     )
     arguments = arguments_of(network)
     network, optimizer = run.prepare(network, optimizer)
     run.register(network=network, optimizer=optimizer)
-    run.result(
-        network,
-        arguments=arguments,
-        notes=config.notes(train_set, pipeline),
-    )
+    notes = config.recordings.notes(train_set, pipeline)
+    run.result(network, arguments=arguments, notes=notes)
 
     spiking = isinstance(pipeline, FramePipeline)
     criterion = LOSSES[config.loss] if spiking else nn.functional.cross_entropy
     steps_an_epoch = len(loader) // run.options.accumulate
-    for batch in run.batches(loader, epochs=config.epochs):
+    for batch in run.batches(loader, epochs=fitting.epochs):
         network.train()
         inputs, target = batch.input, batch.label
         if config.cutmix:
@@ -268,7 +245,7 @@ def train(config: Config, run: Run) -> nn.Module:
         rate = learning_rate(config, run.steps, steps_an_epoch)
         run.step(loss, optimizer, learning_rate=rate)
         run.log(loss=loss, learning_rate=rate)
-        if run.scores_now(config.score_every, config.epochs):
+        if run.scores_now(fitting.score_every, fitting.epochs):
             run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
     return run.finish()
 
@@ -284,10 +261,11 @@ def mixed(batch: events.Batch, config: Config, run: Run, classes: int) -> tuple[
 
 def learning_rate(config: Config, step: int, steps_an_epoch: int) -> float:
     """Learning rate of a step, from 0."""
+    peak, epochs = config.fitting.learning_rate, config.fitting.epochs
     if config.schedule == "halving":
         begun = step - config.halve_after * steps_an_epoch
-        return halving(max(0, begun), peak=config.learning_rate, every=10 * steps_an_epoch)
-    return warmup_cosine(step, config.epochs * steps_an_epoch, peak=config.learning_rate)
+        return halving(max(0, begun), peak=peak, every=10 * steps_an_epoch)
+    return warmup_cosine(step, epochs * steps_an_epoch, peak=peak)
 
 
 def logits_of(network: nn.Module) -> Logits:
