@@ -104,6 +104,30 @@ def test_two_newest_are_kept(tmp_path: Path) -> None:
     assert load_newest(tmp_path / "nothing") is None
 
 
+def test_a_disk_that_fails_leaves_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, 1, {"steps": 1})
+    real, calls = os.fsync, list[int]()
+
+    def fail_once(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr("modicum.engine.checkpoint.FORCED_BYTES", 1000)
+    monkeypatch.setattr(os, "fsync", fail_once)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, 2, {f"w{i}": torch.zeros(1000) for i in range(9)})
+    assert [path.name.split("-")[1] for path in checkpoints(tmp_path)] == ["00000001"]
+    monkeypatch.setattr(os, "fsync", real)
+    save_checkpoint(tmp_path, 3, {f"w{i}": torch.full((1000,), float(i)) for i in range(9)})
+    restored = load_newest(tmp_path)
+    assert restored is not None
+    assert restored["w7"].eq(7).all()
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
 def test_a_damaged_newest_falls_back(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture

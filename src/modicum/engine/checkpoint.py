@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import pickle
 import re
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,23 +25,38 @@ from modicum.system.files import atomic_write, flush_folder
 KEPT = 2
 """How many of the newest checkpoints stay: if one is damaged, the one before it is used."""
 
+FORCED_BYTES = 1 << 25
+"""Bytes after which the disk is set to work while the next ones are made and hashed."""
+
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 _log = logging.getLogger("modicum")
 
 
 class _HashingFile:
-    """A file whose SHA-256 is known when it is written; `torch.save` writes from front to end."""
+    """A file that is hashed, and forced to disk by another thread, while it is written.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    `torch.save` writes from front to end.
+    """
+
+    def __init__(self, file: BinaryIO, disk: ThreadPoolExecutor) -> None:
         self.digest = hashlib.sha256()
+        self.forced: Future[None] | None = None
+        self._file, self._disk = file, disk
+        self._waiting = 0
 
     def write(self, data: bytes) -> int:
+        self._waiting += self._file.write(data)
+        if self._waiting >= FORCED_BYTES and (self.forced is None or self.forced.done()):
+            self.flush()
+            self._waiting = 0
+            self.forced = self._disk.submit(os.fsync, self._file.fileno())
         self.digest.update(data)
-        return self._file.write(data)
+        return len(data)
 
     def flush(self) -> None:
         self._file.flush()
+        if self.forced is not None and self.forced.done():
+            self.forced.result()  # the system tells of a full disk only once
 
 
 def _digest(path: Path) -> str:
@@ -66,9 +83,16 @@ def save_checkpoint(folder: Path, steps: int, content: dict[str, Any]) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".step-{steps:08d}.saving"
-    with atomic_write(temporary) as file:
-        hashing = _HashingFile(file)
-        torch.save(content, hashing)  # pyright: ignore[reportArgumentType]  # no file needs more
+    with ThreadPoolExecutor(1) as disk, atomic_write(temporary) as file:
+        hashing = _HashingFile(file, disk)
+        try:
+            torch.save(content, hashing)  # pyright: ignore[reportArgumentType]  # it needs no more
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # such as of a full disk, which torch hides
+                raise error.__context__ from None
+            raise
+        if hashing.forced is not None:
+            hashing.forced.result()
     path = folder / f"step-{steps:08d}-{hashing.digest.hexdigest()[:16]}.pt"
     temporary.replace(path)
     flush_folder(folder)
