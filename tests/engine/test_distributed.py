@@ -137,6 +137,7 @@ with Run(folder, method="test", config=RunOptions(), options=options, quiet=True
         "frozen": nn.Linear(3, 3).requires_grad_(False),
     }).double()
     network["never"].to(torch.float32)
+    network.register_buffer("rank", torch.tensor(run.rank, dtype=torch.int16))
     # Weight decay moves what has a gradient of zero, and leaves alone what has none.
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.05, weight_decay=0.5)
     network, optimizer = run.prepare(network, optimizer)

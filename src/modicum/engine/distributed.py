@@ -86,9 +86,9 @@ def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
 def broadcast_state(module: nn.Module) -> None:
     """Give every process the parameters and buffers that the first has."""
     for tensor in module.state_dict().values():
-        sent = tensor.contiguous()
+        sent = tensor.flatten().view(torch.uint8)  # as bytes: some dtypes cannot be sent
         torch.distributed.broadcast(sent, 0)
-        tensor.copy_(sent)
+        tensor.copy_(sent.view(tensor.dtype).view_as(tensor))
 
 
 BUCKET = 1 << 23
