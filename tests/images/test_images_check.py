@@ -176,3 +176,15 @@ def test_contact_sheet_of_arrays_of_many_sizes():
         contact_sheet(arrays, ["high"])
     with pytest.raises(ValueError, match="uint8"):
         contact_sheet([np.zeros((4, 4))], ["float"])
+
+
+def test_survey_of_photographs_without_labels(make):
+    make.picture("a.png", (40, 50))
+    make.picture("2024/b.png", (60, 50), seed=1)
+    assert not survey(make.root / "2024")["usable"]
+    found = survey(make.root, labelled=False)
+    assert found["usable"]
+    assert found["classes"] == []
+    assert found["splits"]["all"]["images"] == 2
+    assert found["splits"]["all"]["per_class"] == {}
+    assert found["splits"]["all"]["width"] == {"min": 40, "median": 50.0, "max": 60}

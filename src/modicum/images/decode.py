@@ -54,7 +54,7 @@ def decode_image(path: Path) -> npt.NDArray[np.uint8]:
 
 def decode_label_map(
     path: Path, colours: Sequence[tuple[int, int, int]] | None = None
-) -> npt.NDArray[np.uint8] | npt.NDArray[np.int32]:
+) -> npt.NDArray[np.integer[Any]]:
     """Decode a map of labels, such as a segmentation mask: the numbers as they are in the file.
 
     Of an image with a palette these are the indices, whatever their colours; of grey of 1 to 16
@@ -98,14 +98,14 @@ _GREY_SCALES = {"L;2": 85, "L;4": 17}
 """What Pillow multiplies grey of few bits with, by the name of how it is stored."""
 
 
-def _raw_mode(image: Image.Image) -> str:
-    arguments: Any = image.tile[0][3] if image.tile else ""
+def _raw_mode(image: Any) -> str:
+    arguments = image.tile[0][3] if image.tile else ""
     return str(arguments if isinstance(arguments, str) else next(iter(arguments or ()), ""))
 
 
 def _labels_of(
     pixels: npt.NDArray[np.uint8], colours: Sequence[tuple[int, int, int]], path: Path
-) -> npt.NDArray[np.uint8] | npt.NDArray[np.int32]:
+) -> npt.NDArray[np.integer[Any]]:
     weights = np.array([65536, 256, 1])
     known, found = np.array(colours, np.int64) @ weights, pixels.astype(np.int64) @ weights
     order = known.argsort(kind="stable")

@@ -66,7 +66,7 @@ def resize(images: Tensor, size: tuple[int, int], resample: Resample = "bilinear
             # Pillow's own loops; the same in whole numbers of PyTorch would take several times
             # as long, since boxes of different sizes make it a product of matrices.
             planes = [
-                np.asarray(Image.fromarray(plane).resize(size[::-1], kind))
+                np.asarray(Image.fromarray(plane).resize((size[1], size[0]), kind))
                 for plane in images.flatten(0, 1).numpy()
             ]
             return torch.from_numpy(np.stack(planes)).view(*images.shape[:2], *size)
@@ -544,8 +544,8 @@ def _view(
 ) -> View:
     if mirrored is None:
         mirrored = np.zeros(len(box), np.bool_)
-    whole = (torch.from_numpy(part.astype(np.int64)) for part in (box, resized, corner))
-    return View(size, *whole, torch.from_numpy(mirrored))
+    whole = [torch.from_numpy(part.astype(np.int64)) for part in (box, resized, corner)]
+    return View(size, whole[0], whole[1], whole[2], torch.from_numpy(mirrored))
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -205,11 +205,11 @@ def moving(
     """Translations in pixels and shears for `affine`, (n,6); one at least is a tensor (n,)."""
     parts = (x, y, x_of_y, y_of_x)
     device = next(part.device for part in parts if isinstance(part, Tensor))
-    x, y, x_of_y, y_of_x = torch.broadcast_tensors(
+    moved = torch.broadcast_tensors(
         *(torch.as_tensor(part, dtype=torch.float64, device=device) for part in parts)
     )
-    one = torch.ones_like(x)
-    return torch.stack([one, x_of_y, x, y_of_x, one, y], dim=1)
+    one = torch.ones_like(moved[0])
+    return torch.stack([one, moved[2], moved[0], moved[3], one, moved[1]], dim=1)
 
 
 def rotation(degrees: Tensor, height: int, width: int) -> Tensor:

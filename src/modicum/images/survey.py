@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from modicum.data.folders import recognise_unlabelled
 from modicum.errors import DataError
 from modicum.images.check import what_is_wrong
 from modicum.images.decode import opened
-from modicum.images.folders import list_files, recognise
+from modicum.images.folders import IMAGES, list_files, recognise
 from modicum.images.image_set import MemoryImages
 from modicum.images.published import find_cifar
 from modicum.images.sources import available_splits, files_of, open_images
@@ -24,10 +25,17 @@ _IMBALANCE = 10
 _SMALLEST_SIDE = 32
 
 
-def survey(source: str | Path, *, progress: Progress | None = None) -> dict[str, Any]:
+def survey(
+    source: str | Path, *, labelled: bool = True, progress: Progress | None = None
+) -> dict[str, Any]:
     """Describe a folder of images, or the built-in digits; nothing is raised for what is wrong.
 
     Every file is decoded.
+
+    Args:
+        source: As of `open_images`.
+        labelled: As of `open_images`. Without labels there are no classes.
+        progress: Called with (files done, files in all).
 
     Returns:
         A dict of plain values, ready for JSON:
@@ -56,7 +64,7 @@ def survey(source: str | Path, *, progress: Progress | None = None) -> dict[str,
         if source == "digits" or find_cifar(Path(source)) is not None:
             _survey_arrays(source, report)
         else:
-            _survey_files(Path(source), report, progress)
+            _survey_files(Path(source), labelled, report, progress)
     except DataError as error:
         report["problems"].append(str(error))
     report["usable"] = not report["problems"]
@@ -84,8 +92,10 @@ def _look(path: Path) -> _Look:
     return look._replace(reason=what_is_wrong(path))
 
 
-def _survey_files(root: Path, report: dict[str, Any], progress: Progress | None) -> None:
-    tree = recognise(root)
+def _survey_files(
+    root: Path, labelled: bool, report: dict[str, Any], progress: Progress | None
+) -> None:
+    tree = recognise(root) if labelled else recognise_unlabelled(root, IMAGES)
     report["layout"], report["classes"] = tree.layout, list(tree.classes)
     paths: dict[str, list[Path]] = {}
     for split in tree.splits:
@@ -104,7 +114,8 @@ def _survey_files(root: Path, report: dict[str, Any], progress: Progress | None)
             for name, look in zip(listing.names, looks, strict=True)
             if look.reason is not None
         ]
-        counts = np.bincount(files.labels.numpy(), minlength=len(tree.classes)).tolist()
+        labels = np.array(listing.labels, np.int64)
+        counts = np.bincount(labels, minlength=len(tree.classes)).tolist()
         report["splits"][split] = {
             "images": len(files),
             "per_class": dict(zip(tree.classes, counts, strict=True)),
