@@ -343,7 +343,8 @@ def test_cpf_learns_as_the_official_one(objective: str) -> None:
         torch.testing.assert_close(told, golden["eval_logp"][epoch], **close)
         distance = distillation_loss(told.exp(), golden["teacher_prob"], GRAPH.val).double()
         torch.testing.assert_close(distance, golden["val_kd"][epoch].double(), **close)
-        accuracy = (told.argmax(1) == GRAPH.labels)[GRAPH.val].double().mean()
+        decided = told[:, 1] - told[:, 0] > 1e-6  # of nodes that are a tie the first class, 0
+        accuracy = (decided == GRAPH.labels)[GRAPH.val].double().mean()
         torch.testing.assert_close(accuracy, golden["val_acc"][epoch].double(), **close)
         if epoch + 1 in (1, 6):
             for name, expected in official_state(golden, epoch + 1).items():
