@@ -38,12 +38,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _inference():
     with torch.inference_mode():
         yield
-    torch.set_num_threads(threads)
 
 
 def network_of(seed: int = 0, **arguments: Any) -> VGNet:
