@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test lint types unit slow docs clean
+.PHONY: demo test lint types unit slow portable docs clean
 
 demo: $(VENV)/core
 	$(BIN)/modicum check --report out $(ARGS)
@@ -23,6 +23,17 @@ unit: $(VENV)/dev
 
 slow: $(VENV)/dev
 	$(BIN)/pytest -m slow $(ARGS)
+
+# The tests of numbers with the kernels, orders of sums and threads that other machines have.
+NUMERIC := tests/data tests/engine tests/events tests/images tests/methods tests/spiking \
+	tests/weights tests/test_classification.py
+portable: $(VENV)/dev
+	failed=0; for machine in \
+	  "ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem" \
+	  "ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 OPENBLAS_CORETYPE=Haswell" \
+	  "ONEDNN_MAX_CPU_ISA=AVX512_CORE_AMX" \
+	  "MODICUM_TEST_THREADS=2"; \
+	do echo "== $$machine"; env $$machine $(BIN)/pytest $(NUMERIC) $(ARGS) || failed=1; done; exit $$failed
 
 docs: $(VENV)/dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -1,4 +1,4 @@
-"""What all tests share: one thread, a private cache, and the data of ../shared where it lies."""
+"""What all tests share: the threads, a private cache, and the data of ../shared where it lies."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def _threads() -> None:
+    """One, unless `make portable` asks for more."""
+    torch.set_num_threads(int(os.environ.get("MODICUM_TEST_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)
