@@ -449,3 +449,35 @@ def test_errors_have_numbers():
         reverse_x(batch, window(batch, 0, 9, [5, 0, 40, 3]))
     with pytest.raises(DataError, match=r"ends of shape \(2,\)"):
         reverse_time(batch, Fragments(np.zeros(1, np.int64), np.zeros(2, np.int64)))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        reverse_time,
+        reverse_polarity,
+        reverse_x,
+        reverse_y,
+        in_order,
+        lambda events: drift_space(events, 2, -1),
+        lambda events: drift_velocity(events, 3.0, 0.5),
+        lambda events: drift_time(events, [[20, -30]]),
+        lambda events: crop_time(events, 10, 70),
+        lambda events: crop_space(events, (1, 1, 5, 4), resize=True),
+        lambda events: drop_fragments(events, window(None, 10, 70, (0, 0, 4, 4))),
+        lambda events: reverse_x(events, Fragments.whole(events)),
+    ],
+)
+def test_one_recording_is_a_batch_of_one(operation):
+    random = np.random.default_rng(0)
+    columns = (random.integers(0, high, 50) for high in (WIDTH, HEIGHT, 2))
+    one = Events.of(np.sort(random.integers(0, 100, 50)), *columns, height=HEIGHT, width=WIDTH)
+    found = operation(one)
+    assert isinstance(found, Events)
+    assert same(EventBatch.of([found]), operation(EventBatch.of([one])))
+
+
+def test_a_box_may_serve_all_recordings():
+    one = Events.of([1, 2], [0, 3], [0, 3], [0, 1], height=HEIGHT, width=WIDTH)
+    found = crop_space(EventBatch.of([one, one]), (2, 2, 4, 4))
+    assert found.t.tolist() == [2, 2]

@@ -1,28 +1,33 @@
 """What can be done to events: reverse, drift, crop and drop them, a whole batch at once.
 
-Every function takes an `EventBatch` sorted by time and gives a new one, sorted by time; events at
-the same time keep the order they came in. What differs from recording to recording is an array with
-a value a recording, `(B,)`; a single number serves all. Nothing here is random: the transforms that
-draw the numbers are in `modicum.events.transforms` and in the methods.
+Every function takes recordings sorted by time and gives new ones, sorted by time; events at the
+same time keep the order they came in. It takes one recording (`Events`) as well as an `EventBatch`
+of B and gives what it was given; one recording is a batch of B = 1. What differs from recording to
+recording is an array with a value a recording, `(B,)`; a single number serves all. Nothing here is
+random: the transforms that draw the numbers are in `modicum.events.transforms` and in the methods.
 
-Definitions: specification of the event augmentation method, section 3 (inferred there from the
-abstracts of arXiv 2207.11659).
+The definitions are inferred from the abstracts of arXiv 2207.11659.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Concatenate, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import ParamSpec
 
 from modicum.errors import ConfigError, DataError
-from modicum.events.container import EventBatch
+from modicum.events.container import EventBatch, Events
 
 Array = npt.NDArray[Any]
 Integers: TypeAlias = npt.NDArray[np.int64]
 Border: TypeAlias = Literal["drop", "wrap", "clip"]
+OneOrBatch = TypeVar("OneOrBatch", Events, EventBatch)
+_P = ParamSpec("_P")
 _CHUNK = 2**17
 """Events that are put in order at a time: few enough that what is computed stays in the cache."""
 
@@ -43,9 +48,9 @@ class Fragments:
     """(x0, y0, x1, y1) in pixels, (B,4); none: the whole sensor."""
 
     @classmethod
-    def whole(cls, batch: EventBatch) -> Fragments:
+    def whole(cls, events: Events | EventBatch) -> Fragments:
         """Whole recordings, from the first event to the last."""
-        return cls(*first_and_last(batch))
+        return cls(*first_and_last(events))
 
     def only(self, chosen: npt.NDArray[np.bool_]) -> Fragments:
         """These fragments where `chosen` (B,) is true; nothing of the other recordings."""
@@ -57,8 +62,31 @@ class Fragments:
         return Fragments(self.start[rows], self.end[rows], box)
 
 
-def first_and_last(batch: EventBatch) -> tuple[Integers, Integers]:
+def as_batch(events: Events | EventBatch) -> EventBatch:
+    """A batch as it is, one recording as a batch of one."""
+    return events if isinstance(events, EventBatch) else EventBatch.of([events])
+
+
+class _Operation(Protocol[_P]):
+    def __call__(
+        self, events: OneOrBatch, /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> OneOrBatch: ...
+
+
+def one_or_batch(operation: Callable[Concatenate[EventBatch, _P], EventBatch]) -> _Operation[_P]:
+    """An operation on batches that also takes one recording, and then gives one."""
+
+    @functools.wraps(operation)
+    def apply(events: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> Any:
+        changed = operation(as_batch(events), *args, **kwargs)
+        return changed if isinstance(events, EventBatch) else changed[0]
+
+    return apply
+
+
+def first_and_last(events: Events | EventBatch) -> tuple[Integers, Integers]:
     """Time of the first and of the last event of each recording, (B,) each; empty: 0 and -1."""
+    batch = as_batch(events)
     first, last = np.zeros(batch.size, np.int64), np.full(batch.size, -1, np.int64)
     filled = batch.lengths > 0
     first[filled] = batch.t[batch.starts[:-1][filled]]
@@ -66,58 +94,63 @@ def first_and_last(batch: EventBatch) -> tuple[Integers, Integers]:
     return first, last
 
 
+@one_or_batch
 def reverse_time(
-    batch: EventBatch, fragments: Fragments | None = None, *, couple_polarity: bool = True
+    events: EventBatch, fragments: Fragments | None = None, *, couple_polarity: bool = True
 ) -> EventBatch:
     """Play fragments backwards: `t' = start + end - t` and, coupled, `p' = 1 - p`.
 
     A change of brightness seen backwards has the opposite sign, so reversing time alone describes
     nothing that a camera could record; `couple_polarity=False` is for ablations.
     """
-    fragments = Fragments.whole(batch) if fragments is None else fragments
-    chosen = _choose(batch, fragments)
+    fragments = Fragments.whole(events) if fragments is None else fragments
+    chosen = _choose(events, fragments)
     if not chosen.count:
-        return batch
+        return events
     turn = chosen.spread(fragments.start + fragments.end)
     flip = np.uint8(couple_polarity)
     if fragments.box is not None:  # the events outside the box stay in between
-        t, p = batch.t.copy(), batch.p.copy()
+        t, p = events.t.copy(), events.p.copy()
         t[chosen.index] = turn - t[chosen.index]
         p[chosen.index] ^= flip
-        return in_order(batch.replace(t=t, p=p))
+        return in_order(events.replace(t=t, p=p))
     # Nothing else lies in the window, so its events only change their order.
     index = chosen.index
     opposite = chosen.spread(chosen.bounds[:-1] + chosen.bounds[1:] - 1)
-    t = batch.t[index]
+    t = events.t[index]
     t = turn - (t[::-1] if len(opposite) == 1 else t.take(opposite - np.arange(len(t))))
-    others = [column[index] for column in (batch.x, batch.y, batch.p)]
+    others = [column[index] for column in (events.x, events.y, events.p)]
     x, y, p = _reversed(others, t, chosen.bounds, opposite)
-    return batch.replace(
-        t=_put(batch.t, index, t),
-        x=_put(batch.x, index, x),
-        y=_put(batch.y, index, y),
-        p=_put(batch.p, index, p ^ flip),
+    return events.replace(
+        t=_put(events.t, index, t),
+        x=_put(events.x, index, x),
+        y=_put(events.y, index, y),
+        p=_put(events.p, index, p ^ flip),
     )
 
 
-def reverse_polarity(batch: EventBatch, fragments: Fragments | None = None) -> EventBatch:
+@one_or_batch
+def reverse_polarity(events: EventBatch, fragments: Fragments | None = None) -> EventBatch:
     """Exchange ON and OFF: `p' = 1 - p`, what a camera sees where bright and dark change roles."""
-    chosen = _choose(batch, fragments)
-    return batch.replace(p=_put(batch.p, chosen.index, batch.p[chosen.index] ^ np.uint8(1)))
+    chosen = _choose(events, fragments)
+    return events.replace(p=_put(events.p, chosen.index, events.p[chosen.index] ^ np.uint8(1)))
 
 
-def reverse_x(batch: EventBatch, fragments: Fragments | None = None) -> EventBatch:
+@one_or_batch
+def reverse_x(events: EventBatch, fragments: Fragments | None = None) -> EventBatch:
     """Mirror left and right: `x' = x0 + x1 - x` in the box, `width - 1 - x` without one."""
-    return batch.replace(x=_mirror(batch, fragments, 0))
+    return events.replace(x=_mirror(events, fragments, 0))
 
 
-def reverse_y(batch: EventBatch, fragments: Fragments | None = None) -> EventBatch:
+@one_or_batch
+def reverse_y(events: EventBatch, fragments: Fragments | None = None) -> EventBatch:
     """Mirror top and bottom: `y' = y0 + y1 - y` in the box, `height - 1 - y` without one."""
-    return batch.replace(y=_mirror(batch, fragments, 1))
+    return events.replace(y=_mirror(events, fragments, 1))
 
 
+@one_or_batch
 def drift_space(
-    batch: EventBatch,
+    events: EventBatch,
     dx: npt.ArrayLike,
     dy: npt.ArrayLike,
     fragments: Fragments | None = None,
@@ -127,7 +160,7 @@ def drift_space(
     """Shift fragments over the sensor: `x' = x + dx`, `y' = y + dy`.
 
     Args:
-        batch: Recordings.
+        events: Recordings.
         dx: Pixels to the right, whole numbers, (B,) or one.
         dy: Pixels down, likewise.
         fragments: What to shift; none: whole recordings.
@@ -137,14 +170,15 @@ def drift_space(
     Raises:
         ValueError: A shift is larger than the sensor, or "clip" was asked for.
     """
-    chosen = _choose(batch, fragments)
-    across = chosen.spread(_shifts(batch, dx, "dx", batch.width).astype(np.int16))
-    down = chosen.spread(_shifts(batch, dy, "dy", batch.height).astype(np.int16))
-    return _shifted(batch, chosen, across, down, border)
+    chosen = _choose(events, fragments)
+    across = chosen.spread(_shifts(events, dx, "dx", events.width).astype(np.int16))
+    down = chosen.spread(_shifts(events, dy, "dy", events.height).astype(np.int16))
+    return _shifted(events, chosen, across, down, border)
 
 
+@one_or_batch
 def drift_velocity(
-    batch: EventBatch,
+    events: EventBatch,
     vx: npt.ArrayLike,
     vy: npt.ArrayLike,
     fragments: Fragments | None = None,
@@ -156,18 +190,19 @@ def drift_velocity(
     `vx` and `vy` are the shifts in pixels at the end of the fragment, (B,) or one, floats; halves
     are rounded to even. The rest is as for `drift_space`.
     """
-    fragments = Fragments.whole(batch) if fragments is None else fragments
-    chosen = _choose(batch, fragments)
-    share = batch.t[chosen.index] - chosen.spread(fragments.start)
+    fragments = Fragments.whole(events) if fragments is None else fragments
+    chosen = _choose(events, fragments)
+    share = events.t[chosen.index] - chosen.spread(fragments.start)
     share = share / chosen.spread(np.maximum(fragments.end - fragments.start, 1))
-    across = chosen.spread(_shifts(batch, vx, "vx", batch.width)) * share
-    down = chosen.spread(_shifts(batch, vy, "vy", batch.height)) * share
+    across = chosen.spread(_shifts(events, vx, "vx", events.width)) * share
+    down = chosen.spread(_shifts(events, vy, "vy", events.height)) * share
     across, down = (np.rint(shift, out=shift).astype(np.int16) for shift in (across, down))
-    return _shifted(batch, chosen, across, down, border)
+    return _shifted(events, chosen, across, down, border)
 
 
+@one_or_batch
 def drift_time(
-    batch: EventBatch,
+    events: EventBatch,
     dt: npt.ArrayLike,
     fragments: Fragments | None = None,
     *,
@@ -176,65 +211,70 @@ def drift_time(
     """Shift fragments in time: `t' = t + dt`.
 
     Args:
-        batch: Recordings.
+        events: Recordings.
         dt: Microseconds, (B,) or one; (B,2) holds one for OFF and one for ON events.
         fragments: What to shift; none: whole recordings.
         border: What becomes of events before the first or after the last event of the recording:
             they are dropped, come in again at the other end ("wrap": modulo last - first + 1), or
             stay at the end ("clip").
     """
-    chosen = _choose(batch, fragments)
-    first, last = (chosen.spread(time) for time in first_and_last(batch))
+    chosen = _choose(events, fragments)
+    first, last = (chosen.spread(time) for time in first_and_last(events))
     dt = np.asarray(dt, np.int64)
-    if dt.shape == (batch.size, 2):
-        bright = batch.p[chosen.index].view(np.bool_)
+    if dt.shape == (events.size, 2):
+        bright = events.p[chosen.index].view(np.bool_)
         moved = np.where(bright, chosen.spread(dt[:, 1]), chosen.spread(dt[:, 0]))
     else:
-        moved = chosen.spread(_per_recording(batch, dt, "dt"))
-    moved = batch.t[chosen.index] + moved
+        moved = chosen.spread(_per_recording(events, dt, "dt"))
+    moved = events.t[chosen.index] + moved
     if border == "wrap":
         moved = first + (moved - first) % (last - first + 1)
     elif border == "clip":
         moved = np.clip(moved, first, last)
     elif border != "drop":
         raise ConfigError(f"drift_time: the border is {border!r}; expected drop, wrap or clip.")
-    drifted = batch.replace(t=_put(batch.t, chosen.index, moved))
+    drifted = events.replace(t=_put(events.t, chosen.index, moved))
     if border != "drop":
         return in_order(drifted)
-    kept, lengths = _kept(batch, chosen.index, (moved >= first) & (moved <= last))
+    kept, lengths = _kept(events, chosen.index, (moved >= first) & (moved <= last))
     order = _order(drifted.t[kept], lengths)
     return _take(drifted, kept if order is None else kept[order], lengths)
 
 
-def crop_time(batch: EventBatch, start: npt.ArrayLike, end: npt.ArrayLike) -> EventBatch:
+@one_or_batch
+def crop_time(events: EventBatch, start: npt.ArrayLike, end: npt.ArrayLike) -> EventBatch:
     """Only the events with `start <= t <= end`, microseconds, (B,) or one."""
-    window = (_per_recording(batch, time, "time") for time in (start, end))
-    chosen = _choose(batch, Fragments(*window))
-    return _take(batch, chosen.index, np.diff(chosen.bounds))
+    window = (_per_recording(events, time, "time") for time in (start, end))
+    chosen = _choose(events, Fragments(*window))
+    return _take(events, chosen.index, np.diff(chosen.bounds))
 
 
-def crop_space(batch: EventBatch, box: Integers, *, resize: bool = False) -> EventBatch:
-    """Only the events in a box (x0, y0, x1, y1), ends included, (B,4).
+@one_or_batch
+def crop_space(events: EventBatch, box: npt.ArrayLike, *, resize: bool = False) -> EventBatch:
+    """Only the events in a box (x0, y0, x1, y1), ends included, (B,4), or (4,) for all.
 
     With `resize`, the box is stretched over the sensor, which leaves columns and rows between the
     old ones empty: `x' = floor((x - x0) width / (x1 - x0 + 1))`, and the same for y.
     """
-    inside = _choose(batch, replace(Fragments.whole(batch), box=box))
-    cropped = _take(batch, inside.index, np.diff(inside.bounds))
+    box = np.asarray(box)
+    box = np.tile(box, (events.size, 1)) if box.shape == (4,) else box
+    inside = _choose(events, replace(Fragments.whole(events), box=box))
+    cropped = _take(events, inside.index, np.diff(inside.bounds))
     if not resize:
         return cropped
     sides = {}
-    for axis, (name, size) in enumerate((("x", batch.width), ("y", batch.height))):
+    for axis, (name, size) in enumerate((("x", events.width), ("y", events.height))):
         near, far = box[:, axis], box[:, axis + 2]
         place = getattr(cropped, name).astype(np.int32) - inside.spread(near.astype(np.int32))
         sides[name] = place * np.int32(size) // inside.spread((far - near + 1).astype(np.int32))
     return cropped.replace(**sides)
 
 
-def drop_fragments(batch: EventBatch, fragments: Fragments) -> EventBatch:
+@one_or_batch
+def drop_fragments(events: EventBatch, fragments: Fragments) -> EventBatch:
     """All events but those of the fragments."""
-    chosen = _choose(batch, fragments)
-    return _take(batch, *_kept(batch, chosen.index, np.zeros(chosen.count, np.bool_)))
+    chosen = _choose(events, fragments)
+    return _take(events, *_kept(events, chosen.index, np.zeros(chosen.count, np.bool_)))
 
 
 def keep_or_restore(before: EventBatch, after: EventBatch) -> EventBatch:
@@ -253,10 +293,11 @@ def keep_or_restore(before: EventBatch, after: EventBatch) -> EventBatch:
     return _take(both, _ranges(low, low + lengths), lengths)
 
 
-def in_order(batch: EventBatch) -> EventBatch:
+@one_or_batch
+def in_order(events: EventBatch) -> EventBatch:
     """Each recording sorted by time; events at the same time keep their order."""
-    order = _order(batch.t, batch.lengths)
-    return batch if order is None else _take(batch, order, batch.lengths)
+    order = _order(events.t, events.lengths)
+    return events if order is None else _take(events, order, events.lengths)
 
 
 def decreases(t: Integers, lengths: Integers) -> Integers:

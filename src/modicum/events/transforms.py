@@ -22,7 +22,14 @@ from torch import Tensor
 from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError, DataError
 from modicum.events.container import EventBatch, Events
-from modicum.events.operations import Fragments, decreases, in_order, keep_or_restore
+from modicum.events.operations import (
+    Fragments,
+    OneOrBatch,
+    decreases,
+    in_order,
+    keep_or_restore,
+    one_or_batch,
+)
 
 Array: TypeAlias = npt.NDArray[Any]
 Draws: TypeAlias = npt.NDArray[np.float64]
@@ -91,6 +98,11 @@ class EventTransform(ABC):
             ValueError: Another shape, or no frame.
         """
         return transform_frames(frames, random, self._on_frames)
+
+    @staticmethod
+    def _apply(events: OneOrBatch, change: Callable[[EventBatch], EventBatch]) -> OneOrBatch:
+        """One recording or a batch changed, with recordings restored of which nothing is left."""
+        return one_or_batch(lambda batch: keep_or_restore(batch, change(batch)))(events)
 
     def _transform(self, batch: EventBatch, random: Random, assume_sorted: bool) -> EventBatch:
         if not assume_sorted:
