@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError
 from modicum.events import EventBatch, Events
-from modicum.methods.apbs.stcf import STCF
+from modicum.events.operations import Fragments
+from modicum.methods.apbs.stcf import STCF, Crops
 
 HEIGHT, WIDTH = 20, 30
 ALL = {"crop_time": 1, "crop_space": 1, "flip": 1, "flip_time": 1}
@@ -36,52 +37,53 @@ def equal(one, other):
     return np.array_equal(one.to_array(), other.to_array())
 
 
-def fixed(monkeypatch, **numbers):
-    """Make `SampleRandom` give numbers chosen by their place; the others are 0."""
-    row = np.zeros(10)
-    for place, number in numbers.items():
-        row[int(place[1:])] = number
-    monkeypatch.setattr(
-        SampleRandom, "uniform", lambda self, draws, name: np.tile(row, (len(self.index), 1))
-    )
+def window(start, end):
+    return Fragments(np.array([start]), np.array([end]))
 
 
-def test_golden_all_four_in_order(monkeypatch):
-    """The operator itself, its random numbers set so that they give the golden file's windows."""
+def test_golden_all_four_in_order():
     columns = {name: GOLDEN[f"in.{name}"] for name in "txyp"}
     events = Events.of(*columns.values(), height=28, width=36)
-    start, end = GOLDEN["crop_time.window"].tolist()
     x0, y0, width, height = GOLDEN["crop_space.x0y0wh"].tolist()
-    first, duration = int(events.t[0]), events.duration
-    share = (end - start + 0.5) / duration
-    operator = STCF(**ALL, length=(share, share), side=(0.5, 1.0))
-    fixed(
-        monkeypatch,
-        _5=(start - first + 0.25) / (duration * (1 - share)),
-        _6=(width / 36 - 0.5) / 0.5,
-        _7=(height / 28 - 0.5) / 0.5,
-        _8=(x0 + 0.5) / (36 - width + 1),
-        _9=(y0 + 0.5) / (28 - height + 1),
+    crops = Crops(
+        window=window(*GOLDEN["crop_time.window"].tolist()),
+        box=(x0, y0, x0 + width - 1, y0 + height - 1),
+        flip=True,
+        flip_time=True,
     )
-    found = operator(events, 0)
+    found = STCF().apply(events, crops)
     for name in "txyp":
         assert np.array_equal(getattr(found, name), GOLDEN[f"stcf_all.{name}"])
+    of_batch = STCF().apply(EventBatch.of([events]), crops)
+    assert equal(of_batch[0], found)
 
 
-def test_golden_frames(monkeypatch):
-    frames = GOLDEN["frames.in"]
+def test_golden_frames():
+    frames = torch.from_numpy(GOLDEN["frames.in"])[None]
     a, b = GOLDEN["frames.crop_time_a_b"].tolist()
-    share = (b - a) / 10
-    fixed(monkeypatch, _5=a / (10 * (1 - share)))
-    crop = STCF(1, 0, 0, 0, length=(share, share))
-    assert np.array_equal(crop.frames(frames, 0), GOLDEN["frames.crop_time_nearest"])
-    assert np.array_equal(STCF(0, 0, 1, 0).frames(frames, 0), GOLDEN["frames.flip_x"])
-    assert np.array_equal(STCF(0, 0, 0, 1).frames(frames, 0), GOLDEN["frames.flip_time"])
     pad, top, left = GOLDEN["frames.padcrop_pad_oy_ox"].tolist()
-    # A window at (top, left) of the padded frame is a shift by pad - left and pad - top.
-    fixed(monkeypatch, _6=(2 * pad - left + 0.5) / 9, _7=(2 * pad - top + 0.5) / 9)
-    padded = STCF(0, 1, 0, 0, space="pad", pad=pad).frames(frames, 0)
-    assert np.array_equal(padded, GOLDEN["frames.padcrop"])
+    for name, crops in {
+        "crop_time_nearest": Crops(window(a, b - 1)),
+        "flip_x": Crops(flip=True),
+        "flip_time": Crops(flip_time=True),
+        # A window at (top, left) of the padded frame is a shift by pad - left and pad - top.
+        "padcrop": Crops(dx=pad - left, dy=pad - top),
+    }.items():
+        found = STCF().apply_frames(frames, crops)
+        assert np.array_equal(found[0].numpy(), GOLDEN[f"frames.{name}"]), name
+
+
+@pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+def test_what_is_drawn_can_be_applied(operator):
+    batch = EventBatch.of([recording(200, seed) for seed in range(12)])
+    random = SampleRandom(1, 2, np.arange(12))
+    drawn = operator.draw(batch, random)
+    expected = operator(batch, random)
+    found = operator.apply(batch, drawn)
+    assert all(equal(a, b) for a, b in zip(found, expected, strict=True))
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (12, 6, 2, HEIGHT, WIDTH)))
+    found = operator.apply_frames(frames, operator.draw_frames(frames, random))
+    assert torch.equal(found, operator.frames(frames, random))
 
 
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)

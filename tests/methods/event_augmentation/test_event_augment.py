@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError, DataError
-from modicum.events import EventBatch, Events
+from modicum.events import EventBatch, Events, operations
 from modicum.events.operations import decreases
 from modicum.methods.event_augmentation.augment import (
     ESTF,
     Compose,
+    Drifts,
     EventDrift,
     EventID,
     EventInvert,
@@ -338,3 +339,35 @@ def test_frames_do_not_depend_on_their_batch_or_kind(operator):
     assert np.array_equal(tensor.numpy(), flat_made)
     alone = operator.frames(flat[7], SampleRandom(1, 2, np.array([21])))
     assert np.array_equal(alone, flat_made[7])
+
+
+@pytest.mark.parametrize("name", ["drift", "drift all", "wrap", "clip"])
+def test_what_is_drawn_can_be_applied(name):
+    operator = OPERATORS[name]
+    batch = EventBatch.of([recording(200, seed) for seed in range(12)])
+    random = SampleRandom(1, 2, np.arange(12))
+    found = operator.apply(batch, operator.draw(batch, random))
+    assert all(equal(a, b) for a, b in zip(found, operator(batch, random), strict=True))
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (12, 6, 2, HEIGHT, WIDTH)))
+    found = operator.apply_frames(frames, operator.draw_frames(frames, random))
+    assert torch.equal(found, operator.frames(frames, random))
+
+
+def test_drifts_of_your_own():
+    one = recording(300)
+    drift = EventDrift(border="wrap")
+    moved = drift.apply(one, Drifts("space", dx=3, dy=-2))
+    assert equal(moved, operations.drift_space(one, 3, -2, border="wrap"))
+    assert equal(drift.apply(one, Drifts("", dx=3)), one)
+    batch = EventBatch.of([one, one, one])
+    drifts = Drifts(["time", "", "velocity"], vx=[0, 0, 4.5], dt=[[100, -50]] * 3)
+    found = drift.apply(batch, drifts)
+    assert equal(found[0], operations.drift_time(one, [[100, -50]], border="wrap"))
+    assert equal(found[1], one)
+    assert equal(found[2], operations.drift_velocity(one, 4.5, 0, border="wrap"))
+    frames = torch.rand(2, 4, 2, HEIGHT, WIDTH)
+    later = drift.apply_frames(frames, Drifts(["time", "space"], dx=1, dt=1))
+    assert torch.equal(later[0], frames[0].roll(1, 0))
+    assert torch.equal(later[1], frames[1].roll(1, -1))
+    with pytest.raises(ConfigError, match="no mode 'place'"):
+        drift.apply(one, Drifts("place"))

@@ -9,14 +9,12 @@ from safetensors.numpy import load_file
 from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError
 from modicum.events import EventBatch, Events
-from modicum.events.operations import drop_fragments
 from modicum.methods.event_augmentation.event_drop import (
+    Drops,
     EstShiftFlip,
     EventDrop,
     area,
-    drop_cross,
     drop_random,
-    time_window,
 )
 
 GOLDEN = load_file(Path(__file__).parents[2] / "golden/event_augmentation/augment.safetensors")
@@ -41,10 +39,9 @@ def recordings(count, events, start=0):
 
 
 def test_golden_time():
-    start, share = GOLDEN["eventdrop.time_tstart_T"][:, None]
-    batch = golden("in")
-    found = drop_fragments(batch, time_window(batch, start, share))
-    assert equal(found[0], golden("eventdrop_time")[0])
+    start, share = GOLDEN["eventdrop.time_tstart_T"]
+    found = EventDrop().apply(golden("in")[0], Drops("time", share=share, start=start))
+    assert equal(found, golden("eventdrop_time")[0])
 
 
 def test_golden_area():
@@ -53,10 +50,35 @@ def test_golden_area():
     box = area(batch, np.array([centre]), np.array([ratio]))
     x0, x1, y0, y1 = np.floor(GOLDEN["eventdrop.area_box"])
     assert box.box.tolist() == [[x0, y0, x1, y1]]
-    assert equal(drop_fragments(batch, box)[0], golden("eventdrop_area_rectangle")[0])
+    drops = Drops("area", centre=centre, ratio=ratio)
+    found = EventDrop().apply(batch, drops)
+    assert equal(found[0], golden("eventdrop_area_rectangle")[0])
     cross = golden("eventdrop_area_official_cross")[0]
-    assert equal(drop_cross(batch, box)[0], cross)
+    assert equal(EventDrop(official_area_bug=True).apply(batch, drops)[0], cross)
     assert len(cross) == 400 - 183
+
+
+def test_drops_of_your_own():
+    batch = recordings(4, 200)
+    kinds = ["", "time", "area", "random"]
+    drops = Drops(kinds, share=[0.9, 0.2, 0.9, 0.35], start=0.5, centre=(20, 15), ratio=0.5)
+    found = EventDrop().apply(batch, drops, 3)
+    assert equal(found[0], batch[0])
+    last = int(batch[1].t[-1])
+    assert not ((found[1].t > 0.5 * last) & (found[1].t < 0.7 * last)).any()
+    assert not ((abs(found[2].x - 20) < 10) & (abs(found[2].y - 15) < 7)).any()
+    assert len(found[3]) == 130
+    whole = EventDrop().apply(batch[1], Drops("time", share=1.0))
+    assert equal(whole, batch[1])  # nothing would be left
+    with pytest.raises(ConfigError, match="no kind 'space'"):
+        EventDrop().apply(batch, Drops("space"))
+
+
+def test_what_is_drawn_can_be_applied():
+    batch = recordings(40, 100)
+    random = SampleRandom(1, 2, np.arange(40))
+    found = EventDrop().apply(batch, EventDrop().draw(batch, random), random)
+    assert all(equal(a, b) for a, b in zip(found, EventDrop()(batch, random), strict=True))
 
 
 @pytest.mark.parametrize("start", [0, 400_000])

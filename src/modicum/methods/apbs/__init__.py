@@ -14,7 +14,7 @@ from modicum.methods.apbs.networks import (
     vggsnn_stride,
 )
 from modicum.methods.apbs.probe import probe_convolution, probe_potentiation
-from modicum.methods.apbs.stcf import STCF
+from modicum.methods.apbs.stcf import STCF, Crops
 from modicum.methods.apbs.train import Config, train
 from modicum.spiking import LIF, SpikingLayer, SpikingNetwork
 from modicum.spiking.statistics import count_spikes
@@ -29,6 +29,7 @@ __all__ = [
     "AssociativeConv2d",
     "AssociativeLinear",
     "Config",
+    "Crops",
     "SpikingLayer",
     "SpikingNetwork",
     "associative",

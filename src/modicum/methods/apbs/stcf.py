@@ -1,12 +1,14 @@
 """STCF, spatio-temporal cropping and flipping: more recordings from few.
 
 Named in the abstract of arXiv 2207.11670 (version 1); the four operations, their order and their
-ranges are inferred (specification `apbs.md`, section 3).
+ranges are inferred.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,7 +19,7 @@ from torch import Tensor
 from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError
 from modicum.events import EventBatch, frame_operations, operations
-from modicum.events.operations import Fragments
+from modicum.events.operations import Fragments, OneOrBatch
 from modicum.events.transforms import (
     Draws,
     EventTransform,
@@ -28,8 +30,28 @@ from modicum.events.transforms import (
     random_window,
 )
 
-Integers = npt.NDArray[np.int64]
-Chosen = npt.NDArray[np.bool_]
+
+@dataclass(frozen=True)
+class Crops:
+    """What `STCF` does to each of B recordings. Single values serve all."""
+
+    window: Fragments | None = None
+    """The time that is kept, in microseconds (of frames, in frames); none: all."""
+    box: npt.ArrayLike | None = None
+    """The part of the sensor that is kept, (x0, y0, x1, y1) in pixels, ends included, (B,4); none:
+    all."""
+    dx: npt.ArrayLike = 0
+    """Whole pixels that everything is shifted to the right by, (B,)."""
+    dy: npt.ArrayLike = 0
+    """Whole pixels that everything is shifted down by, (B,)."""
+    flip: npt.ArrayLike = False
+    """Whether left and right are exchanged, bool (B,)."""
+    flip_time: npt.ArrayLike = False
+    """Whether it is played backwards, with ON for OFF, bool (B,)."""
+
+    def flips(self, count: int) -> Sequence[npt.NDArray[np.bool_]]:
+        """`flip` and `flip_time` of each of `count` recordings."""
+        return [np.array(np.broadcast_to(f, count)) for f in (self.flip, self.flip_time)]
 
 
 @dataclass(frozen=True)
@@ -38,6 +60,7 @@ class STCF(EventTransform):
 
     What happens in space is the same at all times. Of events, a crop in time leaves a shorter
     recording, of which frames are made anew; of frames it leaves as many frames, some repeated.
+    `draw` gives what is drawn for recordings, and `apply` applies `Crops` of your own.
     """
 
     crop_time: float = 0.5
@@ -70,78 +93,92 @@ class STCF(EventTransform):
                 f"pad, and 0 pixels or more."
             )
 
+    def draw(self, batch: EventBatch, random: SampleRandom) -> Crops:
+        """What is done to each of B recordings."""
+        whole = Fragments.whole(batch)
+        draws = random.uniform(10, "stcf")
+        part = random_window(whole, draws[:, 4:6], self.length)
+        return self._crops(draws, whole, part, batch.height, batch.width)
+
+    def apply(self, events: OneOrBatch, crops: Crops) -> OneOrBatch:
+        """Recordings, sorted by time, changed as told; no step takes a recording's last event.
+
+        Args:
+            events: One recording, or a batch of B.
+            crops: What is done.
+        """
+        return self._apply(events, partial(self._crop, crops=crops))
+
     def on_batch(self, batch: EventBatch, random: SampleRandom) -> EventBatch:
         """See `EventTransform.on_batch`."""
-        draws = random.uniform(10, "stcf")
-        crop_time, crop_space, flip, flip_time = self._chosen(draws)
-        window = Fragments.whole(batch)
-        if crop_time.any():
-            part = random_window(window, draws[:, 4:6], self.length)
-            window = Fragments(
-                np.where(crop_time, part.start, window.start),
-                np.where(crop_time, part.end, window.end),
-            )
+        return self._crop(batch, self.draw(batch, random))
+
+    def _crop(self, batch: EventBatch, crops: Crops) -> EventBatch:
+        window = Fragments.whole(batch) if crops.window is None else crops.window
+        if crops.window is not None:
             cropped = operations.crop_time(batch, window.start, window.end)
             batch = operations.keep_or_restore(batch, cropped)
-        if crop_space.any():
-            if self.space == "pad":
-                dx, dy = self._shift(draws, crop_space, batch.height, batch.width)
-                cropped = operations.drift_space(batch, dx, dy)
-            else:
-                box = self._box(draws, crop_space, batch.height, batch.width)
-                resize = self.space == "resize"
-                cropped = operations.crop_space(batch, box, resize=resize)
+        if crops.box is not None:
+            cropped = operations.crop_space(batch, crops.box, resize=self.space == "resize")
             batch = operations.keep_or_restore(batch, cropped)
+        if np.any(crops.dx) or np.any(crops.dy):
+            cropped = operations.drift_space(batch, crops.dx, crops.dy)
+            batch = operations.keep_or_restore(batch, cropped)
+        flip, flip_time = crops.flips(batch.size)
         if flip.any():
             batch = operations.reverse_x(batch, Fragments.whole(batch).only(flip))
         if flip_time.any():
             batch = operations.reverse_time(batch, window.only(flip_time))
         return batch
 
-    def on_frames(self, frames: Tensor, random: SampleRandom) -> Tensor:
-        """See `EventTransform.on_frames`."""
+    def draw_frames(self, frames: Tensor, random: SampleRandom) -> Crops:
+        """What is done to each of the frames `(B, T, 2, H, W)`; the window counts frames."""
         draws = random.uniform(10, "stcf")
-        crop_time, crop_space, flip, flip_time = self._chosen(draws)
+        part = random_frame_window(frames, draws[:, 4:6], self.length)
         height, width = frames.shape[-2:]
+        return self._crops(draws, frame_operations.whole(frames), part, height, width)
+
+    def apply_frames(self, frames: Tensor, crops: Crops) -> Tensor:
+        """Frames `(B, T, 2, H, W)` changed as told."""
+        count = len(frames)
+        if crops.window is not None:
+            window = crops.window
+            frames = frame_operations.crop_time(frames, window.start, window.end + 1)
+        if crops.box is not None:
+            box = np.broadcast_to(crops.box, (count, 4))
+            frames = frame_operations.crop_space(frames, box, resize=self.space == "resize")
+        if np.any(crops.dx) or np.any(crops.dy):
+            dx, dy = (np.broadcast_to(shift, count) for shift in (crops.dx, crops.dy))
+            frames = frame_operations.drift_space(frames, dx, dy)
         changed = frames.clone()
-        if crop_time.any():
-            part = random_frame_window(frames, draws[:, 4:6], self.length)[crop_time]
-            rows = torch.from_numpy(crop_time)
-            changed[rows] = frame_operations.crop_time(changed[rows], part.start, part.end + 1)
-        if crop_space.any():
-            rows = torch.from_numpy(crop_space)
-            if self.space == "pad":
-                dx, dy = self._shift(draws, crop_space, height, width)
-                changed[rows] = frame_operations.drift_space(
-                    changed[rows], dx[crop_space], dy[crop_space]
-                )
-            else:
-                box = self._box(draws, crop_space, height, width)[crop_space]
-                changed[rows] = frame_operations.crop_space(
-                    changed[rows], box, resize=self.space == "resize"
-                )
-        for chosen, reverse in (
-            (flip, frame_operations.reverse_x),
-            (flip_time, frame_operations.reverse_time),
-        ):
-            rows = torch.from_numpy(chosen)
+        reverses = (frame_operations.reverse_x, frame_operations.reverse_time)
+        for chosen, reverse in zip(crops.flips(count), reverses, strict=True):
+            rows = torch.from_numpy(chosen).to(frames.device)
             changed[rows] = reverse(changed[rows])
         return changed
 
-    def _chosen(self, draws: Draws) -> tuple[Chosen, ...]:
+    def on_frames(self, frames: Tensor, random: SampleRandom) -> Tensor:
+        """See `EventTransform.on_frames`."""
+        return self.apply_frames(frames, self.draw_frames(frames, random))
+
+    def _crops(
+        self, draws: Draws, whole: Fragments, part: Fragments, height: int, width: int
+    ) -> Crops:
+        """By ten numbers each: four chances, two for the part of the time, four for space."""
         chances = (self.crop_time, self.crop_space, self.flip, self.flip_time)
-        return tuple(draws[:, number] < chance for number, chance in enumerate(chances))
-
-    def _shift(
-        self, draws: Draws, chosen: Chosen, height: int, width: int
-    ) -> tuple[Integers, Integers]:
-        """How far the chosen samples are shifted, right and down, (B,) each."""
-        reach = np.minimum(self.pad, [width, height])
-        shift = np.floor(draws[:, 6:8] * (2 * reach + 1)) - reach
-        shift = np.where(chosen[:, None], shift, 0).astype(np.int64)
-        return shift[:, 0], shift[:, 1]
-
-    def _box(self, draws: Draws, chosen: Chosen, height: int, width: int) -> Integers:
-        """(x0, y0, x1, y1), ends included, (B,4); the whole sensor where not chosen."""
-        box = random_box(draws[:, 6:], self.side, height, width)
-        return np.where(chosen[:, None], box, [0, 0, width - 1, height - 1])
+        crop_time, crop_space, flip, flip_time = (draws[:, :4] < chances).T
+        window = box = None
+        shift = np.zeros((len(draws), 2), np.int64)
+        if crop_time.any():
+            window = Fragments(
+                np.where(crop_time, part.start, whole.start),
+                np.where(crop_time, part.end, whole.end),
+            )
+        if crop_space.any() and self.space == "pad":
+            reach = np.minimum(self.pad, [width, height])
+            shift = np.floor(draws[:, 6:8] * (2 * reach + 1)) - reach
+            shift = np.where(crop_space[:, None], shift, 0).astype(np.int64)
+        elif crop_space.any():
+            box = random_box(draws[:, 6:], self.side, height, width)
+            box = np.where(crop_space[:, None], box, [0, 0, width - 1, height - 1])
+        return Crops(window, box, shift[:, 0], shift[:, 1], flip, flip_time)

@@ -3,6 +3,7 @@
 from modicum.methods.event_augmentation.augment import (
     ESTF,
     Compose,
+    Drifts,
     EventDrift,
     EventID,
     EventInvert,
@@ -10,7 +11,7 @@ from modicum.methods.event_augmentation.augment import (
 )
 from modicum.methods.event_augmentation.checkpoints import load_est, load_torchvision
 from modicum.methods.event_augmentation.est import EstClassifier, QuantizationLayer
-from modicum.methods.event_augmentation.event_drop import EstShiftFlip, EventDrop
+from modicum.methods.event_augmentation.event_drop import Drops, EstShiftFlip, EventDrop
 from modicum.methods.event_augmentation.inference import evaluate, export, predict
 from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll, cutmix
 from modicum.methods.event_augmentation.resnet import ResNet34
@@ -21,6 +22,8 @@ __all__ = [
     "NDA",
     "Compose",
     "Config",
+    "Drifts",
+    "Drops",
     "EstClassifier",
     "EstShiftFlip",
     "EventDrift",

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from torch import Tensor
 from modicum.engine.random import SampleRandom, fold_keys
 from modicum.errors import ConfigError
 from modicum.events import EventBatch, frame_operations, operations
-from modicum.events.operations import Border, Fragments
+from modicum.events.operations import Border, Fragments, OneOrBatch
 from modicum.events.transforms import (
     Draws,
     EventTransform,
@@ -150,6 +150,44 @@ EventInvert = EventReverse
 
 
 @dataclass(frozen=True)
+class Drifts:
+    """What `EventDrift` does to each of B recordings. Single values serve all."""
+
+    mode: npt.ArrayLike
+    """`"space"`, `"velocity"`, `"time"`, or `""` for nothing, (B,)."""
+    dx: npt.ArrayLike = 0
+    """Whole pixels to the right, for `"space"`, (B,)."""
+    dy: npt.ArrayLike = 0
+    """Whole pixels down, for `"space"`, (B,)."""
+    vx: npt.ArrayLike = 0.0
+    """Pixels to the right at the end of the fragment, for `"velocity"`, (B,)."""
+    vy: npt.ArrayLike = 0.0
+    """Pixels down at the end of the fragment, for `"velocity"`, (B,)."""
+    dt: npt.ArrayLike = 0
+    """Microseconds (of frames, frames) later, for `"time"`, (B,); (B,2) for OFF and ON."""
+    fragments: Fragments | None = None
+    """The part of each recording that drifts; none: the whole."""
+
+    def modes(self, count: int) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+        """Each mode that occurs among `count` recordings, and those it is for, (count,)."""
+        mode = np.broadcast_to(np.asarray(self.mode), count)
+        known = ("space", "velocity", "time")
+        if unknown := sorted({*mode.tolist()} - {*known, ""}):
+            raise ConfigError(f"EventDrift: no mode {unknown[0]!r}; known: {', '.join(known)}.")
+        for name in known:
+            if (chosen := mode == name).any():
+                yield name, chosen
+
+    def of_each(self, count: int) -> tuple[npt.NDArray[Any], ...]:
+        """`dx, dy, vx, vy, dt` with a value, or of `dt` two, for each of `count` recordings."""
+        dt = np.asarray(self.dt)
+        return (
+            *(np.broadcast_to(value, count) for value in (self.dx, self.dy, self.vx, self.vy)),
+            dt if dt.ndim == 2 else np.broadcast_to(dt, count),
+        )
+
+
+@dataclass(frozen=True)
 class EventDrift(_OnFragments):
     """Shift a recording in space or in time, chosen for each recording.
 
@@ -158,6 +196,8 @@ class EventDrift(_OnFragments):
     - `"space"`: by whole pixels, up to `max_shift`, as if the scene were somewhere else
     - `"velocity"`: more and more, up to `max_shift` at the end, as if it moved at another speed
     - `"time"`: by up to `max_dt`, as with another contrast or another threshold
+
+    `draw` gives what is drawn for recordings, and `apply` applies `Drifts` of your own.
     """
 
     modes: Sequence[str] = ("space", "time")
@@ -187,38 +227,62 @@ class EventDrift(_OnFragments):
                 f"expected {' or '.join(borders)}. Only drifts in time can be clipped."
             )
 
+    def draw(self, batch: EventBatch, random: SampleRandom) -> Drifts:
+        """How far each of B recordings drifts."""
+        draws = random.uniform(12, "event drift")
+        first, last = operations.first_and_last(batch)
+        dt = np.trunc(self._shares(draws) * (last - first)[:, None]).astype(np.int64)
+        fragments = self._fragments(batch, draws[:, 6:])
+        return self._drifts(draws, batch.height, batch.width, dt, fragments)
+
+    def apply(self, events: OneOrBatch, drifts: Drifts) -> OneOrBatch:
+        """Recordings, sorted by time, drifted as told; one without events left stays as it was.
+
+        Args:
+            events: One recording, or a batch of B.
+            drifts: How far.
+
+        Raises:
+            DataError: Shapes that are not of B recordings, or a shift larger than the sensor.
+        """
+        return self._apply(events, partial(self._drift, drifts=drifts))
+
     def on_batch(self, batch: EventBatch, random: SampleRandom) -> EventBatch:
         """See `EventTransform.on_batch`."""
-        draws = random.uniform(12, "event drift")
-        fragments = self._fragments(batch, draws[:, 6:])
-        dx, dy, vx, vy = self._shifts(draws, batch.height, batch.width)
-        share = between(draws[:, 4:6], -self.max_dt, self.max_dt)
-        first, last = operations.first_and_last(batch)
-        dt = np.trunc(share * (last - first)[:, None]).astype(np.int64)
-        dt = dt if self.per_polarity else dt[:, 0]
-        for mode, chosen in choose(self.p, self.modes, draws):
-            part = fragments.only(chosen)
+        return self._drift(batch, self.draw(batch, random))
+
+    def _drift(self, batch: EventBatch, drifts: Drifts) -> EventBatch:
+        whole = Fragments.whole(batch) if drifts.fragments is None else drifts.fragments
+        for mode, chosen in drifts.modes(batch.size):
+            part = whole.only(chosen)
             if mode == "space":
-                batch = operations.drift_space(batch, dx, dy, part, border=self.border)
+                batch = operations.drift_space(
+                    batch, drifts.dx, drifts.dy, part, border=self.border
+                )
             elif mode == "velocity":
-                batch = operations.drift_velocity(batch, vx, vy, part, border=self.border)
+                batch = operations.drift_velocity(
+                    batch, drifts.vx, drifts.vy, part, border=self.border
+                )
             else:
-                batch = operations.drift_time(batch, dt, part, border=self.border)
+                batch = operations.drift_time(batch, drifts.dt, part, border=self.border)
         return batch
 
-    def on_frames(self, frames: Tensor, random: SampleRandom) -> Tensor:
-        """See `EventTransform.on_frames`. Drifts in time are rounded to whole frames."""
+    def draw_frames(self, frames: Tensor, random: SampleRandom) -> Drifts:
+        """How far each of the frames `(B, T, 2, H, W)` drift: in time, to whole frames."""
         draws = random.uniform(12, "event drift")
-        fragments = self._frame_fragments(frames, draws[:, 6:])
-        dx, dy, vx, vy = self._shifts(draws, *frames.shape[-2:])
-        share = between(draws[:, 4:6], -self.max_dt, self.max_dt)
-        dt = np.rint(share * frames.shape[1]).astype(np.int64)
+        dt = np.rint(self._shares(draws) * frames.shape[1]).astype(np.int64)
+        height, width = frames.shape[-2:]
+        return self._drifts(draws, height, width, dt, self._frame_fragments(frames, draws[:, 6:]))
+
+    def apply_frames(self, frames: Tensor, drifts: Drifts) -> Tensor:
+        """Frames `(B, T, 2, H, W)` drifted as told; `dt` and fragments count frames."""
+        whole = frame_operations.whole(frames) if drifts.fragments is None else drifts.fragments
         border: Literal["drop", "wrap"] = "wrap" if self.border == "wrap" else "drop"
-        dt = dt if self.per_polarity else dt[:, 0]
         changed = frames.clone()
-        for mode, chosen in choose(self.p, self.modes, draws):
+        dx, dy, vx, vy, dt = drifts.of_each(len(frames))
+        for mode, chosen in drifts.modes(len(frames)):
             rows = torch.from_numpy(chosen).to(frames.device)
-            some, part = frames[rows], fragments[chosen]
+            some, part = frames[rows], whole[chosen]
             if mode == "space":
                 some = frame_operations.drift_space(
                     some, dx[chosen], dy[chosen], part, border=border
@@ -232,15 +296,37 @@ class EventDrift(_OnFragments):
             changed[rows] = some
         return changed
 
-    def _shifts(
-        self, draws: Draws, height: int, width: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Draws, Draws]:
-        """Dx and dy in whole pixels, vx and vy in pixels at the end of the fragment: (B,) each."""
+    def on_frames(self, frames: Tensor, random: SampleRandom) -> Tensor:
+        """See `EventTransform.on_frames`. Drifts in time are rounded to whole frames."""
+        return self.apply_frames(frames, self.draw_frames(frames, random))
+
+    def _shares(self, draws: Draws) -> Draws:
+        """Drifts in time as shares of the duration: (B,1), or (B,2) for OFF and ON."""
+        share = between(draws[:, 4:6], -self.max_dt, self.max_dt)
+        return share if self.per_polarity else share[:, :1]
+
+    def _drifts(
+        self,
+        draws: Draws,
+        height: int,
+        width: int,
+        dt: npt.NDArray[np.int64],
+        fragments: Fragments,
+    ) -> Drifts:
         largest = self.max_shift * np.array([width, height])
         whole = np.floor(largest)
         shift = (np.floor(draws[:, 2:4] * (2 * whole + 1)) - whole).astype(np.int64)
         velocity = between(draws[:, 2:4], -largest, largest)
-        return shift[:, 0], shift[:, 1], velocity[:, 0], velocity[:, 1]
+        number = np.where(draws[:, 0] < self.p, np.floor(draws[:, 1] * len(self.modes)), -1)
+        return Drifts(
+            mode=np.array([*self.modes, ""])[number.astype(np.int64)],
+            dx=shift[:, 0],
+            dy=shift[:, 1],
+            vx=velocity[:, 0],
+            vy=velocity[:, 1],
+            dt=dt if self.per_polarity else dt[:, 0],
+            fragments=fragments,
+        )
 
 
 @dataclass(frozen=True)

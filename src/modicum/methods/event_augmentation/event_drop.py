@@ -1,7 +1,7 @@
 """Augmentations of events to compare with: EventDrop, and the shift and flip of EST's code.
 
 EventDrop: F. Gu et al., IJCAI 2021. EST: D. Gehrig et al., ICCV 2019. Rules and numbers are those
-of the authors' code (specification, section 6).
+of the authors' code.
 """
 
 from __future__ import annotations
@@ -16,42 +16,91 @@ from modicum.errors import ConfigError
 from modicum.events import EventBatch
 from modicum.events.operations import (
     Fragments,
+    OneOrBatch,
     drift_space,
     drop_fragments,
     first_and_last,
     reverse_x,
 )
-from modicum.events.transforms import EventTransform, check_probability
+from modicum.events.transforms import EventTransform, Random, check_probability, samples
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Drops:
+    """What `EventDrop` drops of each of B recordings. Single values serve all."""
+
+    kind: npt.ArrayLike
+    """`"time"`, `"area"`, `"random"`, or `""` for nothing, (B,)."""
+    share: npt.ArrayLike = 0.1
+    """Share of the time, or of the events at random, that is dropped, (B,)."""
+    start: npt.ArrayLike = 0.0
+    """Where the time that is dropped begins, as a share of the last event's, (B,)."""
+    centre: npt.ArrayLike = (0.0, 0.0)
+    """Centre of the area, x and y in pixels, (B,2)."""
+    ratio: npt.ArrayLike = 0.1
+    """Sides of the area as a share of the sensor's, (B,)."""
 
 
 @dataclass(frozen=True)
 class EventDrop(EventTransform):
     """Drop events: none, those of a time, those of an area, or any, with equal chance.
 
-    A recording of which nothing is left is given back unchanged.
+    A recording of which nothing is left is given back unchanged. `draw` gives what is drawn for
+    recordings, and `apply` applies `Drops` of your own.
     """
 
     official_area_bug: bool = False
     """Drop a cross instead of a rectangle, as the authors' code does: all events whose column or
     whose row is one of the rectangle's."""
 
+    def draw(self, batch: EventBatch, random: SampleRandom) -> Drops:
+        """What of each of B recordings is dropped."""
+        draws = random.uniform(5, "event drop")
+        return Drops(
+            kind=np.array(["", "time", "area", "random"])[(4 * draws[:, 0]).astype(np.int64)],
+            share=(1 + np.floor(9 * draws[:, 1])) / 10,
+            start=draws[:, 2],
+            centre=draws[:, 2:4] * [batch.width, batch.height],
+            ratio=(1 + np.floor(5 * draws[:, 1])) / 20,
+        )
+
+    def apply(self, events: OneOrBatch, drops: Drops, random: Random = 0) -> OneOrBatch:
+        """Recordings, sorted by time, less what is told; one without events left stays as it was.
+
+        Args:
+            events: One recording, or a batch of B.
+            drops: What is dropped.
+            random: Which events the kind `"random"` drops; see `EventTransform`.
+        """
+
+        def drop(batch: EventBatch) -> EventBatch:
+            return self._drop(batch, drops, samples(random, batch.size))
+
+        return self._apply(events, drop)
+
     def on_batch(self, batch: EventBatch, random: SampleRandom) -> EventBatch:
         """See `EventTransform.on_batch`."""
-        draws = random.uniform(5, "event drop")
-        choice = np.floor(4 * draws[:, 0])  # 0 drops nothing
-        share = (1 + np.floor(9 * draws[:, 1])) / 10
-        ratio = (1 + np.floor(5 * draws[:, 1])) / 20
-        if (choice == 1).any():
-            window = time_window(batch, draws[:, 2], share)
-            batch = drop_fragments(batch, window.only(choice == 1))
-        if (choice == 2).any():
-            box = area(batch, draws[:, 2:4] * [batch.width, batch.height], ratio)
+        return self._drop(batch, self.draw(batch, random), random)
+
+    def _drop(self, batch: EventBatch, drops: Drops, random: SampleRandom) -> EventBatch:
+        kind = np.broadcast_to(np.asarray(drops.kind), batch.size)
+        if unknown := sorted({*kind.tolist()} - {"", "time", "area", "random"}):
+            raise ConfigError(f"EventDrop: no kind {unknown[0]!r}; known: time, area, random.")
+        share, start, ratio = (
+            np.broadcast_to(np.asarray(value, np.float64), batch.size)
+            for value in (drops.share, drops.start, drops.ratio)
+        )
+        if (kind == "time").any():
+            window = time_window(batch, start, share)
+            batch = drop_fragments(batch, window.only(kind == "time"))
+        if (kind == "area").any():
+            centre = np.broadcast_to(np.asarray(drops.centre, np.float64), (batch.size, 2))
             drop = drop_cross if self.official_area_bug else drop_fragments
-            batch = drop(batch, box.only(choice == 2))
-        if (choice == 3).any():
-            batch = drop_random(batch, np.where(choice == 3, share, 0), random)
+            batch = drop(batch, area(batch, centre, ratio).only(kind == "area"))
+        if (kind == "random").any():
+            batch = drop_random(batch, np.where(kind == "random", share, 0), random)
         return batch
 
 
