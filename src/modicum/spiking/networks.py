@@ -1,16 +1,17 @@
 """Convolutional spiking networks and the published ones by name.
 
 A network is `SpikingLayer`s and average pooling, then a linear classifier without spikes, whose
-outputs at all time steps are the result. Specification, section 4.
+outputs at all time steps are the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from modicum.errors import ConfigError, DataError
 from modicum.spiking.layers import AveragePool, SpikingLayer, one_step
@@ -241,7 +242,25 @@ def _check_arguments(
             raise ConfigError(f"{name}: expected whole numbers of at least 1, found {value!r}")
 
 
-# The networks of the specification. `options` are the arguments of `SpikingNetwork`, and win.
+# Published networks
+
+
+class Architecture(TypedDict, total=False):
+    """The arguments of `SpikingNetwork`: given to a builder below, they replace its own."""
+
+    layout: Layout
+    size: int | Sequence[int]
+    num_classes: int
+    in_channels: int
+    downsampling: Downsampling
+    head: Head
+    neuron: Mapping[str, Any] | None
+    norm_weight: float
+    zero_bias: bool
+    time_steps: int | None
+    convolution: Callable[..., nn.Conv2d]
+    linear: Callable[..., nn.Linear]
+
 
 VGGSNN_LAYOUT: Layout = (
     *(64, 128, "pool"),
@@ -251,43 +270,43 @@ VGGSNN_LAYOUT: Layout = (
 )
 NDA_VGG11_LAYOUT: Layout = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, 512, 512)
 
-_VGGSNN: dict[str, Any] = {"layout": VGGSNN_LAYOUT, "size": 48}
-_VGGSNN_STRIDE: dict[str, Any] = _VGGSNN | {"downsampling": "stride"}
-_NDA_VGG11: dict[str, Any] = {
-    "layout": NDA_VGG11_LAYOUT,
-    "size": 48,
-    "head": "average",
-    "neuron": LIF.nda().arguments,
-    "norm_weight": 0.5,
-    "zero_bias": True,
-}
-_LIGHT: dict[str, Any] = {"layout": (32, "pool", 64, "pool", 128, "pool", 256, "pool"), "size": 48}
-_SMALL: dict[str, Any] = {"layout": (16, "pool", 32, "pool"), "size": 34, "downsampling": "stride"}
 
-
-def vggsnn(**options: Any) -> SpikingNetwork:
+def vggsnn(**options: Unpack[Architecture]) -> SpikingNetwork:
     """VGGSNN of TET for frames of 48x48: 9,271,498 parameters."""
-    return SpikingNetwork(**(_VGGSNN | options))
+    return _build(options, layout=VGGSNN_LAYOUT, size=48)
 
 
-def vggsnn_stride(**options: Any) -> SpikingNetwork:
+def vggsnn_stride(**options: Unpack[Architecture]) -> SpikingNetwork:
     """VGGSNN of TET without pooling, with strides instead: as many parameters."""
-    return SpikingNetwork(**(_VGGSNN_STRIDE | options))
+    return _build(options, layout=VGGSNN_LAYOUT, size=48, downsampling="stride")
 
 
-def nda_vgg11(**options: Any) -> SpikingNetwork:
+def nda_vgg11(**options: Unpack[Architecture]) -> SpikingNetwork:
     """VGG-11 of NDA with its neurons, 48x48: 9,230,538 parameters (9,277,221 with 101 classes)."""
-    return SpikingNetwork(**(_NDA_VGG11 | options))
+    return _build(
+        options,
+        layout=NDA_VGG11_LAYOUT,
+        size=48,
+        head="average",
+        neuron=LIF.nda().arguments,
+        norm_weight=0.5,
+        zero_bias=True,
+    )
 
 
-def light(**options: Any) -> SpikingNetwork:
+def light(**options: Unpack[Architecture]) -> SpikingNetwork:
     """Four convolutions, 48x48: 412,138 parameters. Inferred: the paper's lightweight network."""
-    return SpikingNetwork(**(_LIGHT | options))
+    return _build(options, layout=(32, "pool", 64, "pool", 128, "pool", 256, "pool"), size=48)
 
 
-def small(**options: Any) -> SpikingNetwork:
+def small(**options: Unpack[Architecture]) -> SpikingNetwork:
     """Two convolutions of stride 2, 34x34 (N-MNIST): for experiments of minutes on a CPU."""
-    return SpikingNetwork(**(_SMALL | options))
+    return _build(options, layout=(16, "pool", 32, "pool"), size=34, downsampling="stride")
+
+
+def _build(options: Architecture, **own: Unpack[Architecture]) -> SpikingNetwork:
+    arguments: dict[str, Any] = {**own, **options}
+    return SpikingNetwork(**arguments)
 
 
 BUILDERS: dict[str, Callable[..., SpikingNetwork]] = {

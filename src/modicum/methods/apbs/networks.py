@@ -8,13 +8,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from modicum.engine.random import generator
 from modicum.errors import ConfigError
 from modicum.methods.apbs.association import AssociativeConv2d, AssociativeLinear, Cache, Measure
 from modicum.spiking import networks as plain
-from modicum.spiking.networks import SpikingNetwork
+from modicum.spiking.networks import Architecture, SpikingNetwork
 from modicum.spiking.neurons import LIF
+
+
+class Associating(Architecture, total=False):
+    """The arguments of `SpikingNetwork` and of `associative`."""
+
+    association: float | None
+    measure: Measure
+    cache: Cache
+    exclude_self: bool
+    momentum: float
+    associate_classifier: bool
 
 
 def associative(
@@ -26,7 +38,7 @@ def associative(
     exclude_self: bool = True,
     momentum: float = 0.1,
     associate_classifier: bool = False,
-    **options: Any,
+    **options: Unpack[Architecture],
 ) -> SpikingNetwork:
     """A network whose convolutions associate.
 
@@ -60,38 +72,38 @@ def associative(
         layers["convolution"] = partial(AssociativeConv2d, **chosen)
         if associate_classifier:
             layers["linear"] = partial(AssociativeLinear, **chosen)
-    net = builder(**layers, **options)
+    net = builder(**{**options, **layers})
     net.arguments |= chosen | {"associate_classifier": associate_classifier}
     return net
 
 
-def network(**arguments: Any) -> SpikingNetwork:
+def network(**arguments: Unpack[Associating]) -> SpikingNetwork:
     """`SpikingNetwork` from the arguments of it and of `associative`, as in `net.arguments`."""
     return associative(SpikingNetwork, **arguments)
 
 
-def vggsnn(**options: Any) -> SpikingNetwork:
-    """VGGSNN, 9,271,498 parameters. `options` as of `associative` and `SpikingNetwork`."""
+def vggsnn(**options: Unpack[Associating]) -> SpikingNetwork:
+    """VGGSNN, 9,271,498 parameters."""
     return associative(plain.vggsnn, **options)
 
 
-def vggsnn_stride(**options: Any) -> SpikingNetwork:
-    """VGGSNN without pooling, as many parameters. `options` as of `vggsnn`."""
+def vggsnn_stride(**options: Unpack[Associating]) -> SpikingNetwork:
+    """VGGSNN without pooling, as many parameters."""
     return associative(plain.vggsnn_stride, **options)
 
 
-def nda_vgg11(**options: Any) -> SpikingNetwork:
-    """VGG-11 of NDA, 9,230,538 parameters. `options` as of `associative` and `SpikingNetwork`."""
+def nda_vgg11(**options: Unpack[Associating]) -> SpikingNetwork:
+    """VGG-11 of NDA, 9,230,538 parameters."""
     return associative(plain.nda_vgg11, **options)
 
 
-def light(**options: Any) -> SpikingNetwork:
-    """Four convolutions, 412,138 parameters. `options` as of `associative` and `SpikingNetwork`."""
+def light(**options: Unpack[Associating]) -> SpikingNetwork:
+    """Four convolutions, 412,138 parameters."""
     return associative(plain.light, **options)
 
 
-def small(**options: Any) -> SpikingNetwork:
-    """Two convolutions, 30,970 parameters. `options` as of `associative` and `SpikingNetwork`."""
+def small(**options: Unpack[Associating]) -> SpikingNetwork:
+    """Two convolutions, 30,970 parameters."""
     return associative(plain.small, **options)
 
 
@@ -115,7 +127,7 @@ def build(name: str, *, neuron: str | None = None, **options: Any) -> SpikingNet
     Args:
         name: One of `BUILDERS`.
         neuron: One of `NEURONS`; None for those the network usually has.
-        **options: Arguments of `associative` and `SpikingNetwork`.
+        **options: Others of `Associating`.
 
     Raises:
         ConfigError: There is no such network or neuron, or an option is out of range.
