@@ -3,8 +3,6 @@
 Each pixel keeps the logarithm of the brightness at its last event. When the brightness has moved
 from there by a threshold, the pixel fires and takes the new level as its reference. Between two
 pictures of a video, brightness is taken to change linearly in its logarithm.
-
-The camera is that of the specification `event-augmentation.md`, sections 2 and 8.
 """
 
 from __future__ import annotations

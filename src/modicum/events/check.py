@@ -22,7 +22,7 @@ _DECODED = 13
 _STORED = {".bin": 5, ".bs2": 5, ".dat": 8, ".aedat": 8, ".npy": 16}
 """Bytes of an event in a file, at least."""
 _COMPRESSED = 2
-"""The same in a compressed file, roughly."""
+"""Bytes of an event in a compressed file, roughly."""
 _BARE = (".bin", ".bs2")
 """Suffixes of files that hold 40-bit events and nothing else."""
 

@@ -1,7 +1,6 @@
 """How sets of recordings that come without splits are divided, by rules with names.
 
-Accuracies under different rules are not comparable (specification `event-augmentation.md`,
-section 8), so the rule is a part of a set's description.
+Accuracies under different rules are not comparable, so the rule is a part of a set's description.
 """
 
 from __future__ import annotations

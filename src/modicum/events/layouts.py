@@ -2,7 +2,7 @@
 
 One function a data set finds the recordings of a split; `DATA_SETS` names them, with what is fixed
 by the data set: the sensor's size, the classes and how many recordings there are. Nothing is
-decoded here. Layouts and numbers: specification `event-augmentation.md`, sections 4 and 8.
+decoded here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ GESTURES = (
     "other gestures",
 )
 GESTURE_USERS_TO_TRAIN = 23
-"""Of 29: DVS128 Gesture's training split is users 1 to 23."""
+"""DVS128 Gesture's training split is users 1 to 23 of 29."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Found:
     split: str
     """The split of the data set that these are, or "all" where it has none."""
     spans: list[tuple[int, int]] | None = None
-    """Of recordings that are parts of a file: see `FileRecordings.spans`."""
+    """Where recordings are parts of a file: see `FileRecordings.spans`."""
     bad: tuple[BadFile, ...] = ()
     """Symbolic links that are not followed."""
 

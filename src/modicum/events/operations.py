@@ -313,7 +313,7 @@ class _Chosen:
     """Where the events of the fragments are in a batch."""
 
     index: slice | Integers
-    """Their places: a slice where they follow each other, which is many times as fast."""
+    """Places of the events: a slice where they follow each other, which is many times as fast."""
     bounds: Integers
     """Where each recording starts among them, and the end of the last: (B + 1,)."""
 

@@ -4,8 +4,6 @@ Every function takes one recording (`Events`) or a ragged batch of them (`EventB
 the whole batch at once. Results are torch tensors on the CPU, float32 unless said otherwise; a
 batch has one more axis, B, in front. Polarity channels are OFF, then ON. Events must be in order of
 time within their recording. A recording without events gives zeros.
-
-The formulas are those of the specification `event-augmentation.md`, section 5.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """Recordings made in software: of videos, of a user's pictures, and of the built-in digits.
 
-The digits and their variations are those of the specification `event-augmentation.md`, section 8.
 Every random number is a function of the seed and the sample's number alone.
 """
 

@@ -1,7 +1,7 @@
 """What spiking networks are built of: synapses, batch normalisation, neurons.
 
 Sequences are `(T, B, ...)`. Synapses and normalisation see time and batch merged, so the
-statistics of the normalisation pool over time (specification, section 2.2).
+statistics of the normalisation pool over time, as in TET's and NDA's code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Losses of networks with an output at every time step (specification, section 5)."""
+"""Losses of networks with an output at every time step."""
 
 from __future__ import annotations
 

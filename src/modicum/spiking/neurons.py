@@ -1,8 +1,7 @@
 """Leaky integrate-and-fire neurons that are trained by surrogate gradients.
 
 In discrete time, with input current `I_t`, membrane potential `m_t` and spikes `s_t` in {0, 1}
-(specification, section 2.1; `H` is the Heaviside step, `gain` is 1, or `1 - decay` with
-`decay_input`):
+(`H` is the Heaviside step, `gain` is 1, or `1 - decay` with `decay_input`):
 
     m_t = decay * v_{t-1} + gain * I_t        (v_0 = 0)
     s_t = H(m_t - threshold)

@@ -1,4 +1,4 @@
-"""How much a spiking network fires, and what that costs (specification, section 7)."""
+"""How much a spiking network fires, and what that costs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class LayerStatistics:
     rate: float
     """Spikes a neuron and time step."""
     spikes_per_sample: float
-    """Of all neurons over all time steps."""
+    """Spikes of all neurons over all time steps."""
 
 
 class SpikeStatistics:
@@ -88,7 +88,7 @@ class SpikeStatistics:
 
     @property
     def layers(self) -> list[LayerStatistics]:
-        """Of each layer of neurons, the first layer first."""
+        """Statistics of each layer of neurons, the first layer first."""
         samples = self._counted()
         return [
             LayerStatistics(name, float(fired) / self._could_fire[name], float(fired) / samples)
@@ -102,7 +102,7 @@ class SpikeStatistics:
 
     @property
     def spikes_of_each(self) -> Tensor:
-        """Of all layers, of every sample in the order they were presented: float64 `(samples,)`."""
+        """Spikes of all layers, of every sample in the order presented: float64 `(samples,)`."""
         self._counted()
         return torch.cat([of_batch for of_batch in self._of_each if isinstance(of_batch, Tensor)])
 
@@ -122,7 +122,7 @@ class SpikeStatistics:
 
     @property
     def multiply_accumulates_per_sample(self) -> float:
-        """Of what reads no spikes, the first layer, zeros and padding included.
+        """Products in what reads no spikes, the first layer, zeros and padding included.
 
         Associative layers add the product of two sums at every output and time step.
         """
@@ -130,7 +130,7 @@ class SpikeStatistics:
 
     @property
     def energy_per_sample(self) -> float:
-        """Joules of the two above: 0.9 pJ an accumulate and 4.6 pJ a multiply-accumulate.
+        """Joules, estimated from both: 0.9 pJ an accumulate and 4.6 pJ a multiply-accumulate.
 
         For 32-bit numbers in 45 nm (Horowitz, ISSCC 2014). Without leak, threshold and reset of the
         neurons, and without memory, which in practice takes most.

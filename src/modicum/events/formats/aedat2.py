@@ -1,4 +1,4 @@
-"""AEDAT 2.0 of the DVS128: CIFAR10-DVS and MNIST-DVS (specification, section 4.3).
+"""AEDAT 2.0 of the DVS128: CIFAR10-DVS and MNIST-DVS.
 
 A text header of lines that start with `#`. An event is two big-endian 32-bit words: the address of
 the pixel (bit 0 polarity, bits 1 to 7 x, bits 8 to 14 y, bit 15 of no meaning) and the time in

@@ -1,4 +1,4 @@
-"""AEDAT 3.1: DVS128 Gesture (specification, section 4.4).
+"""AEDAT 3.1: DVS128 Gesture.
 
 A text header up to `#!END-HEADER`, then packets of events of one type. A packet has a little-endian
 header of 28 bytes; polarity events are two 32-bit words: bit 0 valid, bit 1 polarity, 15 bits y,

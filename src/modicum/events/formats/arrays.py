@@ -1,7 +1,7 @@
 """Events as arrays of NumPy and HDF5: `.npy` packs, and our own `.npz` and `.h5`.
 
 `.npy`: an array (N, 4) with the columns x, y, t, p, as EST and EventDrop pack N-Caltech101 and
-N-CARS (specification, section 4.5), or a structured array with the fields t, x, y, p. `.npz`: the
+N-CARS, or a structured array with the fields t, x, y, p. `.npz`: the
 arrays t, x, y, p, height, width. `.h5`: a group `events` with the data sets t, x, y, p and the
 attributes height and width; also without these and with a data set `t_offset` beside the group, as
 DSEC has it. Nothing in the files is executed: object arrays are refused, headers are matched.

@@ -1,4 +1,4 @@
-"""ATIS `.bin` and SLAYER's `.bs2`: N-MNIST and N-Caltech101 (specification, section 4.1).
+"""ATIS `.bin` and SLAYER's `.bs2`: N-MNIST and N-Caltech101.
 
 No header. An event is 40 bits, big-endian: 8 bits x, 8 bits y, 1 bit polarity, 23 bits time in
 microseconds. 23 bits last 8.4 seconds; what looks like an event with y = 240 is none, but says that

@@ -1,4 +1,4 @@
-"""Prophesee `.dat`: N-CARS and GEN1 (specification, section 4.2).
+"""Prophesee `.dat`: N-CARS and GEN1.
 
 A text header of lines that start with `%`, one byte for the type of the events and one for their
 size; neither where no line starts with `%`. An event is two little-endian 32-bit words: the time in

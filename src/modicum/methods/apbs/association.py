@@ -2,7 +2,7 @@
 
 Shen, Luo, Cao, Zhang, Xiao and Wang, "Modeling Associative Plasticity between Synapses to Enhance
 Learning of Spiking Neural Networks", arXiv:2207.11670. The equations are inferred: only the
-properties they must have are published (specification, sections 1 and 2.3).
+properties they must have are published (README, What it is).
 
 A neuron with synapses `j`, inputs `s_j` and weights `w_j` receives
 
@@ -283,8 +283,8 @@ class AssociativeConv2d(_Association, nn.Conv2d):
             two inhibitory inputs excite.
         cache: What the association is relative to: `"rms"` or `"mean"` of the partners' activity
             per output channel, running over training; or `"none"`, the sum of `|w|`. The mean is
-            that of `|f|` (inferred), so that `c` cannot be negative. The specification has the mean
-            of `f`, the same where no input is negative and the measure is `"magnitude"`.
+            that of `|f|` (inferred), so that `c` cannot be negative. The mean of `f` is
+            the same where no input is negative and the measure is `"magnitude"`.
         exclude_self: Whether a synapse is no partner of its own; False for the ablation.
         momentum: Of the running cache.
 

@@ -30,7 +30,7 @@ class _CodeBase(NamedTuple):
     builder: Callable[..., SpikingNetwork]
     layout: Layout
     layers: list[tuple[str, str]]
-    """Of each layer, convolution and normalisation."""
+    """Names of the convolution and the normalisation of each layer."""
     classifier: str
 
 

@@ -42,16 +42,15 @@ BASE = replace(
     loss="mean",
     score_every=4,
 )
-"""The small experiment of the specification, section 11."""
+"""The small experiment of the page's results."""
 
 FEW = {"train_share": 1 / 6, "epochs": 60, "score_every": 20}
-"""200 recordings for 60 epochs (section 11)."""
+"""200 recordings for 60 epochs."""
 
 PLAIN, APBS = "plain", "APBS"
 PLAIN_FEW, STCF_FEW = "plain, few recordings", "STCF, few recordings"
 
-# The threshold of the accuracy is the deviation of single runs at this size that the specification
-# gives (event-augmentation.md, section 12); the others are zero.
+# The threshold of the accuracy is the deviation of single runs at this size; the others are zero.
 CLAIMS = (
     Claim(
         "fewer spikes",

@@ -1,4 +1,4 @@
-"""Associative long-term potentiation of pairs of synapses (specification, section 7).
+"""Associative long-term potentiation of pairs of synapses.
 
 Barrionuevo and Brown, "Associative long-term potentiation in hippocampal slices", PNAS 1983, is
 what the method is modelled on: stimulating inputs I and II together strengthens the response to

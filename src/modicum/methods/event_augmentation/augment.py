@@ -5,7 +5,7 @@ that sees the scene with bright and dark exchanged, mirrored, moved, played back
 thresholds reports other events; the operators make these events from the recorded ones.
 
 The paper's method section could not be obtained: all definitions and default values are inferred
-(specification, section 3). The operations themselves are in `modicum.events.operations`.
+(README, The operators). The operations themselves are in `modicum.events.operations`.
 
 Label safety: left and right decide the class of digits, letters and of gestures with a direction.
 For those use `modes=("time", "polarity")`; all modes suit objects (N-CARS, N-Caltech101,

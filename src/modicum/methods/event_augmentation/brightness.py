@@ -2,7 +2,7 @@
 
 Of the built-in digits every variation is simulated anew. Of recordings only what an operation on
 events gives can be had, and of that the exact part: a negated scene flips polarities and nothing
-else, a mirrored motion in time is approximate (specification, section 2).
+else, a mirrored motion in time is approximate (README, What it is).
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ BASE = replace(
     learning_rate=2e-3,
     score_every=8,
 )
-"""The small experiment of the specification, section 12."""
+"""The small experiment of the page's results."""
 
 DIGITS = replace(BASE, train_share=0.25)
 """300 simulated digits for training, 597 for testing."""
@@ -47,8 +47,8 @@ RECORDINGS = replace(BASE, holdout=0.4)
 NONE, DROP, ID = "no augmentation", "EventDrop", "EventReverse + EventDrift"
 ARMS = {NONE: "none", DROP: "eventdrop", ID: "eventid"}
 
-# 2 points of clean accuracy may be lost: the deviation of single runs at this size (specification,
-# section 12). The other thresholds are zero.
+# 2 points of clean accuracy may be lost: the deviation of single runs at this size. The other
+# thresholds are zero.
 CLAIMS = (
     Claim(
         "robust to brightness",

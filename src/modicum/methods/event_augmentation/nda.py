@@ -2,8 +2,7 @@
 
 NDA: Y. Li et al., "Neuromorphic data augmentation for training spiking neural networks", ECCV 2022.
 TET: S. Deng et al., "Temporal efficient training of spiking neural network via gradient
-re-weighting", ICLR 2022. Rules and numbers are those of the authors' code (specification, section
-6).
+re-weighting", ICLR 2022. Rules and numbers are those of the authors' code.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class NDA:
     shear: float = 30.0
     """Largest angle by which columns are sheared, in degrees."""
     modes: Sequence[str] = ("roll", "rotate", "shear")
-    """Of which one is chosen for each sample."""
+    """What there is to choose from, one for each sample."""
 
     def __post_init__(self) -> None:
         known = ("roll", "rotate", "shear")
