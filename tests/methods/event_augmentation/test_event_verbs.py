@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Generator
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,15 +17,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modicum import events
-from modicum.claims import Stage, run_study
 from modicum.cli import main
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run, RunOptions
-from modicum.errors import CheckpointError, ConfigError, DataError
+from modicum.errors import ConfigError, DataError
 from modicum.events.pipeline import FramePipeline
 from modicum.methods import event_augmentation
 from modicum.methods.event_augmentation import brightness
-from modicum.methods.event_augmentation.claim import ARMS, CLAIMS, measure, study
+from modicum.methods.event_augmentation.claim import ARMS, measure, study
 from modicum.methods.event_augmentation.est import EstClassifier
 from modicum.methods.event_augmentation.inference import example_recording, load_classifier
 from modicum.methods.event_augmentation.method import METHOD
@@ -44,19 +42,16 @@ from modicum.methods.event_augmentation.train import (
 )
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
 from modicum.options import replace
+from modicum.spiking import networks
+from modicum.vision import resnet
 
 Trainer = Callable[..., Path]
 
 
-@pytest.fixture(scope="module")
-def run_folder(
-    recordings: Path, tmp_path_factory: pytest.TempPathFactory, train_by_command: Trainer
-) -> Path:
-    """A small spiking network, trained from the command line until it knows the classes."""
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    return train_by_command(
-        "event-augmentation", folder, data=recordings, epochs=12, learning_rate=0.01, score_every=6
-    )
+@pytest.fixture
+def run_folder(run_of: Trainer) -> Path:
+    """A small spiking network, which has learnt more than chance."""
+    return run_of("event-augmentation")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +131,7 @@ def test_digits_are_simulated_anew_under_other_light(
     few_digits: int, tmp_path: Path, train_by_command: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uncached: Any = brightness._digits
-    monkeypatch.setattr(brightness, "_digits", uncached.__wrapped__)
+    monkeypatch.setattr(brightness, "_digits", cache(uncached.__wrapped__))
     folder = train_by_command(
         "event-augmentation", tmp_path / "run", data="digits", train_share=0.5, modes="time"
     )
@@ -156,13 +151,6 @@ def test_digits_are_simulated_anew_under_other_light(
     assert measured["shifted_mean"] == pytest.approx(sum(named) / 3)
 
 
-def test_evaluate_refuses_other_classes(run_folder: Path, tmp_path: Path) -> None:
-    write_folder(tmp_path, 2, CLASSES)
-    (tmp_path / "left").rename(tmp_path / "far left")
-    with pytest.raises(DataError, match=r"not trained on the class far left\. It knows: left"):
-        event_augmentation.evaluate(run_folder, str(tmp_path), workers=0)
-
-
 def test_evaluate_refuses_a_larger_sensor(run_folder: Path, tmp_path: Path) -> None:
     write_folder(tmp_path, 2, CLASSES)
     larger = events.Events.of([0, 5], [3, 200], [1, 150], [0, 1], height=180, width=240)
@@ -171,61 +159,22 @@ def test_evaluate_refuses_a_larger_sensor(run_folder: Path, tmp_path: Path) -> N
         event_augmentation.evaluate(run_folder, str(tmp_path), "train", workers=0)
 
 
-def test_runs_of_other_methods_are_refused(
-    recordings: Path, tmp_path: Path, train_by_command: Trainer
-) -> None:
-    folder = train_by_command("apbs", tmp_path / "run", data=recordings)
-    with pytest.raises(CheckpointError, match="holds a network of the method 'apbs'"):
-        event_augmentation.evaluate(folder)
-
-
 # Predicting
-
-
-def test_predict_files_and_folders(
-    recordings: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    more = tmp_path / "more"
-    more.mkdir()
-    (more / "cut.bin").write_bytes((recordings / "right" / "0.bin").read_bytes()[:-2])
-    (more / "notes.txt").write_text("not a recording")
-    events.write(more / "larger.npz", events.Events.of([0, 5], [3, 1], [1, SENSOR[0]], [0, 1]))
-    out = tmp_path / "predictions.csv"
-    words = [recordings / "left" / "0.bin", recordings / "right", more, "--run", run_folder]
-    words += ["--out", out, "--batch-size", 4, "--json"]
-    assert main(["predict", "event-augmentation", *map(str, words)]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert (result["files"], result["unreadable"]) == (13, 2)
-    with out.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == [
-        "file", *(f"{what}_{k}" for k in (1, 2, 3) for what in ("class", "probability")), "error"
-    ]  # fmt: skip
-    classes = [row["class_1"] for row in rows]
-    assert classes[1:11].count("right") > 6
-    assert classes[11:] == ["", ""]
-    assert "cut.bin" in rows[11]["error"]
-    assert f"y = {SENSOR[0]}" in rows[12]["error"]
-    assert "outside the sensor" in rows[12]["error"]
-    logits = on_classifier(run_folder, events.EventBatch.of([recording(0, 0)]))
-    probability = float(logits.softmax(1).max())
-    assert float(rows[0]["probability_1"]) == pytest.approx(probability, abs=1e-5)
-
-
-def test_predict_says_what_is_missing(run_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file or folder"):
-        event_augmentation.predict((tmp_path / "absent.npz",), run_folder)
-    with pytest.raises(DataError, match="no recording found"):
-        event_augmentation.predict((tmp_path,), run_folder)
-    (tmp_path / "a.dat").write_bytes(b"% nonsense")
-    with pytest.raises(DataError, match="none of the 1 files can be read"):
-        event_augmentation.predict((tmp_path,), run_folder)
 
 
 # Every network
 
 
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of few layers and channels: the published ones are built by the presets' test."""
+    monkeypatch.setitem(resnet._LAYOUTS, 34, (resnet.BasicBlock, (1, 1, 1, 1)))
+    monkeypatch.setattr(networks, "VGGSNN_LAYOUT", (8, 16, "pool", 32, "pool"))
+    monkeypatch.setattr(networks, "NDA_VGG11_LAYOUT", (8, "pool", 16, 16, "pool", 32))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("network", get_args(Network))
 def test_every_network_is_trained_used_and_exported(
     network: str, few: Path, scratch: Path, train_by_command: Trainer
@@ -267,6 +216,7 @@ def test_every_network_is_trained_used_and_exported(
     assert all(torch.equal(state[key], trained[key]) for key in state)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_every_network_has_an_example() -> None:
     for network in (EstClassifier(3, 2, size=32), ResNet34(5, 3)):
         rebuilt = METHOD.load("network")(**json.loads(json.dumps(arguments_of(network))))
@@ -341,19 +291,6 @@ def test_options_reach_the_operators() -> None:
 # Training
 
 
-def test_corrupt_recordings_stop_training_before_it_begins(tmp_path: Path) -> None:
-    root = write_folder(tmp_path / "recordings", 4)
-    (root / "left" / "2.dat").write_bytes(b"% nonsense")
-    config = replace(Config(), data=str(root), epochs=1, time_steps=2, holdout=0.25)
-    with (
-        Run(tmp_path / "run", method="event-augmentation", config=config, quiet=True) as run,
-        pytest.raises(DataError, match=r"left/2\.dat"),
-    ):
-        event_augmentation.train(config, run)
-    kept = replace(config, skip_bad=True).recordings
-    assert len(kept.open("train")) + len(kept.open("val")) == 11
-
-
 def test_data_is_found_again_from_another_folder(
     tmp_path: Path, train_by_command: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,17 +315,10 @@ def test_data_is_found_again_from_another_folder(
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("epochs", 0),
-        ("batch_size", 0),
-        ("time_steps", 0),
         ("bins", 1),
-        ("learning_rate", 0.0),
-        ("weight_decay", -1.0),
-        ("train_share", 0.0),
         ("max_shift", 1.0),
         ("max_dt", -0.1),
-        ("size", 7),
-        ("score_every", 0),
+        ("cutmix", 1.5),
         ("halve_after", -1),
     ],
 )
@@ -499,7 +429,7 @@ def test_the_made_up_recording_is_of_the_sensor() -> None:
 # The claims on recordings of one's own
 
 
-def test_the_claims_are_checked_on_a_folder(tmp_path: Path) -> None:
+def test_the_claims_are_checked_on_a_folder(tmp_path: Path, try_study: Trainer) -> None:
     root = write_folder(tmp_path / "few", 5, CLASSES[:2])
     found = study(str(root))
     assert list(found.arms) == ["no augmentation", "EventDrop", "EventReverse + EventDrift"]
@@ -510,19 +440,14 @@ def test_the_claims_are_checked_on_a_folder(tmp_path: Path) -> None:
     for arm, config in configs.items():
         assert replace(config, augment="none") == base
         assert config.augment == ARMS[arm]
-    quick = {
-        arm: Stage(replace(config, epochs=1, batch_size=6, score_every=1))
-        for arm, config in configs.items()
-    }
-    result = run_study(dataclasses.replace(found, arms=quick), [0], jobs=1)
-    assert [verdict.claim for verdict in result.verdicts] == list(CLAIMS)
-    for arm in result.results:
-        assert arm.metrics.keys() == {"clean", "shifted_mean", *brightness.OPERATIONS}
-        changed = [arm.metrics[name] for name in brightness.OPERATIONS]
-        assert arm.metrics["shifted_mean"] == pytest.approx(sum(changed) / 3)
-    assert len(result.pictures) == 4
-    for picture in result.pictures:
+    measured, pictures = try_study(found, epochs=1, batch_size=6, score_every=1)
+    for metrics in measured.values():
+        assert metrics.keys() == {"clean", "shifted_mean", *brightness.OPERATIONS}
+        changed = [metrics[name] for name in brightness.OPERATIONS]
+        assert metrics["shifted_mean"] == pytest.approx(sum(changed) / 3)
+    assert len(pictures) == 4
+    for picture in pictures:
         assert picture.png.startswith(b"\x89PNG")
-    assert "left/" in result.pictures[1].caption
+    assert "left/" in pictures[1].caption
     events.write(root / CLASSES[0] / "more.npz", recording(0, 99))
     assert study(str(root)).fingerprint != found.fingerprint

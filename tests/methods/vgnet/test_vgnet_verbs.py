@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from colour_folders import COLOURS
 from PIL import Image
 from safetensors.torch import load_file
 
 from modicum import images
 from modicum.engine.optimizers import parameter_groups
-from modicum.engine.run import Run
 from modicum.errors import CheckpointError, ConfigError, DataError
 from modicum.methods import vgnet
 from modicum.methods.vgnet.baseline import MobileNetV2, width_for
@@ -33,71 +33,20 @@ from modicum.methods.vgnet.train import (
 )
 
 SMALL: dict[str, Any] = {"channels": (8, 8, 16, 32, 32), "layers": (1, 1, 1, 1)}
-COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of noisy colours, of sizes that differ, as files of several formats."""
-    root = tmp_path_factory.mktemp("photographs")
-    random = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
-        (root / name).mkdir()
-        for number in range(10):
-            height, width = random.integers(130, 180, 2)
-            noise = random.normal(0, 40, (height, width, 3)) + np.array(colour)
-            pixels = noise.clip(0, 255).astype(np.uint8)
-            suffix = ("jpg", "png", "webp")[number % 3]
-            Image.fromarray(pixels).save(root / name / f"{number}.{suffix}")
-    return root
+@pytest.fixture
+def run_folder(run_of: Callable[[str], Path]) -> Path:
+    """A classifier of the colours, which has learnt more than chance."""
+    return run_of("vgnet")
 
 
-@pytest.fixture(scope="module")
-def run_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier of the colours."""
-    folder = tmp_path_factory.mktemp("runs") / "colours"
-    config = Config(
-        data=str(photographs),
-        size=64,
-        short_side=64,
-        epochs=8,
-        batch_size=8,
-        learning_rate=0.05,
-        holdout=0.2,
-        augmentation="crop",
-        **SMALL,
-    )
-    with Run(folder, method="vgnet", config=config, quiet=True) as run:
-        vgnet.train(config, run)
-        assert run.last_scores["top1"] > 60  # a third without having learnt
-    return folder
-
-
-def test_evaluate_uses_what_was_held_out(photographs: Path, run_folder: Path) -> None:
-    held_out = vgnet.evaluate(run_folder, str(photographs))
-    assert held_out["images"] == 6
-    assert held_out["top1"] > 60
-    assert held_out["top5"] == 100
-    assert held_out["parameters"]["trainable"] > 0
-    assert held_out["multiply_adds"] > 1000
-    assert held_out["latency_ms"]["folded"]["minimum"] > 0
-    assert vgnet.evaluate(run_folder, str(photographs), "train")["images"] == 24
-
-
-def test_evaluate_takes_another_folder_whole(
-    photographs: Path, run_folder: Path, tmp_path: Path
-) -> None:
-    copy = tmp_path / "val"
-    for name in ("red", "blue"):
-        (copy / name).mkdir(parents=True)
-        for file in (photographs / name).iterdir():
-            (copy / name / file.name).write_bytes(file.read_bytes())
-    result = vgnet.evaluate(run_folder, str(copy), weights="best")
-    assert result["images"] == 20
-    assert result["top1"] > 60
-    (copy / "red").rename(copy / "crimson")
-    with pytest.raises(DataError, match=r"not trained on the class crimson\. It knows: blue"):
-        vgnet.evaluate(run_folder, str(copy))
+def test_evaluate_says_what_the_network_costs(photographs: Path, run_folder: Path) -> None:
+    found = vgnet.evaluate(run_folder, str(photographs))
+    assert found["parameters"]["trainable"] > 0
+    assert found["multiply_adds"] > 1000
+    for kind in ("as_trained", "folded"):
+        assert 0 < found["latency_ms"][kind]["minimum"] <= found["latency_ms"][kind]["median"]
 
 
 def test_evaluate_refuses_grey_data(run_folder: Path) -> None:
@@ -105,26 +54,10 @@ def test_evaluate_refuses_grey_data(run_folder: Path) -> None:
         vgnet.evaluate(run_folder, "digits")
 
 
-def test_predict_files_and_folders(photographs: Path, run_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "more").mkdir()
-    truncated = tmp_path / "more" / "bad.jpg"
-    truncated.write_bytes((photographs / "red" / "0.jpg").read_bytes()[:400])
-    (tmp_path / "more" / "notes.txt").write_text("not an image")
-    files = sorted((photographs / "green").iterdir())
-    out, sheet = tmp_path / "predictions.csv", tmp_path / "sheet.png"
-    inputs = (photographs / "blue" / "0.jpg", photographs / "green", tmp_path / "more")
-    result = vgnet.predict(inputs, run_folder, out, sheet)
-    assert result["files"] == 12
-    assert result["unreadable"] == 1
-    with out.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["file"] for row in rows] == list(map(str, [inputs[0], *files, truncated]))
-    assert [row["class_1"] for row in rows[1:11]].count("green") > 6
-    assert all(
-        sum(float(row[f"probability_{k}"]) for k in (1, 2, 3)) > 0.99999 for row in rows[:11]
-    )
-    assert "bad.jpg" in rows[11]["error"]
-    assert rows[11]["class_1"] == ""
+def test_predict_draws_a_sheet(photographs: Path, run_folder: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    result = vgnet.predict((photographs / "green",), run_folder, sheet=sheet)
+    assert (result["files"], result["sheet"]) == (10, str(sheet))
     with Image.open(sheet) as picture:
         assert picture.size[0] > 100
 
@@ -142,18 +75,6 @@ def test_predictions_are_those_of_the_network(photographs: Path, run_folder: Pat
         assert row["probability_1"] == pytest.approx(probability, abs=1e-4)
 
 
-def test_predict_says_what_is_missing(run_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file or folder"):
-        vgnet.predict((tmp_path / "absent.jpg",), run_folder)
-    with pytest.raises(DataError, match="no image found"):
-        vgnet.predict((tmp_path,), run_folder)
-    (tmp_path / "a.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="none of the 1 files can be read"):
-        vgnet.predict((tmp_path,), run_folder)
-    with pytest.raises(CheckpointError, match="no such run folder"):
-        vgnet.predict((tmp_path,), tmp_path / "no run")
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("folded", [True, False])
 def test_export_is_the_same_network(run_folder: Path, tmp_path: Path, folded: bool) -> None:
@@ -162,14 +83,14 @@ def test_export_is_the_same_network(run_folder: Path, tmp_path: Path, folded: bo
     result = vgnet.export(run_folder, "onnx", out, folded=folded)
     assert result["largest_relative_difference"] < 1e-4
     session = onnxruntime.InferenceSession(out)
-    image = torch.randn(3, 3, 64, 64)
+    image = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         expected = load_classifier(run_folder).network(image)
     (found,) = session.run(None, {"image": image.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4)
     described = session.get_modelmeta().custom_metadata_map
     assert json.loads(described["classes"]) == list(COLOURS)
-    assert json.loads(described["size"]) == 64
+    assert json.loads(described["size"]) == 32
 
 
 def test_the_exported_state_dict_loads_as_an_official_file(
@@ -216,26 +137,6 @@ def test_training_starts_from_official_weights(photographs: Path, tmp_path: Path
 def test_networks_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_network(Config(**changes), classes=3, channels=3, size=224)
-
-
-def test_corrupt_images_stop_training_before_it_begins(photographs: Path, tmp_path: Path) -> None:
-    root = tmp_path / "photographs"
-    for name in COLOURS:
-        (root / name).mkdir(parents=True)
-        for file in (photographs / name).iterdir():
-            (root / name / file.name).write_bytes(file.read_bytes())
-    bad = root / "green" / "3.jpg"
-    bad.write_bytes(bad.read_bytes()[:-600])
-    config = Config(data=str(root), size=64, epochs=1, batch_size=8, **SMALL)
-    with (
-        Run(tmp_path / "run", method="vgnet", config=config, quiet=True) as run,
-        pytest.raises(DataError, match=r"green/3\.jpg"),
-    ):
-        vgnet.train(config, run)
-    config = dataclasses.replace(config, skip_bad=True)
-    with Run(tmp_path / "skipping", method="vgnet", config=config, quiet=True) as run:
-        vgnet.train(config, run)
-    assert (tmp_path / "skipping" / "model.safetensors").is_file()
 
 
 def test_presets_are_the_recipes() -> None:
@@ -304,7 +205,9 @@ def test_the_baseline_has_the_published_size_and_can_be_matched() -> None:
     assert abs(found - wanted) < 0.03 * wanted
 
 
-def test_study_arms_differ_in_what_the_claims_name() -> None:
+def test_study_arms_differ_in_what_the_claims_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    test_set = images.open_images("digits", "val").subset(np.arange(20))
+    monkeypatch.setattr(images, "open_images", lambda data, split: test_set)
     digits = study(None)
     assert set(ARMS) < set(digits.arms)
     assert len(CLAIMS) == 5
@@ -324,7 +227,7 @@ def test_study_arms_differ_in_what_the_claims_name() -> None:
         arm: digits.measure(digits.arms[arm].config, net.eval()) for arm, net in kernels.items()
     }
     learned = {arm: values["learned_3x3"] for arm, values in measured.items()}
-    # The specification's counts for these widths, which include the stem's 16 kernels.
+    # Counted by hand for these widths, with the stem's 16 kernels.
     stem = 16 * 9
     assert learned["G: fixed Gaussian"] + stem == 1620
     assert learned["C: learned strided"] + stem == 2628
