@@ -1,20 +1,19 @@
 """The operations on events (`modicum.events.operations`) for frames that were made of events.
 
 Frames are a tensor (B,T,2,H,W) of counts, the channels OFF and ON; every function gives a new one.
-What differs from sample to sample is an array (B,). Where fragments and drifts are whole numbers of
-frames and the frames are equally long, the result is the frames of the transformed events.
+What differs from sample to sample is an array (B,); a single number serves all. Where fragments
+and drifts are whole numbers of frames and the frames are equally long, the result is the frames of
+the transformed events.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from modicum.events.operations import Fragments, Integers
+from modicum.events.operations import Border, Fragments, Integers
 
 
 def whole(frames: Tensor) -> Fragments:
@@ -53,17 +52,18 @@ def reverse_y(frames: Tensor, fragments: Fragments | None = None) -> Tensor:
 
 def drift_space(
     frames: Tensor,
-    dx: Integers,
-    dy: Integers,
+    dx: npt.ArrayLike,
+    dy: npt.ArrayLike,
     fragments: Fragments | None = None,
     *,
-    border: Literal["drop", "wrap"] = "drop",
+    border: Border = "drop",
 ) -> Tensor:
     """Shift by (B,) pixels, or by (B,T), those of each frame. See `operations.drift_space`."""
     moved, rest = _split(frames, fragments)
     for axis, shift in ((4, dx), (3, dy)):
         size = frames.shape[axis]
-        source = np.arange(size) - np.reshape(shift, (len(frames), -1, 1))
+        shift = np.atleast_1d(shift)
+        source = np.arange(size) - shift.reshape(len(shift), -1, 1)
         if border == "wrap":
             source %= size
         moved = _gather(moved, axis, np.expand_dims(source, (2, 7 - axis)))
@@ -72,11 +72,11 @@ def drift_space(
 
 def drift_velocity(
     frames: Tensor,
-    vx: npt.NDArray[np.float64],
-    vy: npt.NDArray[np.float64],
+    vx: npt.ArrayLike,
+    vy: npt.ArrayLike,
     fragments: Fragments | None = None,
     *,
-    border: Literal["drop", "wrap"] = "drop",
+    border: Border = "drop",
 ) -> Tensor:
     """Shift more and more. See `operations.drift_velocity`.
 
@@ -91,10 +91,10 @@ def drift_velocity(
 
 def drift_time(
     frames: Tensor,
-    dt: Integers,
+    dt: npt.ArrayLike,
     fragments: Fragments | None = None,
     *,
-    border: Literal["drop", "wrap", "clip"] = "drop",
+    border: Border = "drop",
 ) -> Tensor:
     """Shift by (B,) frames, or by (B,2), those of OFF and of ON. See `operations.drift_time`.
 
@@ -102,7 +102,8 @@ def drift_time(
     """
     inside, rest = _split(frames, fragments)
     count, length = frames.shape[:2]
-    shift = np.broadcast_to(np.asarray(dt).reshape(count, -1), (count, 2))
+    shift = np.atleast_1d(dt)
+    shift = np.broadcast_to(shift.reshape(len(shift), -1), (count, 2))
     source = np.arange(length)[:, None] - shift[:, None]  # (B,T,2)
     if border == "wrap":
         source %= length

@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from modicum.engine.random import SampleRandom
@@ -51,7 +50,7 @@ class Crops:
 
     def flips(self, count: int) -> Sequence[npt.NDArray[np.bool_]]:
         """`flip` and `flip_time` of each of `count` recordings."""
-        return [np.array(np.broadcast_to(f, count)) for f in (self.flip, self.flip_time)]
+        return [np.broadcast_to(f, count) for f in (self.flip, self.flip_time)]
 
 
 @dataclass(frozen=True)
@@ -148,14 +147,11 @@ class STCF(EventTransform):
             box = np.broadcast_to(crops.box, (count, 4))
             frames = frame_operations.crop_space(frames, box, resize=self.space == "resize")
         if np.any(crops.dx) or np.any(crops.dy):
-            dx, dy = (np.broadcast_to(shift, count) for shift in (crops.dx, crops.dy))
-            frames = frame_operations.drift_space(frames, dx, dy)
-        changed = frames.clone()
-        reverses = (frame_operations.reverse_x, frame_operations.reverse_time)
-        for chosen, reverse in zip(crops.flips(count), reverses, strict=True):
-            rows = torch.from_numpy(chosen).to(frames.device)
-            changed[rows] = reverse(changed[rows])
-        return changed
+            frames = frame_operations.drift_space(frames, crops.dx, crops.dy)
+        flip, flip_time = crops.flips(count)
+        whole = frame_operations.whole(frames)
+        frames = frame_operations.reverse_x(frames, whole.only(flip))
+        return frame_operations.reverse_time(frames, whole.only(flip_time))
 
     def on_frames(self, frames: Tensor, random: SampleRandom) -> Tensor:
         """See `EventTransform.on_frames`."""

@@ -17,11 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from modicum.engine.random import SampleRandom, fold_keys
@@ -40,14 +39,16 @@ from modicum.events.transforms import (
 )
 
 
-def choose(
-    p: float, modes: Sequence[str], draws: Draws
-) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-    """Each mode that occurs and the samples (B,) it is for, by the first two numbers of each."""
-    mode = np.where(draws[:, 0] < p, np.floor(draws[:, 1] * len(modes)), -1)
-    for number, name in enumerate(modes):
-        if (chosen := mode == number).any():
-            yield name, chosen
+def drawn_modes(p: float, modes: Sequence[str], draws: Draws) -> npt.NDArray[np.str_]:
+    """The mode of each of B samples, by its first two numbers; "" with probability 1 - p."""
+    number = np.where(draws[:, 0] < p, np.floor(draws[:, 1] * len(modes)), -1)
+    return np.array([*modes, ""])[number.astype(np.int64)]
+
+
+def occurring(modes: npt.NDArray[np.str_]) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """Each mode among those of B samples but "", and the samples (B,) it is for."""
+    for mode in np.unique(modes[modes != ""]).tolist():
+        yield mode, modes == mode
 
 
 def check_modes(transform: EventTransform, modes: Sequence[str], known: Sequence[str]) -> None:
@@ -116,34 +117,25 @@ class EventReverse(_OnFragments):
     def on_batch(self, batch: EventBatch, random: SampleRandom) -> EventBatch:
         """See `EventTransform.on_batch`."""
         draws = random.uniform(8, "event reverse")
-        fragments = self._fragments(batch, draws[:, 2:])
-        reverse_time = partial(operations.reverse_time, couple_polarity=self.couple_polarity)
-        functions = {
-            "time": reverse_time,
-            "polarity": operations.reverse_polarity,
-            "x": operations.reverse_x,
-            "y": operations.reverse_y,
-        }
-        for mode, chosen in choose(self.p, self.modes, draws):
-            batch = functions[mode](batch, fragments.only(chosen))
-        return batch
+        return self._reverse(operations, batch, draws, self._fragments(batch, draws[:, 2:]))
 
     def on_frames(self, frames: Tensor, random: SampleRandom) -> Tensor:
         """See `EventTransform.on_frames`."""
         draws = random.uniform(8, "event reverse")
         fragments = self._frame_fragments(frames, draws[:, 2:])
-        reverse_time = partial(frame_operations.reverse_time, couple_polarity=self.couple_polarity)
+        return self._reverse(frame_operations, frames.clone(), draws, fragments)
+
+    def _reverse(self, of: Any, samples: Any, draws: Draws, fragments: Fragments) -> Any:
+        """Events or frames reversed by the module `of` operations on them."""
         functions = {
-            "time": reverse_time,
-            "polarity": frame_operations.reverse_polarity,
-            "x": frame_operations.reverse_x,
-            "y": frame_operations.reverse_y,
+            "time": partial(of.reverse_time, couple_polarity=self.couple_polarity),
+            "polarity": of.reverse_polarity,
+            "x": of.reverse_x,
+            "y": of.reverse_y,
         }
-        changed = frames.clone()
-        for mode, chosen in choose(self.p, self.modes, draws):
-            rows = torch.from_numpy(chosen).to(frames.device)
-            changed[rows] = functions[mode](frames[rows], fragments[chosen])
-        return changed
+        for mode, chosen in occurring(drawn_modes(self.p, self.modes, draws)):
+            samples = functions[mode](samples, fragments.only(chosen))
+        return samples
 
 
 EventInvert = EventReverse
@@ -167,24 +159,6 @@ class Drifts:
     """Microseconds (of frames, frames) later, for `"time"`, (B,); (B,2) for OFF and ON."""
     fragments: Fragments | None = None
     """The part of each recording that drifts; none: the whole."""
-
-    def modes(self, count: int) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-        """Each mode that occurs among `count` recordings, and those it is for, (count,)."""
-        mode = np.broadcast_to(np.asarray(self.mode), count)
-        known = ("space", "velocity", "time")
-        if unknown := sorted({*mode.tolist()} - {*known, ""}):
-            raise ConfigError(f"EventDrift: no mode {unknown[0]!r}; known: {', '.join(known)}.")
-        for name in known:
-            if (chosen := mode == name).any():
-                yield name, chosen
-
-    def of_each(self, count: int) -> tuple[npt.NDArray[Any], ...]:
-        """`dx, dy, vx, vy, dt` with a value, or of `dt` two, for each of `count` recordings."""
-        dt = np.asarray(self.dt)
-        return (
-            *(np.broadcast_to(value, count) for value in (self.dx, self.dy, self.vx, self.vy)),
-            dt if dt.ndim == 2 else np.broadcast_to(dt, count),
-        )
 
 
 @dataclass(frozen=True)
@@ -245,27 +219,14 @@ class EventDrift(_OnFragments):
         Raises:
             DataError: Shapes that are not of B recordings, or a shift larger than the sensor.
         """
-        return self._apply(events, partial(self._drift, drifts=drifts))
+        return self._apply(
+            events,
+            lambda batch: self._drift(operations, batch, drifts, Fragments.whole(batch)),
+        )
 
     def on_batch(self, batch: EventBatch, random: SampleRandom) -> EventBatch:
         """See `EventTransform.on_batch`."""
-        return self._drift(batch, self.draw(batch, random))
-
-    def _drift(self, batch: EventBatch, drifts: Drifts) -> EventBatch:
-        whole = Fragments.whole(batch) if drifts.fragments is None else drifts.fragments
-        for mode, chosen in drifts.modes(batch.size):
-            part = whole.only(chosen)
-            if mode == "space":
-                batch = operations.drift_space(
-                    batch, drifts.dx, drifts.dy, part, border=self.border
-                )
-            elif mode == "velocity":
-                batch = operations.drift_velocity(
-                    batch, drifts.vx, drifts.vy, part, border=self.border
-                )
-            else:
-                batch = operations.drift_time(batch, drifts.dt, part, border=self.border)
-        return batch
+        return self._drift(operations, batch, self.draw(batch, random), Fragments.whole(batch))
 
     def draw_frames(self, frames: Tensor, random: SampleRandom) -> Drifts:
         """How far each of the frames `(B, T, 2, H, W)` drift: in time, to whole frames."""
@@ -276,29 +237,30 @@ class EventDrift(_OnFragments):
 
     def apply_frames(self, frames: Tensor, drifts: Drifts) -> Tensor:
         """Frames `(B, T, 2, H, W)` drifted as told; `dt` and fragments count frames."""
-        whole = frame_operations.whole(frames) if drifts.fragments is None else drifts.fragments
-        border: Literal["drop", "wrap"] = "wrap" if self.border == "wrap" else "drop"
-        changed = frames.clone()
-        dx, dy, vx, vy, dt = drifts.of_each(len(frames))
-        for mode, chosen in drifts.modes(len(frames)):
-            rows = torch.from_numpy(chosen).to(frames.device)
-            some, part = frames[rows], whole[chosen]
-            if mode == "space":
-                some = frame_operations.drift_space(
-                    some, dx[chosen], dy[chosen], part, border=border
-                )
-            elif mode == "velocity":
-                some = frame_operations.drift_velocity(
-                    some, vx[chosen], vy[chosen], part, border=border
-                )
-            else:
-                some = frame_operations.drift_time(some, dt[chosen], part, border=self.border)
-            changed[rows] = some
-        return changed
+        whole = frame_operations.whole(frames)
+        return self._drift(frame_operations, frames.clone(), drifts, whole)
 
     def on_frames(self, frames: Tensor, random: SampleRandom) -> Tensor:
         """See `EventTransform.on_frames`. Drifts in time are rounded to whole frames."""
         return self.apply_frames(frames, self.draw_frames(frames, random))
+
+    def _drift(self, of: Any, samples: Any, drifts: Drifts, whole: Fragments) -> Any:
+        """B events or frames drifted by the module `of` operations on them."""
+        functions = {
+            "space": lambda part: of.drift_space(
+                samples, drifts.dx, drifts.dy, part, border=self.border
+            ),
+            "velocity": lambda part: of.drift_velocity(
+                samples, drifts.vx, drifts.vy, part, border=self.border
+            ),
+            "time": lambda part: of.drift_time(samples, drifts.dt, part, border=self.border),
+        }
+        fragments = whole if drifts.fragments is None else drifts.fragments
+        for mode, chosen in occurring(np.broadcast_to(drifts.mode, len(whole.start))):
+            if mode not in functions:
+                raise ConfigError(f"EventDrift: no mode {mode!r}; known: {', '.join(functions)}.")
+            samples = functions[mode](fragments.only(chosen))
+        return samples
 
     def _shares(self, draws: Draws) -> Draws:
         """Drifts in time as shares of the duration: (B,1), or (B,2) for OFF and ON."""
@@ -317,9 +279,8 @@ class EventDrift(_OnFragments):
         whole = np.floor(largest)
         shift = (np.floor(draws[:, 2:4] * (2 * whole + 1)) - whole).astype(np.int64)
         velocity = between(draws[:, 2:4], -largest, largest)
-        number = np.where(draws[:, 0] < self.p, np.floor(draws[:, 1] * len(self.modes)), -1)
         return Drifts(
-            mode=np.array([*self.modes, ""])[number.astype(np.int64)],
+            mode=drawn_modes(self.p, self.modes, draws),
             dx=shift[:, 0],
             dy=shift[:, 1],
             vx=velocity[:, 0],
