@@ -44,7 +44,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 def surrogate_of(u: Tensor, name: str, scale: float) -> Tensor:
-    """The formulas of the specification, written out."""
+    """The recursions of `modicum.spiking.neurons`, written out."""
     if name == "triangle":
         return (scale - u.abs()).clamp(min=0) / scale**2
     if name == "rectangle":

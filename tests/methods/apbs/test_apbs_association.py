@@ -45,7 +45,7 @@ def layer_of_case(name: str) -> AssociativeConv2d:
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_convolution_equals_the_specification(name: str, channels_last: bool) -> None:
+def test_convolution_equals_the_reference(name: str, channels_last: bool) -> None:
     def golden(field: str) -> Tensor:
         return VECTORS[f"{name}.{field}"].double()
 
@@ -73,7 +73,7 @@ def test_convolution_equals_the_specification(name: str, channels_last: bool) ->
     close(layer.cache, "cache_after2")
 
 
-def test_linear_equals_the_specification() -> None:
+def test_linear_equals_the_reference() -> None:
     layer = AssociativeLinear(11, 6, bias=False, association=0.25)
     layer.weight.data.copy_(VECTORS["linear_mag.W"])
     layer.double()
