@@ -20,6 +20,7 @@ from modicum.options import (
     Options,
     check_arguments,
     from_json,
+    replace_fields,
     to_json,
     whole_path,
     with_whole_paths,
@@ -155,3 +156,18 @@ def test_paths_become_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_options_stay_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().epochs = 4  # type: ignore[misc]
+
+
+def test_fields_are_replaced_in_whichever_flat_group_they_are() -> None:
+    @dataclass(frozen=True)
+    class Whole(Options):
+        flat: Annotated[Adam, FLAT] = Adam()
+        other: Adam = Adam()
+        epochs: int = 1
+
+    new = replace_fields(Whole(), learning_rate=0.5, epochs=2, other=Adam(decay=0.5))
+    assert new == Whole(Adam(0.5), Adam(decay=0.5), 2)
+    with pytest.raises(ConfigError, match="no option is called width"):
+        replace_fields(Whole(), width=3)
+    with pytest.raises(ConfigError, match="--learning-rate"):
+        replace_fields(Whole(), learning_rate=0.0)

@@ -40,6 +40,7 @@ __all__ = [
     "check_arguments",
     "from_json",
     "refuse",
+    "replace_fields",
     "to_json",
     "whole_path",
     "with_whole_paths",
@@ -85,6 +86,36 @@ def check_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     return checked
+
+
+def replace_fields(options: _Options, **values: Any) -> _Options:
+    """Options with fields replaced, whichever of their `FLAT` groups the fields are in.
+
+    Args:
+        options: Of a class of `Options`.
+        values: By name of the field, as a preset or a call from Python gives them.
+
+    Raises:
+        ConfigError: A name is of no field, or a value is not what its field takes.
+    """
+    hints = _annotations(type(options))
+    new = {name: value for name, value in values.items() if name in hints}
+    values = {name: value for name, value in values.items() if name not in hints}
+    for name, hint in hints.items():
+        if name not in new and FLAT in typing.get_args(hint):
+            group = getattr(options, name)
+            inside = {n: values.pop(n) for n in list(values) if n in _flat_names(type(group))}
+            new |= {name: replace_fields(group, **inside)} if inside else {}
+    if values:
+        raise ConfigError(f"no option is called {', '.join(sorted(values))}.")
+    return dataclasses.replace(typing.cast(Any, options), **new)
+
+
+def _flat_names(kind: type[Any]) -> set[str]:
+    """Fields of a class and of its `FLAT` groups."""
+    hints = _annotations(kind)
+    groups = [typing.get_args(hint)[0] for hint in hints.values() if FLAT in typing.get_args(hint)]
+    return set(hints).union(*map(_flat_names, groups))
 
 
 @functools.cache
