@@ -45,15 +45,30 @@ def method(name: str) -> Method:
 
 @pytest.fixture
 def recipe(method: Method) -> Recipe:
-    return method.recipe()
+    return method.recipe(last_recipe(method))
+
+
+def last_recipe(method: Method) -> str:
+    """The recipe that is trained here: of several the last, which starts from the others."""
+    return list(method.recipes)[-1]
+
+
+def train_words(method: Method) -> list[str]:
+    """The command that trains it."""
+    recipe = [last_recipe(method)] if CATALOGUE[method.name].recipes else []
+    return ["train", method.name, *recipe]
 
 
 def smoke(method: Method, folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
     """Train a few steps on built-in data; the weights it leaves."""
-    config = method.recipe().presets["smoke"].config
+    name = last_recipe(method)
+    recipe = method.recipe(name)
+    config = recipe.presets["smoke"].config
     options = RunOptions(seed=seed, device="cpu")
-    with Run(folder, method=method.name, config=config, options=options, quiet=True) as run:
-        method.recipe().train(config, run)
+    with Run(
+        folder, method=method.name, recipe=name, config=config, options=options, quiet=True
+    ) as run:
+        recipe.train(config, run)
     return load_file(folder / "model.safetensors")
 
 
@@ -75,9 +90,18 @@ def test_resumes_exactly_after_kill_at_random_moments(
     method: Method, tmp_path: Path, modicum_command: Command
 ) -> None:
     whole = smoke(method, tmp_path / "whole")
-    words = [sys.executable, "-m", "modicum", "train", method.name]
+    words = [sys.executable, "-m", "modicum", "train"]
     folder = tmp_path / "killed"
-    start = [*words, "--preset", "smoke", "--out", folder, "--checkpoint-every", "0"]
+    start = [
+        *words[:-1],
+        *train_words(method),
+        "--preset",
+        "smoke",
+        "--out",
+        folder,
+        "--checkpoint-every",
+        "0",
+    ]
     start += ["--device", "cpu"]
     moments = random.Random(0)
     killed = 0
@@ -121,7 +145,7 @@ def test_a_signal_leaves_a_resumable_run(
 ) -> None:
     folder = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "modicum", "train", method.name, "--preset", "smoke"]
+        [sys.executable, "-m", "modicum", *train_words(method), "--preset", "smoke"]
         + ["--out", str(folder), "--checkpoint-every", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -144,7 +168,7 @@ def test_two_processes_equal_one(method: Method, tmp_path: Path) -> None:
     one = smoke(method, tmp_path / "one")
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-        + ["-m", "modicum", "train", method.name]
+        + ["-m", "modicum", *train_words(method)]
         + ["--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "two")],
         capture_output=True,
         text=True,
@@ -164,11 +188,13 @@ def test_two_processes_equal_one(method: Method, tmp_path: Path) -> None:
 
 
 def test_saves_loads_and_predicts_the_same(method: Method, tmp_path: Path) -> None:
-    recipe = method.recipe()
+    name = last_recipe(method)
+    recipe = method.recipe(name)
     config = recipe.presets["smoke"].config
     options = RunOptions(device="cpu")
+    folder = tmp_path / "run"
     with Run(
-        tmp_path / "run", method=method.name, config=config, options=options, quiet=True
+        folder, method=method.name, recipe=name, config=config, options=options, quiet=True
     ) as run:
         trained = recipe.train(config, run).eval()
     network = modicum.load(tmp_path / "run")
@@ -197,10 +223,10 @@ def test_refuses_bad_input_with_our_errors(
 ) -> None:
     missing = tmp_path / "nothing here"
     for words in (
-        ["train", method.name, "--no-such-option"],
-        ["train", method.name, "--preset", "no such preset"],
+        [*train_words(method), "--no-such-option"],
+        [*train_words(method), "--preset", "no such preset"],
         ["train", method.name, "--resume", missing],
-        ["train", method.name, "--data", missing, "--out", tmp_path / "run"],
+        [*train_words(method), "--data", missing, "--out", tmp_path / "run"],
         ["evaluate", method.name, "--run", missing, "--data", missing],
         ["data", method.name, missing],
     ):

@@ -115,11 +115,14 @@ def test_step_is_odd_about_one_half(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"kind": "hard"}, "expected one of official, legendre, identity, sigmoid, found 'hard'"),
-        ({"kind": "legendre", "order": 8}, "order: expected an odd number"),
-        ({"kind": "legendre", "order": -1}, "found -1"),
-        ({"kind": "sigmoid", "temperature": 0.0}, "temperature: expected more than 0"),
-        ({"kind": "sigmoid", "temperature": math.nan}, "temperature"),
+        (
+            {"surrogate": "hard"},
+            "expected one of official, legendre, identity, sigmoid, found 'hard'",
+        ),
+        ({"surrogate": "legendre", "order": 8}, "order: expected an odd number"),
+        ({"surrogate": "legendre", "order": -1}, "found -1"),
+        ({"surrogate": "sigmoid", "temperature": 0.0}, "temperature: expected more than 0"),
+        ({"surrogate": "sigmoid", "temperature": math.nan}, "temperature"),
     ],
 )
 def test_refuses_options_of_the_step(options: dict[str, Any], told: str) -> None:

@@ -11,6 +11,7 @@ from modicum.errors import ConfigError
 from modicum.methods.reliant.graph import Graph
 from modicum.methods.reliant.sources import load_graph
 from modicum.methods.reliant.survey import accuracy_ceiling, base_rates, data, describe
+from modicum.methods.reliant.tables import Table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -154,13 +155,13 @@ def test_verb_on_a_table(tmp_path):
     rows = [f"{rng.random():.3f},{'xy'[n % 2]},{rng.integers(2)}" for n in range(200)]
     table = tmp_path / "people.csv"
     table.write_text("\n".join(["age,race,hired", *rows]) + "\n")
-    found = data(str(table), label="hired", sensitive="race")
+    found = data(str(table), Table(label="hired", sensitive="race"))
     assert found["graph"] == "people.csv"
     assert [row["group"] for row in found["groups"]] == ["x", "y"]
     with pytest.raises(ConfigError, match="--label and --sensitive"):
         data(str(table))
     table.write_text("age,race,hired\n0.5,x,1\n,y,0\n")
-    found = data(str(table), label="hired", sensitive="race")
+    found = data(str(table), Table(label="hired", sensitive="race"))
     assert not found["usable"]
     assert str(table) in found["problems"][0]
     with pytest.raises(ConfigError, match="nothing here"):

@@ -8,12 +8,15 @@ from modicum.methods.reliant.messages import MessageGraph
 from modicum.methods.reliant.metrics import evaluate_predictions
 from modicum.methods.reliant.model import Distilled, NodeClassifier, Proxies
 from modicum.methods.reliant.pareto import pareto
+from modicum.methods.reliant.people import People, open_graph
+from modicum.methods.reliant.recipes.distil import Config, distill, train
+from modicum.methods.reliant.recipes.fairness import Fairness
+from modicum.methods.reliant.recipes.teacher import Targets, Teacher
 from modicum.methods.reliant.similarity import similarity_graph
 from modicum.methods.reliant.sources import load_graph
 from modicum.methods.reliant.students import PLP, GCNStudent, SGCStudent
-from modicum.methods.reliant.tables import read_table
+from modicum.methods.reliant.tables import Table, read_table
 from modicum.methods.reliant.teachers import APPNP, GAT, GCN, GCNII, SGC, GraphSAGE
-from modicum.methods.reliant.train import Config, distill, train
 
 __all__ = [
     "APPNP",
@@ -24,13 +27,18 @@ __all__ = [
     "SGC",
     "Config",
     "Distilled",
+    "Fairness",
     "GCNStudent",
     "Graph",
     "GraphSAGE",
     "MessageGraph",
     "NodeClassifier",
+    "People",
     "Proxies",
     "SGCStudent",
+    "Table",
+    "Targets",
+    "Teacher",
     "distill",
     "evaluate",
     "evaluate_predictions",
@@ -38,6 +46,7 @@ __all__ = [
     "group_gap_loss",
     "load_graph",
     "load_official",
+    "open_graph",
     "pareto",
     "predict",
     "read_table",

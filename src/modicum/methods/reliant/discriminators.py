@@ -1,34 +1,23 @@
 """GraphAKD's three discriminators, which tell the teacher's outputs from the student's.
 
 One looks at logits, one at embeddings along every edge, one at embeddings against a summary of the
-whole graph. They learn to tell the two apart, and the student learns to be taken for the teacher.
-Source: specification, section 4; He et al., "Compressing Deep Graph Neural Networks via Adversarial
-Knowledge Distillation", KDD 2022.
-
-Scores are logits: positive for the teacher. Means are sums and counts that go through
-`messages.total`, so that a part of a graph gives the losses of the whole.
+whole graph. They learn to tell the two apart, and the student learns to be taken for the teacher:
+`losses.discriminator_losses` and `losses.student_losses`. Scores are logits: positive for the
+teacher. Source: He et al., "Compressing Deep Graph Neural Networks via Adversarial Knowledge
+Distillation", KDD 2022.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-from modicum.errors import ConfigError
 from modicum.methods.reliant.messages import MessageGraph
 from modicum.methods.reliant.teachers import check_at_least
-
-if TYPE_CHECKING:
-    from modicum.methods.reliant.distil import Targets
-    from modicum.methods.reliant.graph import Graph
-
-GlobalTarget = Literal["reliant", "graphakd"]
 
 
 class LogitDiscriminator(nn.Module):
@@ -120,171 +109,7 @@ class Adversary(nn.Module):
         self.whole = GlobalDiscriminator(width)
 
 
-def discriminator_losses(
-    graph: Graph, adversary: Adversary, targets: Targets, logits: Tensor, embedding: Tensor
-) -> dict[str, Tensor]:
-    """What the discriminators minimise: the sum of these terms, the student as it is.
-
-    Args:
-        graph: The graph.
-        adversary: The discriminators.
-        targets: The teacher's log probabilities, which are taken as logits, and its embedding.
-        logits: `(N, C)`, float32, the student's.
-        embedding: `(N, H)`, float32, the student's.
-
-    Returns:
-        Scalars by name: `logits`, halved; `classes`, the labels from the logits of both, halved;
-        `edges`; `teacher_summary` and `student_summary`, nodes against either.
-
-    Raises:
-        ConfigError: The teacher has no embedding, or one of another width.
-    """
-    with _full_precision(logits):
-        real, fake = _sides(graph, targets, logits.detach(), embedding.detach())
-        of_real, of_fake = adversary.logit(real.logits), adversary.logit(fake.logits)
-        edge, whole = adversary.edge, adversary.whole
-        return _means(
-            graph,
-            nodes={
-                "logits": 0.5
-                * (_told(of_real[:, -1], real=True) + _told(of_fake[:, -1], real=False)),
-                "teacher_summary": _told(whole(real.rows, real.summary), real=True)
-                + _told(whole(fake.rows, real.summary), real=False),
-                "student_summary": _told(whole(fake.rows, fake.summary), real=True)
-                + _told(whole(real.rows, fake.summary), real=False),
-            },
-            labelled={"classes": 0.5 * (_labels(graph, of_real) + _labels(graph, of_fake))},
-            edges={
-                "edges": _edges_told(graph, edge, real.rows, real=True)
-                + _edges_told(graph, edge, fake.rows, real=False)
-            },
-        )
-
-
-def student_losses(
-    graph: Graph,
-    adversary: Adversary,
-    targets: Targets,
-    logits: Tensor,
-    embedding: Tensor,
-    *,
-    global_target: GlobalTarget = "reliant",
-) -> dict[str, Tensor]:
-    """What the student minimises: the sum of these terms, the discriminators as they are.
-
-    Freeze the parameters of the discriminators around it (`distil.frozen`): their gradients would
-    be computed for nothing.
-
-    Args:
-        graph: The graph.
-        adversary: The discriminators.
-        targets: The teacher's log probabilities, which are taken as logits, and its embedding.
-        logits: `(N, C)`, float32, the student's.
-        embedding: `(N, H)`, float32, the student's.
-        global_target: Whose nodes the student's own summary should call real. `"reliant"`: the
-            student's, just as for the discriminators; `"graphakd"`: the teacher's, the adversarial
-            reading, which is upstream's.
-
-    Returns:
-        Scalars by name: `labels`, cross entropy of the training nodes; `classes`, the same through
-        the discriminator, halved; `logits`, halved; `distance`, L1 from the teacher's logits, a
-        mean over nodes; `edges`; `teacher_summary`; `student_summary`.
-
-    Raises:
-        ConfigError: The teacher has no embedding, or one of another width; or `global_target` is
-            unknown.
-    """
-    if global_target not in get_args(GlobalTarget):
-        known = " or ".join(get_args(GlobalTarget))
-        raise ConfigError(f"global_target: expected {known}, found {global_target!r}.")
-    reliant = global_target == "reliant"
-    with _full_precision(logits):
-        real, fake = _sides(graph, targets, logits, embedding)
-        of_fake = adversary.logit(fake.logits)
-        edge, whole = adversary.edge, adversary.whole
-        return _means(
-            graph,
-            labelled={
-                "labels": _labels(graph, fake.logits),
-                "classes": 0.5 * _labels(graph, of_fake),
-            },
-            nodes={
-                "logits": 0.5 * _told(of_fake[:, -1], real=True),
-                "distance": (fake.logits - real.logits).abs().sum(),
-                "teacher_summary": _told(whole(fake.rows, real.summary), real=True),
-                "student_summary": _told(whole(fake.rows, fake.summary), real=reliant)
-                + _told(whole(real.rows, fake.summary), real=not reliant),
-            },
-            edges={"edges": _edges_told(graph, edge, fake.rows, real=True)},
-        )
-
-
-class _Side(NamedTuple):
-    """What is known of the teacher (real) or of the student (fake)."""
-
-    logits: Tensor
-    """`(N, C)`."""
-    rows: Tensor
-    """`(N, H)`, embeddings of length 1."""
-    summary: Tensor
-    """`(H,)`, sigmoid of the mean embedding of the whole graph."""
-
-
-def _sides(
-    graph: Graph, targets: Targets, logits: Tensor, embedding: Tensor
-) -> tuple[_Side, _Side]:
-    of_teacher, width = targets.embedding, embedding.shape[1]
-    if of_teacher is None or of_teacher.shape[1] != width:
-        found = "none" if of_teacher is None else f"one of {of_teacher.shape[1]} columns"
-        raise ConfigError(
-            f"GraphAKD compares the student's embedding of {width} columns with the teacher's; the "
-            f"teacher has {found}. Make both as wide (--hidden, --teacher-hidden)."
-        )
-    nodes = embedding.new_tensor([float(graph.nodes)])
-    sums = graph.messages.total(torch.cat([of_teacher.sum(0), embedding.sum(0), nodes]))
-    summaries = (sums[:-1] / sums[-1]).sigmoid()
-    return (
-        _Side(targets.log_probabilities, _UnitRows.apply(of_teacher), summaries[:width]),
-        _Side(logits, _UnitRows.apply(embedding), summaries[width:]),
-    )
-
-
-def _told(scores: Tensor, *, real: bool, weights: Tensor | None = None) -> Tensor:
-    """Binary cross entropy of scores that should say real, or fake: a sum."""
-    target = torch.full_like(scores, float(real))
-    return functional.binary_cross_entropy_with_logits(scores, target, weights, reduction="sum")
-
-
-def _labels(graph: Graph, logits: Tensor) -> Tensor:
-    """Cross entropy of the training nodes, a sum. A column beyond the classes is left out."""
-    logits = logits[graph.train, : len(graph.classes)]
-    return functional.cross_entropy(logits, graph.labels[graph.train], reduction="sum")
-
-
-def _edges_told(graph: Graph, edge: EdgeDiscriminator, rows: Tensor, *, real: bool) -> Tensor:
-    """`_told` of all edges."""
-    pairs = _pairs(graph.messages)
-    return _told(edge(pairs.messages, rows), real=real, weights=pairs.weights)
-
-
-def _means(
-    graph: Graph,
-    *,
-    nodes: Mapping[str, Tensor],
-    labelled: Mapping[str, Tensor],
-    edges: Mapping[str, Tensor],
-) -> dict[str, Tensor]:
-    """Means of sums over nodes, training nodes and edges; processes exchange once."""
-    sums = {**nodes, **labelled, **edges}
-    counts = [float(graph.nodes)] * len(nodes)
-    counts += [float(len(graph.train))] * len(labelled)
-    counts += [float(graph.messages.edges)] * len(edges)
-    stacked = torch.stack(list(sums.values()))
-    totals = graph.messages.total(torch.stack([stacked, stacked.new_tensor(counts)]))
-    return dict(zip(sums, (totals[0] / totals[1]).unbind(), strict=True))
-
-
-class _Pairs(NamedTuple):
+class Pairs(NamedTuple):
     """Edges to score, and how often each counts."""
 
     messages: MessageGraph
@@ -292,16 +117,16 @@ class _Pairs(NamedTuple):
     """`(E,)`; None for 1."""
 
 
-_pairs_of: weakref.WeakKeyDictionary[MessageGraph, _Pairs] = weakref.WeakKeyDictionary()
+_pairs_of: weakref.WeakKeyDictionary[MessageGraph, Pairs] = weakref.WeakKeyDictionary()
 
 
-def _pairs(messages: MessageGraph) -> _Pairs:
+def pairs_of(messages: MessageGraph) -> Pairs:
     """The edges of a graph, those of a symmetric one once for both ways: their score is the same.
 
     A part of a graph is not halved, since its rows and columns number nodes differently.
     """
     if not messages.symmetric or type(messages) is not MessageGraph:
-        return _Pairs(messages, None)
+        return Pairs(messages, None)
     if messages not in _pairs_of:
         source, target = messages.sources, messages.targets
         once = source <= target
@@ -310,12 +135,17 @@ def _pairs(messages: MessageGraph) -> _Pairs:
             messages.nodes,
             self_loops=bool((source == target).any()),
         )
-        _pairs_of[messages] = _Pairs(half, 1.0 + (half.sources != half.targets))
+        _pairs_of[messages] = Pairs(half, 1.0 + (half.sources != half.targets))
     return _pairs_of[messages]
 
 
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows `(N, H)` scaled to length 1, those of zeros left."""
+    return _UnitRows.apply(x)
+
+
 class _UnitRows(torch.autograd.Function):
-    """Rows scaled to length 1, those of zeros left: `functional.normalize`, at half the cost."""
+    """`functional.normalize`, at half the cost."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -364,7 +194,7 @@ class _ProductsOfEdges(torch.autograd.Function):
         messages: MessageGraph = ctx.messages
         weights = gradients[0]
         of_into = of_out = None
-        with _full_precision(weights):
+        with full_precision(weights):
             if ctx.needs_input_grad[0]:
                 of_into = messages._matrix(weights) @ out  # pyright: ignore[reportPrivateUsage]
             if ctx.needs_input_grad[1]:
@@ -372,6 +202,6 @@ class _ProductsOfEdges(torch.autograd.Function):
         return of_into, of_out, None
 
 
-def _full_precision(x: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> torch.autocast:
     """No 16 bits inside autocast either: it costs nothing here, and `torch.sparse` lacks them."""
     return torch.autocast(x.device.type, enabled=False)

@@ -6,7 +6,7 @@ from modicum.method import Method
 
 METHOD = Method(
     name="reliant",
-    recipes={"train": ".presets:RECIPE"},
+    recipes={"teacher": ".presets:TEACHER", "distil": ".presets:DISTIL"},
     verbs={
         "data": ".survey:data",
         "evaluate": ".inference:evaluate",

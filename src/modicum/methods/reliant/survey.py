@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,10 @@ import tyro
 from modicum.errors import ConfigError, DataError
 from modicum.methods.reliant.graph import Graph
 from modicum.methods.reliant.leaks import leaks
+from modicum.methods.reliant.people import People, open_graph
 from modicum.methods.reliant.pictures import graph_overview
-from modicum.methods.reliant.train import Config, open_graph
+from modicum.methods.reliant.tables import Table
+from modicum.options import FLAT
 from modicum.system.files import atomic_write
 
 Numbers = npt.NDArray[np.float64]
@@ -28,68 +30,36 @@ _SMALL = 30
 
 def data(
     path: tyro.conf.Positional[str],
-    label: str | None = None,
-    sensitive: str | None = None,
-    edges: Path | None = None,
-    similarity: float = 0.8,
-    id_column: str | None = None,
-    split_column: str | None = None,
-    sensitive_positive: str | None = None,
-    positive_label: str | None = None,
-    keep_sensitive: bool = False,
-    many_groups: bool = False,
-    skip_bad: bool = False,
+    table: Annotated[Table, FLAT] = Table(),
     positive_class: int | None = None,
     picture: Path | None = None,
 ) -> dict[str, Any]:
     """Say what a graph holds: nodes, edges, groups, base rates, splits, features that leak.
 
     Args:
-        path: What `modicum train reliant --data` takes; or, with --label and --sensitive, a table
-            of your own, CSV or TSV.
-        label: Column of the table to predict.
-        sensitive: Column with the group of each person.
-        edges: Pairs of people who are connected.
-        similarity: Without --edges, threshold of the similarity rule.
-        id_column: Column with the id of each person that --edges names.
-        split_column: Column that says train, val or test.
-        sensitive_positive: Value of the sensitive column that is group 1; none: the last of two.
-        positive_label: Value of the label that is a positive decision; none: the last of two.
-        keep_sensitive: Count the sensitive column among the features.
-        many_groups: Allow more than two groups.
-        skip_bad: Leave out rows with missing values.
+        path: What `modicum train reliant distil --data` takes; or, with --label and --sensitive, a
+            table of your own, CSV or TSV.
+        table: How it is read.
         positive_class: Number of the class that is a positive decision, where there are more than
             two.
         picture: PNG file to write: groups, their base rates, and how many edges nodes have.
     """
-    if label is None and Path(path).is_file():
+    named = table.label is None
+    if named and Path(path).is_file():
         raise ConfigError(f"{path} is a file: say what is in it by --label and --sensitive.")
-    config = Config(
-        data=Config.data if label else path,
-        nodes=Path(path) if label else None,
-        label=label,
-        sensitive=sensitive,
-        edges=edges,
-        similarity=similarity,
-        id_column=id_column,
-        split_column=split_column,
-        sensitive_positive=sensitive_positive,
-        positive_label=positive_label,
-        keep_sensitive=keep_sensitive,
-        many_groups=many_groups,
-        skip_bad=skip_bad,
-        positive_class=positive_class,
+    people = People(
+        path if named else "blocks", None if named else Path(path), table, (), positive_class
     )
     try:
-        graph = open_graph(config)
+        graph = open_graph(people)
     except DataError as error:
         return {"source": path, "usable": False, "problems": [str(error)], "warnings": []}
-    chosen = 1 if positive_class is None else positive_class
-    found = {"source": path} | describe(graph, positive_class=chosen)
+    positive = 1 if positive_class is None else positive_class
+    found = {"source": path} | describe(graph, positive_class=positive)
     if picture is None:
         return found
     with atomic_write(picture) as file:
-        file.write(overview(graph, positive_class=chosen))
+        file.write(overview(graph, positive_class=positive))
     return found | {"picture": str(picture)}
 
 
@@ -112,7 +82,7 @@ def describe(graph: Graph, *, positive_class: int = 1) -> dict[str, Any]:
         - `edges`: `undirected`, `directed`, `self_loops`; `degree`: `min`, `median`, `mean`, `max`
           of the edges into a node, and `isolated` nodes, self loops not counted in either;
         - `base_rate_gap`: of the groups' base rates, largest less smallest;
-          `accuracy_at_most_with_equal_shares`, and `meaning`, the same in a sentence; fractions;
+          `accuracy_at_most_with_equal_shares`; fractions;
         - `homophily`: `label` and `group`, each the share of edges `within` and the share
           `expected` if the same ends of edges were joined at random;
         - `classes`: each `class` and its `nodes`;
@@ -262,7 +232,7 @@ def _groups(
     graph: Graph, labels: Integers, sensitive: Integers, positive_class: int
 ) -> dict[str, Any]:
     """The groups, and what their base rates let one expect."""
-    count, positive = len(graph.groups), graph.classes[positive_class]
+    count = len(graph.groups)
     nodes, labelled = (
         np.bincount(of, minlength=count) for of in (sensitive, sensitive[labels >= 0])
     )
@@ -276,15 +246,7 @@ def _groups(
     if np.isnan(rates).any():
         return found
     gap, ceiling = float(np.ptp(rates)), accuracy_ceiling(labelled, rates)
-    return found | {
-        "base_rate_gap": gap,
-        "accuracy_at_most_with_equal_shares": ceiling,
-        "meaning": (
-            f"The share of {positive!r} differs by {gap:.3f} between the groups. With equal shares "
-            f"of positive decisions (statistical parity) nothing that decides on these nodes can "
-            f"be more accurate than {ceiling:.3f}."
-        ),
-    }
+    return found | {"base_rate_gap": gap, "accuracy_at_most_with_equal_shares": ceiling}
 
 
 def _splits(
