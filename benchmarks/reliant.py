@@ -103,7 +103,7 @@ def recidivism(data: Path | None) -> Any:
     """Recidivism's graph, or a random one of its size."""
     if data is None:
         return random_graph(NODES, PAIRS)
-    from modicum.methods.reliant.sources import load_graph
+    from modicum.methods.reliant.data.sources import load_graph
 
     return load_graph(f"recidivism={data}")
 
@@ -112,7 +112,7 @@ def random_graph(nodes: int, pairs: int, features: int = 18) -> Any:
     """Random features, labels, groups and undirected edges."""
     import torch
 
-    from modicum.methods.reliant.graph import Graph
+    from modicum.methods.reliant.graphs.graph import Graph
 
     draw = torch.Generator().manual_seed(0)
     order = torch.randperm(nodes, generator=draw)
@@ -185,7 +185,7 @@ def teacher(graph: Any, peers: bool, rounds: int) -> None:
     import torch
 
     from modicum.methods.reliant.checkpoints import load_official
-    from modicum.methods.reliant.teachers import GCN
+    from modicum.methods.reliant.networks.teachers import GCN
 
     inputs, classes = graph.features.shape[1], len(graph.classes)
     ours = GCN(inputs, classes, hidden=HIDDEN, dropout=DROPOUT)
@@ -317,9 +317,9 @@ class Distilling:
     def __init__(self, graph: Any, targets: Any, fairness: Any) -> None:
         import torch
 
-        from modicum.methods.reliant.model import Proxies
+        from modicum.methods.reliant.networks.distilled import Proxies
+        from modicum.methods.reliant.networks.students import PLP
         from modicum.methods.reliant.recipes.epochs import Student
-        from modicum.methods.reliant.students import PLP
 
         self.graph, self.targets, self.fairness = graph, targets, fairness
         features = student_features(graph)
@@ -481,7 +481,7 @@ def growth_picture(rows: list[dict[str, float]]) -> bytes:
 def measure_similarity(data: Path, repeats: int) -> dict[str, float]:
     import numpy as np
 
-    from modicum.methods.reliant.similarity import similarity_graph
+    from modicum.methods.reliant.data.similarity import similarity_graph
 
     with (data / "bail.csv").open() as file:
         names = next(file).replace('"', "").strip().split(",")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from modicum.errors import DataError
-from modicum.methods.reliant.credit import COLUMNS, read_credit
-from modicum.methods.reliant.sources import load_graph
+from modicum.methods.reliant.data.credit import COLUMNS, read_credit
+from modicum.methods.reliant.data.sources import load_graph
 
 NAMES = (
     "LIMIT_BAL,SEX,EDUCATION,MARRIAGE,AGE,PAY_0,PAY_2,PAY_3,PAY_4,PAY_5,PAY_6,"

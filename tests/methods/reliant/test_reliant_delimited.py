@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from modicum.errors import DataError
-from modicum.methods.reliant.delimited import plain, read_edges, read_rows
+from modicum.methods.reliant.data.delimited import plain, read_edges, read_rows
 
 
 def written(folder: Path, content: str | bytes) -> Path:

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modicum.errors import ConfigError
-from modicum.methods.reliant import discriminators
-from modicum.methods.reliant.discriminators import Adversary, EdgeDiscriminator
-from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.messages import MessageGraph
 from modicum.methods.reliant.losses import (
     Outputs,
     discriminator_losses,
     group_gap_loss,
     student_losses,
 )
-from modicum.methods.reliant.messages import MessageGraph
-from modicum.methods.reliant.students import SGCStudent
+from modicum.methods.reliant.networks import discriminators
+from modicum.methods.reliant.networks.discriminators import Adversary, EdgeDiscriminator
+from modicum.methods.reliant.networks.students import SGCStudent
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"
 STRUCTURE = load_file(GOLDEN / "graph.safetensors")

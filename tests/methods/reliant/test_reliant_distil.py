@@ -14,13 +14,13 @@ from torch.optim import Adam, Optimizer
 
 from modicum.errors import ConfigError
 from modicum.methods.reliant.checkpoints import load_official
-from modicum.methods.reliant.discriminators import Adversary
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.model import Proxies
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.networks.discriminators import Adversary
+from modicum.methods.reliant.networks.distilled import Proxies
+from modicum.methods.reliant.networks.students import PLP, SGCStudent
 from modicum.methods.reliant.recipes.epochs import Student, akd_epoch, cpf_epoch, frozen
 from modicum.methods.reliant.recipes.fairness import Fairness, fairness_term
 from modicum.methods.reliant.recipes.teacher import Targets
-from modicum.methods.reliant.students import PLP, SGCStudent
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}

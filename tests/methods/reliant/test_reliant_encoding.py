@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from modicum.errors import DataError
-from modicum.methods.reliant.delimited import Rows, parse_rows
-from modicum.methods.reliant.encoding import CATEGORY_LIMIT, Encoding
+from modicum.methods.reliant.data.delimited import Rows, parse_rows
+from modicum.methods.reliant.data.encoding import CATEGORY_LIMIT, Encoding
 
 TABLE = "age,city,same,label\n30,Rome,1,0\n50,Oslo,1,1\n40,Rome,1,0\n90,Bern,1,1\n"
 NAMES = ["age", "city", "same"]

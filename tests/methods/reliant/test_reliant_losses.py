@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.losses import (
     distillation_loss,
     group_gap_loss,
     step_coefficients,
     step_surrogate,
 )
-from modicum.methods.reliant.students import PLP
+from modicum.methods.reliant.networks.students import PLP
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"
 STRUCTURE = load_file(GOLDEN / "graph.safetensors")

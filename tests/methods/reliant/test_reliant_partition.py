@@ -25,11 +25,10 @@ from torch.optim import Adam, Optimizer
 from modicum.engine.random import fold_keys, generator
 from modicum.engine.run import Run, RunOptions
 from modicum.errors import ConfigError, DataError, MissingExtraError
-from modicum.methods.reliant.discriminators import Adversary
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.messages import MessageGraph
-from modicum.methods.reliant.model import Proxies
-from modicum.methods.reliant.partition import (
+from modicum.methods.reliant.data.sources import blocks
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.messages import MessageGraph
+from modicum.methods.reliant.graphs.partition import (
     ModuleState,
     OptimizerState,
     PartitionedMessageGraph,
@@ -42,12 +41,13 @@ from modicum.methods.reliant.partition import (
     own_rows,
     part_of,
 )
+from modicum.methods.reliant.networks.discriminators import Adversary
+from modicum.methods.reliant.networks.distilled import Proxies
+from modicum.methods.reliant.networks.students import PLP, SGCStudent
+from modicum.methods.reliant.networks.teachers import APPNP, GAT, GCN, GCNII, SGC, GraphSAGE
 from modicum.methods.reliant.recipes.epochs import Student, akd_epoch, cpf_epoch
 from modicum.methods.reliant.recipes.fairness import Fairness, fairness_term
 from modicum.methods.reliant.recipes.teacher import Targets
-from modicum.methods.reliant.sources import blocks
-from modicum.methods.reliant.students import PLP, SGCStudent
-from modicum.methods.reliant.teachers import APPNP, GAT, GCN, GCNII, SGC, GraphSAGE
 
 PARTS = 3  # of which the first of two processes holds two
 EPOCHS = 6

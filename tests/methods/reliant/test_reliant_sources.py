@@ -13,7 +13,7 @@ import torch
 from scipy import sparse
 
 from modicum.errors import ConfigError, DataError, MissingExtraError
-from modicum.methods.reliant.sources import blocks, divide_by_row_sums, load_graph
+from modicum.methods.reliant.data.sources import blocks, divide_by_row_sums, load_graph
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from modicum.errors import ConfigError
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.sources import load_graph
-from modicum.methods.reliant.survey import accuracy_ceiling, base_rates, data, describe
-from modicum.methods.reliant.tables import Table
+from modicum.methods.reliant.data.sources import load_graph
+from modicum.methods.reliant.data.survey import accuracy_ceiling, base_rates, data, describe
+from modicum.methods.reliant.data.tables import Table
+from modicum.methods.reliant.graphs.graph import Graph
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

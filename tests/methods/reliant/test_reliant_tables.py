@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.delimited import read_rows
-from modicum.methods.reliant.similarity import similarity_graph
-from modicum.methods.reliant.sources import blocks
-from modicum.methods.reliant.tables import Table, join, join_table, read_table
+from modicum.methods.reliant.data.delimited import read_rows
+from modicum.methods.reliant.data.similarity import similarity_graph
+from modicum.methods.reliant.data.sources import blocks
+from modicum.methods.reliant.data.tables import Table, join, join_table, read_table
 
 COUNT = 40
 

@@ -27,11 +27,11 @@ from modicum.methods.reliant import (
     evaluate_predictions,
     train,
 )
-from modicum.methods.reliant.people import describe_graph
+from modicum.methods.reliant.data.people import describe_graph
+from modicum.methods.reliant.data.sources import blocks
 from modicum.methods.reliant.recipes import teacher as teacher_recipe
 from modicum.methods.reliant.recipes.batches import RunningGap
 from modicum.methods.reliant.recipes.fairness import FairnessTerm
-from modicum.methods.reliant.sources import blocks
 from modicum.options import replace_fields
 
 QUICK: dict[str, Any] = {

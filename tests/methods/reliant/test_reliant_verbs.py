@@ -14,7 +14,7 @@ import torch
 
 import modicum
 from modicum.cli import main
-from modicum.methods.reliant.model import Distilled
+from modicum.methods.reliant.networks.distilled import Distilled
 
 QUICK = ["--teacher.epochs", "60", "--epochs", "60", "--rounds", "3", "--hidden", "8"]
 

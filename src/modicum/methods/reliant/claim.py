@@ -15,9 +15,9 @@ from torch import nn
 from modicum.claims import Claim, Picture, Stage, Study
 from modicum.method import load_saved
 from modicum.methods.reliant import pictures as drawing
+from modicum.methods.reliant.data.people import People, open_graph, positive_class
 from modicum.methods.reliant.metrics import evaluate_predictions
-from modicum.methods.reliant.model import Distilled
-from modicum.methods.reliant.people import People, open_graph, positive_class
+from modicum.methods.reliant.networks.distilled import Distilled
 from modicum.methods.reliant.recipes import teacher as teacher_recipe
 from modicum.methods.reliant.recipes.distil import Config
 from modicum.methods.reliant.recipes.teacher import Teacher

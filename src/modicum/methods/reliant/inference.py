@@ -17,24 +17,24 @@ from modicum.engine.random import generator
 from modicum.errors import ConfigError
 from modicum.method import load_saved
 from modicum.methods.reliant import pictures
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.metrics import (
-    agreement,
-    evaluate_predictions,
-    paired_gap_difference,
-)
-from modicum.methods.reliant.model import Distilled, build
-from modicum.methods.reliant.people import (
+from modicum.methods.reliant.data.people import (
     check_same_graph,
     describe_graph,
     open_graph,
     positive_class,
 )
+from modicum.methods.reliant.data.tables import TableGraph, join_table
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.metrics import (
+    agreement,
+    evaluate_predictions,
+    paired_gap_difference,
+)
+from modicum.methods.reliant.networks.distilled import Distilled, build
+from modicum.methods.reliant.networks.students import PLP
+from modicum.methods.reliant.networks.teachers import GAT, GraphSAGE
 from modicum.methods.reliant.recipes import distil, teacher
 from modicum.methods.reliant.recipes.teacher import given_targets
-from modicum.methods.reliant.students import PLP
-from modicum.methods.reliant.tables import TableGraph, join_table
-from modicum.methods.reliant.teachers import GAT, GraphSAGE
 from modicum.options import Ge, from_json, replace_fields
 from modicum.system.environment import processor_name
 from modicum.system.files import atomic_write, to_json, write_text

@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.discriminators import (
+from modicum.methods.reliant.graphs.messages import MessageGraph
+from modicum.methods.reliant.networks.discriminators import (
     Adversary,
     EdgeDiscriminator,
     full_precision,
     pairs_of,
     unit_rows,
 )
-from modicum.methods.reliant.messages import MessageGraph
 
 Surrogate = Literal["official", "legendre", "identity", "sigmoid"]
 GlobalTarget = Literal["reliant", "graphakd"]

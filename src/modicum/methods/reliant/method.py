@@ -8,14 +8,14 @@ METHOD = Method(
     name="reliant",
     recipes={"teacher": ".presets:TEACHER", "distil": ".presets:DISTIL"},
     verbs={
-        "data": ".survey:data",
+        "data": ".data.survey:data",
         "evaluate": ".inference:evaluate",
         "predict": ".inference:predict",
         "export": ".inference:export",
         "pareto": ".pareto:pareto",
     },
-    network=".model:build",
-    example=".model:example",
+    network=".networks.distilled:build",
+    example=".networks.distilled:example",
     study=".claim:study",
-    datasets=".sources:DATASETS",
+    datasets=".data.sources:DATASETS",
 )

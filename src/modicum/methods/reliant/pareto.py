@@ -12,9 +12,9 @@ from modicum.classification import write_table
 from modicum.errors import ConfigError
 from modicum.methods.reliant import pictures
 from modicum.methods.reliant.claim import BASE, arm_of, measure
+from modicum.methods.reliant.data.people import open_graph
 from modicum.methods.reliant.inference import Trained
 from modicum.methods.reliant.metrics import pareto_front
-from modicum.methods.reliant.people import open_graph
 from modicum.methods.reliant.recipes.distil import Config
 from modicum.options import replace_fields, whole_path
 from modicum.system.files import atomic_write

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modicum.methods.reliant.decoupled import hops_of
-from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.losses import distillation_loss, step_surrogate
+from modicum.methods.reliant.networks.students import hops_of
 from modicum.methods.reliant.recipes.epochs import Student, frozen
 from modicum.methods.reliant.recipes.fairness import FairnessTerm
 from modicum.methods.reliant.recipes.teacher import Targets

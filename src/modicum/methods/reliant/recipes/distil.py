@@ -16,13 +16,19 @@ from torch import Tensor, nn
 from modicum.engine.random import fold_keys, permutation
 from modicum.engine.run import Run, RunOptions
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.decoupled import DecoupledStudent
-from modicum.methods.reliant.discriminators import Adversary
-from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.data.people import People, positive_class
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.partition import collect, keep_own_rows
 from modicum.methods.reliant.losses import GlobalTarget
-from modicum.methods.reliant.model import OWN, Distilled, Proxies, StudentName, build_student
-from modicum.methods.reliant.partition import collect, keep_own_rows
-from modicum.methods.reliant.people import People, positive_class
+from modicum.methods.reliant.networks.discriminators import Adversary
+from modicum.methods.reliant.networks.distilled import (
+    OWN,
+    Distilled,
+    Proxies,
+    StudentName,
+    build_student,
+)
+from modicum.methods.reliant.networks.students import Attention, DecoupledStudent
 from modicum.methods.reliant.recipes.batches import (
     PropagatedFeatures,
     batches_epoch,
@@ -58,7 +64,6 @@ from modicum.methods.reliant.recipes.training import (
     collect_networks,
     validation_scores,
 )
-from modicum.methods.reliant.students import Attention
 from modicum.options import FLAT, Ge, Gt, Interval, Options, replace_fields
 
 
@@ -263,8 +268,8 @@ def train(
         config: The recipe.
         run: The run; `run.finish()` is called.
         graph: A graph of yours, in place of `config`'s.
-        teacher: A trained teacher of yours (see `model.NodeClassifier`), which is left as it is,
-            or what it says of every node.
+        teacher: A trained teacher of yours (see `networks.distilled.NodeClassifier`), which is
+            left as it is, or what it says of every node.
         student: Builds a student of yours from numbers of features and classes.
 
     Returns:
@@ -444,7 +449,7 @@ def student_phase(
             raise ConfigError(
                 f"--framework akd compares embeddings, and {type(network).__name__} has no method "
                 f"embed(graph, features) that returns logits and embeddings; see "
-                f"modicum.methods.reliant.model.NodeClassifier. Add it, or use cpf."
+                f"modicum.methods.reliant.networks.distilled.NodeClassifier. Add it, or use cpf."
             )
     modules = nn.ModuleDict({"network": network})
     if proxies is not None:
@@ -476,7 +481,7 @@ def student_phase(
 def student_arguments(
     network: Network, in_features: int, classes: int, proxy_size: int
 ) -> dict[str, Any]:
-    """What `model.build_student` makes a student of, but for the number of nodes."""
+    """What `build_student` makes a student of, but for the number of nodes."""
     arguments: dict[str, Any] = {
         "name": network.student,
         "in_features": in_features,
@@ -593,8 +598,8 @@ def distill(
         graph: A `Graph` (`Graph.build`, `Graph.from_csr`, `read_table`), or PyTorch Geometric's
             `Data` with the attribute `sens` or `sensitive`.
         teacher: A teacher to train, by name or by its options; a trained one of yours
-            (`model.NodeClassifier`); or its probabilities `(N, C)`, with its embedding as well in
-            `Targets`.
+            (`networks.distilled.NodeClassifier`); or its probabilities `(N, C)`, with its embedding
+            as well in `Targets`.
         student: A student by name, or what builds one of yours from numbers of features and
             classes; none: the framework's.
         seed: Of initialisation, dropout and proxies.

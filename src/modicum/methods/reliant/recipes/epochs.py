@@ -24,9 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modicum.methods.reliant.decoupled import DecoupledStudent
-from modicum.methods.reliant.discriminators import Adversary
-from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.losses import (
     GlobalTarget,
     Outputs,
@@ -35,11 +33,12 @@ from modicum.methods.reliant.losses import (
     label_loss,
     student_losses,
 )
-from modicum.methods.reliant.model import Proxies
+from modicum.methods.reliant.networks.discriminators import Adversary
+from modicum.methods.reliant.networks.distilled import Proxies
+from modicum.methods.reliant.networks.students import PLP, DecoupledStudent
 from modicum.methods.reliant.recipes.fairness import FairnessTerm
 from modicum.methods.reliant.recipes.teacher import Targets
 from modicum.methods.reliant.recipes.training import Step
-from modicum.methods.reliant.students import PLP
 
 ProxyInStudent = Literal["mean", "node"]
 

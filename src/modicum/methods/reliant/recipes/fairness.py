@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modicum.errors import ConfigError
-from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.losses import Surrogate, Total, group_gap_loss, only_process
 from modicum.options import Ge, Gt, Interval, Options, refuse
 

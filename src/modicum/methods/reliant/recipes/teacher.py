@@ -16,11 +16,11 @@ from modicum.engine.run import Run
 from modicum.errors import ConfigError
 from modicum.method import load_saved
 from modicum.methods.reliant.checkpoints import check_probabilities, soft_targets
-from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.data.people import People, check_same_graph, positive_class
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.partition import own_rows
 from modicum.methods.reliant.losses import label_loss
-from modicum.methods.reliant.model import Distilled, TeacherName, build_teacher
-from modicum.methods.reliant.partition import own_rows
-from modicum.methods.reliant.people import People, check_same_graph, positive_class
+from modicum.methods.reliant.networks.distilled import Distilled, TeacherName, build_teacher
 from modicum.methods.reliant.recipes.training import (
     Execution,
     Phase,
@@ -185,7 +185,7 @@ class TrainedTeacher:
 
     network: nn.Module
     arguments: Mapping[str, Any]
-    """What `model.build` makes it of."""
+    """What `networks.distilled.build` makes it of."""
     epochs: int
     """Epochs it may have trained for at most."""
 

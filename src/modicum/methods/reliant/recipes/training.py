@@ -17,11 +17,15 @@ from torch.optim import Optimizer
 from modicum.engine.random import fold_keys
 from modicum.engine.run import Run
 from modicum.errors import DataError
-from modicum.methods.reliant.discriminators import Adversary
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.leaks import leaks
-from modicum.methods.reliant.model import Distilled, Proxies
-from modicum.methods.reliant.partition import (
+from modicum.methods.reliant.data.leaks import leaks
+from modicum.methods.reliant.data.people import (
+    People,
+    describe_graph,
+    open_graph,
+    positive_class,
+)
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.partition import (
     ModuleState,
     OptimizerState,
     collect,
@@ -30,12 +34,8 @@ from modicum.methods.reliant.partition import (
     divide,
     part_of,
 )
-from modicum.methods.reliant.people import (
-    People,
-    describe_graph,
-    open_graph,
-    positive_class,
-)
+from modicum.methods.reliant.networks.discriminators import Adversary
+from modicum.methods.reliant.networks.distilled import Distilled, Proxies
 from modicum.options import Ge, Options, to_json
 
 Step = Callable[[Mapping[str, Tensor], Optimizer], None]
@@ -101,7 +101,7 @@ class Phase:
     epochs: int
     patience: int
     arguments: Mapping[str, Any]
-    """What `model.build` makes the network of."""
+    """What `networks.distilled.build` makes the network of."""
     modules: nn.ModuleDict
     """Everything with parameters: `network`, and perhaps `proxies` and `adversary`."""
     optimizers: dict[str, Optimizer]
@@ -256,7 +256,7 @@ def collect_networks(
     Args:
         graph: Whole, or a part.
         networks: By role.
-        arguments: What `model.build` makes each of.
+        arguments: What `networks.distilled.build` makes each of.
         proxies: Of the RELIANT student.
         visible: Numbers of the features it sees; None for all.
     """

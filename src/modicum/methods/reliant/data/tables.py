@@ -14,12 +14,19 @@ import numpy.typing as npt
 import torch
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.delimited import Rows, Texts, as_numbers, plain, read_edges, read_rows
-from modicum.methods.reliant.encoding import Encoding, is_missing, refuse_missing
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.messages import MessageGraph
-from modicum.methods.reliant.similarity import cached_similarity_graph, similarity_graph
-from modicum.methods.reliant.splits import Splits, split_per_class
+from modicum.methods.reliant.data.delimited import (
+    Rows,
+    Texts,
+    as_numbers,
+    plain,
+    read_edges,
+    read_rows,
+)
+from modicum.methods.reliant.data.encoding import Encoding, is_missing, refuse_missing
+from modicum.methods.reliant.data.similarity import cached_similarity_graph, similarity_graph
+from modicum.methods.reliant.data.splits import Splits, split_per_class
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.messages import MessageGraph
 from modicum.options import Interval, Options, refuse
 
 CLASS_LIMIT = 50

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import tyro
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.leaks import leaks
-from modicum.methods.reliant.people import People, open_graph
+from modicum.methods.reliant.data.leaks import leaks
+from modicum.methods.reliant.data.people import People, open_graph
+from modicum.methods.reliant.data.tables import Table
+from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.pictures import graph_overview
-from modicum.methods.reliant.tables import Table
 from modicum.options import FLAT
 from modicum.system.files import atomic_write
 

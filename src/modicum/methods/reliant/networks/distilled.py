@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from modicum.engine.random import generator
 from modicum.errors import ConfigError
-from modicum.methods.reliant.decoupled import DecoupledStudent
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.students import PLP, GCNStudent, SGCStudent
-from modicum.methods.reliant.teachers import APPNP, GAT, GCN, GCNII, SGC, GraphSAGE
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.networks.students import PLP, DecoupledStudent, GCNStudent, SGCStudent
+from modicum.methods.reliant.networks.teachers import APPNP, GAT, GCN, GCNII, SGC, GraphSAGE
 
 TeacherName = Literal["gcn", "sage", "gat", "appnp", "sgc", "gcnii"]
 StudentName = Literal["plp", "sgc", "gcn", "decoupled"]
@@ -65,6 +64,8 @@ class Proxies(nn.Module):
     Raises:
         ConfigError: `size` is below 1.
     """
+
+    by_node = ("rows",)
 
     def __init__(self, nodes: int, size: int = 2) -> None:
         super().__init__()

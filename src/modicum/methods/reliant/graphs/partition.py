@@ -35,10 +35,8 @@ from torch.optim import Optimizer
 from modicum.engine.distributed import SumOverProcesses
 from modicum.engine.random import fold_keys, uniform
 from modicum.errors import ConfigError, DataError, require
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.messages import MessageGraph, draw_kept
-from modicum.methods.reliant.model import Proxies
-from modicum.methods.reliant.students import PLP
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.messages import MessageGraph, draw_kept
 
 Division = Literal["metis", "blocks", "hash"]
 
@@ -384,20 +382,12 @@ def own_rows(graph: Graph, x: Tensor) -> Tensor:
 
 
 def node_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters with a row a node, by their names in the state dict.
-
-    Those are the rows of `Proxies`, and of `PLP` the balances, and scores that are free numbers.
-    """
-    found: dict[str, nn.Parameter] = {}
-    for prefix, child in module.named_modules():
-        names: list[str] = []
-        if isinstance(child, Proxies):
-            names = ["rows"]
-        elif isinstance(child, PLP):
-            names = ["balance", "score"] if child.attention == "nodes" else ["balance"]
-        for name in names:
-            found[f"{prefix}.{name}" if prefix else name] = child.get_parameter(name)
-    return found
+    """Parameters with a row a node (a module's `by_node`), by their names in the state dict."""
+    return {
+        f"{prefix}.{name}" if prefix else name: child.get_parameter(name)
+        for prefix, child in module.named_modules()
+        for name in getattr(child, "by_node", ())
+    }
 
 
 def keep_own_rows(graph: Graph, module: nn.Module) -> None:

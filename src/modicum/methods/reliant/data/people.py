@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.sources import load_graph
-from modicum.methods.reliant.tables import Table, TableGraph, read_table
+from modicum.methods.reliant.data.sources import load_graph
+from modicum.methods.reliant.data.tables import Table, TableGraph, read_table
+from modicum.methods.reliant.graphs.graph import Graph
 from modicum.options import FLAT, Ge, Options
 
 _log = logging.getLogger("modicum")

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modicum.errors import ConfigError
-from modicum.methods.reliant.messages import MessageGraph
+from modicum.methods.reliant.graphs.messages import MessageGraph
 
 if TYPE_CHECKING:
-    from modicum.methods.reliant.graph import Graph
+    from modicum.methods.reliant.graphs.graph import Graph
 
 
 def check_dropout(**shares: float) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.graphs.graph import Graph
 
 CORRELATION = 0.95
 AUC = 0.99

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from modicum.methods.reliant.messages import MessageGraph
-from modicum.methods.reliant.teachers import check_at_least
+from modicum.methods.reliant.graphs.messages import MessageGraph
+from modicum.methods.reliant.networks.teachers import check_at_least
 
 
 class LogitDiscriminator(nn.Module):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import DataError
-from modicum.methods.reliant.delimited import Rows, parse_rows, read_text
+from modicum.methods.reliant.data.delimited import Rows, parse_rows, read_text
 
 COLUMNS = (
     "NoDefaultNextMonth",

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import DataError
-from modicum.methods.reliant.delimited import Rows, Texts, as_numbers
+from modicum.methods.reliant.data.delimited import Rows, Texts, as_numbers
 
 CATEGORY_LIMIT = 64
 """Different texts in a column above which it is taken for names or ids."""

@@ -14,11 +14,11 @@ from scipy import sparse
 
 from modicum.engine.random import fold_keys
 from modicum.errors import ConfigError, DataError, require
-from modicum.methods.reliant.credit import read_credit
-from modicum.methods.reliant.delimited import Rows, read_edges, read_rows
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.similarity import cached_similarity_graph
-from modicum.methods.reliant.splits import SEED, read_splits, split_per_class
+from modicum.methods.reliant.data.credit import read_credit
+from modicum.methods.reliant.data.delimited import Rows, read_edges, read_rows
+from modicum.methods.reliant.data.similarity import cached_similarity_graph
+from modicum.methods.reliant.data.splits import SEED, read_splits, split_per_class
+from modicum.methods.reliant.graphs.graph import Graph
 
 Numbers = npt.NDArray[np.float64]
 
