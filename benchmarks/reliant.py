@@ -461,21 +461,30 @@ def growth(out: Path | None, quick: bool) -> None:
 
 
 def growth_picture(rows: list[dict[str, float]]) -> bytes:
-    """Time and memory against the number of edges, as a PNG file."""
-    from modicum.methods.reliant.pictures import cost_against_edges
+    """Time and memory against the number of edges, both logarithmic, as a PNG file."""
+    from matplotlib.figure import Figure
 
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    panels = {
-        "CPU seconds, one core": {
-            "epoch of training": columns["epoch"],
-            "prediction": columns["prediction"],
-        },
-        "peak memory, MiB": {
-            "training": columns["epoch peak"],
-            "prediction": columns["prediction peak"],
-        },
-    }
-    return cost_against_edges(columns["edges"], panels)
+    from modicum.report.pictures import png
+
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    edges = [row["edges"] for row in rows]
+    for axes, (quantity, names) in zip(
+        figure.subplots(1, 2),
+        {
+            "CPU seconds, one core": ("epoch", "prediction"),
+            "peak memory, MiB": ("epoch peak", "prediction peak"),
+        }.items(),
+        strict=True,
+    ):
+        for name in names:
+            values = [row[name] for row in rows]
+            axes.loglog(edges, values, marker="o", label=name)
+            limits = axes.get_ylim()
+            axes.loglog(edges, [values[-1] * e / edges[-1] for e in edges], color="grey", lw=0.7)
+            axes.set_ylim(limits)
+        axes.set(xlabel="edges, self loops included", ylabel=f"{quantity}; grey: in proportion")
+        axes.legend(fontsize=8)
+    return png(figure)
 
 
 def measure_similarity(data: Path, repeats: int) -> dict[str, float]:

@@ -199,7 +199,6 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
 @torch.no_grad()
 def _of_first_seed(data: str, plain: Path, reliant: Path) -> list[Picture]:
     """Scores and decisions of the groups, by teacher, plain student and RELIANT student."""
-    loaded = {run: load_saved(run).module for run in (plain, reliant)}
     graph = open_graph(People(data=data))
     assert graph.sensitive is not None
     p: dict[str, Any] = {}
@@ -208,28 +207,21 @@ def _of_first_seed(data: str, plain: Path, reliant: Path) -> list[Picture]:
         (FIRST, plain, "plain"),
         ("RELIANT", reliant, "reliant"),
     ):
-        networks = loaded[run]
+        networks = load_saved(run).module
         assert isinstance(networks, Distilled)
         p[name] = networks.probabilities(graph, role)[graph.test].numpy()
-    groups, labels = graph.sensitive[graph.test].numpy(), graph.labels[graph.test].numpy()
+    known = (graph.labels[graph.test].numpy(), graph.sensitive[graph.test].numpy())
+    scores, decisions = drawing.of_networks(p, *known, graph.groups, graph.classes)
     return [
         Picture(
             f"Scores, {data}",
             "Test nodes, the first seed. Where the curves of the groups differ to the right of the "
             "line, so do their shares of positive decisions.",
-            drawing.score_distributions(
-                {name: values[:, 1] for name, values in p.items()}, groups, graph.groups
-            ),
+            scores,
         ),
         Picture(
             f"Decisions, {data}",
             "Test nodes, the first seed: how the nodes of each label and group are decided.",
-            drawing.group_confusions(
-                {name: values.argmax(1) for name, values in p.items()},
-                labels,
-                groups,
-                graph.groups,
-                graph.classes,
-            ),
+            decisions,
         ),
     ]

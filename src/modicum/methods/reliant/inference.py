@@ -173,8 +173,15 @@ def evaluate(
         result["absolute_gap_of_reliant_less_plain"] = paired_gap_difference(
             probabilities["reliant"], probabilities["plain"], *truth, **how
         )
-    drawn = _draw(graph, probabilities, index, positive, folder)
-    return result | {"details": str(folder / "evaluation.json"), "pictures": drawn}
+    if graph.sensitive is not None:
+        named = {ROLES[role]: p[index].numpy() for role, p in probabilities.items()}
+        known = (graph.labels[index].numpy(), graph.sensitive[index].numpy())
+        drawn = pictures.of_networks(named, *known, graph.groups, graph.classes, positive)
+        result["pictures"] = [str(folder / name) for name in ("scores.png", "confusion.png")]
+        for path, content in zip(result["pictures"], drawn, strict=True):
+            with atomic_write(Path(path)) as file:
+                file.write(content)
+    return result | {"details": str(folder / "evaluation.json")}
 
 
 GAPS = {"sp": "statistical parity", "eo": "equal opportunity"}
@@ -206,40 +213,6 @@ def _cost(networks: Distilled, graph: Graph, role: str, repeats: int = 5) -> dic
         "parameters": sum(v.numel() for v in networks.networks[role].parameters()),
         "ms": statistics.median(times[1:]),
     }
-
-
-def _draw(
-    graph: Graph,
-    probabilities: dict[str, Tensor],
-    index: Tensor,
-    positive: int,
-    folder: Path,
-) -> list[str]:
-    """Scores and decisions of each group, as pictures in a folder."""
-    if graph.sensitive is None:
-        return []
-    named = {ROLES[role]: p[index].numpy() for role, p in probabilities.items()}
-    threshold = 0.5 if len(graph.classes) == 2 else None
-    labels, groups = graph.labels[index].numpy(), graph.sensitive[index].numpy()
-    drawn = {
-        "scores.png": pictures.score_distributions(
-            {name: p[:, positive] for name, p in named.items()},
-            groups,
-            graph.groups,
-            threshold=threshold,
-        ),
-        "confusion.png": pictures.group_confusions(
-            {name: p.argmax(1) for name, p in named.items()},
-            labels,
-            groups,
-            graph.groups,
-            graph.classes,
-        ),
-    }
-    for name, content in drawn.items():
-        with atomic_write(folder / name) as file:
-            file.write(content)
-    return [str(folder / name) for name in drawn]
 
 
 @torch.no_grad()

@@ -92,7 +92,7 @@ def describe_graph(graph: Graph) -> dict[str, Any]:
         "graph": graph.name,
         "nodes": graph.nodes,
         "fingerprint": graph.fingerprint(),
-        "encoding": graph.encoding.to_notes() if isinstance(graph, TableGraph) else None,
+        "encoding": dataclasses.asdict(graph.encoding) if isinstance(graph, TableGraph) else None,
     }
 
 

@@ -169,33 +169,26 @@ def base_rates(
     return np.divide(positive, known, out=np.full(groups, np.nan), where=known > 0)
 
 
-def accuracy_ceiling(shares: npt.ArrayLike, base_rates: npt.ArrayLike, gap: float = 0.0) -> float:
-    """The accuracy that no decisions exceed whose statistical parity gap is at most `gap`.
+def accuracy_ceiling(shares: npt.ArrayLike, base_rates: npt.ArrayLike) -> float:
+    """The accuracy that no decisions with equal shares of positive ones exceed.
 
-    Let group `a` be a share `w_a` of the nodes, `b_a` of it positive (the base rate) and `r_a` of
-    it decided positive. Wrong positive less wrong negative decisions are `r_a - b_a` of the group,
-    so that at least `|r_a - b_a|` of it is wrong, and of all nodes
-
-        error  >=  sum_a w_a |r_a - b_a|.
-
-    All `r_a` lie in an interval of the length `gap`, so that `|r_a - b_a|` is at least the distance
-    of `b_a` from it. The sum of the weighted distances is convex and piecewise linear in where the
-    interval is, so that the least of it is where an end meets one of the `b_a`. With two groups and
-    no gap the bound is `error >= min(w_0, w_1) |b_0 - b_1|`. Decisions that know the labels attain
-    it. It is about the nodes that shares and base rates are of; the derivation is ours.
+    Let group `a` be a share `w_a` of the nodes, `b_a` of it positive (the base rate) and `r` of
+    every group decided positive. Wrong positive less wrong negative decisions are `r - b_a` of the
+    group, so that of all nodes at least `sum_a w_a |r - b_a|` are wrong. This is convex and
+    piecewise linear in `r`, so that the least of it is at one of the `b_a`. Decisions that know the
+    labels attain it. It is about the nodes that shares and base rates are of; the derivation is
+    ours.
 
     Args:
         shares: `(G,)`, share of the nodes in each group, or numbers of nodes.
         base_rates: `(G,)`, share of positive labels in each group.
-        gap: Largest less smallest share of positive decisions, 0 to 1.
 
     Returns:
         A fraction, 0 to 1.
     """
     weights, rates = np.asarray(shares, np.float64), np.asarray(base_rates, np.float64)
-    low = np.concatenate([rates, rates - gap])[:, None]
-    distance = np.maximum(low - rates, 0) + np.maximum(rates - (low + gap), 0)
-    return float(1 - (distance @ weights).min() / weights.sum())
+    wrong = np.abs(rates[:, None] - rates) @ weights
+    return float(1 - wrong.min() / weights.sum())
 
 
 def degrees(graph: Graph) -> Integers:

@@ -309,7 +309,6 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, messages: PartitionedMessageGraph) -> Tensor:
-        """The gathered rows, `(width, C)`."""
         ctx.messages = messages
         return messages.fetch_halo(x)
 
@@ -318,7 +317,6 @@ class _Gather(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor, None]:
-        """The gradient of `x`, with what other processes send back."""
         return ctx.messages.return_halo(gradients[0]), None
 
 

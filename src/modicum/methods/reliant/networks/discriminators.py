@@ -149,7 +149,6 @@ class _UnitRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """`(N, H)` of `(N, H)`."""
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         length = length.masked_fill(length == 0, torch.inf)
         unit = x / length
@@ -161,7 +160,6 @@ class _UnitRows(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> Tensor:
-        """The gradient of `x`."""
         unit, length = ctx.saved_tensors
         along = (unit * gradients[0]).sum(1, keepdim=True)
         return torch.addcmul(gradients[0], unit, along, value=-1).div_(length)
@@ -176,7 +174,6 @@ class _ProductsOfEdges(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, into: Tensor, out: Tensor, messages: MessageGraph) -> Tensor:
-        """`(E,)` of `(N, H)` and the gathered `(width, H)`."""
         ctx.messages = messages
         ctx.save_for_backward(
             into if ctx.needs_input_grad[1] else None, out if ctx.needs_input_grad[0] else None
@@ -189,7 +186,6 @@ class _ProductsOfEdges(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None]:
-        """Gradients of both embeddings."""
         into, out = ctx.saved_tensors
         messages: MessageGraph = ctx.messages
         weights = gradients[0]
