@@ -334,12 +334,12 @@ def student_losses(
     nothing.
 
     Args:
-        adversary: The discriminators.
-        messages: The edges, and the sums over processes.
+        adversary: As of `discriminator_losses`, and so are the next five.
+        messages: The edges.
         teacher: What it says.
         student: What it says.
         labels: `(N,)`, int64.
-        train: `(M,)`, int64: the nodes whose labels are known.
+        train: `(M,)`, int64.
         global_target: Whose nodes the student's own summary should call real. `"reliant"`: the
             student's, just as for the discriminators; `"graphakd"`: the teacher's, the adversarial
             reading, which is upstream's.

@@ -418,22 +418,23 @@ class ModuleState:
     """
 
     def __init__(self, graph: Graph, module: nn.Module) -> None:
-        self._graph, self._module = graph, module
+        self._graph = graph
+        self._kept: nn.Module | Optimizer = module
+        self._by_node: set[Any] = set(node_parameters(module))
 
     def state_dict(self) -> dict[str, Any]:
-        """The module's, with the rows of all nodes."""
-        return self._with_rows(self._module.state_dict(), collect)
+        """The state of what is kept, with the rows of all nodes."""
+        return self._with_rows(self._kept.state_dict(), collect)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` returned; the module gets the rows of this process."""
-        self._module.load_state_dict(self._with_rows(state, own_rows))
+        """What `state_dict` returned, of which the rows of this process are kept."""
+        self._kept.load_state_dict(self._with_rows(state, own_rows))
 
     def _with_rows(self, state: Mapping[str, Any], rows: _Rows) -> dict[str, Any]:
-        names = node_parameters(self._module)
-        return {n: rows(self._graph, v) if n in names else v for n, v in state.items()}
+        return {n: rows(self._graph, v) if n in self._by_node else v for n, v in state.items()}
 
 
-class OptimizerState:
+class OptimizerState(ModuleState):
     """As `ModuleState`, of an optimizer whose tensors are elementwise, as Adam's are.
 
     Args:
@@ -443,20 +444,10 @@ class OptimizerState:
     """
 
     def __init__(self, graph: Graph, module: nn.Module, optimizer: Optimizer) -> None:
-        self._graph, self._optimizer = graph, optimizer
+        self._graph, self._kept = graph, optimizer
         of_nodes = set(map(id, node_parameters(module).values()))
         # State dicts know parameters by their place.
-        self._places = {
-            place for place, p in enumerate(_parameters(optimizer)) if id(p) in of_nodes
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """The optimizer's, with the rows of all nodes."""
-        return self._with_rows(self._optimizer.state_dict(), collect)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` returned; the optimizer gets the rows of this process."""
-        self._optimizer.load_state_dict(self._with_rows(state, own_rows))
+        self._by_node = {n for n, p in enumerate(_parameters(optimizer)) if id(p) in of_nodes}
 
     def _with_rows(self, state: Mapping[str, Any], rows: _Rows) -> dict[str, Any]:
         def convert(value: Any) -> Any:
@@ -465,7 +456,7 @@ class OptimizerState:
             return rows(self._graph, value) if by_row else value
 
         of_parameters = {
-            place: {n: convert(v) for n, v in values.items()} if place in self._places else values
+            place: {n: convert(v) for n, v in values.items()} if place in self._by_node else values
             for place, values in state["state"].items()
         }
         return {**state, "state": of_parameters}
