@@ -55,6 +55,10 @@ CATALOGUE: dict[str, Card] = {
         scarce="fairness on a small device",
         title="RELIANT: fair knowledge distillation for graph neural networks",
         paper="Dong et al., SDM 2023, arXiv:2301.01150",
+        recipes={
+            "teacher": "a graph network that students can be distilled from",
+            "distil": "a teacher, unless there is one, then a plain and a fair student",
+        },
         verbs={"pareto": "accuracy against gap over weights of the fairness term"},
     ),
     "drum-transfer": Card(

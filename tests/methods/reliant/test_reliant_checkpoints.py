@@ -20,10 +20,10 @@ from modicum.methods.reliant.checkpoints import (
     read_cpf_teacher,
     soft_targets,
 )
-from modicum.methods.reliant.discriminators import Adversary, LogitDiscriminator
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.students import PLP, SGCStudent
-from modicum.methods.reliant.teachers import APPNP, GCN, GraphSAGE
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.networks.discriminators import Adversary, LogitDiscriminator
+from modicum.methods.reliant.networks.students import PLP, SGCStudent
+from modicum.methods.reliant.networks.teachers import APPNP, GCN, GraphSAGE
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"
 GRAPH = load_file(GOLDEN / "graph.safetensors")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from modicum.errors import DataError
-from modicum.methods.reliant.credit import COLUMNS, read_credit
-from modicum.methods.reliant.sources import load_graph
+from modicum.methods.reliant.data.credit import COLUMNS, read_credit
+from modicum.methods.reliant.data.sources import load_graph
 
 NAMES = (
     "LIMIT_BAL,SEX,EDUCATION,MARRIAGE,AGE,PAY_0,PAY_2,PAY_3,PAY_4,PAY_5,PAY_6,"
@@ -102,7 +102,7 @@ def test_credit_graph_drops_single_and_divides_as_published(tmp_path: Path) -> N
     rows = [RAW[k] for k in random.integers(0, 4, 2500)]
     rows = [f"{int(random.integers(1, 90)) * 10000},{row.partition(',')[2]}" for row in rows]
     (tmp_path / "credit.csv").write_text("\n".join([f"{NUMBERED},Y", *rows]))
-    graph = load_graph(f"credit={tmp_path}", threshold=0.9999)
+    graph = load_graph(f"credit={tmp_path}")
     assert graph.feature_names == tuple(n for n in COLUMNS if n not in (COLUMNS[0], "Single"))
     assert len(graph.feature_names) == 13
     assert graph.labels[graph.train].bincount().tolist() == [500, 500]

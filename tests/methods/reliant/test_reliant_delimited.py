@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from modicum.errors import DataError
-from modicum.methods.reliant.delimited import plain, read_edges, read_rows
+from modicum.methods.reliant.data.delimited import plain, read_edges, read_rows
 
 
 def written(folder: Path, content: str | bytes) -> Path:
@@ -94,8 +94,8 @@ def test_edges_may_be_none(content: str, tmp_path: Path) -> None:
         ("0 1\n2 3\n", r"line 2: found 2 3; expected two whole numbers of 0..2"),
         ("a b\n# x\n0 1\n\n-1 2\n", r"line 5: found -1 2"),
         ("0 1\n1.5 2\n", r"line 2: found 1.5 2"),
-        ("0 1\nnan 2\n", r"line 2: (found nan 2|expected a number, found 'nan')"),
-        ("0,1\n0,x\n", r"line 2: expected a number, found 'x'"),
+        ("0 1\nnan 2\n", r"line 2: found nan 2"),
+        ("0,1\n0,x\n", r"line 2: found 0 x; expected two whole numbers"),
         ("0,1\n0,1,5\n", r"line 2: expected two nodes, found 3 fields"),
         ("0,1,0.5\n0,1,5\n", r"line 1: expected two nodes, found 3 fields"),
         ("0\n1\n", r"line 1: expected two nodes, found 1 fields"),

@@ -16,18 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modicum.errors import ConfigError
-from modicum.methods.reliant import discriminators
-from modicum.methods.reliant.discriminators import (
-    Adversary,
-    EdgeDiscriminator,
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.messages import MessageGraph
+from modicum.methods.reliant.losses import (
+    Outputs,
     discriminator_losses,
+    group_gap_loss,
     student_losses,
 )
-from modicum.methods.reliant.distil import Targets
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.losses import group_gap_loss
-from modicum.methods.reliant.messages import MessageGraph
-from modicum.methods.reliant.students import SGCStudent
+from modicum.methods.reliant.networks import discriminators
+from modicum.methods.reliant.networks.discriminators import Adversary, EdgeDiscriminator
+from modicum.methods.reliant.networks.students import SGCStudent
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"
 STRUCTURE = load_file(GOLDEN / "graph.safetensors")
@@ -82,7 +81,7 @@ def test_akd_learns_as_the_official_one(objective: str) -> None:
     golden = load_file(GOLDEN / f"akd_{objective}.safetensors")
     fair = objective != "vanilla"
     teacher = golden["teacher_logprob"]
-    targets = Targets(teacher.exp(), teacher, golden["teacher_emb"])
+    real = Outputs(teacher, golden["teacher_emb"])
     proxies = golden["step0.proxy"].clone().requires_grad_() if fair else torch.zeros(NODES, 0)
     student = SGCStudent(6 + proxies.shape[1], 2, hidden=WIDTH, dropout=0)
     adversary = Adversary(2, WIDTH)
@@ -113,19 +112,20 @@ def test_akd_learns_as_the_official_one(objective: str) -> None:
         return loss.detach().double()
 
     for epoch in range(5):
-        logits, embedding = student.embed(GRAPH, inputs(mean_proxy()))
+        fake = Outputs(*student.embed(GRAPH, inputs(mean_proxy())))
+        both = (adversary, GRAPH.messages, real, fake, GRAPH.labels, GRAPH.train)
 
-        terms = discriminator_losses(GRAPH, adversary, targets, logits, embedding)
+        terms = discriminator_losses(*both)
         found = parts(terms, DISCRIMINATOR_TERMS)
         torch.testing.assert_close(found, golden["rec.D_parts"][epoch], **close)
         loss = step(terms, adam_of_adversary)
         torch.testing.assert_close(loss, golden["rec.loss_D"][epoch], **close)
 
-        terms = student_losses(GRAPH, adversary, targets, logits, embedding)
+        terms = student_losses(*both)
         found = parts(terms, STUDENT_TERMS)
         torch.testing.assert_close(found, golden["rec.G_parts"][epoch], **close)
         if fair:
-            terms["fairness"] = gap(logits, GRAPH.train)
+            terms["fairness"] = gap(fake.logits, GRAPH.train)
         loss = step(terms, adam)
         torch.testing.assert_close(loss, golden["rec.loss_G"][epoch], **close)
 
@@ -184,14 +184,14 @@ class Case:
 
     graph: Graph
     adversary: Adversary
-    targets: Targets
-    logits: Tensor
-    embedding: Tensor
+    teacher: Outputs
+    student: Outputs
 
     def losses(self, whose: str, **options: Any) -> dict[str, Tensor]:
         compute = discriminator_losses if whose == "discriminators" else student_losses
-        given = (self.graph, self.adversary, self.targets, self.logits, self.embedding)
-        return compute(*given, **options)
+        graph = self.graph
+        given = (self.adversary, graph.messages, self.teacher, self.student)
+        return compute(*given, graph.labels, graph.train, **options)
 
 
 def case(messages: MessageGraph, *, dtype: torch.dtype = torch.float64) -> Case:
@@ -203,18 +203,18 @@ def case(messages: MessageGraph, *, dtype: torch.dtype = torch.float64) -> Case:
     adversary = Adversary(3, 4).to(dtype)
     for parameter in adversary.parameters():
         nn.init.normal_(parameter)
-    teacher = torch.randn(20, 3, dtype=dtype).log_softmax(1)
-    targets = Targets(teacher.exp(), teacher, torch.randn(20, 4, dtype=dtype))
+    log_p = torch.randn(20, 3, dtype=dtype).log_softmax(1)
+    teacher = Outputs(log_p, torch.randn(20, 4, dtype=dtype))
     logits = torch.randn(20, 3, dtype=dtype, requires_grad=True)
-    return Case(graph, adversary, targets, logits, torch.randn(20, 4, dtype=dtype).requires_grad_())
+    student = Outputs(logits, torch.randn(20, 4, dtype=dtype).requires_grad_())
+    return Case(graph, adversary, teacher, student)
 
 
 def written_out(
     c: Case, whose: str, global_target: Literal["reliant", "graphakd"] = "reliant"
 ) -> dict[str, Tensor]:
-    """Section 4 of the specification, with a tensor of `(E, H)` and plain sigmoids."""
-    graph, adversary, t, teacher = c.graph, c.adversary, c.targets.log_probabilities, c.targets
-    assert teacher.embedding is not None
+    """The equations, with a tensor of `(E, H)` and plain sigmoids."""
+    graph, adversary = c.graph, c.adversary
     source, target = graph.messages.sources, graph.messages.targets
     train, y = graph.train, graph.labels[graph.train]
 
@@ -240,7 +240,7 @@ def written_out(
     def classes(z: Tensor) -> Tensor:
         return functional.cross_entropy(logit(z)[train, :3], y)
 
-    big, z, e = teacher.embedding, c.logits, c.embedding
+    (t, big), (z, e) = c.teacher, c.student
     if whose == "discriminators":
         z, e = z.detach(), e.detach()
         return {
@@ -280,7 +280,7 @@ def test_losses_and_gradients_equal_the_formulas(
     found, expected = c.losses(whose, **options), written_out(c, whose, **options)
     assert found.keys() == expected.keys()
     assert set(found) == set(DISCRIMINATOR_TERMS if whose == "discriminators" else STUDENT_TERMS)
-    inputs = [c.logits, c.embedding, *c.adversary.parameters()]
+    inputs = [*c.student, *c.adversary.parameters()]
     for name, term in found.items():
         torch.testing.assert_close(term, expected[name])
         gradients = [
@@ -298,13 +298,12 @@ def test_losses_and_gradients_equal_the_formulas(
 def test_only_those_who_learn_get_gradients() -> None:
     c = case(GRAPHS["symmetric"])
     torch.stack(list(c.losses("discriminators").values())).sum().backward()
-    assert c.logits.grad is None
-    assert c.embedding.grad is None
+    assert all(own.grad is None for own in c.student)
     assert all(p.grad is not None and p.grad.any() for p in c.adversary.parameters())
     c.adversary.zero_grad()
     c.adversary.requires_grad_(False)
     torch.stack(list(c.losses("student").values())).sum().backward()
-    for own in (c.logits, c.embedding):
+    for own in c.student:
         assert own.grad is not None
         assert own.grad.any()
     assert all(p.grad is None for p in c.adversary.parameters())
@@ -342,10 +341,10 @@ def test_scores_of_no_edges() -> None:
 def test_edges_of_a_symmetric_graph_are_scored_once() -> None:
     scored: dict[str, tuple[int, int]] = {}
     for name, messages in GRAPHS.items():
-        pairs = discriminators._pairs(messages)
+        pairs = discriminators.pairs_of(messages)
         weights = torch.ones(messages.edges) if pairs.weights is None else pairs.weights
         assert float(weights.sum()) == messages.edges
-        assert discriminators._pairs(messages).messages is pairs.messages
+        assert discriminators.pairs_of(messages).messages is pairs.messages
         scored[name] = (messages.edges, pairs.messages.edges)
     edges, once = scored["symmetric"]
     assert once == (edges - 20) / 2 + 20
@@ -358,7 +357,7 @@ def test_edges_of_a_symmetric_graph_are_scored_once() -> None:
 def test_remembers_no_graph_that_is_gone() -> None:
     before = len(discriminators._pairs_of)
     messages = MessageGraph(torch.tensor([[0, 1], [1, 0]]), 2)
-    discriminators._pairs(messages)
+    discriminators.pairs_of(messages)
     assert len(discriminators._pairs_of) == before + 1
     del messages
     assert len(discriminators._pairs_of) == before
@@ -367,17 +366,17 @@ def test_remembers_no_graph_that_is_gone() -> None:
 def test_embedding_of_zeros_is_no_trouble() -> None:
     c = case(GRAPHS["symmetric"])
     with torch.no_grad():
-        c.embedding[3] = 0
+        c.student.embedding[3] = 0
     torch.stack(list(c.losses("student").values())).sum().backward()
-    assert c.embedding.grad is not None
-    assert c.embedding.grad.abs().max() < 10
+    assert c.student.embedding.grad is not None
+    assert c.student.embedding.grad.abs().max() < 10
 
 
 def test_losses_keep_their_precision_inside_autocast() -> None:
     c = case(GRAPHS["symmetric"], dtype=torch.float32)
     for whose in ("discriminators", "student"):
         expected = c.losses(whose)
-        learns = c.adversary.edge.diagonal if whose == "discriminators" else c.embedding
+        learns = c.adversary.edge.diagonal if whose == "discriminators" else c.student.embedding
         (gradient,) = torch.autograd.grad(expected["edges"], learns)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = c.losses(whose)
@@ -437,10 +436,10 @@ def test_parts_give_the_losses_of_the_whole(whose: str) -> None:
             train=train[(train >= rows.start) & (train < rows.stop)] - rows.start,
             messages=Part(whole.graph.messages, rows, mine, exchange),
         )
-        t = whole.targets
-        assert t.embedding is not None
-        targets = Targets(t.probabilities[rows], t.log_probabilities[rows], t.embedding[rows])
-        return Case(graph, whole.adversary, targets, whole.logits[rows], whole.embedding[rows])
+        teacher, student = (
+            Outputs(*(x[rows] for x in outputs)) for outputs in (whole.teacher, whole.student)
+        )
+        return Case(graph, whole.adversary, teacher, student)
 
     # All training nodes are in the first part.
     parts = [part(0), part(1)]
@@ -480,14 +479,10 @@ def test_refuses_what_does_not_fit() -> None:
     c = case(GRAPHS["symmetric"])
     with pytest.raises(ConfigError, match="expected reliant or graphakd, found 'upstream'"):
         c.losses("student", global_target="upstream")
-    for embedding, told in (
-        (None, "the teacher has none"),
-        (torch.rand(20, 5), "one of 5 columns"),
-    ):
-        c.targets = dataclasses.replace(c.targets, embedding=embedding)
-        for whose in ("discriminators", "student"):
-            with pytest.raises(ConfigError, match=f"embedding of 4 columns .* {told}"):
-                c.losses(whose)
+    c.teacher = c.teacher._replace(embedding=torch.rand(20, 5))
+    for whose in ("discriminators", "student"):
+        with pytest.raises(ConfigError, match=r"embedding of 4 columns .* one of 5 columns"):
+            c.losses(whose)
     with pytest.raises(ConfigError, match="classes: expected at least 2, found 1"):
         Adversary(1, 64)
     with pytest.raises(ConfigError, match="width"):

@@ -14,18 +14,13 @@ from torch.optim import Adam, Optimizer
 
 from modicum.errors import ConfigError
 from modicum.methods.reliant.checkpoints import load_official
-from modicum.methods.reliant.discriminators import Adversary
-from modicum.methods.reliant.distil import (
-    Student,
-    Targets,
-    akd_epoch,
-    cpf_epoch,
-    fairness_of,
-    frozen,
-)
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.model import Proxies
-from modicum.methods.reliant.students import PLP, SGCStudent
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.networks.discriminators import Adversary
+from modicum.methods.reliant.networks.distilled import Proxies
+from modicum.methods.reliant.networks.students import PLP, SGCStudent
+from modicum.methods.reliant.recipes.epochs import Student, akd_epoch, cpf_epoch, frozen
+from modicum.methods.reliant.recipes.fairness import Fairness, fairness_term
+from modicum.methods.reliant.recipes.teacher import Targets
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}
@@ -52,13 +47,6 @@ def step(terms: Mapping[str, Tensor], optimizer: Optimizer) -> None:
     optimizer.zero_grad()
 
 
-def proxies_of(rows: Tensor) -> Proxies:
-    proxies = Proxies(*rows.shape)
-    with torch.no_grad():
-        proxies.rows.copy_(rows)
-    return proxies
-
-
 def official(golden: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): v for n, v in golden.items() if n.startswith(prefix)}
 
@@ -75,16 +63,11 @@ def test_cpf(graph: Graph, objective: str) -> None:
         network, Adam(network.parameters(), lr=0.01, weight_decay=0.01), graph.features
     )
     if fair:
-        student.proxies = proxies_of(golden["proxy_0"])
+        student.proxies = Proxies.from_rows(golden["proxy_0"])
         student.proxy_optimizer = Adam([student.proxies.rows], lr=0.01, weight_decay=0.01)
-    fairness = fairness_of(
-        graph,
-        targets,
-        framework="cpf",
-        objective=objective if fair else "none",  # pyright: ignore[reportArgumentType]
-        alpha=1000,
-        eo_labels="official",
-    )
+    options: Any = {"objective": objective if fair else "none", "eo_labels": "official"}
+    options = Fairness(alpha=1000, **options)
+    fairness = fairness_term(graph, targets.probabilities, options, "cpf")
     for epoch in range(6):
         told = cpf_epoch(graph, student, targets, fairness, step)
         loss = told["distance"] + told.get("fairness", torch.tensor(0.0))
@@ -117,16 +100,11 @@ def test_akd(graph: Graph, objective: str) -> None:
         network, Adam(network.parameters(), lr=0.001, weight_decay=5e-4), graph.features
     )
     if fair:
-        student.proxies = proxies_of(golden["step0.proxy"])
+        student.proxies = Proxies.from_rows(golden["step0.proxy"])
         student.proxy_optimizer = Adam([student.proxies.rows], lr=0.01, weight_decay=5e-4)
-    fairness = fairness_of(
-        graph,
-        targets,
-        framework="akd",
-        objective=objective if fair else "none",  # pyright: ignore[reportArgumentType]
-        alpha=10,
-        eo_labels="official",
-    )
+    options: Any = {"objective": objective if fair else "none", "eo_labels": "official"}
+    options = Fairness(alpha=10, **options)
+    fairness = fairness_term(graph, targets.probabilities, options, "akd")
     adam = Adam(adversary.parameters(), lr=0.01, weight_decay=5e-4)
     for epoch in range(5):
         told = akd_epoch(graph, student, adversary, adam, targets, fairness, step)
@@ -149,11 +127,10 @@ def test_akd(graph: Graph, objective: str) -> None:
 @pytest.mark.parametrize("framework", ["cpf", "akd"])
 def test_index_sets(graph: Graph, framework: Any, caplog: pytest.LogCaptureFixture) -> None:
     p = torch.softmax(torch.randn(48, 2), 1)
-    targets = Targets(p, p.log())
     others = (~graph.training).nonzero().flatten()
 
     def of(**options: Any) -> Any:
-        return fairness_of(graph, targets, framework=framework, alpha=1.0, **options)
+        return fairness_term(graph, p, Fairness(alpha=1.0, **options), framework)
 
     sp = of(objective="sp")
     assert torch.equal(sp.student_nodes, others if framework == "cpf" else graph.train)

@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 
 from modicum.errors import DataError
-from modicum.methods.reliant import Graph, distill
+from modicum.methods.reliant import Graph, Teacher, distill
 
 FEATURES = np.arange(12.0).reshape(6, 2)
 EDGES = np.array([[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]])
@@ -205,7 +205,7 @@ def test_pyg_data() -> None:
 def test_a_node_without_neighbours_needs_its_self_loop() -> None:
     edges = [[0, 1], [1, 2]]
     quick: dict[str, Any] = {
-        "teacher_epochs": 1,
+        "teacher": Teacher(epochs=1),
         "epochs": 1,
         "rounds": 1,
         "hidden": 4,

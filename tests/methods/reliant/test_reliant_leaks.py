@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from modicum.methods.reliant import leaks as module
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.leaks import leaks
-from modicum.methods.reliant.sources import blocks, load_graph
+from modicum.methods.reliant.data import leaks as module
+from modicum.methods.reliant.data.leaks import leaks
+from modicum.methods.reliant.data.sources import blocks, load_graph
+from modicum.methods.reliant.graphs.graph import Graph
 
 
 def graph_of(

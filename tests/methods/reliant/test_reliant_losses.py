@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.losses import (
     distillation_loss,
     group_gap_loss,
     step_coefficients,
     step_surrogate,
 )
-from modicum.methods.reliant.students import PLP
+from modicum.methods.reliant.networks.students import PLP
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"
 STRUCTURE = load_file(GOLDEN / "graph.safetensors")
@@ -115,11 +115,14 @@ def test_step_is_odd_about_one_half(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"kind": "hard"}, "expected one of official, legendre, identity, sigmoid, found 'hard'"),
-        ({"kind": "legendre", "order": 8}, "order: expected an odd number"),
-        ({"kind": "legendre", "order": -1}, "found -1"),
-        ({"kind": "sigmoid", "temperature": 0.0}, "temperature: expected more than 0"),
-        ({"kind": "sigmoid", "temperature": math.nan}, "temperature"),
+        (
+            {"surrogate": "hard"},
+            "expected one of official, legendre, identity, sigmoid, found 'hard'",
+        ),
+        ({"surrogate": "legendre", "order": 8}, "order: expected an odd number"),
+        ({"surrogate": "legendre", "order": -1}, "found -1"),
+        ({"surrogate": "sigmoid", "temperature": 0.0}, "temperature: expected more than 0"),
+        ({"surrogate": "sigmoid", "temperature": math.nan}, "temperature"),
     ],
 )
 def test_refuses_options_of_the_step(options: dict[str, Any], told: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modicum.errors import DataError
-from modicum.methods.reliant.messages import MessageGraph, kept_share
+from modicum.methods.reliant.graphs.messages import MessageGraph, kept_share
 
 
 def random_edges(nodes: int = 30, count: int = 100) -> Tensor:

@@ -25,18 +25,10 @@ from torch.optim import Adam, Optimizer
 from modicum.engine.random import fold_keys, generator
 from modicum.engine.run import Run, RunOptions
 from modicum.errors import ConfigError, DataError, MissingExtraError
-from modicum.methods.reliant.discriminators import Adversary
-from modicum.methods.reliant.distil import (
-    Student,
-    Targets,
-    akd_epoch,
-    cpf_epoch,
-    fairness_of,
-)
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.messages import MessageGraph
-from modicum.methods.reliant.model import Proxies
-from modicum.methods.reliant.partition import (
+from modicum.methods.reliant.data.sources import blocks
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.messages import MessageGraph
+from modicum.methods.reliant.graphs.partition import (
     ModuleState,
     OptimizerState,
     PartitionedMessageGraph,
@@ -49,9 +41,13 @@ from modicum.methods.reliant.partition import (
     own_rows,
     part_of,
 )
-from modicum.methods.reliant.sources import blocks
-from modicum.methods.reliant.students import PLP, SGCStudent
-from modicum.methods.reliant.teachers import APPNP, GAT, GCN, GCNII, SGC, GraphSAGE
+from modicum.methods.reliant.networks.discriminators import Adversary
+from modicum.methods.reliant.networks.distilled import Proxies
+from modicum.methods.reliant.networks.students import PLP, SGCStudent
+from modicum.methods.reliant.networks.teachers import APPNP, GAT, GCN, GCNII, SGC, GraphSAGE
+from modicum.methods.reliant.recipes.epochs import Student, akd_epoch, cpf_epoch
+from modicum.methods.reliant.recipes.fairness import Fairness, fairness_term
+from modicum.methods.reliant.recipes.teacher import Targets
 
 PARTS = 3  # of which the first of two processes holds two
 EPOCHS = 6
@@ -175,7 +171,7 @@ def distilled(graph: Graph, framework: Any) -> dict[str, Tensor]:
     adversary = modules["adversary"] = Adversary(2, 16).double()
     adversary_adam = Adam(adversary.parameters(), lr=0.01)
     targets = teacher(graph)
-    fairness = fairness_of(graph, targets, framework=framework, objective="sp", alpha=10.0)
+    fairness = fairness_term(graph, targets.probabilities, Fairness(alpha=10.0), framework)
 
     def step(terms: Mapping[str, Tensor], optimizer: Optimizer) -> None:
         torch.stack(list(terms.values())).sum().backward()
@@ -211,7 +207,7 @@ def run_until(
         student, modules = student_of(graph, "cpf")
         assert student.proxy_optimizer is not None
         targets = teacher(graph)
-        fairness = fairness_of(graph, targets, framework="cpf", objective="sp", alpha=10.0)
+        fairness = fairness_term(graph, targets.probabilities, Fairness(alpha=10.0), "cpf")
         student.optimizer, student.proxy_optimizer = run.prepare(
             student.optimizer, student.proxy_optimizer
         )

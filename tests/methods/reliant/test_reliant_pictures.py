@@ -104,22 +104,6 @@ def test_pareto(drawn):
     size(pictures.pareto_plot(points[:1], objective="eo"))
 
 
-def test_cost(drawn):
-    edges = [1e5, 1e6, 1e7]
-    panels = {
-        "CPU seconds": {"epoch": [0.1, 1.0, 10.0], "prediction": [0.01, 0.1, 1.0]},
-        "peak memory, MiB": {"process": [400.0, 900.0, 2100.0]},
-    }
-    size(pictures.cost_against_edges(edges, panels))
-    times, peaks = drawn[0].axes
-    assert times.get_xscale() == times.get_yscale() == "log"
-    assert legend(times) == ["epoch", "prediction", "in proportion to edges"]
-    assert peaks.get_ylabel() == "peak memory, MiB"
-    line = next(line for line in peaks.lines if line.get_label() == "in proportion to edges")
-    assert line.get_ydata() == pytest.approx([21, 210, 2100])
-    assert peaks.get_ylim()[0] > 300  # it does not widen the picture
-
-
 def test_overview(drawn):
     degrees = np.array([0, 1, 1, 2, 3, 4, 7, 8, 100])
     rates = np.array([0.3, 0.6])

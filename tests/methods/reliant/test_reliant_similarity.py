@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant import similarity
-from modicum.methods.reliant.similarity import cached_similarity_graph, similarity_graph
+from modicum.methods.reliant.data import similarity
+from modicum.methods.reliant.data.similarity import cached_similarity_graph, similarity_graph
 from modicum.system.cache import cache_folder
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"

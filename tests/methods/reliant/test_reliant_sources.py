@@ -13,7 +13,7 @@ import torch
 from scipy import sparse
 
 from modicum.errors import ConfigError, DataError, MissingExtraError
-from modicum.methods.reliant.sources import blocks, divide_by_row_sums, load_graph
+from modicum.methods.reliant.data.sources import blocks, divide_by_row_sums, load_graph
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"
 
@@ -173,8 +173,8 @@ def test_blocks_are_a_function_of_the_seed() -> None:
     assert torch.equal(first.messages.columns, again.messages.columns)
     assert torch.equal(first.train, again.train)
     assert not torch.equal(first.features, other.features)
-    with pytest.raises(ConfigError, match="same_group: expected from 0 to 1"):
-        blocks(same_group=1.5)
+    with pytest.raises(ConfigError, match="nodes 49: must be at least 50"):
+        blocks(nodes=49)
 
 
 def test_unknown_names_and_folders_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.splits import Splits, read_splits, split_per_class
+from modicum.methods.reliant.data.splits import Splits, read_splits, split_per_class
 
 
 def test_splits_reproduce_the_shipped_files(shared_data: Callable[[str], Path]) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.messages import MessageGraph
-from modicum.methods.reliant.students import PLP, GCNStudent, SGCStudent
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.messages import MessageGraph
+from modicum.methods.reliant.networks.students import PLP, GCNStudent, SGCStudent
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"
 STRUCTURE = load_file(GOLDEN / "graph.safetensors")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import pytest
 import torch
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.delimited import read_rows
-from modicum.methods.reliant.similarity import similarity_graph
-from modicum.methods.reliant.sources import blocks
-from modicum.methods.reliant.tables import join, join_table, read_table
+from modicum.methods.reliant.data.delimited import read_rows
+from modicum.methods.reliant.data.similarity import similarity_graph
+from modicum.methods.reliant.data.sources import blocks
+from modicum.methods.reliant.data.tables import Table, join, join_table, read_table
 
 COUNT = 40
 
@@ -51,11 +52,10 @@ def friends(tmp_path: Path) -> Path:
     return path
 
 
-def read(path: Path, **options: Any):
-    options = {"edges": None, "similarity": 0.8, "id_column": "who"} | options
-    return read_table(
-        path, options.pop("label", "grant"), options.pop("sensitive", "race"), **options
-    )
+def read(path: Path, drop: Sequence[str] = (), **options: Any):
+    usual = {"label": "grant", "sensitive": "race", "id_column": "who"}
+    shares = {"train_share": 0.3, "val_share": 0.2}
+    return read_table(path, Table(**usual | shares | options), drop)
 
 
 def test_table_becomes_a_graph(table: Path, friends: Path) -> None:
@@ -186,14 +186,15 @@ def test_dropped_columns_and_features(table: Path) -> None:
     [
         ({"label": "granted"}, DataError, "no column is called 'granted'. Its columns: who, age"),
         ({"sensitive": "grant"}, ConfigError, "must be different columns"),
-        ({"similarity": None}, ConfigError, "give --edges, or --similarity"),
+        ({"similarity": 1.0}, ConfigError, "--similarity 1.0: must be above 0 and below 1"),
+        ({"label": None}, ConfigError, "--label"),
         ({"id_column": "city"}, DataError, "line 4, column 'city': 'Rome' is also in line 2"),
         (
             {"label": "who", "id_column": None},
             DataError,
             "no row .* in the train split",
         ),
-        ({"train": 0.8, "val": 0.3}, ConfigError, "nothing would be left"),
+        ({"train_share": 0.8, "val_share": 0.3}, ConfigError, "leave a rest"),
     ],
 )
 def test_tables_refuse_options_that_do_not_fit(

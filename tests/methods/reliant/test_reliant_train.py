@@ -16,25 +16,29 @@ from torch import Tensor, nn
 import modicum
 from modicum.engine.run import Run, RunOptions
 from modicum.errors import CheckpointError, ConfigError, DataError
+from modicum.method import load_method
 from modicum.methods.reliant import (
     Config,
     Distilled,
     Graph,
+    Teacher,
     distill,
     evaluate,
     evaluate_predictions,
     train,
 )
-from modicum.methods.reliant.batches import RunningGap
-from modicum.methods.reliant.distil import Fairness
-from modicum.methods.reliant.sources import blocks
+from modicum.methods.reliant.data.people import describe_graph
+from modicum.methods.reliant.data.sources import blocks
+from modicum.methods.reliant.recipes import teacher as teacher_recipe
+from modicum.methods.reliant.recipes.batches import RunningGap
+from modicum.methods.reliant.recipes.fairness import FairnessTerm
+from modicum.options import replace
 
 QUICK: dict[str, Any] = {
-    "teacher_epochs": 15,
+    "teacher": Teacher(epochs=15, hidden=16),
     "epochs": 15,
     "rounds": 3,
     "hidden": 16,
-    "teacher_hidden": 16,
     "dropout": 0.5,
 }
 
@@ -77,7 +81,7 @@ def test_the_fairness_term_without_weight_and_proxies_is_the_plain_student(graph
 
 def test_a_large_weight_makes_a_small_gap() -> None:
     graph = blocks(nodes=1000)
-    options = QUICK | {"teacher_epochs": 60, "epochs": 100, "compare": False}
+    options = QUICK | {"teacher": Teacher(epochs=60, hidden=16), "epochs": 100, "compare": False}
     gaps: list[float] = []
     for alpha in (0.0, 1000.0):
         p = distill(graph, alpha=alpha, **options)(graph)
@@ -113,9 +117,11 @@ def test_columns_only_the_reliant_student_does_not_see(graph: Graph) -> None:
     ids=["cpf", "akd", "batches"],
 )
 def test_half_precision(graph: Graph, options: dict[str, Any], tmp_path: Path) -> None:
-    config = Config(**QUICK | options)
+    config = replace(Config(), **QUICK | options)
     run_options = RunOptions(device="cpu", precision="bf16")
-    with Run(tmp_path, method="reliant", config=config, options=run_options, quiet=True) as run:
+    with Run(
+        tmp_path, method="reliant", recipe="distil", config=config, options=run_options, quiet=True
+    ) as run:
         networks = train(config, run, graph=graph)
     assert all(value.dtype == torch.float32 for value in networks.state_dict().values())
     p = networks(graph)
@@ -158,7 +164,7 @@ def test_foreign_graphs(graph: Graph) -> None:
         train_mask=graph.rows(graph.train), val_mask=graph.rows(graph.val),
         test_mask=graph.rows(graph.test),
     )  # fmt: skip
-    quick = QUICK | {"teacher_epochs": 3, "epochs": 3}
+    quick = QUICK | {"teacher": Teacher(epochs=3, hidden=16), "epochs": 3}
     networks = distill(data, **quick)
     matrix = sparse.coo_array((np.ones(edges.shape[1]), edges.numpy()), shape=(300, 300))
     other = Graph.from_csr(
@@ -184,10 +190,10 @@ def test_batches_train_as_the_whole_does(graph: Graph, objective: Any, tmp_path:
 def test_batches_have_value_and_gradient_of_the_whole_gap(graph: Graph) -> None:
     assert graph.sensitive is not None
     nodes = (~graph.training).nonzero().flatten()
-    fairness = Fairness(10.0, graph.sensitive, nodes, nodes)
+    fairness = FairnessTerm(10.0, graph.sensitive, nodes, nodes)
     torch.manual_seed(0)
     logits = torch.randn(300, 2, requires_grad=True)
-    whole = fairness(graph, logits.softmax(1), nodes)
+    whole = fairness(logits.softmax(1), nodes)
     (expected,) = torch.autograd.grad(whole, logits)
     running = RunningGap(fairness, nodes, logits.softmax(1).detach())
     gradients: list[Tensor] = []
@@ -211,7 +217,6 @@ def test_options_that_do_not_fit(graph: Graph) -> None:
         ({"sensitive": "race"}, "--sensitive"),
         ({"nodes": Path("a.csv"), "data": "loanapp"}, "one of them"),
         ({"objective": "equal_opportunity"}, "one of sp, eo, none"),
-        ({"teacher": "GCN"}, "one of gcn"),
         ({"student": "PLP"}, "one of plp"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"batch_size": 0, "student": "decoupled"}, "--batch-size"),
@@ -221,25 +226,27 @@ def test_options_that_do_not_fit(graph: Graph) -> None:
         ({"alpha_scale": "per_sqrt_node"}, "--alpha as well"),
     ):
         with pytest.raises(ConfigError, match=words):
-            Config(**options)
+            replace(Config(), **options)
+    with pytest.raises(ConfigError, match="one of gcn"):
+        distill(graph, teacher="GCN")
     with pytest.raises(ConfigError, match="eo-labels train"):
         distill(graph, objective="eo", eo_labels="train", **QUICK)
     with pytest.raises(ConfigError, match="64"):
-        distill(graph, framework="akd", teacher="sage", hidden=64, teacher_epochs=1, epochs=1)
-    with pytest.raises(ConfigError, match="alfa"):
+        distill(graph, framework="akd", teacher=Teacher("sage", epochs=1), hidden=64, epochs=1)
+    with pytest.raises(TypeError, match="alfa"):
         distill(graph, alfa=1)
     with pytest.raises(ConfigError, match="TIME"):
         distill(graph, drop_from_student=("TIME",), **QUICK)
     with pytest.raises(ConfigError, match="whole graph"):
         distill(graph, student="decoupled", parts=2, **QUICK)
     with pytest.raises(ConfigError, match="alpha-scale"):
-        Config(framework="akd", alpha_scale="per_sqrt_node")
+        replace(Config(), framework="akd", alpha_scale="per_sqrt_node", alpha=1.0)
     blind = Graph.build(
         features=graph.features, edges=[[0, 1], [1, 2]], labels=graph.labels,
         train=graph.train, val=graph.val, test=graph.test,
     )  # fmt: skip
     with pytest.raises(DataError, match="no sensitive attribute"):
-        distill(blind, teacher_epochs=1, epochs=1)
+        distill(blind, teacher=Teacher(epochs=1), epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -308,12 +315,42 @@ def test_proxies_of_the_last_epoch(graph: Graph) -> None:
 
 def test_a_student_without_embedding_is_refused_by_akd(graph: Graph) -> None:
     with pytest.raises(ConfigError, match="embed"):
-        distill(graph, framework="akd", student=Own, teacher_epochs=1, epochs=1)
+        distill(graph, framework="akd", student=Own, teacher=Teacher(epochs=1), epochs=1)
 
 
 def test_a_student_that_would_see_nothing_is_refused(graph: Graph) -> None:
     with pytest.raises(ConfigError, match="every feature"):
         distill(graph, drop_from_student=graph.feature_names, **QUICK)
+
+
+@pytest.mark.parametrize("options", [{}, {"framework": "akd", "parts": 2}], ids=["cpf", "akd"])
+def test_a_teacher_of_its_own_run_is_the_one_of_the_same_run(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Bit by bit, students included, with the same seed."""
+    quick = QUICK | options | {"data": "blocks-mild", "epochs": 4}
+    quick["teacher"] = dataclasses.replace(quick["teacher"], epochs=4, patience=1)
+    whole = replace(Config(), **quick)
+    taught = teacher_recipe.Config(whole.people, whole.teacher, whole.execution)
+    staged = dataclasses.replace(whole, teacher=Teacher(), teacher_run=tmp_path / "teacher")
+    networks: dict[str, nn.Module] = {}
+    for name, recipe, config in (
+        ("whole", "distil", whole), ("teacher", "teacher", taught), ("staged", "distil", staged)
+    ):  # fmt: skip
+        how = RunOptions(device="cpu", seed=5)
+        with Run(
+            tmp_path / name, method="reliant", recipe=recipe, config=config, options=how, quiet=True
+        ) as run:
+            networks[name] = load_method("reliant").recipe(recipe).train(config, run)
+    assert same(networks["whole"], networks["staged"])
+    assert same(networks["whole"].networks["teacher"], networks["teacher"].networks["teacher"])
+    with pytest.raises(ConfigError, match="run of the recipe distil"):
+        teacher_recipe.read_teacher(tmp_path / "whole", {})
+    described = describe_graph(blocks(nodes=300))
+    with pytest.raises(DataError, match="300 nodes"):
+        teacher_recipe.read_teacher(tmp_path / "teacher", described)
+    found = evaluate(tmp_path / "teacher", bootstrap=10)
+    assert [row["network"] for row in found["networks"]] == ["teacher"]
 
 
 def test_going_on_from_python(graph: Graph, tmp_path: Path) -> None:
@@ -331,7 +368,7 @@ def test_a_feature_that_tells_the_label_is_warned_of(
         features=features, edges=[[0, 1], [1, 2]], labels=graph.labels, sensitive=graph.sensitive,
         train=graph.train, val=graph.val, test=graph.test,
     )  # fmt: skip
-    distill(leaking, teacher_epochs=1, epochs=1)
+    distill(leaking, teacher=Teacher(epochs=1), epochs=1)
     assert "x16: it alone predicts the label" in caplog.text
 
 

@@ -14,9 +14,9 @@ import torch
 
 import modicum
 from modicum.cli import main
-from modicum.methods.reliant.model import Distilled
+from modicum.methods.reliant.networks.distilled import Distilled
 
-QUICK = ["--teacher-epochs", "60", "--epochs", "60", "--rounds", "3", "--hidden", "8"]
+QUICK = ["--teacher.epochs", "60", "--epochs", "60", "--rounds", "3", "--hidden", "8"]
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> Any:
@@ -56,7 +56,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "run"
     words = [
-        "train", "reliant", "--nodes", people / "people.csv", "--label", "approve",
+        "train", "reliant", "distil", "--nodes", people / "people.csv", "--label", "approve",
         "--sensitive", "race", "--edges", people / "edges.csv", "--id-column", "id",
         "--positive-label", "yes", *QUICK, "--out", out,
     ]  # fmt: skip
@@ -130,9 +130,9 @@ def test_a_table_that_changed_is_noticed(
     shutil.copytree(people, folder)
     out = tmp_path / "run"
     words = [
-        "train", "reliant", "--nodes", folder / "people.csv", "--label", "approve", "--sensitive",
-        "race", "--similarity", "0.9", "--drop", "id", "--objective", "none",
-        "--teacher-epochs", "2", "--epochs", "2", "--out", out,
+        "train", "reliant", "distil", "--nodes", folder / "people.csv", "--label", "approve",
+        "--sensitive", "race", "--similarity", "0.9", "--drop", "id", "--objective", "none",
+        "--teacher.epochs", "2", "--epochs", "2", "--out", out,
     ]  # fmt: skip
     assert main([str(word) for word in words]) == 0
     capsys.readouterr()
@@ -164,15 +164,15 @@ def test_export_the_student_alone(
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "options",
-    [["--student", "decoupled"], ["--framework", "akd", "--teacher-hidden", "8"]],
+    [["--student", "decoupled"], ["--framework", "akd", "--teacher.hidden", "8"]],
 )
 def test_export_onnx(
     options: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     pytest.importorskip("onnxruntime")
     out = tmp_path / "run"
-    quick = ["--teacher-epochs", "3", "--epochs", "3", "--hidden", "8"]
-    assert main(["train", "reliant", *quick, *options, "--out", str(out)]) == 0
+    quick = ["--teacher.epochs", "3", "--epochs", "3", "--hidden", "8"]
+    assert main(["train", "reliant", "distil", *quick, *options, "--out", str(out)]) == 0
     capsys.readouterr()
     found = run(capsys, "export", "reliant", "--run", out, "--to", "onnx")
     assert found["largest_relative_difference"] < 1e-4
@@ -212,7 +212,7 @@ def test_a_teacher_from_a_file_has_a_row(
 ) -> None:
     rows = np.random.default_rng(0).dirichlet([1, 1], 3000)
     np.savetxt(tmp_path / "output.txt", rows, fmt="%.4f", delimiter="\t")
-    words = ["train", "reliant", "--soft-targets", tmp_path, *QUICK[2:], "--epochs", "3"]
+    words = ["train", "reliant", "distil", "--soft-targets", tmp_path, *QUICK[2:], "--epochs", "3"]
     assert main([*map(str, words), "--out", str(tmp_path / "run")]) == 0
     capsys.readouterr()
     found = run(capsys, "evaluate", "reliant", "--run", tmp_path / "run", "--bootstrap", "10")

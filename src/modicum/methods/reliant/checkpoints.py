@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from modicum.errors import CheckpointError, DataError
-from modicum.methods.reliant.discriminators import (
+from modicum.methods.reliant.networks.discriminators import (
     EdgeDiscriminator,
     GlobalDiscriminator,
     LogitDiscriminator,
 )
-from modicum.methods.reliant.students import PLP, SGCStudent
-from modicum.methods.reliant.teachers import GCN, GraphSAGE
+from modicum.methods.reliant.networks.students import PLP, SGCStudent
+from modicum.methods.reliant.networks.teachers import GCN, GraphSAGE
 from modicum.weights.foreign import Rename, State, fill, read_state, read_weights
 
 CPF_OUTPUT = "output.txt"

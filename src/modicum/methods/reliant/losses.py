@@ -1,16 +1,15 @@
-"""RELIANT's losses: the gap between groups, with a smooth step for decisions, and CPF's distance.
+"""RELIANT's losses: the gap between groups, CPF's distance from the teacher, GraphAKD's game.
 
-Source: specification, sections 2.2 (the step), 2.3 (gaps) and 3 (CPF's distillation loss).
-
-Each takes `total`, which sums a small tensor over the processes that hold parts of one graph
-(`MessageGraph.total`), so that a part gives the loss of the whole.
+Equations: README, Losses. Each takes `total`, which sums a small tensor over the processes that
+hold parts of one graph (`MessageGraph.total`), or the messages themselves, so that a part gives the
+loss of the whole.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from numpy.polynomial import legendre
@@ -18,8 +17,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from modicum.errors import ConfigError, DataError
+from modicum.methods.reliant.graphs.messages import MessageGraph
+from modicum.methods.reliant.networks.discriminators import (
+    Adversary,
+    EdgeDiscriminator,
+    full_precision,
+    pairs_of,
+    unit_rows,
+)
 
 Surrogate = Literal["official", "legendre", "identity", "sigmoid"]
+GlobalTarget = Literal["reliant", "graphakd"]
 Total = Callable[[Tensor], Tensor]
 
 OFFICIAL_ORDER = 9
@@ -33,7 +41,7 @@ def only_process(x: Tensor) -> Tensor:
 
 def step_surrogate(
     probabilities: Tensor,
-    kind: Surrogate = "official",
+    surrogate: Surrogate = "official",
     *,
     order: int = 9,
     temperature: float = 0.1,
@@ -47,7 +55,7 @@ def step_surrogate(
 
     Args:
         probabilities: Of any shape, of any float type.
-        kind: `"official"`: the authors', up to `P_9`; `"legendre"`: the normalised series;
+        surrogate: `"official"`: the authors', up to `P_9`; `"legendre"`: the normalised series;
             `"identity"`: `p` itself; `"sigmoid"`: `sigmoid((p - 1/2) / temperature)`.
         order: Odd; the last polynomial of `"legendre"`.
         temperature: Of `"sigmoid"`; below it the step is hard.
@@ -58,16 +66,16 @@ def step_surrogate(
     Raises:
         ConfigError: An option is out of range.
     """
-    if kind not in get_args(Surrogate):
+    if surrogate not in get_args(Surrogate):
         known = ", ".join(get_args(Surrogate))
-        raise ConfigError(f"surrogate: expected one of {known}, found {kind!r}.")
-    if kind == "identity":
+        raise ConfigError(f"surrogate: expected one of {known}, found {surrogate!r}.")
+    if surrogate == "identity":
         return probabilities
-    if kind == "sigmoid":
+    if surrogate == "sigmoid":
         if not temperature > 0:
             raise ConfigError(f"temperature: expected more than 0, found {temperature}.")
         return ((probabilities - 0.5) / temperature).sigmoid()
-    if kind == "official":
+    if surrogate == "official":
         coefficients = step_coefficients(OFFICIAL_ORDER, normalised=False)
     else:
         coefficients = step_coefficients(order)
@@ -226,3 +234,209 @@ def distillation_loss(
     squared = total(apart.square().sum())
     zero = squared == 0  # where the derivative of the root is infinite
     return torch.where(zero, 0.0, torch.where(zero, 1.0, squared).sqrt())
+
+
+def label_loss(
+    logits: Tensor, labels: Tensor, train: Tensor, *, total: Total = only_process
+) -> Tensor:
+    """Mean cross entropy over the training nodes of all processes, a scalar.
+
+    Args:
+        logits: `(N, C)`.
+        labels: `(N,)`, int64.
+        train: `(M,)`, int64: the nodes to train on.
+        total: The sum over processes.
+    """
+    loss = functional.cross_entropy(logits[train], labels[train], reduction="sum")
+    return total(loss) / total(loss.new_tensor(float(len(train))))
+
+
+# GraphAKD
+
+
+class Outputs(NamedTuple):
+    """What a network says of every node."""
+
+    logits: Tensor
+    """`(N, C)`, float32; of the teacher its log probabilities, as in the official code."""
+    embedding: Tensor
+    """`(N, H)`, float32."""
+
+
+def discriminator_losses(
+    adversary: Adversary,
+    messages: MessageGraph,
+    teacher: Outputs,
+    student: Outputs,
+    labels: Tensor,
+    train: Tensor,
+) -> dict[str, Tensor]:
+    """What the discriminators minimise: the sum of these terms, the student as it is.
+
+    Args:
+        adversary: The discriminators.
+        messages: The edges, and the sums over processes.
+        teacher: What it says.
+        student: What it says.
+        labels: `(N,)`, int64.
+        train: `(M,)`, int64: the nodes whose labels are known.
+
+    Returns:
+        Scalars by name: `logits`, halved; `classes`, the labels from the logits of both, halved;
+        `edges`; `teacher_summary` and `student_summary`, nodes against either.
+
+    Raises:
+        ConfigError: The embeddings have other widths.
+    """
+    with full_precision(student.logits):
+        fake_outputs = Outputs(*(values.detach() for values in student))
+        real, fake = _sides(messages, teacher, fake_outputs)
+        of_real, of_fake = adversary.logit(real.logits), adversary.logit(fake.logits)
+        edge, whole = adversary.edge, adversary.whole
+        return _means(
+            messages,
+            len(train),
+            nodes={
+                "logits": 0.5
+                * (_told(of_real[:, -1], real=True) + _told(of_fake[:, -1], real=False)),
+                "teacher_summary": _told(whole(real.rows, real.summary), real=True)
+                + _told(whole(fake.rows, real.summary), real=False),
+                "student_summary": _told(whole(fake.rows, fake.summary), real=True)
+                + _told(whole(real.rows, fake.summary), real=False),
+            },
+            labelled={
+                "classes": 0.5
+                * (
+                    _labels(of_real[:, :-1], labels, train)
+                    + _labels(of_fake[:, :-1], labels, train)
+                )
+            },
+            edges={
+                "edges": _edges_told(messages, edge, real.rows, real=True)
+                + _edges_told(messages, edge, fake.rows, real=False)
+            },
+        )
+
+
+def student_losses(
+    adversary: Adversary,
+    messages: MessageGraph,
+    teacher: Outputs,
+    student: Outputs,
+    labels: Tensor,
+    train: Tensor,
+    *,
+    global_target: GlobalTarget = "reliant",
+) -> dict[str, Tensor]:
+    """What the student minimises: the sum of these terms, the discriminators as they are.
+
+    Freeze the parameters of the discriminators around it: their gradients would be computed for
+    nothing.
+
+    Args:
+        adversary: As of `discriminator_losses`, and so are the next five.
+        messages: The edges.
+        teacher: What it says.
+        student: What it says.
+        labels: `(N,)`, int64.
+        train: `(M,)`, int64.
+        global_target: Whose nodes the student's own summary should call real. `"reliant"`: the
+            student's, just as for the discriminators; `"graphakd"`: the teacher's, the adversarial
+            reading, which is upstream's.
+
+    Returns:
+        Scalars by name: `labels`, cross entropy of the training nodes; `classes`, the same through
+        the discriminator, halved; `logits`, halved; `distance`, L1 from the teacher's logits, a
+        mean over nodes; `edges`; `teacher_summary`; `student_summary`.
+
+    Raises:
+        ConfigError: The embeddings have other widths, or `global_target` is unknown.
+    """
+    if global_target not in get_args(GlobalTarget):
+        known = " or ".join(get_args(GlobalTarget))
+        raise ConfigError(f"global_target: expected {known}, found {global_target!r}.")
+    reliant = global_target == "reliant"
+    with full_precision(student.logits):
+        real, fake = _sides(messages, teacher, student)
+        of_fake = adversary.logit(fake.logits)
+        edge, whole = adversary.edge, adversary.whole
+        return _means(
+            messages,
+            len(train),
+            labelled={
+                "labels": _labels(fake.logits, labels, train),
+                "classes": 0.5 * _labels(of_fake[:, :-1], labels, train),
+            },
+            nodes={
+                "logits": 0.5 * _told(of_fake[:, -1], real=True),
+                "distance": (fake.logits - real.logits).abs().sum(),
+                "teacher_summary": _told(whole(fake.rows, real.summary), real=True),
+                "student_summary": _told(whole(fake.rows, fake.summary), real=reliant)
+                + _told(whole(real.rows, fake.summary), real=not reliant),
+            },
+            edges={"edges": _edges_told(messages, edge, fake.rows, real=True)},
+        )
+
+
+class _Side(NamedTuple):
+    """What is known of the teacher (real) or of the student (fake)."""
+
+    logits: Tensor
+    """`(N, C)`."""
+    rows: Tensor
+    """`(N, H)`, embeddings of length 1."""
+    summary: Tensor
+    """`(H,)`, sigmoid of the mean embedding of the whole graph."""
+
+
+def _sides(messages: MessageGraph, teacher: Outputs, student: Outputs) -> tuple[_Side, _Side]:
+    width, found = student.embedding.shape[1], teacher.embedding.shape[1]
+    if found != width:
+        raise ConfigError(
+            f"GraphAKD compares the student's embedding of {width} columns with the teacher's; the "
+            f"teacher has one of {found} columns. Make both as wide (--hidden, --teacher.hidden)."
+        )
+    nodes = student.embedding.new_tensor([float(messages.nodes)])
+    sums = messages.total(torch.cat([teacher.embedding.sum(0), student.embedding.sum(0), nodes]))
+    summaries = (sums[:-1] / sums[-1]).sigmoid()
+    return (
+        _Side(teacher.logits, unit_rows(teacher.embedding), summaries[:width]),
+        _Side(student.logits, unit_rows(student.embedding), summaries[width:]),
+    )
+
+
+def _told(scores: Tensor, *, real: bool, weights: Tensor | None = None) -> Tensor:
+    """Binary cross entropy of scores that should say real, or fake: a sum."""
+    target = torch.full_like(scores, float(real))
+    return functional.binary_cross_entropy_with_logits(scores, target, weights, reduction="sum")
+
+
+def _labels(logits: Tensor, labels: Tensor, train: Tensor) -> Tensor:
+    """Cross entropy of the training nodes, a sum."""
+    return functional.cross_entropy(logits[train], labels[train], reduction="sum")
+
+
+def _edges_told(
+    messages: MessageGraph, edge: EdgeDiscriminator, rows: Tensor, *, real: bool
+) -> Tensor:
+    """`_told` of all edges."""
+    pairs = pairs_of(messages)
+    return _told(edge(pairs.messages, rows), real=real, weights=pairs.weights)
+
+
+def _means(
+    messages: MessageGraph,
+    known: int,
+    *,
+    nodes: Mapping[str, Tensor],
+    labelled: Mapping[str, Tensor],
+    edges: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Means of sums over nodes, the known ones and edges; processes exchange once."""
+    sums = {**nodes, **labelled, **edges}
+    counts = [float(messages.nodes)] * len(nodes)
+    counts += [float(known)] * len(labelled)
+    counts += [float(messages.edges)] * len(edges)
+    stacked = torch.stack(list(sums.values()))
+    totals = messages.total(torch.stack([stacked, stacked.new_tensor(counts)]))
+    return dict(zip(sums, (totals[0] / totals[1]).unbind(), strict=True))

@@ -6,16 +6,16 @@ from modicum.method import Method
 
 METHOD = Method(
     name="reliant",
-    recipes={"train": ".presets:RECIPE"},
+    recipes={"teacher": ".presets:TEACHER", "distil": ".presets:DISTIL"},
     verbs={
-        "data": ".survey:data",
+        "data": ".data.survey:data",
         "evaluate": ".inference:evaluate",
         "predict": ".inference:predict",
         "export": ".inference:export",
         "pareto": ".pareto:pareto",
     },
-    network=".model:build",
-    example=".model:example",
+    network=".networks.distilled:build",
+    example=".networks.distilled:example",
     study=".claim:study",
-    datasets=".sources:DATASETS",
+    datasets=".data.sources:DATASETS",
 )

@@ -38,7 +38,7 @@ def evaluate_predictions(
     seed: int = 0,
     bins: int = 10,
 ) -> dict[str, Any]:
-    """Accuracy, fairness and calibration of probabilities on some nodes (specification, section 8).
+    """Accuracy, fairness and calibration of probabilities on some nodes.
 
     A decision is the class of the largest probability, the lowest of equal ones. Gaps compare
     shares of positive decisions: `sp`, statistical parity, `P(d = 1 | s = 0) - P(d = 1 | s = 1)`,

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from modicum.claims import Picture, Stage, Study, run_study
+from modicum.claims import Picture, Study, run_study
 from modicum.errors import ConfigError
 from modicum.inference import write_table
 from modicum.methods.reliant import pictures
-from modicum.methods.reliant.claim import BASE, measure
+from modicum.methods.reliant.claim import BASE, arm_of, measure
+from modicum.methods.reliant.data.people import open_graph
 from modicum.methods.reliant.inference import Trained
 from modicum.methods.reliant.metrics import pareto_front
-from modicum.methods.reliant.train import Config, open_graph
-from modicum.options import whole_path
+from modicum.methods.reliant.recipes.distil import Config
+from modicum.options import replace, whole_path
 from modicum.system.files import atomic_write
 
 Recipe = Literal["quick", "official"]
@@ -62,23 +63,23 @@ def pareto(
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: must be at least 1.")
     base = _base(data, run, objective, recipe, framework)
-    base = dataclasses.replace(
+    base = replace(
         base,
         compare=False,
-        teacher_epochs=teacher_epochs or base.teacher_epochs,
-        epochs=epochs or base.epochs,
+        teacher=dataclasses.replace(base.teacher, epochs=teacher_epochs or base.teacher.epochs),
+        epochs=epochs or base.training.epochs,
     )
     if alphas is None:
         alphas = (0.0, 10.0, 100.0, 1000.0) if base.framework == "cpf" else (0.0, 1.0, 10.0, 100.0)
     if not alphas:
         raise ConfigError("--alphas: give at least one weight.")
-    arms = {f"{alpha:g}": dataclasses.replace(base, alpha=alpha) for alpha in alphas}
-    graph = open_graph(base)
+    arms = {f"{alpha:g}": arm_of(replace(base, alpha=alpha)) for alpha in alphas}
+    graph = open_graph(base.people)
     found = run_study(
         Study(
             method="reliant",
             data=graph.name,
-            arms={alpha: Stage(config) for alpha, config in arms.items()},
+            arms=arms,
             claims=(),
             measure=measure,
             pictures=_no_pictures,
@@ -87,7 +88,7 @@ def pareto(
         range(seeds),
         jobs=jobs,
     )
-    gap = f"{base.objective}_gap"
+    gap = f"{base.fairness.objective}_gap"
     rows: list[dict[str, Any]] = []
     for alpha in arms:
         of_arm = [result.metrics for result in found.results if result.arm == alpha]
@@ -106,12 +107,13 @@ def pareto(
         file.write(
             pictures.pareto_plot(
                 [(point["alpha"], point["accuracy"], point["gap"]) for point in points],
-                objective="eo" if base.objective == "eo" else "sp",
+                objective="eo" if base.fairness.objective == "eo" else "sp",
             )
         )
     return {
         "graph": graph.name,
-        "measured_on": f"{len(graph.test):,} test nodes, {seeds} seeds",
+        "test_nodes": len(graph.test),
+        "seeds": seeds,
         "weights": rows,
         "picture": str(out / "pareto.png"),
         "table": str(out / "pareto.csv"),
@@ -135,16 +137,16 @@ def _base(
         if (data, objective, recipe, framework) != ("blocks", "sp", "quick", "cpf"):
             raise ConfigError("--run: it says data, objective, recipe and framework; leave these.")
         trained = Trained.load(run)
-        if trained.config.objective == "none":
+        if not isinstance(trained.config, Config):
+            raise ConfigError(f"--run {run}: it is a run of a teacher, without students.")
+        if trained.config.fairness.objective == "none":
             raise ConfigError(f"--run {run}: its student has no fairness term (--objective none).")
         trained.open_graph()  # which refuses a graph that is not there
         return trained.config
     base = Config() if recipe == "official" else BASE
     if framework == "akd" and recipe == "quick":  # BASE is a recipe of cpf
-        base = dataclasses.replace(Config(), teacher_epochs=300, teacher_patience=300, epochs=300)
-    return dataclasses.replace(
-        base, data=whole_path(data), objective=objective, framework=framework
-    )
+        base = replace(Config(), teacher=BASE.teacher, epochs=300)
+    return replace(base, data=whole_path(data), objective=objective, framework=framework)
 
 
 def _no_pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:

@@ -160,6 +160,33 @@ def group_confusions(
     return png(figure)
 
 
+def of_networks(
+    probabilities: Mapping[str, Array],
+    labels: Array,
+    groups: Array,
+    group_names: Sequence[str],
+    class_names: Sequence[str],
+    positive: int = 1,
+) -> tuple[bytes, bytes]:
+    """`score_distributions` and `group_confusions` of networks.
+
+    Args:
+        probabilities: For each network `(M, C)`.
+        labels: `(M,)`, classes.
+        groups: `(M,)`, group of each node.
+        group_names: Names of the groups.
+        class_names: Names of the C classes.
+        positive: The class of a positive decision.
+    """
+    scores = {name: p[:, positive] for name, p in probabilities.items()}
+    decisions = {name: p.argmax(1) for name, p in probabilities.items()}
+    threshold = 0.5 if len(class_names) == 2 else None
+    return (
+        score_distributions(scores, groups, group_names, threshold=threshold),
+        group_confusions(decisions, labels, groups, group_names, class_names),
+    )
+
+
 def pareto_plot(points: Sequence[tuple[float, float, float]], *, objective: Gap = "sp") -> bytes:
     """Accuracy against gap for each weight of the fairness term, the front of the means marked.
 
@@ -190,39 +217,6 @@ def pareto_plot(points: Sequence[tuple[float, float, float]], *, objective: Gap 
     axes.set(xlabel=GAPS[objective], ylabel="accuracy, percent")
     axes.set_xlim(left=min(0, axes.get_xlim()[0]))
     _legend(axes)
-    return png(figure)
-
-
-def cost_against_edges(
-    edges: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]]
-) -> bytes:
-    """Time or memory against the number of edges, both on logarithmic scales.
-
-    Args:
-        edges: Self loops included.
-        panels: For each picture side by side, named by quantity and unit, the curves in it.
-    """
-    figure = Figure(figsize=(4 * len(panels), 3.4), layout="constrained")
-    x = np.asarray(edges, np.float64)
-    for axes, (quantity, curves) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
-        for place, (name, values) in enumerate(curves.items()):
-            style: dict[str, Any] = {
-                "color": COLOURS[place % len(COLOURS)],
-                "marker": MARKERS[place % len(MARKERS)],
-                "linestyle": DASHES[place % len(DASHES)],
-            }
-            axes.loglog(x, values, markersize=5, label=_plain(name), **style)
-        limits = axes.get_ylim()
-        for place, values in enumerate(curves.values()):
-            label = None if place else "in proportion to edges"
-            line = values[-1] * x / x[-1]
-            axes.loglog(x, line, color=_MUTED, linewidth=0.7, zorder=1, label=label)
-        axes.set_ylim(limits)
-        axes.set(xlabel="edges, self loops included", ylabel=_plain(quantity))
-        _bare(axes)
-        _legend(axes)
     return png(figure)
 
 

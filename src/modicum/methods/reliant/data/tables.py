@@ -7,19 +7,27 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.delimited import Rows, Texts, as_numbers, plain, read_edges, read_rows
-from modicum.methods.reliant.encoding import Encoding, is_missing, refuse_missing
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.messages import MessageGraph
-from modicum.methods.reliant.similarity import cached_similarity_graph, similarity_graph
-from modicum.methods.reliant.splits import SEED, Splits, split_per_class
+from modicum.methods.reliant.data.delimited import (
+    Rows,
+    Texts,
+    as_numbers,
+    plain,
+    read_edges,
+    read_rows,
+)
+from modicum.methods.reliant.data.encoding import Encoding, is_missing, refuse_missing
+from modicum.methods.reliant.data.similarity import cached_similarity_graph, similarity_graph
+from modicum.methods.reliant.data.splits import Splits, split_per_class
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.messages import MessageGraph
+from modicum.options import Interval, Options, refuse
 
 CLASS_LIMIT = 50
 """Values of a label or group above which the column is taken for a measurement."""
@@ -53,62 +61,69 @@ class TableGraph(Graph):
         )
 
 
-def read_table(
-    nodes: Path,
-    label: str,
-    sensitive: str | None,
-    *,
-    edges: Path | None = None,
-    similarity: float | None = None,
-    id_column: str | None = None,
-    drop: Sequence[str] = (),
-    keep_sensitive: bool = False,
-    standardise: bool = True,
-    sensitive_positive: str | None = None,
-    positive_label: str | None = None,
-    many_groups: bool = False,
-    split_column: str | None = None,
-    train: float | int = 0.3,
-    val: float | int = 0.2,
-    seed: int = SEED,
-    skip_bad: bool = False,
-) -> TableGraph:
-    """A graph of a table of one's own: a row a person, named columns.
+@dataclass(frozen=True)
+class Table(Options):
+    """How a table of one's own is read: a row a person, named columns."""
+
+    label: str | None = None
+    """Column of the table to predict, of two or more values; empty where it is not known."""
+    sensitive: str | None = None
+    """Column with the group of each person. It is no feature unless --keep-sensitive."""
+    edges: Path | None = None
+    """Pairs of people who are connected, a line each: ids, or numbers of rows from 0."""
+    similarity: Annotated[float, Interval(gt=0, lt=1)] = 0.8
+    """Without --edges, connect a row to those more similar than this share of its best match."""
+    id_column: str | None = None
+    """Column with the id of each person that --edges names; none: the number of the row."""
+    split_column: str | None = None
+    """Column that says train, val or test; none: rows are divided at random within each class."""
+    train_share: Annotated[float, Interval(gt=0, lt=1)] = 0.5
+    """Share of the rows of each class to train on."""
+    val_share: Annotated[float, Interval(gt=0, lt=1)] = 0.25
+    """Share for validation; the rest is for testing."""
+    standardise: bool = True
+    """Scale columns of numbers by the mean and deviation of the training rows."""
+    sensitive_positive: str | None = None
+    """Value of the sensitive column that is group 1; none: the last of two."""
+    positive_label: str | None = None
+    """Value of the label that is a positive decision; none: the last of two."""
+    keep_sensitive: bool = False
+    """Let the networks see the sensitive column of a table of your own."""
+    many_groups: bool = False
+    """Allow more than two groups; the gap is then the largest minus the smallest."""
+    skip_bad: bool = False
+    """Leave out rows with missing values, with a warning, instead of refusing the table."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_share + self.val_share >= 1:
+            raise refuse("val_share", self.val_share, "above 0 and leave a rest")
+
+
+def read_table(nodes: Path, table: Table, drop: Sequence[str] = ()) -> TableGraph:
+    """A graph of a table of one's own.
 
     Columns of numbers are standardised by the training rows, columns of text become a feature of 0
     or 1 for each value. Label and sensitive column may hold any texts or numbers; their values are
-    numbered in order, the names kept as `classes` and `groups`.
+    numbered in order, the names kept as `classes` and `groups`. Rows without a label are in the
+    graph but in no split. Edges are made symmetric.
 
     Args:
         nodes: CSV or TSV file with a header: comma, semicolon or tab, UTF-8.
-        label: Column to predict. Rows where it is empty are in the graph but in no split.
-        sensitive: Column of the group of each person; None if it is not known.
-        edges: Pairs of people who are connected, a line each; made symmetric.
-        similarity: Without `edges`, the threshold of the similarity rule (`similarity_graph`) on
-            the features.
-        id_column: Column of the names of people in `edges`; None if it has the numbers of the
-            rows, from 0.
+        table: What its columns are; without `sensitive` the graph has no groups.
         drop: Columns, or features such as `city=Paris`, to leave out.
-        keep_sensitive: Let the sensitive column be a feature as well.
-        standardise: False leaves columns of numbers as they are.
-        sensitive_positive: Value that is group 1; None for the last of two in order.
-        positive_label: Value that is class 1; None for the last of two in order.
-        many_groups: Allow more than two groups.
-        split_column: Column that says train, val or test, or nothing, of each row; None to divide
-            the rows of each class at random (`split_per_class`).
-        train: Share of each class to train on, or how many of it.
-        val: The same for validation; the rest is for testing.
-        seed: Of the division.
-        skip_bad: Leave out rows with a missing value, and their edges, with a warning.
 
     Raises:
         DataError: A file cannot be read, a value is missing, or columns do not fit the options.
         ConfigError: Options do not fit each other.
     """
-    if edges is None and similarity is None:
-        raise ConfigError(f"{nodes}: give --edges, or --similarity to make them of the rows.")
+    label, sensitive = table.label, table.sensitive
+    if label is None:
+        raise ConfigError(f"{nodes}: say which column is the label (--label).")
     rows = read_rows(nodes)
-    named = [name for name in (label, sensitive, id_column, split_column) if name is not None]
+    named = [
+        name for name in (label, sensitive, table.id_column, table.split_column) if name is not None
+    ]
     for name in named:
         rows.column(name)
     if len(set(named)) != len(named):
@@ -118,28 +133,28 @@ def read_table(
     feature_columns = [
         name
         for name in rows.columns
-        if name not in drop and (name not in named or (keep_sensitive and name == sensitive))
+        if name not in drop and (name not in named or (table.keep_sensitive and name == sensitive))
     ]
     complete = [*feature_columns, *([sensitive] if sensitive else [])]
-    ids = _ids(rows, id_column)
-    kept, notes = _usable(rows, complete, skip_bad)
+    ids = _ids(rows, table.id_column)
+    kept, notes = _usable(rows, complete, table.skip_bad)
     whole, rows = rows, rows.take(kept)
 
-    labels, classes = _coded(rows, label, positive_label, "--positive-label")
+    labels, classes = _coded(rows, label, table.positive_label, "--positive-label")
     groups: tuple[str, ...] = ()
     group: npt.NDArray[np.int64] | None = None
     if sensitive is not None:
-        group, groups = _coded(rows, sensitive, sensitive_positive, "--sensitive-positive")
-        if len(groups) > 2 and not many_groups:
+        group, groups = _coded(rows, sensitive, table.sensitive_positive, "--sensitive-positive")
+        if len(groups) > 2 and not table.many_groups:
             raise DataError(
                 f"{nodes}: the sensitive column {sensitive!r} has the values {', '.join(groups)}; "
                 f"expected two. Make it a column of two values, or allow more (--many-groups): the "
                 f"gap is then the largest minus the smallest."
             )
-    if split_column is None:
-        splits = split_per_class(labels, train, val, seed=seed)
+    if table.split_column is None:
+        splits = split_per_class(labels, table.train_share, table.val_share)
     else:
-        splits = _named_splits(rows, split_column, labels)
+        splits = _named_splits(rows, table.split_column, labels)
     for part, index in splits._asdict().items():
         if not len(index):
             raise DataError(
@@ -147,18 +162,16 @@ def read_table(
                 f"rows and {len(classes)} classes. Give more rows, other shares, or a column that "
                 f"divides them (--split-column)."
             )
-    encoding = Encoding.fit(rows, feature_columns, splits.train, standardise=standardise)
+    encoding = Encoding.fit(rows, feature_columns, splits.train, standardise=table.standardise)
     encoding = _without(encoding, [name for name in drop if name not in whole.columns], nodes)
     features = encoding.apply(rows)
-    if edges is not None:
+    if table.edges is not None:
         numbers = {name: number for number, name in enumerate(ids)}
-        found = read_edges(edges, len(whole) if id_column is None else numbers)
+        found = read_edges(table.edges, len(whole) if table.id_column is None else numbers)
         pairs = _renumber(found, kept, len(whole))
-        similarity = None
     else:
-        assert similarity is not None
-        pairs = cached_similarity_graph(features, similarity)
-        notes.append(f"Edges by similarity of the features, threshold {similarity:g}.")
+        pairs = cached_similarity_graph(features, table.similarity)
+        notes.append(f"Edges by similarity of the features, threshold {table.similarity:g}.")
     unlabelled = int((labels < 0).sum())
     if unlabelled:
         notes.append(f"{unlabelled:,} rows have no label and are in no split.")
@@ -176,14 +189,14 @@ def read_table(
         sensitive_name=sensitive or "sensitive",
         name=nodes.name,
         notes=notes,
-        many_groups=many_groups,
+        many_groups=table.many_groups,
     )
     return TableGraph(
         **{field.name: getattr(graph, field.name) for field in dataclasses.fields(graph)},
         encoding=encoding,
         ids=tuple(ids[number] for number in kept.tolist()),
-        id_column=id_column,
-        similarity=similarity,
+        id_column=table.id_column,
+        similarity=table.similarity if table.edges is None else None,
     )
 
 

@@ -2,8 +2,7 @@
 
 Every network is called as `network(graph, features)` and returns logits `(N, C)`; those with an
 embedding also have `network.embed(graph, features)`, which returns it beside the logits. Layers,
-sizes and dropout are those of the specification, section 5; what it does not say is called
-inferred.
+sizes and dropout are those of the official code; what was not found there is called inferred.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modicum.errors import ConfigError
-from modicum.methods.reliant.messages import MessageGraph
+from modicum.methods.reliant.graphs.messages import MessageGraph
 
 if TYPE_CHECKING:
-    from modicum.methods.reliant.graph import Graph
+    from modicum.methods.reliant.graphs.graph import Graph
 
 
 def check_dropout(**shares: float) -> None:
@@ -82,7 +81,19 @@ class GraphConvolution(nn.Module):
         return functional.linear(x, self.weight, self.bias)
 
 
-class GCN(nn.Module):
+class WithEmbedding(nn.Module):
+    """A network with an embedding, which GraphAKD compares."""
+
+    def forward(self, graph: Graph, features: Tensor) -> Tensor:
+        """Logits `(N, C)` of `features`, `(N, F)`."""
+        return self.embed(graph, features)[0]
+
+    def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(N, C)` and embedding `(N, H)`."""
+        raise NotImplementedError
+
+
+class GCN(WithEmbedding):
     """Graph convolutions with ReLU between them; dropout before all but the first.
 
     Its embedding is what the first layer puts out, after ReLU.
@@ -114,10 +125,6 @@ class GCN(nn.Module):
         widths = [in_features, *[hidden] * (layers - 1), classes]
         self.layers = nn.ModuleList(GraphConvolution(*pair) for pair in pairwise(widths))
 
-    def forward(self, graph: Graph, features: Tensor) -> Tensor:
-        """Logits `(N, C)` of `features`, `(N, F)`."""
-        return self.embed(graph, features)[0]
-
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(N, C)` and embedding `(N, hidden)`."""
         messages = graph.messages
@@ -131,8 +138,8 @@ class GCN(nn.Module):
 class NeighbourMean(nn.Module):
     """GraphSAGE's "gcn" aggregator: `W (x_v + sum of x_u) / (degree(v) + 1) + b`.
 
-    The neighbours u of v contain v by its self loop, so that it counts twice: so do the authors
-    (specification, section 9, 11). Starts Xavier uniform with the gain of ReLU (inferred: the
+    The neighbours u of v contain v by its self loop, so that it counts twice, as in the official
+    code. Starts Xavier uniform with the gain of ReLU (inferred: the
     layer's default in the library they use), with a bias of 0.
 
     Args:
@@ -159,7 +166,7 @@ class NeighbourMean(nn.Module):
         return x + self.bias if outputs < inputs else functional.linear(x, self.weight, self.bias)
 
 
-class GraphSAGE(nn.Module):
+class GraphSAGE(WithEmbedding):
     """Means over neighbourhoods with ReLU between them; dropout on the input and between.
 
     Its embedding is what the first layer puts out, before ReLU.
@@ -190,10 +197,6 @@ class GraphSAGE(nn.Module):
         self.dropout = dropout
         widths = [in_features, *[hidden] * (layers - 1), classes]
         self.layers = nn.ModuleList(NeighbourMean(*pair) for pair in pairwise(widths))
-
-    def forward(self, graph: Graph, features: Tensor) -> Tensor:
-        """Logits `(N, C)` of `features`, `(N, F)`."""
-        return self.embed(graph, features)[0]
 
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(N, C)` and embedding `(N, hidden)`."""
@@ -259,7 +262,7 @@ class GraphAttention(nn.Module):
         return torch.stack(found, 1)
 
 
-class GAT(nn.Module):
+class GAT(WithEmbedding):
     """Two layers of attention: heads concatenated after the first, averaged after the second.
 
     Its embedding is what the first layer puts out, after ReLU (inferred).
@@ -297,16 +300,12 @@ class GAT(nn.Module):
             ]
         )
 
-    def forward(self, graph: Graph, features: Tensor) -> Tensor:
-        """Logits `(N, C)` of `features`, `(N, F)`.
+    def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(N, C)` and embedding `(N, heads * hidden)`.
 
         Raises:
             DataError: No edge leads to some node.
         """
-        return self.embed(graph, features)[0]
-
-    def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `(N, C)` and embedding `(N, heads * hidden)`."""
         messages = graph.messages
         first, last = self.layers
         x = first(messages, messages.dropout(features, self.dropout, self.training))
@@ -315,7 +314,7 @@ class GAT(nn.Module):
         return x.mean(1), embedding
 
 
-class APPNP(nn.Module):
+class APPNP(WithEmbedding):
     """Two linear layers, then personalised PageRank: `h <- (1 - t) A h + t h_0`, A normalised.
 
     Its embedding is what the first layer puts out, after ReLU (inferred).
@@ -355,10 +354,6 @@ class APPNP(nn.Module):
         self.edge_dropout = edge_dropout
         self.layers = nn.ModuleList([nn.Linear(in_features, hidden), nn.Linear(hidden, classes)])
 
-    def forward(self, graph: Graph, features: Tensor) -> Tensor:
-        """Logits `(N, C)` of `features`, `(N, F)`."""
-        return self.embed(graph, features)[0]
-
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(N, C)` and embedding `(N, hidden)`."""
         messages = graph.messages
@@ -397,7 +392,7 @@ class SGC(nn.Module):
         return self.layer(graph.messages, features)
 
 
-class GCNII(nn.Module):
+class GCNII(WithEmbedding):
     """Deep graph convolutions that keep a share of their input and of themselves.
 
     Chen et al., "Simple and Deep Graph Convolutional Networks", ICML 2020: with
@@ -441,10 +436,6 @@ class GCNII(nn.Module):
         self.first = nn.Linear(in_features, hidden)
         self.layers = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(layers))
         self.last = nn.Linear(hidden, classes)
-
-    def forward(self, graph: Graph, features: Tensor) -> Tensor:
-        """Logits `(N, C)` of `features`, `(N, F)`."""
-        return self.embed(graph, features)[0]
 
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(N, C)` and embedding `(N, hidden)`."""

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from modicum.engine.random import generator
 from modicum.errors import ConfigError
-from modicum.methods.reliant.decoupled import DecoupledStudent
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.students import PLP, GCNStudent, SGCStudent
-from modicum.methods.reliant.teachers import APPNP, GAT, GCN, GCNII, SGC, GraphSAGE
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.networks.students import PLP, DecoupledStudent, GCNStudent, SGCStudent
+from modicum.methods.reliant.networks.teachers import APPNP, GAT, GCN, GCNII, SGC, GraphSAGE
 
 TeacherName = Literal["gcn", "sage", "gat", "appnp", "sgc", "gcnii"]
 StudentName = Literal["plp", "sgc", "gcn", "decoupled"]
@@ -56,7 +55,7 @@ class NodeClassifier(Protocol):
 
 
 class Proxies(nn.Module):
-    """The proxies of bias: a learnable row a node, drawn from U[0, 1) (specification, section 2.1).
+    """The proxies of bias: a learnable row a node, drawn from U[0, 1) (official code).
 
     Args:
         nodes: N.
@@ -66,6 +65,8 @@ class Proxies(nn.Module):
         ConfigError: `size` is below 1.
     """
 
+    by_node = ("rows",)
+
     def __init__(self, nodes: int, size: int = 2) -> None:
         super().__init__()
         if size < 1:
@@ -73,13 +74,16 @@ class Proxies(nn.Module):
         self.rows = nn.Parameter(torch.rand(nodes, size))
 
     @classmethod
+    def from_rows(cls, rows: Tensor, *, learnable: bool = True) -> Proxies:
+        """Given rows `(N, d)`."""
+        proxies = cls(*rows.shape)
+        proxies.rows = nn.Parameter(rows.float().clone(), requires_grad=learnable)
+        return proxies
+
+    @classmethod
     def of_groups(cls, sensitive: Tensor, groups: int) -> Proxies:
         """Fixed rows that say which group a node is in: `[s, 1 - s]` where there are two."""
-        proxies = cls(len(sensitive), groups)
-        proxies.rows = nn.Parameter(
-            nn.functional.one_hot(sensitive, groups).flip(1).float(), requires_grad=False
-        )
-        return proxies
+        return cls.from_rows(nn.functional.one_hot(sensitive, groups).flip(1), learnable=False)
 
     def append(self, features: Tensor) -> Tensor:
         """Node mode: `(N, F + d)`, each node with its own proxy."""
@@ -142,8 +146,13 @@ class Distilled(nn.Module):
         self.register_buffer("mean_proxy", torch.zeros(proxy_size))
 
     def forward(self, graph: Graph) -> Tensor:
-        """Class probabilities `(N, C)` of the RELIANT student, or of the plain one without it."""
-        return self.probabilities(graph, "reliant" if "reliant" in self.networks else "plain")
+        """Class probabilities `(N, C)` of the network that decides, see `role`."""
+        return self.probabilities(graph, self.role)
+
+    @property
+    def role(self) -> str:
+        """Which network decides: the RELIANT student, without it the plain one, or the teacher."""
+        return next(role for role in ("reliant", "plain", "teacher") if role in self.networks)
 
     def probabilities(self, graph: Graph, role: str) -> Tensor:
         """Class probabilities `(N, C)` of the network in a role.

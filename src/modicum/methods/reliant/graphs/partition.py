@@ -2,7 +2,7 @@
 
 A process keeps the rows of its own nodes: features, edges into them, proxies, balances. Before a
 product it fetches the rows of other nodes that its edges come from (the halo), and gradients go
-back the same way (specification, section 13).
+back the same way.
 
 The nodes are divided in parts, and a process may hold several. Columns of a matrix are in the order
 of the parts, and random numbers are drawn by part, so that the same parts give the same numbers up
@@ -35,10 +35,8 @@ from torch.optim import Optimizer
 from modicum.engine.distributed import SumOverProcesses
 from modicum.engine.random import fold_keys, uniform
 from modicum.errors import ConfigError, DataError, require
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.messages import MessageGraph, draw_kept
-from modicum.methods.reliant.model import Proxies
-from modicum.methods.reliant.students import PLP
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.messages import MessageGraph, draw_kept
 
 Division = Literal["metis", "blocks", "hash"]
 
@@ -311,7 +309,6 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, messages: PartitionedMessageGraph) -> Tensor:
-        """The gathered rows, `(width, C)`."""
         ctx.messages = messages
         return messages.fetch_halo(x)
 
@@ -320,7 +317,6 @@ class _Gather(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor, None]:
-        """The gradient of `x`, with what other processes send back."""
         return ctx.messages.return_halo(gradients[0]), None
 
 
@@ -384,20 +380,12 @@ def own_rows(graph: Graph, x: Tensor) -> Tensor:
 
 
 def node_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters with a row a node, by their names in the state dict.
-
-    Those are the rows of `Proxies`, and of `PLP` the balances, and scores that are free numbers.
-    """
-    found: dict[str, nn.Parameter] = {}
-    for prefix, child in module.named_modules():
-        names: list[str] = []
-        if isinstance(child, Proxies):
-            names = ["rows"]
-        elif isinstance(child, PLP):
-            names = ["balance", "score"] if child.attention == "nodes" else ["balance"]
-        for name in names:
-            found[f"{prefix}.{name}" if prefix else name] = child.get_parameter(name)
-    return found
+    """Parameters with a row a node (a module's `by_node`), by their names in the state dict."""
+    return {
+        f"{prefix}.{name}" if prefix else name: child.get_parameter(name)
+        for prefix, child in module.named_modules()
+        for name in getattr(child, "by_node", ())
+    }
 
 
 def keep_own_rows(graph: Graph, module: nn.Module) -> None:
@@ -430,22 +418,23 @@ class ModuleState:
     """
 
     def __init__(self, graph: Graph, module: nn.Module) -> None:
-        self._graph, self._module = graph, module
+        self._graph = graph
+        self._kept: nn.Module | Optimizer = module
+        self._by_node: set[Any] = set(node_parameters(module))
 
     def state_dict(self) -> dict[str, Any]:
-        """The module's, with the rows of all nodes."""
-        return self._with_rows(self._module.state_dict(), collect)
+        """The state of what is kept, with the rows of all nodes."""
+        return self._with_rows(self._kept.state_dict(), collect)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` returned; the module gets the rows of this process."""
-        self._module.load_state_dict(self._with_rows(state, own_rows))
+        """What `state_dict` returned, of which the rows of this process are kept."""
+        self._kept.load_state_dict(self._with_rows(state, own_rows))
 
     def _with_rows(self, state: Mapping[str, Any], rows: _Rows) -> dict[str, Any]:
-        names = node_parameters(self._module)
-        return {n: rows(self._graph, v) if n in names else v for n, v in state.items()}
+        return {n: rows(self._graph, v) if n in self._by_node else v for n, v in state.items()}
 
 
-class OptimizerState:
+class OptimizerState(ModuleState):
     """As `ModuleState`, of an optimizer whose tensors are elementwise, as Adam's are.
 
     Args:
@@ -455,20 +444,10 @@ class OptimizerState:
     """
 
     def __init__(self, graph: Graph, module: nn.Module, optimizer: Optimizer) -> None:
-        self._graph, self._optimizer = graph, optimizer
+        self._graph, self._kept = graph, optimizer
         of_nodes = set(map(id, node_parameters(module).values()))
         # State dicts know parameters by their place.
-        self._places = {
-            place for place, p in enumerate(_parameters(optimizer)) if id(p) in of_nodes
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """The optimizer's, with the rows of all nodes."""
-        return self._with_rows(self._optimizer.state_dict(), collect)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` returned; the optimizer gets the rows of this process."""
-        self._optimizer.load_state_dict(self._with_rows(state, own_rows))
+        self._by_node = {n for n, p in enumerate(_parameters(optimizer)) if id(p) in of_nodes}
 
     def _with_rows(self, state: Mapping[str, Any], rows: _Rows) -> dict[str, Any]:
         def convert(value: Any) -> Any:
@@ -477,7 +456,7 @@ class OptimizerState:
             return rows(self._graph, value) if by_row else value
 
         of_parameters = {
-            place: {n: convert(v) for n, v in values.items()} if place in self._places else values
+            place: {n: convert(v) for n, v in values.items()} if place in self._by_node else values
             for place, values in state["state"].items()
         }
         return {**state, "state": of_parameters}

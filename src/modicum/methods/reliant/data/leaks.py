@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.graphs.graph import Graph
 
 CORRELATION = 0.95
 AUC = 0.99
@@ -49,8 +49,8 @@ def leaks(graph: Graph) -> list[Leak]:
     """Features that predict the label alone, and the sensitive attribute among the features.
 
     On training nodes: a feature leaks if its correlation with one class against the others is
-    above `CORRELATION` in size, or its area under the ROC curve above `AUC` in either direction
-    (specification, section 11). Looked at too is whether it is 0 (inferred): TIME of Recidivism,
+    above `CORRELATION` in size, or its area under the ROC curve above `AUC` in either direction.
+    Looked at too is whether it is 0 (inferred): TIME of Recidivism,
     the months until the arrest that is to be predicted, shows in nothing else.
 
     Args:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import DataError
-from modicum.methods.reliant.delimited import Rows, Texts, as_numbers
+from modicum.methods.reliant.data.delimited import Rows, Texts, as_numbers
 
 CATEGORY_LIMIT = 64
 """Different texts in a column above which it is taken for names or ids."""
@@ -123,19 +122,6 @@ class Encoding:
                 block = (rows.numbers(column.name)[:, None] - column.mean) / column.deviation
             features.update(zip(column.features, block.T, strict=True))
         return np.stack([features[name] for name in self.names], 1)
-
-    def to_notes(self) -> dict[str, Any]:
-        """The encoding as JSON can hold it."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_notes(cls, notes: Mapping[str, Any]) -> Encoding:
-        """What `to_notes` returned, perhaps by way of JSON."""
-        columns = tuple(
-            Column(column["name"], column["mean"], column["deviation"], tuple(column["values"]))
-            for column in notes["columns"]
-        )
-        return cls(columns, tuple(notes["names"]), tuple(notes["others"]))
 
 
 def refuse_missing(rows: Rows, names: Iterable[str]) -> None:

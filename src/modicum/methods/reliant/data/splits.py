@@ -36,8 +36,8 @@ def split_per_class(
     """Divide the nodes of each class at random, by the rule of the published splits.
 
     The numbers of each class, class 0 first, are shuffled by Python's `random` with one seed. The
-    first are for training, the next for validation, the rest for testing (specification, section
-    7). Nodes without a label (-1) are in no split.
+    first are for training, the next for validation, the rest for testing. Nodes without a label
+    (-1) are in no split.
 
     Args:
         labels: `(N,)`, classes from 0.

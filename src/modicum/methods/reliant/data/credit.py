@@ -1,8 +1,8 @@
 """The Credit table, from its own file or from the public file it was made of.
 
 The public file is UCI's "default of credit card clients" (30,000 card holders in Taiwan, 2005;
-amounts in NT$, months from September back to April). Its derivation is in the specification,
-section 7, where all 15 columns of all rows were found equal to those of the published table.
+amounts in NT$, months from September back to April). Derived from it, all 15 columns of all rows
+equal those of the published table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import DataError
-from modicum.methods.reliant.delimited import Rows, parse_rows, read_text
+from modicum.methods.reliant.data.delimited import Rows, parse_rows, read_text
 
 COLUMNS = (
     "NoDefaultNextMonth",

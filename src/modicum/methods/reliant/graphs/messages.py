@@ -291,7 +291,6 @@ class _Multiply(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: _Matrix) -> Tensor:
-        """The product, `(N, C)`."""
         ctx.matrix = matrix
         return _times(matrix.forward, x)
 
@@ -300,7 +299,6 @@ class _Multiply(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor, None]:
-        """Gradients of what needs them."""
         return _times(ctx.matrix.backward, gradients[0]), None
 
 
@@ -309,7 +307,6 @@ class _MultiplyWeighted(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor, graph: MessageGraph) -> Tensor:
-        """The product, `(N, C)`."""
         ctx.graph = graph
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weights)
         matrix = graph._matrix(weights.detach())  # pyright: ignore[reportPrivateUsage]
@@ -320,7 +317,6 @@ class _MultiplyWeighted(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None]:
-        """Gradients of what needs them."""
         x, weights = ctx.saved_tensors
         graph: MessageGraph = ctx.graph
         gradient = gradients[0]

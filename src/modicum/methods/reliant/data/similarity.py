@@ -1,7 +1,8 @@
 """Edges for a table: who is nearly as similar to whom as the most similar other row.
 
 The similarity of two rows is `1 / (1 + d)`, `d` their Euclidean distance. Row `i` is connected to
-every row more similar to it than a share `theta` of its best match (specification, section 7):
+every row more similar to it than a share `theta` of its best match (the rule of the
+published data sets):
 
     sim(i, j) > theta * max_{k != i} sim(i, k)    or    d_ij < (1 + d_i,min) / theta - 1
 

@@ -1,7 +1,7 @@
 """The networks that are taught: CPF's label propagation, and GraphAKD's graph convolutions.
 
-Called as teachers are: `network(graph, features)` returns logits `(N, C)`. Sources: specification,
-sections 3 (PLP) and 4 (SGCStudent, GCNStudent).
+Called as teachers are: `network(graph, features)` returns logits `(N, C)`. Layers are those of the
+official code.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.messages import MessageGraph
-from modicum.methods.reliant.teachers import GraphConvolution, check_at_least, check_dropout
+from modicum.methods.reliant.graphs.messages import MessageGraph
+from modicum.methods.reliant.networks.teachers import (
+    GraphConvolution,
+    WithEmbedding,
+    check_at_least,
+    check_dropout,
+)
 
 if TYPE_CHECKING:
-    from modicum.methods.reliant.graph import Graph
+    from modicum.methods.reliant.graphs.graph import Graph
 
 Attention = Literal["features", "nodes"]
 
@@ -43,7 +48,7 @@ class _Attention(NamedTuple):
 
 
 class PLP(nn.Module):
-    """Parameterised label propagation beside an MLP, CPF's student (specification, section 3).
+    """Parameterised label propagation beside an MLP, CPF's student.
 
     Soft labels H begin as the labels of training nodes, and 1/C elsewhere. A round makes them
 
@@ -67,7 +72,7 @@ class PLP(nn.Module):
             than the authors', at a fraction of the cost.
 
     Attributes:
-        balance: `(N, 1)`, a parameter: lambda of the specification.
+        balance: `(N, 1)`, a parameter: lambda of CPF.
         score: `(1, F)` or `(N, 1)`, a parameter: what makes the scores.
         mlp: The linear layers.
 
@@ -100,6 +105,7 @@ class PLP(nn.Module):
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.attention: Attention = attention
+        self.by_node = ("balance",) if attention == "features" else ("balance", "score")
         self.tied_dropout = tied_dropout
         self.balance = nn.Parameter(torch.zeros(nodes, 1))
         shape = (1, in_features) if attention == "features" else (nodes, 1)
@@ -197,7 +203,7 @@ class PLP(nn.Module):
             )
 
 
-class SGCStudent(nn.Module):
+class SGCStudent(WithEmbedding):
     """Graph convolutions of `hops` propagations each, ReLU and dropout between: GraphAKD's student.
 
     Its embedding is what the last but one layer puts out, after ReLU and before dropout.
@@ -232,10 +238,6 @@ class SGCStudent(nn.Module):
         widths = [in_features, *[hidden] * (layers - 1), classes]
         self.layers = nn.ModuleList(GraphConvolution(*pair, hops=hops) for pair in pairwise(widths))
 
-    def forward(self, graph: Graph, features: Tensor) -> Tensor:
-        """Logits `(N, C)` of `features`, `(N, F)`."""
-        return self.embed(graph, features)[0]
-
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(N, C)` and embedding `(N, hidden)`."""
         messages = graph.messages
@@ -252,3 +254,66 @@ class GCNStudent(SGCStudent):
 
     `SGCStudent` of one hop, its default; the name is what distinguishes them.
     """
+
+
+class DecoupledStudent(nn.Module):
+    """An MLP on features that were propagated 0 to k times (as SIGN and SGC do; inferred here).
+
+    Args:
+        in_features: F + d.
+        classes: C.
+        hops: k.
+        proxy_size: d, the last columns, which are not propagated: a constant has no neighbours.
+        hidden: Columns between the layers.
+        layers: Linear layers.
+        dropout: Probability, before all but the first.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        classes: int,
+        *,
+        hops: int = 2,
+        proxy_size: int = 0,
+        hidden: int = 64,
+        layers: int = 3,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        check_dropout(dropout=dropout)
+        check_at_least(1, layers=layers)
+        check_at_least(0, hops=hops)
+        self.hops, self.proxy_size = hops, proxy_size
+        first = (in_features - proxy_size) * (hops + 1) + proxy_size
+        widths = [first, *[hidden] * (layers - 1), classes]
+        steps: list[nn.Module] = []
+        for place, (inputs, outputs) in enumerate(pairwise(widths)):
+            steps += [nn.ReLU(), nn.Dropout(dropout)] if place else []
+            steps.append(nn.Linear(inputs, outputs))
+        self.mlp = nn.Sequential(*steps)
+
+    def forward(self, graph: Graph, features: Tensor) -> Tensor:
+        """Logits `(N, C)` of `features`, `(N, F + d)`."""
+        x, proxies = features.split([features.shape[1] - self.proxy_size, self.proxy_size], 1)
+        return self.of_rows(torch.cat(hops_of(graph, x, self.hops), 1), proxies)
+
+    def of_rows(self, rows: Tensor, proxies: Tensor) -> Tensor:
+        """Logits `(B, C)` of some nodes.
+
+        Args:
+            rows: `(B, F * (k + 1))`: of `PropagatedFeatures`.
+            proxies: `(B, d)`.
+        """
+        return self.mlp(torch.cat([rows, proxies], 1))
+
+
+def hops_of(graph: Graph, x: Tensor, hops: int) -> list[Tensor]:
+    """`x, A x, …, A^hops x`, each `(N, F)`, A normalised symmetrically."""
+    found = [x]
+    for _ in range(hops):
+        found.append(graph.messages.propagate_normalised(found[-1]))
+    return found

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import tyro
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.graph import Graph
-from modicum.methods.reliant.leaks import leaks
+from modicum.methods.reliant.data.leaks import leaks
+from modicum.methods.reliant.data.people import People, open_graph
+from modicum.methods.reliant.data.tables import Table
+from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.pictures import graph_overview
-from modicum.methods.reliant.train import Config, open_graph
+from modicum.options import FLAT
 from modicum.system.files import atomic_write
 
 Numbers = npt.NDArray[np.float64]
@@ -28,68 +30,36 @@ _SMALL = 30
 
 def data(
     path: tyro.conf.Positional[str],
-    label: str | None = None,
-    sensitive: str | None = None,
-    edges: Path | None = None,
-    similarity: float = 0.8,
-    id_column: str | None = None,
-    split_column: str | None = None,
-    sensitive_positive: str | None = None,
-    positive_label: str | None = None,
-    keep_sensitive: bool = False,
-    many_groups: bool = False,
-    skip_bad: bool = False,
+    table: Annotated[Table, FLAT] = Table(),
     positive_class: int | None = None,
     picture: Path | None = None,
 ) -> dict[str, Any]:
     """Say what a graph holds: nodes, edges, groups, base rates, splits, features that leak.
 
     Args:
-        path: What `modicum train reliant --data` takes; or, with --label and --sensitive, a table
-            of your own, CSV or TSV.
-        label: Column of the table to predict.
-        sensitive: Column with the group of each person.
-        edges: Pairs of people who are connected.
-        similarity: Without --edges, threshold of the similarity rule.
-        id_column: Column with the id of each person that --edges names.
-        split_column: Column that says train, val or test.
-        sensitive_positive: Value of the sensitive column that is group 1; none: the last of two.
-        positive_label: Value of the label that is a positive decision; none: the last of two.
-        keep_sensitive: Count the sensitive column among the features.
-        many_groups: Allow more than two groups.
-        skip_bad: Leave out rows with missing values.
+        path: What `modicum train reliant distil --data` takes; or, with --label and --sensitive, a
+            table of your own, CSV or TSV.
+        table: How it is read.
         positive_class: Number of the class that is a positive decision, where there are more than
             two.
         picture: PNG file to write: groups, their base rates, and how many edges nodes have.
     """
-    if label is None and Path(path).is_file():
+    named = table.label is None
+    if named and Path(path).is_file():
         raise ConfigError(f"{path} is a file: say what is in it by --label and --sensitive.")
-    config = Config(
-        data=Config.data if label else path,
-        nodes=Path(path) if label else None,
-        label=label,
-        sensitive=sensitive,
-        edges=edges,
-        similarity=similarity,
-        id_column=id_column,
-        split_column=split_column,
-        sensitive_positive=sensitive_positive,
-        positive_label=positive_label,
-        keep_sensitive=keep_sensitive,
-        many_groups=many_groups,
-        skip_bad=skip_bad,
-        positive_class=positive_class,
+    people = People(
+        path if named else "blocks", None if named else Path(path), table, (), positive_class
     )
     try:
-        graph = open_graph(config)
+        graph = open_graph(people)
     except DataError as error:
         return {"source": path, "usable": False, "problems": [str(error)], "warnings": []}
-    chosen = 1 if positive_class is None else positive_class
-    found = {"source": path} | describe(graph, positive_class=chosen)
+    positive = 1 if positive_class is None else positive_class
+    found = {"source": path} | describe(graph, positive_class=positive)
     if picture is None:
         return found
     with atomic_write(picture) as file:
-        file.write(overview(graph, positive_class=chosen))
+        file.write(overview(graph, positive_class=positive))
     return found | {"picture": str(picture)}
 
 
@@ -112,7 +82,7 @@ def describe(graph: Graph, *, positive_class: int = 1) -> dict[str, Any]:
         - `edges`: `undirected`, `directed`, `self_loops`; `degree`: `min`, `median`, `mean`, `max`
           of the edges into a node, and `isolated` nodes, self loops not counted in either;
         - `base_rate_gap`: of the groups' base rates, largest less smallest;
-          `accuracy_at_most_with_equal_shares`, and `meaning`, the same in a sentence; fractions;
+          `accuracy_at_most_with_equal_shares`; fractions;
         - `homophily`: `label` and `group`, each the share of edges `within` and the share
           `expected` if the same ends of edges were joined at random;
         - `classes`: each `class` and its `nodes`;
@@ -199,33 +169,26 @@ def base_rates(
     return np.divide(positive, known, out=np.full(groups, np.nan), where=known > 0)
 
 
-def accuracy_ceiling(shares: npt.ArrayLike, base_rates: npt.ArrayLike, gap: float = 0.0) -> float:
-    """The accuracy that no decisions exceed whose statistical parity gap is at most `gap`.
+def accuracy_ceiling(shares: npt.ArrayLike, base_rates: npt.ArrayLike) -> float:
+    """The accuracy that no decisions with equal shares of positive ones exceed.
 
-    Let group `a` be a share `w_a` of the nodes, `b_a` of it positive (the base rate) and `r_a` of
-    it decided positive. Wrong positive less wrong negative decisions are `r_a - b_a` of the group,
-    so that at least `|r_a - b_a|` of it is wrong, and of all nodes
-
-        error  >=  sum_a w_a |r_a - b_a|.
-
-    All `r_a` lie in an interval of the length `gap`, so that `|r_a - b_a|` is at least the distance
-    of `b_a` from it. The sum of the weighted distances is convex and piecewise linear in where the
-    interval is, so that the least of it is where an end meets one of the `b_a`. With two groups and
-    no gap the bound is `error >= min(w_0, w_1) |b_0 - b_1|`. Decisions that know the labels attain
-    it. It is about the nodes that shares and base rates are of; the derivation is ours.
+    Let group `a` be a share `w_a` of the nodes, `b_a` of it positive (the base rate) and `r` of
+    every group decided positive. Wrong positive less wrong negative decisions are `r - b_a` of the
+    group, so that of all nodes at least `sum_a w_a |r - b_a|` are wrong. This is convex and
+    piecewise linear in `r`, so that the least of it is at one of the `b_a`. Decisions that know the
+    labels attain it. It is about the nodes that shares and base rates are of; the derivation is
+    ours.
 
     Args:
         shares: `(G,)`, share of the nodes in each group, or numbers of nodes.
         base_rates: `(G,)`, share of positive labels in each group.
-        gap: Largest less smallest share of positive decisions, 0 to 1.
 
     Returns:
         A fraction, 0 to 1.
     """
     weights, rates = np.asarray(shares, np.float64), np.asarray(base_rates, np.float64)
-    low = np.concatenate([rates, rates - gap])[:, None]
-    distance = np.maximum(low - rates, 0) + np.maximum(rates - (low + gap), 0)
-    return float(1 - (distance @ weights).min() / weights.sum())
+    wrong = np.abs(rates[:, None] - rates) @ weights
+    return float(1 - wrong.min() / weights.sum())
 
 
 def degrees(graph: Graph) -> Integers:
@@ -262,7 +225,7 @@ def _groups(
     graph: Graph, labels: Integers, sensitive: Integers, positive_class: int
 ) -> dict[str, Any]:
     """The groups, and what their base rates let one expect."""
-    count, positive = len(graph.groups), graph.classes[positive_class]
+    count = len(graph.groups)
     nodes, labelled = (
         np.bincount(of, minlength=count) for of in (sensitive, sensitive[labels >= 0])
     )
@@ -276,15 +239,7 @@ def _groups(
     if np.isnan(rates).any():
         return found
     gap, ceiling = float(np.ptp(rates)), accuracy_ceiling(labelled, rates)
-    return found | {
-        "base_rate_gap": gap,
-        "accuracy_at_most_with_equal_shares": ceiling,
-        "meaning": (
-            f"The share of {positive!r} differs by {gap:.3f} between the groups. With equal shares "
-            f"of positive decisions (statistical parity) nothing that decides on these nodes can "
-            f"be more accurate than {ceiling:.3f}."
-        ),
-    }
+    return found | {"base_rate_gap": gap, "accuracy_at_most_with_equal_shares": ceiling}
 
 
 def _splits(

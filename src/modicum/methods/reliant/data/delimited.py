@@ -203,87 +203,71 @@ def read_edges(path: Path, ids: int | Mapping[str, int]) -> npt.NDArray[np.int64
         DataError: The file cannot be read, a line has not two fields, or one names no node.
     """
     text = read_text(path)
-    if isinstance(ids, int):
-        return _numbered_edges(path, text, ids)
+    if isinstance(ids, int) and (edges := _loaded(text, ids)) is not None:
+        return edges
     pairs = list(_pairs(path, text))
-    number = {name: ids.get(name, ids.get(plain(name), -1)) for _, p in pairs for name in p}
-    if pairs and all(number[name] < 0 for name in pairs[0][1]):
-        pairs = pairs[1:]
+    texts = {name for _, pair in pairs for name in pair}
+    if isinstance(ids, int):
+        number = {name: _whole(name, ids) for name in texts}
+        header = any(np.isnan(_number(name)) for name in (pairs[0][1] if pairs else ()))
+    else:
+        number = {name: ids.get(name, ids.get(plain(name), -1)) for name in texts}
+        header = bool(pairs) and all(number[name] < 0 for name in pairs[0][1])
+    pairs = pairs[header:]
     edges = np.array([[number[a], number[b]] for _, (a, b) in pairs], np.int64).reshape(-1, 2)
     bad = np.argwhere(edges < 0)
-    if len(bad):
-        line, pair = pairs[bad[0, 0]]
-        some = ", ".join(map(repr, itertools.islice(ids, 3)))
+    if not len(bad):
+        return edges.T
+    line, pair = pairs[bad[0, 0]]
+    if isinstance(ids, int):
         raise DataError(
-            f"{path}, line {line}: {pair[bad[0, 1]]!r} is the id of no row; expected ids such as "
-            f"{some}."
+            f"{path}, line {line}: found {' '.join(pair)}; expected two whole numbers of "
+            f"0..{ids - 1}, the rows of the table from 0."
         )
-    return edges.T
+    some, name = ", ".join(map(repr, itertools.islice(ids, 3))), pair[bad[0, 1]]
+    raise DataError(
+        f"{path}, line {line}: {name!r} is the id of no row; expected ids such as {some}."
+    )
 
 
-def _numbered_edges(path: Path, text: str, nodes: int) -> npt.NDArray[np.int64]:
-    first = next(_pairs(path, text), None)
-    if first is None:
-        return np.empty((2, 0), np.int64)
-    header = not np.isfinite(as_numbers(np.array(first[1], dtype=object))).all()
-    separator = _edge_separator(text)
+def _whole(text: str, below: int) -> int:
+    """A text as a whole number from 0, -1 if it is none."""
+    value = _number(text)
+    return int(value) if 0 <= value < below and value % 1 == 0 else -1
+
+
+def _loaded(text: str, nodes: int) -> npt.NDArray[np.int64] | None:
+    """Edges of a text of nothing but numbers of nodes, fast; None for any other."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "loadtxt: input contained no data")
-            numbers = np.loadtxt(
-                io.StringIO(text),
-                delimiter=separator,
-                skiprows=first[0] * header,
-                ndmin=2,
-                quotechar='"',
-            )
+            numbers = np.loadtxt(io.StringIO(text), delimiter=_edge_separator(text), ndmin=2)
     except ValueError:
-        numbers = None
-    pairs: Iterable[tuple[int, list[str]]] = itertools.islice(_pairs(path, text), header, None)
-    if numbers is None or (len(numbers) and numbers.shape[1] != 2):
-        for line, pair in pairs:  # raises at a line that has not two fields
-            for field in pair:
-                if not np.isfinite(_number(field)):
-                    raise DataError(f"{path}, line {line}: expected a number, found {field!r}.")
-        raise DataError(f"{path}: expected two numbers a line.")
-    numbers = numbers.reshape(-1, 2)
-    # Comparisons with NaN are false, so that it is bad too.
-    bad = np.flatnonzero(~((numbers >= 0) & (numbers < nodes) & (numbers % 1 == 0)).all(1))
-    if len(bad):
-        line, pair = next(itertools.islice(pairs, int(bad[0]), None))
-        raise DataError(
-            f"{path}, line {line}: found {' '.join(pair)}; expected two whole numbers of "
-            f"0..{nodes - 1}, the rows of the table from 0."
-        )
-    return numbers.astype(np.int64).T
+        return None
+    # Comparisons with NaN are false, so that it is none either.
+    fine = (numbers >= 0) & (numbers < nodes) & (numbers % 1 == 0)
+    return numbers.astype(np.int64).T if fine.all() and numbers.shape[1] == 2 else None
 
 
 def _pairs(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Line and two fields of every edge, the header included."""
     separator = _edge_separator(text)
-    lines = io.StringIO(text)
-    fields: Iterable[list[str]]
+    lines: Iterable[str] = io.StringIO(text)
     if separator is None:
-        fields = (line.split() for line in lines)
-    else:
-        fields = csv.reader(lines, delimiter=separator)
+        lines, separator = (" ".join(line.split()) for line in lines), " "
     try:
-        yield from _checked_pairs(path, fields)
+        for number, found in enumerate(csv.reader(lines, delimiter=separator), 1):
+            pair = [field.strip() for field in found]
+            if not any(pair) or pair[0].startswith("#"):
+                continue
+            if len(pair) != 2:
+                raise DataError(
+                    f"{path}, line {number}: expected two nodes, found {len(pair)} fields. Edges "
+                    f"have no weights here; remove other columns."
+                )
+            yield number, pair
     except csv.Error as error:
         raise DataError(f"{path}: no list of edges: {error}.") from error
-
-
-def _checked_pairs(path: Path, fields: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    for number, found in enumerate(fields, 1):
-        pair = [field.strip() for field in found]
-        if not any(pair) or pair[0].startswith("#"):
-            continue
-        if len(pair) != 2:
-            raise DataError(
-                f"{path}, line {number}: expected two nodes, found {len(pair)} fields. Edges have "
-                f"no weights here; remove other columns."
-            )
-        yield number, pair
 
 
 def _edge_separator(text: str) -> str | None:

@@ -1,7 +1,6 @@
-"""Training a decoupled student on batches of nodes, for graphs a full batch has no room for.
+"""An epoch of a decoupled student on batches of nodes, for graphs a full batch has no room for.
 
-Its propagated features are written to disk once, and a batch reads its rows from there
-(specification, section 13).
+Its propagated features are written to disk once, and a batch reads its rows from there.
 """
 
 from __future__ import annotations
@@ -13,10 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modicum.methods.reliant.decoupled import DecoupledStudent, hops_of
-from modicum.methods.reliant.distil import Fairness, Step, Student, Targets, frozen
-from modicum.methods.reliant.graph import Graph
+from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.losses import distillation_loss, step_surrogate
+from modicum.methods.reliant.networks.students import hops_of
+from modicum.methods.reliant.recipes.epochs import Student, frozen
+from modicum.methods.reliant.recipes.fairness import FairnessTerm
+from modicum.methods.reliant.recipes.teacher import Targets
+from modicum.methods.reliant.recipes.training import Step
 
 COLUMNS_AT_A_TIME = 64
 """Columns that are propagated together, which bounds the memory it takes."""
@@ -54,7 +56,7 @@ class PropagatedFeatures:
 
 
 class RunningGap:
-    """The fairness term of a batch, its group means those of all nodes (section 13).
+    """The fairness term of a batch, its group means those of all nodes.
 
     What the surrogate says of every node is worked out when an epoch begins, and again for the
     nodes of each batch. Sums over a group are therefore exact for the nodes of the batch and a
@@ -67,7 +69,7 @@ class RunningGap:
         probabilities: `(N, C)`, of all nodes, as the epoch begins.
     """
 
-    def __init__(self, fairness: Fairness, nodes: Tensor, probabilities: Tensor) -> None:
+    def __init__(self, fairness: FairnessTerm, nodes: Tensor, probabilities: Tensor) -> None:
         self._fairness = fairness
         inside = torch.zeros(len(probabilities), dtype=torch.bool, device=nodes.device)
         inside[nodes] = True
@@ -76,21 +78,17 @@ class RunningGap:
         # (N, groups): 1 / size of its group for each node of the index, 0 elsewhere.
         member = nn.functional.one_hot(fairness.groups, len(fairness.names)) * inside[:, None]
         self._share = member / member.sum(0).clamp(min=1)
-        self._values = self._surrogate(probabilities)
+        self._values = step_surrogate(probabilities, **fairness.surrogate)
         self._means = self._share.T @ self._values
 
     def __call__(self, probabilities: Tensor, index: Tensor) -> Tensor:
         """The weighted gap, a scalar; `probabilities` are those of the nodes `index`."""
-        values = self._surrogate(probabilities)
+        values = step_surrogate(probabilities, **self._fairness.surrogate)
         change = self._share[index].T @ (values - self._values[index])
         gradient = (change - change.detach()) * (len(self._values) / len(index))  # 0, but for that
         means = self._means + change.detach() + gradient
         self._means, self._values[index] = means.detach(), values.detach()
         return self._fairness.alpha * (means.amax(0) - means.amin(0)).square().sum()
-
-    def _surrogate(self, probabilities: Tensor) -> Tensor:
-        f = self._fairness
-        return step_surrogate(probabilities, f.surrogate, order=f.order, temperature=f.temperature)
 
 
 def batches_epoch(
@@ -98,7 +96,7 @@ def batches_epoch(
     rows: PropagatedFeatures,
     student: Student,
     targets: Targets,
-    fairness: Fairness | None,
+    fairness: FairnessTerm | None,
     step: Step,
     batches: Sequence[Tensor],
 ) -> dict[str, Tensor]:
@@ -119,15 +117,14 @@ def batches_epoch(
     Returns:
         Means of the terms over the batches, detached scalars.
     """
-    network, proxies = student.network, student.proxies
-    assert isinstance(network, DecoupledStudent)
+    network, proxies, proxy_optimizer = student.network, student.proxies, student.proxy_optimizer
     gap = own_gap = None
     if fairness is not None:
         size = max(len(index) for index in batches)
         p = predict_rows(graph, rows, student, size)
-        fairness(graph, p, fairness.student_nodes)  # it refuses groups that are empty
+        fairness(p, fairness.student_nodes)  # it refuses groups that are empty
         gap = RunningGap(fairness, fairness.student_nodes, p)
-        if proxies is not None and student.proxy_optimizer is not None:
+        if proxies is not None and proxy_optimizer is not None:
             p = predict_rows(graph, rows, student, size, own_proxies=True)
             own_gap = RunningGap(fairness, fairness.proxy_nodes, p)
     network.train()
@@ -136,9 +133,7 @@ def batches_epoch(
     sums: dict[str, Tensor] = {}
     for index in batches:
         h = rows[index]
-        with student.precision():
-            logits = network.of_rows(h, student.proxy_rows(graph, index))
-        logits = logits.float()
+        logits = student.rows_logits(h, student.proxy_rows(graph, index))
         p = logits.softmax(1)
         known = training[index].nonzero().flatten()
         others = (~training[index]).nonzero().flatten()
@@ -152,13 +147,11 @@ def batches_epoch(
         if gap is not None:
             terms["fairness"] = gap(p, index)
         step(terms, student.optimizer)
-        if own_gap is not None and proxies is not None and student.proxy_optimizer is not None:
+        if own_gap is not None and proxies is not None and proxy_optimizer is not None:
             with frozen(network):
-                with student.precision():
-                    logits = network.of_rows(h, proxies.rows[index])
-                p = logits.float().softmax(1)
+                p = student.rows_logits(h, proxies.rows[index]).softmax(1)
                 terms["proxy"] = -own_gap(p, index)
-                step({"proxy": terms["proxy"]}, student.proxy_optimizer)
+                step({"proxy": terms["proxy"]}, proxy_optimizer)
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(term.detach())) + term.detach()
     return {name: total / len(batches) for name, total in sums.items()}
@@ -182,16 +175,12 @@ def predict_rows(
         batch_size: Nodes at a time.
         own_proxies: Each node with its own proxy instead of the mean.
     """
-    network = student.network
-    assert isinstance(network, DecoupledStudent)
-    network.eval()
+    student.network.eval()
     found: list[Tensor] = []
     for index in torch.arange(graph.nodes, device=graph.device).split(batch_size):
         if own_proxies and student.proxies is not None:
             seen = student.proxies.rows[index]
         else:
             seen = student.proxy_rows(graph, index, predicting=True)
-        with student.precision():
-            logits = network.of_rows(rows[index], seen)
-        found.append(logits.float().softmax(1))
+        found.append(student.rows_logits(rows[index], seen).softmax(1))
     return torch.cat(found)

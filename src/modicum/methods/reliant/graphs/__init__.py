@@ -1,0 +1,1 @@
+"""A graph of people: what it is, who passes messages, and its parts on several processes."""

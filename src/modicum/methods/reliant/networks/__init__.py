@@ -1,0 +1,1 @@
+"""Teachers, students, proxies and discriminators."""

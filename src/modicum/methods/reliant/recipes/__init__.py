@@ -1,0 +1,1 @@
+"""The recipes of RELIANT: a teacher, and students distilled from one."""

@@ -1,0 +1,275 @@
+"""What the recipes share: the phase of a run that trains one network on a whole graph."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from modicum.engine.random import fold_keys
+from modicum.engine.run import Run
+from modicum.errors import DataError
+from modicum.methods.reliant.data.leaks import leaks
+from modicum.methods.reliant.data.people import (
+    People,
+    describe_graph,
+    open_graph,
+    positive_class,
+)
+from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.partition import (
+    ModuleState,
+    OptimizerState,
+    collect,
+    collected,
+    complete_gradients,
+    divide,
+    part_of,
+)
+from modicum.methods.reliant.networks.discriminators import Adversary
+from modicum.methods.reliant.networks.distilled import Distilled, Proxies
+from modicum.options import Ge, Options, to_json
+
+Step = Callable[[Mapping[str, Tensor], Optimizer], None]
+"""Backward and update; the names of the terms are for error messages."""
+
+_log = logging.getLogger("modicum")
+
+
+@dataclass(frozen=True)
+class Execution(Options):
+    """How a graph is held and how often a network is scored."""
+
+    parts: Annotated[int, Ge(1)] = 1
+    """Parts the graph is divided in; processes share them. Random numbers are drawn by part."""
+    score_every: Annotated[int, Ge(1)] = 1
+    """Epochs from one score on validation nodes to the next."""
+
+
+class Best:
+    """The state of some modules after the best epoch so far."""
+
+    def __init__(self, modules: nn.ModuleDict) -> None:
+        self.modules = modules
+        self.kept = copy.deepcopy(modules)
+        self.value = -math.inf
+        self.epoch = -1
+
+    def offer(self, value: float, epoch: int) -> None:
+        """Keep the modules as they are if `value` is no smaller than any before: ties are later."""
+        if value >= self.value:
+            self.kept.load_state_dict(self.modules.state_dict())
+            self.value, self.epoch = value, epoch
+
+    def restore(self, but: tuple[str, ...] = ()) -> None:
+        """Put the best state back into the modules, except into those named by `but`.
+
+        Raises:
+            DataError: No epoch had a score.
+        """
+        if self.epoch < 0:
+            raise DataError(
+                "no epoch could be scored on the validation nodes: is a group, or its positive "
+                "labels, missing among them? Leave --select-gap-weight out, or choose other splits."
+            )
+        for name, module in self.modules.items():
+            if name not in but:
+                module.load_state_dict(dict(self.kept.items())[name].state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Value and number of the best epoch; the state itself is `kept`, a module."""
+        return {"value": self.value, "epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` returned."""
+        self.value, self.epoch = state["value"], state["epoch"]
+
+
+@dataclass
+class Phase:
+    """One network's share of a run, full batch."""
+
+    name: str
+    epochs: int
+    patience: int
+    arguments: Mapping[str, Any]
+    """What `networks.distilled.build` makes the network of."""
+    modules: nn.ModuleDict
+    """Everything with parameters: `network`, and perhaps `proxies` and `adversary`."""
+    optimizers: dict[str, Optimizer]
+    """By the names of the modules; what is fixed has none."""
+
+    def __post_init__(self) -> None:
+        self.best = Best(self.modules)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself."""
+        return self.modules["network"]
+
+    @property
+    def proxies(self) -> Proxies | None:
+        """Its proxies, if it has any."""
+        found = dict(self.modules.items()).get("proxies")
+        assert found is None or isinstance(found, Proxies)
+        return found
+
+    @property
+    def adversary(self) -> Adversary:
+        """GraphAKD's discriminators."""
+        found = self.modules["adversary"]
+        assert isinstance(found, Adversary)
+        return found
+
+    def register(self, run: Run, graph: Graph) -> None:
+        """Name everything of the phase for checkpoints."""
+        run.register(
+            **{
+                self.name: ModuleState(graph, self.modules),
+                f"{self.name}_best": ModuleState(graph, self.best.kept),
+                f"{self.name}_best_epoch": self.best,
+            },
+            **{
+                f"{self.name}_adam_{name}": OptimizerState(graph, self.modules, adam)
+                for name, adam in self.optimizers.items()
+            },
+        )
+
+    def run_epochs(self, run: Run, graph: Graph, first: int, total: int) -> Iterator[int]:
+        """Numbers of the epochs that are still to do, randomness seeded.
+
+        Args:
+            run: The run, whose steps are epochs.
+            graph: The graph; random numbers come from its messages.
+            first: Epochs of the run before this phase.
+            total: Epochs of the run.
+        """
+        for step in run.iterations(first + self.epochs, of=total):
+            graph.messages.seed(fold_keys(run.seed, step))
+            yield step - first
+
+    def step_of(self, run: Run, graph: Graph) -> Step:
+        """`Run.step` where processes may hold parts of what is updated."""
+
+        def step(terms: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+            complete = partial(complete_gradients, graph, self.modules, optimizer)
+            run.step(terms, optimizer, gradients=complete)
+
+        return step
+
+    def is_scored(self, epoch: int, every: int) -> bool:
+        """Whether an epoch is scored: every so many, and the last."""
+        return (epoch + 1) % every == 0 or epoch + 1 == self.epochs
+
+    def score(self, run: Run, epoch: int, value: float, scores: Mapping[str, float]) -> None:
+        """Log scores of an epoch, keep it if it is the best, and stop if it was long ago.
+
+        Args:
+            run: The run.
+            epoch: Number of the epoch.
+            value: What decides which epoch is best, larger is better.
+            scores: Measurements on validation nodes.
+        """
+        run.score({f"{self.name}_{name}": number for name, number in scores.items()})
+        self.best.offer(value, epoch)
+        if epoch - self.best.epoch >= self.patience:
+            run.end_iterations()
+
+
+def begin(
+    run: Run, config: Any, people: People, graph: Graph | None, parts: int
+) -> tuple[Graph, dict[str, Any]]:
+    """What a recipe begins with: the graph, and the notes of what it will publish.
+
+    Args:
+        run: The run.
+        config: Of the recipe.
+        people: Whose graph it is.
+        graph: One that was given from Python, in place of `people`.
+        parts: Into how many the graph is divided; at least one a process.
+
+    Returns:
+        The graph on the run's device, or this process's part of it; and the notes.
+
+    Raises:
+        DataError: The graph cannot be used.
+        ConfigError: The options do not fit it.
+    """
+    from_python = graph is not None
+    if graph is None:
+        with run.main_process_first():  # it fills caches
+            graph = open_graph(people)
+    positive_class(people, graph)
+    if run.is_main_process:
+        for leak in leaks(graph):
+            _log.warning("%s: %s", graph.name, leak)
+    notes = {"recipe": run.recipe, "config": to_json(config), "from_python": from_python}
+    notes |= describe_graph(graph)
+    parts = max(parts, run.world)
+    if parts > 1:  # this process's part; the whole is not needed any more
+        graph = part_of(graph, divide(graph, parts), run.rank, run.world)
+    return graph.to(run.device), notes
+
+
+def validation_scores(graph: Graph, probabilities: Tensor, positive_class: int) -> dict[str, float]:
+    """Accuracy, cross entropy and absolute gaps of hard decisions on the validation nodes.
+
+    A gap is NaN where a group is empty.
+    """
+    p, y = probabilities[graph.val], graph.labels[graph.val]
+    decided = p.argmax(1)
+    loss = -p.gather(1, y[:, None]).clamp_min(1e-12).log().sum()
+    counts = [(decided == y).sum(), torch.tensor(len(y), device=p.device), loss]
+    groups = len(graph.groups)
+    if graph.sensitive is not None:
+        s = torch.nn.functional.one_hot(graph.sensitive[graph.val], groups).float()
+        chosen = (decided == positive_class).float()
+        true = (y == positive_class).float()
+        counts += [*s.sum(0), *(s.T @ chosen), *(s.T @ true), *(s.T @ (chosen * true))]
+    total = graph.messages.total(torch.stack([count.double() for count in counts]))
+    correct, number, loss = total[:3].tolist()
+    scores = {"val_accuracy": correct / number, "val_loss": loss / number}
+    if graph.sensitive is not None:
+        size, chosen, true, both = total[3:].view(4, groups)
+        for name, rates in (("val_gap_sp", chosen / size), ("val_gap_eo", both / true)):
+            scores[name] = float(rates.max() - rates.min())
+    return scores
+
+
+def collect_networks(
+    graph: Graph,
+    networks: Mapping[str, nn.Module],
+    arguments: Mapping[str, Mapping[str, Any]],
+    proxies: Proxies | None = None,
+    visible: tuple[int, ...] | None = None,
+) -> Distilled:
+    """The networks of a run in one module, with the rows of all nodes.
+
+    Args:
+        graph: Whole, or a part.
+        networks: By role.
+        arguments: What `networks.distilled.build` makes each of.
+        proxies: Of the RELIANT student.
+        visible: Numbers of the features it sees; None for all.
+    """
+    described: dict[str, Any] = {
+        "nodes": graph.messages.total_nodes,
+        "in_features": graph.features.shape[1],
+        "proxy_size": 0 if proxies is None else proxies.rows.shape[1],
+        "visible": None if visible is None else list(visible),
+    }
+    whole = {role: collected(graph, network) for role, network in networks.items()}
+    distilled = Distilled(networks=whole, **described).to(graph.device)
+    distilled.arguments = described | {"networks": dict(arguments)}
+    if proxies is not None:
+        distilled.proxies.copy_(collect(graph, proxies.rows))
+        distilled.mean_proxy.copy_(proxies.mean(graph))
+    return distilled.eval()
