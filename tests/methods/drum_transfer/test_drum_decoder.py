@@ -60,7 +60,7 @@ def golden_decoder() -> Decoder:
 
 def test_sizes() -> None:
     assert golden_decoder().parameter_counts() == (NUMBERS["llama"]["params"],) * 2
-    # 4.83 M, section 13 of the specification, less the rows of its larger vocabulary
+    # 4.83 M less the rows of its larger vocabulary
     own_keys = Decoder(Characters(DRUMROLL.alphabet), key_value_heads=8, mlp=704)
     assert own_keys.parameter_counts()[0] == 4_825_088 - (19 - 9) * 256
     assert Decoder(Characters(DRUMROLL.alphabet)).parameter_counts()[0] == 4_871_680

@@ -47,7 +47,7 @@ def test_bars_repeat_and_vary_as_those_of_people() -> None:
         [[Levenshtein.distance(a, b) for a, b in pairwise(of_it)] for of_it in texts]
     )
     stability = np.minimum(distance[:, :-1], distance[:, 1:])
-    assert 3 < stability.mean() < 6  # people: 5.08 (specification, section 6.3)
+    assert 3 < stability.mean() < 6  # people: 5.08 (README, Results)
     # Fills, in the last bar of a phrase of four, stand out of the bars between.
     last = np.arange(1, 15) % 4 == 3
     assert stability[:, last].mean() > 1.8 * stability[:, ~last].mean()

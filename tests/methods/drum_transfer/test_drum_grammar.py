@@ -9,9 +9,14 @@ import torch
 from test_drum_vocabulary import crossing
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.extensions import NOTATIONS
 from modicum.methods.drum_transfer.grammar import Automaton, Grammar, UntilEnd
-from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Notation
+from modicum.methods.drum_transfer.notation import (
+    DRUMROLL,
+    END,
+    NOTATIONS,
+    SEPARATOR,
+    Notation,
+)
 from modicum.methods.drum_transfer.vocabulary import Characters, Subwords, Vocabulary
 
 TINY = Notation(columns=("-o",), steps_per_beat=1, beats_per_bar=2)

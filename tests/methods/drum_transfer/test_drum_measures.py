@@ -95,7 +95,7 @@ def test_validity(text, expected):
 
 
 def test_validity_of_stored_texts(texts):
-    """Section 6.6 of the specification."""
+    """What the davinci and ada outputs of the official repository have."""
     for who, lines, bad, right in (("davinci", 9403, 7, 19), ("ada", 9393, 4, 17)):
         found = validity(texts[who])
         assert (found.lines.sum(), found.bad_lines.sum()) == (lines, bad)

@@ -162,7 +162,7 @@ def test_grooves_without_structure_are_excluded_and_counted():
 
 
 def test_repetition_and_coin_flips():
-    """The columns `repeat` and `random` of the specification's section 6.3."""
+    """The columns `repeat` and `random` of the README's table of structure."""
     rng = np.random.default_rng(0)
     flips = [to_text(rng.integers(0, 2, (256, 6))) for _ in range(37)]
     official = structure_means([structure(text, official=True) for text in flips])

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.drumroll import to_hits, to_text
-from modicum.methods.drum_transfer.extensions import NOTATIONS
-from modicum.methods.drum_transfer.notation import DRUMROLL, Groove
+from modicum.methods.drum_transfer.notation import (
+    DRUMROLL,
+    NOTATIONS,
+    Groove,
+)
 from modicum.methods.drum_transfer.tablature import from_tablature, to_tablature
 
 TAB = """\

@@ -16,16 +16,16 @@ from modicum.methods.drum_transfer.drumroll import (
 )
 from modicum.methods.drum_transfer.evaluate import evaluate
 from modicum.methods.drum_transfer.export import export
-from modicum.methods.drum_transfer.extensions import NOTATIONS
 from modicum.methods.drum_transfer.generate import generate
 from modicum.methods.drum_transfer.generator import made_up_grooves
 from modicum.methods.drum_transfer.grammar import Grammar
 from modicum.methods.drum_transfer.language_models import LanguageModel, Lora, load_language_model
 from modicum.methods.drum_transfer.listen import listen
-from modicum.methods.drum_transfer.losses import completion_nats, record_loss
-from modicum.methods.drum_transfer.measures import duplication, score, validity
-from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
-from modicum.methods.drum_transfer.notation import DRUMROLL, Groove, Notation
+from modicum.methods.drum_transfer.losses import completion_nats, record_loss, token_nats
+from modicum.methods.drum_transfer.measures import Reference, duplication, score, validity
+from modicum.methods.drum_transfer.midi import read_midi, write_midi
+from modicum.methods.drum_transfer.notation import DRUMROLL, NOTATIONS, Groove, Notation
+from modicum.methods.drum_transfer.options import Corpus, Reading, Sampling
 from modicum.methods.drum_transfer.predict import predict
 from modicum.methods.drum_transfer.remote import Server, continue_groove
 from modicum.methods.drum_transfer.sources import load_grooves
@@ -43,6 +43,7 @@ __all__ = [
     "CausalModel",
     "Characters",
     "Config",
+    "Corpus",
     "Decoder",
     "Drummer",
     "Grammar",
@@ -54,7 +55,9 @@ __all__ = [
     "Random",
     "Reading",
     "Record",
+    "Reference",
     "Repeat",
+    "Sampling",
     "Server",
     "Subwords",
     "Vocabulary",
@@ -83,6 +86,7 @@ __all__ = [
     "to_record",
     "to_tablature",
     "to_text",
+    "token_nats",
     "train",
     "two_means",
     "validity",

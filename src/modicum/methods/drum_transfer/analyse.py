@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -17,14 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.drumroll import bars as bars_of
 from modicum.methods.drum_transfer.drumroll import to_text, without_separators
-from modicum.methods.drum_transfer.extensions import notation_named
 from modicum.methods.drum_transfer.grids import Grids, read_grids
-from modicum.methods.drum_transfer.groove_files import (
-    PitchMap,
-    groove_paths,
-    numbered,
-    read_groove,
-)
+from modicum.methods.drum_transfer.groove_files import groove_paths, numbered, read_groove
 from modicum.methods.drum_transfer.measures import (
     Floats,
     back_beat_consistency,
@@ -36,8 +30,8 @@ from modicum.methods.drum_transfer.measures import (
     self_similarity,
     silent_share,
 )
-from modicum.methods.drum_transfer.midi import DRUMS, Reading
 from modicum.methods.drum_transfer.notation import INSTRUMENTS, Groove
+from modicum.methods.drum_transfer.options import Reading
 from modicum.methods.drum_transfer.pictures import draw_step_grid, similarity_matrix
 from modicum.methods.drum_transfer.structure import (
     BARS,
@@ -46,6 +40,7 @@ from modicum.methods.drum_transfer.structure import (
     structure,
     structure_means,
 )
+from modicum.options import FLAT
 from modicum.report.pictures import png
 from modicum.system.files import atomic_write, to_json, write_text
 from modicum.system.progress import Progress
@@ -227,11 +222,7 @@ def analyse(
     official: bool = False,
     clusterer: Clusterer = "exact",
     picture: bool = True,
-    notation: str = "drumroll",
-    meter_bars: bool = True,
-    channel: int = DRUMS,
-    pitch_map: PitchMap = (),
-    loud: int = Reading.loud,
+    reading: Annotated[Reading, FLAT] = Reading(meter_bars=True),
 ) -> dict[str, Any]:
     """Say which bars of grooves are pattern and which are fills, and how they are played.
 
@@ -254,13 +245,7 @@ def analyse(
             to the bar of the last hit.
         clusterer: exact, or sklearn as in the paper's script.
         picture: Draw pictures.
-        notation: drumroll, loudness, articulated, rows, triplets, sextuplets or twelfths. That of
-            the model, for what it wrote.
-        meter_bars: Bars follow the meter of MIDI and tabs; --no-meter-bars: they have 16 lines in
-            3/4 and 5/4 too, as those of a model trained without. Lines say no meter: 4/4.
-        channel: MIDI channel of the drums, counted from 0.
-        pitch_map: What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out.
-        loud: The least velocity that is loud, in notations that know loudness.
+        reading: How files are read.
 
     Returns:
         Tables of the files, of how they are played, and of a single file's bars; NaN where a
@@ -268,19 +253,9 @@ def analyse(
 
     Raises:
         DataError: No file can be used.
-        ConfigError: There is no such notation.
         MissingExtraError: rapidfuzz or symusic is not installed.
     """
-    reading = Reading(
-        notation=notation_named(notation),
-        bars=BARS if official else None,
-        pad=official,
-        meter_bars=meter_bars and not official,
-        channel=channel,
-        pitch_map=dict(pitch_map),
-        loud=loud,
-    )
-    reading.check()
+    reading = replace(reading, meter_bars=reading.meter_bars and not official)
     paths = groove_paths(files)
     labels = numbered(path.name for path in paths)
     rows: list[dict[str, Any]] = []
@@ -289,7 +264,9 @@ def analyse(
     with Progress("analyse", len(paths)) as progress:
         for done, (path, label) in enumerate(zip(paths, labels, strict=True), start=1):
             try:
-                groove = read_groove(path, reading, name=label, malformed="keep")
+                groove = read_groove(
+                    path, reading, name=label, bars=BARS if official else None, malformed="keep"
+                )
                 if not official:
                     groove = _without_trailing_silence(groove)
                 found[label] = Analysis.of(groove, official=official, clusterer=clusterer)

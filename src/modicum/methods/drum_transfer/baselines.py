@@ -1,39 +1,38 @@
 """What any model must be compared with: repetition, chance, and an n-gram of lines.
 
-The specification, section 4.2, asks for them in every comparison. The yardsticks of loss of its
-section 6.4 are those of the n-gram.
+The n-gram of every order is a yardstick of loss (README, Results).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modicum.engine.random import uniform
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.drumroll import (
     Hits,
     Record,
-    lines_per_bar,
     to_hits,
     to_record,
     to_text,
     without_separators,
 )
 from modicum.methods.drum_transfer.drumroll import bars as bars_of
-from modicum.methods.drum_transfer.generate import check_sampling, choose
+from modicum.methods.drum_transfer.generate import by_prompt, choose, completion_noise
 from modicum.methods.drum_transfer.losses import CompletionNats
 from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Notation
+from modicum.methods.drum_transfer.options import Sampling
 from modicum.methods.drum_transfer.sources import load_grooves
+from modicum.options import refuse
 
 YARDSTICKS = (
     "uniform",
@@ -60,29 +59,23 @@ class Baseline(nn.Module, ABC):
         self,
         prompts: Sequence[str],
         notation: Notation = DRUMROLL,
+        sampling: Sampling | None = None,
         *,
         bars: int = 14,
-        samples: int = 1,
-        temperature: float = 0.9,
-        top_p: float = 1.0,
-        seed: int = 0,
     ) -> list[list[str]]:
         """Completions as `generate.generate` gives them.
 
         Args:
             prompts: Whole bars with a separator after each.
             notation: Of the prompts.
+            sampling: How to draw; None: as usual. Only the n-gram has a temperature and `top_p`.
             bars: Bars to be written, at least 1.
-            samples: Completions of each prompt.
-            temperature: As of a network; only the n-gram has one.
-            top_p: As of a network; only of the n-gram.
-            seed: Of what is drawn. It depends on the numbers of prompt and sample, too.
 
         Returns:
             For each prompt its completions, through `END`.
 
         Raises:
-            ConfigError: An option is out of range, or an n-gram was counted in another notation.
+            ConfigError: No bars are to be written, or an n-gram was counted in another notation.
             DataError: A prompt is not whole bars.
         """
 
@@ -94,48 +87,40 @@ class Repeat(Baseline):
         self,
         prompts: Sequence[str],
         notation: Notation = DRUMROLL,
+        sampling: Sampling | None = None,
         *,
         bars: int = 14,
-        samples: int = 1,
-        temperature: float = 0.9,
-        top_p: float = 1.0,
-        seed: int = 0,
     ) -> list[list[str]]:
         """Completions; see `Baseline.complete`. Nothing is drawn."""
-        check_sampling(bars=bars, samples=samples)
+        sampling = _checked(sampling, bars)
         last = [_hits_of(prompt, notation)[-notation.steps_per_bar :] for prompt in prompts]
-        return [[_completion(np.tile(hits, (bars, 1)), notation)] * samples for hits in last]
+        texts = [_completion(np.tile(hits, (bars, 1)), notation) for hits in last]
+        return [[text] * sampling.samples for text in texts]
 
 
 class Random(Baseline):
-    """Every cell is drawn by itself, its characters all as likely: in a drumroll a fair coin.
-
-    The random grooves of the specification's section 6.3 are 16 bars of this, without a prompt.
-    """
+    """Every cell is drawn by itself, its characters all as likely: in a drumroll a fair coin."""
 
     def complete(
         self,
         prompts: Sequence[str],
         notation: Notation = DRUMROLL,
+        sampling: Sampling | None = None,
         *,
         bars: int = 14,
-        samples: int = 1,
-        temperature: float = 0.9,
-        top_p: float = 1.0,
-        seed: int = 0,
     ) -> list[list[str]]:
         """Completions; see `Baseline.complete`. The prompt is not looked at."""
-        check_sampling(bars=bars, samples=samples)
+        sampling = _checked(sampling, bars)
         sizes = np.array([len(characters) for characters in notation.columns])
-        steps = bars * notation.steps_per_bar
-        noise = _noise(len(prompts), samples, steps * len(sizes), seed)
+        steps, rows = bars * notation.steps_per_bar, np.arange(len(prompts) * sampling.samples)
+        noise = completion_noise(rows, steps * len(sizes), sampling)
         hits = noise.reshape(-1, steps, len(sizes)) * sizes
         texts = [_completion(groove, notation) for groove in hits.astype(np.int8)]
-        return _by_prompt(texts, samples)
+        return by_prompt(texts, sampling)
 
 
 class NGram(Baseline):
-    """Counts of lines after what stood before them, backing off to less (section 6.4).
+    """Counts of lines after what stood before them, backing off to less.
 
     The probability of a line after a context of order k is ::
 
@@ -160,7 +145,7 @@ class NGram(Baseline):
         if not isinstance(notation, Notation):
             fields = dict(notation)
             notation = Notation(tuple(fields.pop("columns")), **fields)
-        self.notation = _of_any_meter(notation)
+        self.notation = notation.of_any_meter()
         self.weight = weight
         self.sizes = tuple(len(characters) for characters in notation.columns)
         self.kinds = prod(self.sizes)
@@ -228,37 +213,35 @@ class NGram(Baseline):
         self,
         prompts: Sequence[str],
         notation: Notation | None = None,
+        sampling: Sampling | None = None,
         *,
         bars: int = 14,
-        samples: int = 1,
-        temperature: float = 0.9,
-        top_p: float = 1.0,
-        seed: int = 0,
     ) -> list[list[str]]:
         """Completions; see `Baseline.complete`. No notation is that of the counts, in 4/4."""
-        check_sampling(bars=bars, samples=samples, temperature=temperature, top_p=top_p)
+        sampling = _checked(sampling, bars)
         notation = notation or self.notation
         self._check(notation)
         if not prompts:
             return []
         size, steps = notation.steps_per_bar, bars * notation.steps_per_bar
-        noise = torch.from_numpy(_noise(len(prompts), samples, steps, seed))
+        rows = np.arange(len(prompts) * sampling.samples)
+        noise = torch.from_numpy(completion_noise(rows, steps, sampling))
+        pick = partial(choose, temperature=sampling.temperature, top_p=sampling.top_p)
         last = [self._codes(_hits_of(prompt, notation)[-size:]) for prompt in prompts]
-        lines = functional.pad(torch.stack(last).repeat_interleave(samples, 0), (0, steps))
+        lines = torch.stack(last).repeat_interleave(sampling.samples, 0)
+        lines = functional.pad(lines, (0, steps))
         any_line = torch.ones(len(lines), self.kinds, dtype=torch.bool)
         for step in range(steps):
             bar_before, previous = lines[:, step], lines[:, step + size - 1]
             position = torch.full_like(previous, step % size)
             odds = self._distribution(self._contexts(position, previous, bar_before, size))
-            lines[:, step + size] = choose(
-                odds.log(), noise[:, step], any_line, temperature=temperature, top_p=top_p
-            )
+            lines[:, step + size] = pick(odds.log(), noise[:, step], any_line)
         hits = np.stack(np.unravel_index(lines[:, size:].numpy(), self.sizes), -1)
-        return _by_prompt([_completion(groove, notation) for groove in hits], samples)
+        return by_prompt([_completion(groove, notation) for groove in hits], sampling)
 
     def _nats_of(self, record: Record, order: int) -> tuple[float, int, int, float, int]:
         """The numbers of `CompletionNats` of a record."""
-        steps, height = record.notation.steps_per_bar, lines_per_bar(record.notation)
+        steps, height = record.notation.steps_per_bar, record.notation.lines_per_bar
         given = record.prompt.count(SEPARATOR) * steps
         lines = self._lines_of(record)
         nats = -self._odds(self._contexts_of(lines, steps)[:order], lines).log()[given:]
@@ -285,7 +268,7 @@ class NGram(Baseline):
         return self._codes(to_hits(text, record.notation, source=record.name))
 
     def _check(self, notation: Notation) -> None:
-        if _of_any_meter(notation) != self.notation:
+        if notation.of_any_meter() != self.notation:
             raise ConfigError(
                 "an n-gram: the grooves are in another notation than those that were counted. "
                 "Count grooves in this notation, or read these in the other."
@@ -384,11 +367,6 @@ BY_NAME: Mapping[str, Callable[[], Baseline]] = {
 """Baselines that need no training of one's own."""
 
 
-def _of_any_meter(notation: Notation) -> Notation:
-    """A notation but for the beats of its bars: with those of 4/4."""
-    return replace(notation, beats_per_bar=DRUMROLL.beats_per_bar)
-
-
 def _hits_of(prompt: str, notation: Notation) -> Hits:
     """What is hit in a prompt, which must be whole bars."""
     hits = to_hits(without_separators(prompt), notation, source="prompt")
@@ -400,15 +378,11 @@ def _hits_of(prompt: str, notation: Notation) -> Hits:
     return hits
 
 
-def _noise(prompts: int, samples: int, draws: int, seed: int) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) for the completions of prompts, `(prompts * samples, draws)`."""
-    number, sample = np.divmod(np.arange(prompts * samples), samples)
-    return uniform((number << 32) + sample, draws, seed, "completion")
+def _checked(sampling: Sampling | None, bars: int) -> Sampling:
+    if bars < 1:
+        raise refuse("bars", bars, "at least 1")
+    return sampling or Sampling()
 
 
 def _completion(hits: Hits, notation: Notation) -> str:
     return SEPARATOR.join(bars_of(to_text(hits, notation), notation)) + END
-
-
-def _by_prompt(texts: list[str], samples: int) -> list[list[str]]:
-    return [texts[first : first + samples] for first in range(0, len(texts), samples)]

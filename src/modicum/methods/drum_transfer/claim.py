@@ -29,7 +29,7 @@ from modicum.methods.drum_transfer.losses import completion_nats
 from modicum.methods.drum_transfer.model_folders import SMOLLM2
 from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.structure import structure, structure_means
-from modicum.methods.drum_transfer.train import Config
+from modicum.methods.drum_transfer.train import Adaptation, Config, DecoderSize
 
 SCRATCH, NGRAM, REPEAT, RANDOM = "from scratch", "n-gram", "repeat", "random"
 PRETRAINED, TWIN = "pre-trained on text", "its twin, random weights"
@@ -37,7 +37,11 @@ PLAYERS = "players"
 """Of the grooves themselves, made up by rule or played."""
 
 ARMS: Mapping[str, Config] = {
-    SCRATCH: Config(width=128, layers=4, heads=4, mlp=352, dropout=0.0, epochs=1, score_records=8),
+    SCRATCH: Config(
+        size=DecoderSize(width=128, layers=4, heads=4, mlp=352, dropout=0.0),
+        epochs=1,
+        score_records=8,
+    ),
     NGRAM: Config(model="ngram"),
     REPEAT: Config(model="repeat"),
     RANDOM: Config(model="random"),
@@ -45,9 +49,9 @@ ARMS: Mapping[str, Config] = {
 _SHORT = Config(model=SMOLLM2, records=40, window=4, epochs=1, final_rate=0.05, score_records=2)
 EXPERIMENT: Mapping[str, Config] = {
     PRETRAINED: _SHORT,
-    TWIN: dataclasses.replace(_SHORT, random_weights=True),
+    TWIN: dataclasses.replace(_SHORT, adaptation=Adaptation(random_weights=True)),
 }
-"""The experiment of the specification, section 8, with 40 windows of 4 bars instead of 100."""
+"""The preset `experiment` with 40 windows of 4 bars instead of 100."""
 TESTED = 10
 """Grooves that the arms of the experiment are measured on; others are measured on all."""
 

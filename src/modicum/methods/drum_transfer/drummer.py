@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -16,23 +16,16 @@ from modicum.errors import ConfigError
 from modicum.method import load_saved
 from modicum.methods.drum_transfer import baselines
 from modicum.methods.drum_transfer.decoder import CausalModel
-from modicum.methods.drum_transfer.drumroll import (
-    Record,
-)
-from modicum.methods.drum_transfer.extensions import notation_named
+from modicum.methods.drum_transfer.drumroll import Record
 from modicum.methods.drum_transfer.generate import generate
-from modicum.methods.drum_transfer.groove_files import (
-    numbered,
-)
+from modicum.methods.drum_transfer.groove_files import numbered
 from modicum.methods.drum_transfer.language_models import LanguageModel
-from modicum.methods.drum_transfer.midi import Reading
 from modicum.methods.drum_transfer.notation import SEPARATOR, Notation
-from modicum.methods.drum_transfer.train import BUILT_IN, Config, build_model
+from modicum.methods.drum_transfer.options import Sampling
+from modicum.methods.drum_transfer.train import BUILT_IN, Adaptation, Config, build_model
 from modicum.options import from_json
 
 Weights = Literal["best", "last"]
-TEMPERATURE = 0.9
-"""Of sampling, as in the paper."""
 PEOPLE = "people"
 """What those are called whom a model is compared with."""
 _TAKEN = ("measure", "excluded", "what", PEOPLE, *baselines.BY_NAME, *baselines.YARDSTICKS)
@@ -45,17 +38,9 @@ class Drummer:
 
     model: nn.Module
     config: Config
+    """`config.corpus` says how to read grooves that it is to continue."""
     name: str
     """None that anything it is compared with has, unless it is that baseline."""
-
-    @property
-    def notation(self) -> Notation:
-        """Of its texts."""
-        return notation_named(self.config.notation)
-
-    def reading(self) -> Reading:
-        """How to read grooves that it is to continue: whole, in its notation."""
-        return dataclasses.replace(self.config.reading(), bars=None, pad=False)
 
     @classmethod
     def load(
@@ -94,21 +79,18 @@ class Drummer:
             raise ConfigError("--model scratch: it knows nothing before it is trained. Train it.")
         config = Config(model=model)
         records = config.to_records(config.open("generated")["train"], "train")
-        untrained = build_model(dataclasses.replace(config, full=True), records, seed=0)
+        untrained = build_model(
+            dataclasses.replace(config, adaptation=Adaptation(full=True)), records
+        )
         return cls(ready_to_write(untrained, device), config, _name_of(config))
 
     def complete(
         self,
         prompts: Sequence[str],
         notation: Notation,
+        sampling: Sampling | None = None,
         *,
         bars: int,
-        samples: int = 1,
-        temperature: float = TEMPERATURE,
-        top_p: float = 1.0,
-        constrained: bool = True,
-        max_tokens: int | None = None,
-        seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[list[str]]:
         """Completions of prompts; see `generate.generate`, whose options these are.
@@ -116,45 +98,22 @@ class Drummer:
         A baseline writes whole bars, whatever `constrained` and `max_tokens` are.
 
         Raises:
-            ConfigError: The notation is another than the model's, but for the beats of a bar, or an
-                option is out of range.
+            ConfigError: The notation is another than the model's, but for the beats of a bar, or no
+                bars are to be written.
         """
-        if (
-            dataclasses.replace(notation, beats_per_bar=self.notation.beats_per_bar)
-            != self.notation
-        ):
+        if notation.of_any_meter() != self.config.notation:
             raise ConfigError(
-                f"the model writes the notation {self.config.notation!r}, and the prompts are in "
-                f"another. Read them as `Drummer.reading` says."
+                f"the model writes the notation {self.config.corpus.notation!r}, and the prompts "
+                f"are in another. Read them as `Drummer.config.corpus` says."
             )
         if isinstance(self.model, CausalModel):
             return generate(
-                self.model,
-                prompts,
-                notation=notation,
-                bars=bars,
-                samples=samples,
-                temperature=temperature,
-                top_p=top_p,
-                constrained=constrained,
-                max_tokens=max_tokens,
-                seed=seed,
-                progress=progress,
+                self.model, prompts, sampling, notation=notation, bars=bars, progress=progress
             )
         assert isinstance(self.model, baselines.Baseline)
-        return self.model.complete(
-            prompts,
-            notation,
-            bars=bars,
-            samples=samples,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-        )
+        return self.model.complete(prompts, notation, sampling, bars=bars)
 
-    def check_sampling(
-        self, *, temperature: float, top_p: float, constrained: bool, max_tokens: int | None
-    ) -> None:
+    def check_sampling(self, sampling: Sampling) -> None:
         """Refuse options that a baseline would pass over in silence.
 
         Raises:
@@ -162,10 +121,11 @@ class Drummer:
         """
         if not isinstance(self.model, baselines.Baseline):
             return
-        unused = {"--no-constrained": not constrained, "--max-tokens": max_tokens is not None}
+        unused = {"constrained": "--no-constrained", "max_tokens": "--max-tokens"}
         if not isinstance(self.model, baselines.NGram):
-            unused |= {"--temperature": temperature != TEMPERATURE, "--top-p": top_p != 1}
-        if given := [option for option, is_given in unused.items() if is_given]:
+            unused |= {"temperature": "--temperature", "top_p": "--top-p"}
+        usual = Sampling()
+        if given := [o for name, o in unused.items() if vars(sampling)[name] != vars(usual)[name]]:
             raise ConfigError(
                 f"{', '.join(given)}: the baseline {self.name} has no such option. Leave it out."
             )
@@ -194,21 +154,19 @@ def ready_to_write(model: CausalModel, device: Device = "auto") -> CausalModel:
 def continued(
     drummer: Drummer,
     records: Sequence[Record],
+    sampling: Sampling | None = None,
     *,
     bars: int | None = None,
-    samples: int = 1,
     progress: Callable[[int, int], None] | None = None,
-    **how: Any,
 ) -> list[str]:
-    """The prompts of records with completions.
+    """The prompts of records with completions; those of a record stand together.
 
     Args:
         drummer: Who writes.
         records: Whose prompts are continued, in their notations.
+        sampling: How to draw; None: as usual.
         bars: Bars to write; None: as many as the completion of the record has.
-        samples: Completions of each, which stand together.
         progress: Called with what is done and how much there is.
-        how: More of `Drummer.complete`'s options.
     """
     # A model is asked at once for all that have the same notation and bars.
     groups: dict[tuple[Notation, int], list[int]] = {}
@@ -220,16 +178,15 @@ def continued(
     for (notation, wanted), chosen in groups.items():
 
         def report(done: int, total: int, before: int = finished, some: int = len(chosen)) -> None:
-            assert progress is not None
-            progress(round(100 * (before + some * done / total)), 100 * len(records))
+            if progress is not None:
+                progress(round(100 * (before + some * done / total)), 100 * len(records))
 
         found = drummer.complete(
             [records[number].prompt for number in chosen],
             notation,
+            sampling,
             bars=wanted,
-            samples=samples,
-            progress=report if progress is not None else None,
-            **how,
+            progress=report,
         )
         finished += len(chosen)
         for number, completions in zip(chosen, found, strict=True):

@@ -22,14 +22,17 @@ from modicum.methods.drum_transfer.notation import (
     Groove,
     Notation,
 )
+from modicum.options import refuse
 
+MORE_THAN = 8
+"""Bars that a groove must have more than to give a record."""
 Hits: TypeAlias = npt.NDArray[np.int8]
 Repair: TypeAlias = Literal["pad", "drop"]
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a language model is trained on (specification, section 2.3)."""
+    """What a language model is trained on."""
 
     prompt: str
     """The first bars, a separator after each."""
@@ -137,13 +140,8 @@ def bars(text: str, notation: Notation = DRUMROLL) -> list[str]:
         notation: Says how many lines make a bar.
     """
     lines = re.findall(r".*\n|.+\Z", text)
-    height = lines_per_bar(notation)
+    height = notation.lines_per_bar
     return ["".join(lines[start : start + height]) for start in range(0, len(lines), height)]
-
-
-def lines_per_bar(notation: Notation = DRUMROLL) -> int:
-    """Lines of a bar: its steps, or the six rows."""
-    return notation.steps_per_bar if notation.layout == "steps" else len(ROWS)
 
 
 def silent_bars(groove: Groove) -> npt.NDArray[np.bool_]:
@@ -159,7 +157,7 @@ def without_leading_silence(groove: Groove, *, keep_pickups: bool = False) -> Gr
     """A groove from the first bar that begins with a hit, as in the paper's records.
 
     The official code looks at the first quarter note of a bar alone, so that a pick-up before the
-    first bar is lost with it (specification, sections 2.3 and 11).
+    first bar is lost with it.
 
     Args:
         groove: Any.
@@ -178,32 +176,26 @@ def without_leading_silence(groove: Groove, *, keep_pickups: bool = False) -> Gr
     return _part(groove, _bars_of(groove), slice(first, None))
 
 
-def to_record(
-    groove: Groove, *, prompt_bars: int = 2, more_than: int = 8, keep_pickups: bool = False
-) -> Record | None:
-    """The record of a groove (specification, section 2.3), leading silence left out.
+def to_record(groove: Groove, *, prompt_bars: int = 2, keep_pickups: bool = False) -> Record | None:
+    """The record of a groove, leading silence left out (README, The text).
 
     Args:
         groove: Any.
         prompt_bars: Bars of the prompt.
-        more_than: A groove of this many bars or fewer gives no record.
         keep_pickups: See `without_leading_silence`.
 
     Returns:
-        None if too little is left.
+        None if no more than `MORE_THAN` bars are left.
 
     Raises:
         ConfigError: The prompt would leave nothing to complete.
         DataError: The text is malformed.
     """
-    if not 1 <= prompt_bars <= more_than:
-        raise ConfigError(
-            f"--prompt-bars {prompt_bars}: must be 1..{more_than}, the bars that every record has "
-            f"more than."
-        )
+    if not 1 <= prompt_bars <= MORE_THAN:
+        raise refuse("prompt_bars", prompt_bars, f"1 to {MORE_THAN}, as records have more bars")
     heard = without_leading_silence(groove, keep_pickups=keep_pickups)
     found = bars(heard.text, groove.notation)
-    if heard.text.count("\n") <= more_than * lines_per_bar(groove.notation):
+    if heard.text.count("\n") <= MORE_THAN * groove.notation.lines_per_bar:
         return None
     return Record(
         prompt="".join(bar + SEPARATOR for bar in found[:prompt_bars]),
@@ -226,7 +218,7 @@ def to_prompt(groove: Groove, bars: int | None = 2) -> str:
     """
     notation = groove.notation
     if bars is not None and bars < 1:
-        raise ConfigError(f"--prompt-bars {bars}: must be at least 1.")
+        raise refuse("prompt_bars", bars, "at least 1")
     steps, size = len(to_hits(groove.text, notation, source=groove.name)), notation.steps_per_bar
     if bars is None and steps % size:
         raise DataError(
@@ -249,33 +241,24 @@ def without_separators(text: str) -> str:
     return re.sub(rf"^{SEPARATOR.strip()}(\n|\Z)", "", text.partition(END)[0], flags=re.MULTILINE)
 
 
-def windows(
-    groove: Groove, bars: int = 16, hop: int | None = None, *, pad: bool = True
-) -> list[Groove]:
+def windows(groove: Groove, bars: int = 16, *, pad: bool = True) -> list[Groove]:
     """Parts of a long performance, cut at bar boundaries.
 
     Args:
         groove: Any.
-        bars: Bars of a part.
-        hop: Bars from the beginning of one to that of the next; None: `bars`.
+        bars: Bars of a part, at least 1.
         pad: Make the last as long as the others by silence.
 
     Returns:
         Parts that together hold all of the groove, each with its first bar, from 1, in its name if
         there is more than one.
-
-    Raises:
-        ConfigError: `bars` or `hop` is less than 1.
     """
-    hop = bars if hop is None else hop
-    if bars < 1 or hop < 1:
-        raise ConfigError(f"windows: bars {bars} and hop {hop}: must be at least 1.")
     found = _bars_of(groove)
     parts = [
         _part(
             groove, found, slice(start, start + bars), f"{groove.name}@{start + 1}" if start else ""
         )
-        for start in range(0, max(len(found) - bars + hop, 1), hop)
+        for start in range(0, max(len(found), 1), bars)
     ]
     return [_padded(part, bars) for part in parts] if pad else parts
 
@@ -368,7 +351,7 @@ def _malformed(
     if content == SEPARATOR.strip():
         problem = "found a separator. Take it out by `without_separators`"
     elif at == len(codes):
-        problem = f"the text ends within a bar of {lines_per_bar(notation)} lines"
+        problem = f"the text ends within a bar of {notation.lines_per_bar} lines"
     elif text[at] == "\n":
         problem = f"the line ends after {len(content)} characters; expected one of {expected!r}"
     elif expected == "\n":

@@ -7,26 +7,23 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from modicum.engine.devices import Device
 from modicum.methods.drum_transfer import baselines
 from modicum.methods.drum_transfer.decoder import CausalModel
-from modicum.methods.drum_transfer.drummer import PEOPLE, TEMPERATURE, Drummer, Weights, continued
-from modicum.methods.drum_transfer.drumroll import (
-    Record,
-    to_hits,
-    to_text,
-    without_separators,
-)
+from modicum.methods.drum_transfer.drummer import PEOPLE, Drummer, Weights, continued
+from modicum.methods.drum_transfer.drumroll import Record, to_hits, to_text, without_separators
 from modicum.methods.drum_transfer.groove_files import numbered
 from modicum.methods.drum_transfer.losses import CompletionNats, completion_nats
 from modicum.methods.drum_transfer.measures import Reference, score, score_styles, score_table
 from modicum.methods.drum_transfer.notation import Groove
+from modicum.methods.drum_transfer.options import Sampling
 from modicum.methods.drum_transfer.pictures import comparison_sheet
 from modicum.methods.drum_transfer.sources import Split
 from modicum.methods.drum_transfer.structure import Clusterer
 from modicum.methods.drum_transfer.tablature import to_tablature
+from modicum.options import FLAT
 from modicum.system.files import atomic_write, ready_folder, to_json, write_text
 from modicum.system.progress import report_progress
 from modicum.weights.saved import find_model
@@ -39,15 +36,10 @@ def evaluate(
     data: str | None = None,
     split: Split = "test",
     write: bool = True,
-    samples: int = 1,
-    temperature: float = TEMPERATURE,
-    top_p: float = 1.0,
-    constrained: bool = True,
-    max_tokens: int | None = None,
+    sampling: Annotated[Sampling, FLAT] = Sampling(),
     official: bool = False,
     clusterer: Clusterer = "exact",
     styles: bool = False,
-    seed: int = 0,
     out: Path | None = None,
     device: Device = "auto",
 ) -> dict[str, Any]:
@@ -64,32 +56,20 @@ def evaluate(
         data: What --data of train takes; None: the run's.
         split: Which grooves.
         write: Let it continue the grooves and measure what it writes; otherwise the loss alone.
-        samples: Continuations of each groove.
-        temperature: The paper's is 0.9.
-        top_p: Draw from the likeliest tokens alone, whose probabilities sum to this.
-        constrained: Whole bars alone; --no-constrained is the paper's way.
-        max_tokens: Most tokens of a continuation; the paper's is 1000; None: as many as needed.
+        sampling: How completions are drawn.
         official: Bar strings of the paper's script, whose lines end in two newlines.
         clusterer: exact, or sklearn as in the paper's script.
         styles: Also a table for each style.
-        seed: Of what is drawn.
         out: Folder for evaluation.json, a picture, and `written`, emptied before, with the grooves:
             a .txt each as it came, and a .tab, which has tempo and meter. None: the run folder.
         device: Where to compute.
     """
-    folder = out or (None if run is None else find_model(run, weights).parent)
-    folder = folder or Path("evaluation")
+    folder = out or (Path("evaluation") if run is None else find_model(run, weights).parent)
     ready_folder(folder)
     drummer = Drummer.load(run, model, weights, device)
     if model == "ngram":  # beside that of the training split
         drummer = dataclasses.replace(drummer, name="ngram of built-in grooves")
-    how: dict[str, Any] = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "constrained": constrained,
-        "max_tokens": max_tokens,
-    }
-    drummer.check_sampling(**how)
+    drummer.check_sampling(sampling)
     config = drummer.config
     if data is not None:
         config = dataclasses.replace(config, data=data)
@@ -109,7 +89,7 @@ def evaluate(
         "loss": losses,
     }
     if write:
-        texts = write_beside_baselines(drummer, ngram, records, samples=samples, seed=seed, **how)
+        texts = write_beside_baselines(drummer, ngram, records, sampling)
         styled = [collection.styles.get(g.name, "unknown") for g, _ in chosen] if styles else []
         result |= _measures(
             drummer.name,
@@ -120,7 +100,7 @@ def evaluate(
                 [r.prompt + r.completion for r in train], [r.notation for r in train]
             ),
             given_bars=config.prompt_bars,
-            groove_bars=config.bars,
+            groove_bars=config.corpus.bars,
             official=official,
             clusterer=clusterer,
         )
@@ -210,7 +190,7 @@ def losses_beside_yardsticks(
     *,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Nats per line of a model and of the n-grams of section 6.4.
+    """Nats per line of a model and of the n-grams of every order.
 
     Args:
         drummer: The model.
@@ -247,10 +227,9 @@ def write_beside_baselines(
     drummer: Drummer,
     ngram: baselines.NGram,
     records: Sequence[Record],
+    sampling: Sampling | None = None,
     *,
-    samples: int = 1,
     quiet: bool = False,
-    **how: Any,
 ) -> dict[str, list[str]]:
     """Whole records: those of people, and those that the baselines and a model make of the prompts.
 
@@ -258,23 +237,23 @@ def write_beside_baselines(
         drummer: The model.
         ngram: The baseline of that name.
         records: Whose prompts are continued.
-        samples: Of the model.
+        sampling: How to draw; None: as usual. Baselines write one sample of each.
         quiet: No progress.
-        how: More of `Drummer.complete`'s.
 
     Returns:
-        By name, `people` and the model's among them, the records in order; a model's `samples` of
-        a record stand together.
+        By name, `people` and the model's among them, the records in order; a model's samples of a
+        record stand together.
     """
+    sampling = sampling or Sampling()
     others = {"repeat": baselines.Repeat(), "random": baselines.Random(), "ngram": ngram}
     others.pop(drummer.name, None)
     texts = {PEOPLE: [record.prompt + record.completion for record in records]}
     for name, model in others.items():
         baseline = dataclasses.replace(drummer, model=model, name=name)
-        texts[name] = continued(baseline, records, **how)
+        texts[name] = continued(baseline, records, dataclasses.replace(sampling, samples=1))
     with report_progress("write", quiet=quiet) as progress:
-        written = continued(drummer, records, samples=samples, progress=progress, **how)
-    return texts | {drummer.name: written}
+        texts[drummer.name] = continued(drummer, records, sampling, progress=progress)
+    return texts
 
 
 def _plain(name: str) -> str:

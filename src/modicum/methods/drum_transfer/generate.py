@@ -1,8 +1,7 @@
 """Completions of prompts, many at once.
 
-Sampling as in the paper (specification, section 4.1): temperature 0.9, until `END`. Under the
-grammar (section 6.6), which is the default, every completion is valid; without it the model writes
-what it likes.
+Sampling as in the paper: temperature 0.9, until `END`. Under the grammar, which is the default,
+every completion is valid; without it the model writes what it likes.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -25,6 +25,8 @@ from modicum.methods.drum_transfer.grammar import (
     completion_characters,
 )
 from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Notation
+from modicum.methods.drum_transfer.options import Sampling
+from modicum.options import refuse
 
 if TYPE_CHECKING:
     from modicum.methods.drum_transfer.decoder import CausalModel
@@ -35,16 +37,11 @@ if TYPE_CHECKING:
 def generate(
     model: CausalModel,
     prompts: Sequence[str] | Sequence[Sequence[int]],
+    sampling: Sampling | None = None,
     *,
     notation: Notation = DRUMROLL,
     bars: int = 14,
-    samples: int = 1,
-    temperature: float = 0.9,
-    top_p: float = 1.0,
-    constrained: bool = True,
-    max_tokens: int | None = None,
     batch: int = 64,
-    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[str]]:
     """Let a model complete records.
@@ -56,59 +53,41 @@ def generate(
     Args:
         model: Any causal model. It is evaluated in eval mode and left as it was.
         prompts: Texts, or ids, that end in a separator; see `drumroll.to_prompt`.
+        sampling: How to draw; None: as usual. Unless it is constrained to exactly `bars` bars, the
+            model writes until the text `END`, or the vocabulary's own end, or `max_tokens`; these
+            are, if None, the characters of `bars` bars, never too few for a valid completion.
         notation: That of the prompts.
         bars: Bars to be written.
-        samples: Completions of each prompt.
-        temperature: What logits are divided by; 0 takes the likeliest token.
-        top_p: Draw from the fewest tokens whose probabilities sum to this, at most 1.
-        constrained: Write only what the notation allows, exactly `bars` bars. If not, write until
-            the text `END`, or the vocabulary's own end, or `max_tokens`.
-        max_tokens: Most tokens of a completion, which is cut there. None: as many as the characters
-            of `bars` bars, which is never too few for a valid completion. The paper's is 1,000.
         batch: Most completions at a time.
-        seed: Of the noise.
         progress: Called with tokens written and the most there can be.
 
     Returns:
         For each prompt its completions, through `END` unless they were cut.
 
     Raises:
-        ConfigError: An option is out of range, or prompt and completion may be longer than the
-            model can see.
+        ConfigError: There are no bars to be written, or prompt and completion may be longer than
+            the model can see.
         DataError: A prompt does not end in a separator.
         CheckpointError: The model gives NaN.
     """
-    check_sampling(
-        bars=bars,
-        samples=samples,
-        temperature=temperature,
-        top_p=top_p,
-        batch=batch,
-        max_tokens=max_tokens,
-    )
+    sampling = sampling or Sampling()
+    if batch < 1:
+        raise refuse("batch", batch, "at least 1")
     vocabulary = model.vocabulary
     grammar = Grammar(notation, bars, vocabulary)
     encoded = [_encode(prompt, number, vocabulary) for number, prompt in enumerate(prompts)]
-    limit = completion_limit(
-        model,
-        max(map(len, encoded), default=0),
-        notation,
-        bars,
-        constrained=constrained,
-        max_tokens=max_tokens,
-    )
-    automaton = grammar if constrained else UntilEnd(vocabulary)
-    pick = partial(choose, temperature=temperature, top_p=top_p)
-    total = len(encoded) * samples
+    limit = completion_limit(model, max(map(len, encoded), default=0), notation, bars, sampling)
+    automaton = grammar if sampling.constrained else UntilEnd(vocabulary)
+    pick = partial(choose, temperature=sampling.temperature, top_p=sampling.top_p)
+    total = len(encoded) * sampling.samples
     texts: list[str] = []
     training = model.training
     model.eval()
     try:
         for first in range(0, total, batch):
             rows = np.arange(first, min(first + batch, total))
-            number, sample = np.divmod(rows, samples)
-            noise = torch.from_numpy(uniform((number << 32) + sample, limit, seed, "completion"))
-            read, owner = np.unique(number, return_inverse=True)
+            noise = torch.from_numpy(completion_noise(rows, limit, sampling))
+            read, owner = np.unique(rows // sampling.samples, return_inverse=True)
             written = torch.full(noise.shape, vocabulary.pad)
             steps = _complete(
                 model,
@@ -126,8 +105,27 @@ def generate(
             texts += map(vocabulary.decode, written.tolist())
     finally:
         model.train(training)
-    texts = ["".join(text.partition(END)[:2]) for text in texts]
-    return [texts[first : first + samples] for first in range(0, total, samples)]
+    return by_prompt(["".join(text.partition(END)[:2]) for text in texts], sampling)
+
+
+def completion_noise(
+    rows: npt.NDArray[np.int64], draws: int, sampling: Sampling
+) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1) for completions, `(rows, draws)`, float64.
+
+    Args:
+        rows: `(rows,)`, int64: the completions, those of a prompt together.
+        draws: Numbers for each.
+        sampling: Whose seed and samples a prompt.
+    """
+    number, sample = np.divmod(rows, sampling.samples)
+    return uniform((number << 32) + sample, draws, sampling.seed, "completion")
+
+
+def by_prompt(texts: Sequence[str], sampling: Sampling) -> list[list[str]]:
+    """The completions of each prompt, which stand together in `texts`."""
+    size = sampling.samples
+    return [list(texts[first : first + size]) for first in range(0, len(texts), size)]
 
 
 def completion_limit(
@@ -135,9 +133,7 @@ def completion_limit(
     prompt: int,
     notation: Notation,
     bars: int,
-    *,
-    constrained: bool = True,
-    max_tokens: int | None = None,
+    sampling: Sampling,
     source: str = "the longest prompt",
 ) -> int:
     """The most tokens of a completion, which the model must be able to see beside the prompt.
@@ -147,16 +143,15 @@ def completion_limit(
         prompt: Tokens of the prompt.
         notation: Of the completion.
         bars: Of the completion.
-        constrained: See `generate`.
-        max_tokens: See `generate`.
+        sampling: See `generate`.
         source: What the prompt is, for messages.
 
     Raises:
         ConfigError: Prompt and completion may be longer than the model can see.
     """
     whole = completion_characters(notation, bars)
-    limit = max_tokens or whole
-    if constrained:
+    limit = sampling.max_tokens or whole
+    if sampling.constrained:
         limit = min(limit, whole)
     if prompt + limit > model.context:
         raise ConfigError(
@@ -166,32 +161,6 @@ def completion_limit(
             f"(--max-tokens)."
         )
     return limit
-
-
-def check_sampling(
-    *,
-    bars: int = 1,
-    samples: int = 1,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    batch: int = 1,
-    max_tokens: int | None = None,
-) -> None:
-    """Refuse options that make no sense; they are those of `generate`.
-
-    Raises:
-        ConfigError: One is out of range.
-    """
-    for name, value, fine, expected in (
-        ("bars", bars, bars >= 1, "at least 1"),
-        ("samples", samples, samples >= 1, "at least 1"),
-        ("temperature", temperature, temperature >= 0, "at least 0"),
-        ("top-p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
-        ("batch", batch, batch >= 1, "at least 1"),
-        ("max-tokens", max_tokens, max_tokens is None or max_tokens >= 1, "at least 1"),
-    ):
-        if not fine:
-            raise ConfigError(f"--{name} {value}: must be {expected}.")
 
 
 def choose(

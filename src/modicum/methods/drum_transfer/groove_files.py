@@ -5,31 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from modicum.classification import input_files
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.drumroll import (
-    lines_per_bar,
-    to_hits,
-    to_text,
-    without_separators,
-)
-from modicum.methods.drum_transfer.extensions import NOTATIONS
+from modicum.methods.drum_transfer.drumroll import to_hits, to_text, without_separators
 from modicum.methods.drum_transfer.grids import Lines, read_lines
-from modicum.methods.drum_transfer.midi import Reading, read_midi
-from modicum.methods.drum_transfer.notation import END, Groove, Notation
+from modicum.methods.drum_transfer.midi import read_midi
+from modicum.methods.drum_transfer.notation import END, NOTATIONS, Groove, Notation
+from modicum.methods.drum_transfer.options import Reading
 from modicum.methods.drum_transfer.tablature import (
     ANOTHER_NOTATION,
     from_tablature,
     is_tablature,
 )
 
-PitchMap: TypeAlias = tuple[tuple[int, str], ...]
-"""`Reading.pitch_map` as an option, `--pitch-map 33 snare 31 none`."""
 SUFFIXES = (".mid", ".midi", ".tab", ".txt")
 """Of files of grooves; the first of a name says most, as lines of a drumroll have no tempo."""
 
@@ -72,6 +65,7 @@ def read_groove(
     *,
     name: str = "",
     tempo: float = 120.0,
+    bars: int | None = None,
     malformed: Literal["refuse", "keep", "pad", "drop"] = "refuse",
     advice: str = "",
 ) -> Groove:
@@ -79,14 +73,15 @@ def read_groove(
 
     Lines are refused, whatever `malformed` is, if they are not in the notation of `reading`: if
     more than half of those that are not silence cannot be read in it, or some cannot and every line
-    can in another of `extensions.NOTATIONS`.
+    can in another of `notation.NOTATIONS`.
 
     Args:
         path: A file of `SUFFIXES`. What a text is, is seen from it.
-        reading: How MIDI becomes text, and the notation of a text, which is read whole. With
-            `meter_bars`, bars follow the meter of MIDI and tabs; lines say none and are in 4/4.
+        reading: How. With `meter_bars`, bars follow the meter of MIDI and tabs; lines say none and
+            are in 4/4.
         name: Of the groove; empty: that of the file without its suffix.
         tempo: Of lines, which say none.
+        bars: Of MIDI so many, filled up with silence; None: to the last hit. Texts are read whole.
         malformed: What is done about malformed lines: `keep` them as they are; see
             `drumroll.to_hits` for the others.
         advice: How else a refused line can be mended, for the message: a sentence.
@@ -95,16 +90,16 @@ def read_groove(
         DataError: The file cannot be used.
         MissingExtraError: MIDI needs the extra `music`.
     """
-    name = name or path.stem
-    if path.suffix.lower() not in SUFFIXES:
+    name, reading = name or path.stem, reading or Reading()
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise DataError(
             f"{path}: expected a file ending in {', '.join(SUFFIXES)}. Rename it, if it is one of "
             f"MIDI, a drum tab or lines of a drumroll."
         )
-    if path.suffix.lower() in (".mid", ".midi"):
-        return read_midi(path, reading, name=name)
-    reading = reading or Reading()
-    notation = reading.notation
+    if suffix in (".mid", ".midi"):
+        return read_midi(path, reading, name=name, bars=bars)
+    notation = NOTATIONS[reading.notation]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -186,7 +181,7 @@ def _refuse_malformed(
         else:
             problem = f"the line has {len(line)} characters; expected {width}"
         raise DataError(f"{source}, line {at + 1}, column {column + 1}: {problem}. {mend}")
-    height = lines_per_bar(notation)
+    height = notation.lines_per_bar
     if notation.layout == "rows" and (rest := int(lines.count[0]) % height):
         raise DataError(
             f"{source}: it ends within a bar, of which {rest} of {height} lines are there. {mend}"

@@ -3,14 +3,14 @@
 In a column `o` and `O` are the instrument struck as usual, `x` and `X` its second articulation;
 where both cases of a letter are there, the capital is loud and the other soft. Without an `x` all
 articulations are `o`, and with one case of a letter all velocities are that. So the drumroll of the
-paper and its extensions (specification, sections 2.1 and 2.6) are read and written alike.
+paper and its extensions are read and written alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,10 @@ import numpy.typing as npt
 from modicum.errors import ConfigError
 from modicum.methods.drum_transfer.notation import INSTRUMENTS, Notation
 
+PitchMap: TypeAlias = tuple[tuple[int, str], ...]
+"""Pitches with the instruments they are, or `none`."""
+DRUMS = 9
+"""The MIDI channel of drums, counted from 0."""
 PITCHES: Mapping[str, tuple[int, ...]] = {
     "crash": (49, 55, 57, 52),
     "ride": (51, 59, 53),
@@ -27,7 +31,7 @@ PITCHES: Mapping[str, tuple[int, ...]] = {
     "toms": (50, 48, 45, 47, 43, 58),
 }
 """MIDI pitches merged into each instrument, in the numbering of the Groove MIDI Dataset; the first
-is what is written where the notation knows no articulations (specification, section 2.1).
+is what is written where the notation knows no articulations (README, The text).
 """
 SECOND: Mapping[str, tuple[int, ...]] = {"ride": (51, 59), "snare": (37,), "hi-hat": (42, 22)}
 """Pitches read as `x`: bow of the ride, cross-stick, closed hi-hat. The first is written for `x`;
@@ -56,7 +60,8 @@ class WritingTables(NamedTuple):
     velocity: npt.NDArray[np.int64]
 
 
-def reading_tables(notation: Notation, pitch_map: Mapping[int, str] | None = None) -> ReadingTables:
+@lru_cache(maxsize=64)
+def reading_tables(notation: Notation, pitch_map: PitchMap = ()) -> ReadingTables:
     """How to read MIDI pitches in a notation.
 
     Args:
@@ -68,11 +73,6 @@ def reading_tables(notation: Notation, pitch_map: Mapping[int, str] | None = Non
         ConfigError: A pitch or an instrument does not exist, or a column has other letters than
             o, O, x and X.
     """
-    return _reading_tables(notation, tuple((pitch_map or {}).items()))
-
-
-@lru_cache(maxsize=64)
-def _reading_tables(notation: Notation, pitch_map: tuple[tuple[int, str], ...]) -> ReadingTables:
     column, index = np.full(128, -2), np.zeros((128, 2), np.int8)
     column[list(DISCARDED)] = -1
     for number, pitches in enumerate(PITCHES[name] for name in INSTRUMENTS):

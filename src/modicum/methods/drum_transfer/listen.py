@@ -1,7 +1,7 @@
 """The verb `listen`: have people judge grooves without knowing where they come from.
 
-It writes a page with pairs of grooves and the form of the paper's expert (section 6.7 of the
-specification), and joins the answers with the key that says which groove is whose.
+It writes a page with pairs of grooves and the form of the paper's expert, and joins the answers
+with the key that says which groove is whose.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jinja2
 import numpy as np
@@ -32,12 +32,12 @@ from modicum.methods.drum_transfer.drumroll import (
     to_text,
     without_leading_silence,
 )
-from modicum.methods.drum_transfer.extensions import notation_named
-from modicum.methods.drum_transfer.groove_files import PitchMap, groove_paths, read_groove
-from modicum.methods.drum_transfer.midi import DRUMS, Reading
+from modicum.methods.drum_transfer.groove_files import groove_paths, read_groove
 from modicum.methods.drum_transfer.notation import Groove
+from modicum.methods.drum_transfer.options import ModelReading
 from modicum.methods.drum_transfer.pictures import step_grid
 from modicum.methods.drum_transfer.synthesis import render, to_wav
+from modicum.options import FLAT, Ge, Options
 from modicum.system.files import atomic_write
 
 PATTERNS = ("consistent", "repetitive", "chaotic", "not gradable")
@@ -142,7 +142,7 @@ def join_answers(
     *,
     tests: bool = False,
 ) -> dict[str, Any]:
-    """Count what was said of each source, as in section 6.7 of the specification.
+    """Count what was said of each source, as the official repository counts its expert's.
 
     Args:
         answers: Of any number of listeners.
@@ -227,15 +227,27 @@ def _sign_test(first: int, second: int) -> float:
 # The page
 
 
+@dataclass(frozen=True)
+class Page(Options):
+    """How a page is made."""
+
+    given_bars: Annotated[int, Ge(0)] = 2
+    """Bars from the first that were given to the model, and which both therefore have; they are
+    shaded. 0 where grooves begin differently."""
+    seed: int = 0
+    """Seed of choosing and shuffling."""
+    embed_below: float = 50.0
+    """Largest page in megabytes that is a single file; of a larger one, sounds and pictures lie
+    beside it. A pair of 16 bars at 120 bpm takes 8."""
+    soundfont: Path | None = None
+    """An .sf2 file to play with; None: the built-in kit."""
+
+
 def write_listening_page(
     out: Path,
     pairs: Sequence[tuple[Groove, Groove]],
     sources: tuple[str, str],
-    *,
-    given_bars: int = 2,
-    seed: int = 0,
-    embed_below: float = 50.0,
-    soundfont: Path | None = None,
+    options: Page | None = None,
 ) -> dict[str, Any]:
     """Write a blind listening test: `page/`, to hand to listeners, and `key.csv`, to keep.
 
@@ -249,12 +261,7 @@ def write_listening_page(
         out: Folder for both.
         pairs: Of the first and the second source, at least one. The second's tempo counts.
         sources: What the sources are called, in the key alone.
-        given_bars: Bars from the first that both have; they are shaded. 0 where they begin
-            differently.
-        seed: Of the shuffling.
-        embed_below: Largest page, in megabytes, with sounds and pictures in it; those of a larger
-            one lie beside it.
-        soundfont: See `synthesis.render`.
+        options: How the page is made; None: as usual.
 
     Returns:
         `page`, `form` and `key`, the files; `pairs`, how many; `megabytes`, of all that is to hand
@@ -264,6 +271,8 @@ def write_listening_page(
         ConfigError: There are no pairs, or the sources have the same name.
         DataError: The grooves of a pair do not begin alike, or one cannot be read or played.
     """
+    options = options or Page()
+    given_bars = options.given_bars
     if not pairs:
         raise ConfigError("a listening test needs at least one pair of grooves, got none.")
     if sources[0] == sources[1]:
@@ -281,9 +290,11 @@ def write_listening_page(
                 f"the pair. Read them as in training: --notation, --meter-bars, --keep-pickups. If "
                 f"nothing was given to the model, say so: --given-bars 0."
             )
-    page = f"{fold_keys(seed, *(groove.text for pair in pairs for groove in pair)) >> 32:08x}"
-    order = permutation(len(pairs), seed, "pairs")
-    swapped = permutation(len(pairs), seed, "sides") % 2 == 1
+    page = (
+        f"{fold_keys(options.seed, *(groove.text for pair in pairs for groove in pair)) >> 32:08x}"
+    )
+    order = permutation(len(pairs), options.seed, "pairs")
+    swapped = permutation(len(pairs), options.seed, "sides") % 2 == 1
     key: list[dict[str, str]] = []
     shown: list[list[tuple[str, bytes, bytes]]] = []
     for number, (place, swap) in enumerate(zip(order.tolist(), swapped, strict=True), 1):
@@ -293,11 +304,11 @@ def write_listening_page(
             groove = dataclasses.replace(groove, tempo=pairs[place][1].tempo, velocities=None)
             key.append({"page": page, "item": item, "source": sources[which], "name": groove.name})
             picture = step_grid(groove, given_bars=given_bars, title="")
-            sound = to_wav(render(groove, channels=1, soundfont=soundfont))
+            sound = to_wav(render(groove, channels=1, soundfont=options.soundfont))
             shown[-1].append((item, picture, sound))
     folder = out / "page"
     megabytes = sum(len(p) + len(s) for pair in shown for _, p, s in pair) * 4 / 3 / 1e6
-    embedded = megabytes < embed_below
+    embedded = megabytes < options.embed_below
     addressed = [
         [
             {
@@ -363,27 +374,29 @@ def _rendered(page: str, pairs: Sequence[Any], given_bars: int) -> bytes:
 # The verb
 
 
+@dataclass(frozen=True)
+class Judged(Options):
+    """What listeners said."""
+
+    answers: tuple[Path, ...] = ()
+    """Answers of listeners, CSV files."""
+    key: Path | None = None
+    """The key.csv of the page that the answers are of."""
+    tests: bool = False
+    """With answers, add p-values: Fisher's exact test, and the sign test of preferences."""
+
+
 def listen(
     folder: tyro.conf.Positional[Path | None] = None,
     against: Path | None = None,
     out: Path = Path("listening"),
     names: tuple[str, str] | None = None,
-    pairs: int = 8,
-    most_bars: int = 16,
-    given_bars: int = 2,
+    pairs: Annotated[int, Ge(1)] = 8,
+    most_bars: Annotated[int, Ge(1)] = 16,
     repair: Literal["pad", "drop"] | None = None,
-    notation: str = "drumroll",
-    meter_bars: bool = False,
-    keep_pickups: bool = False,
-    channel: int = DRUMS,
-    pitch_map: PitchMap = (),
-    loud: int = Reading.loud,
-    seed: int = 0,
-    embed_below: float = 50.0,
-    soundfont: Path | None = None,
-    answers: tuple[Path, ...] = (),
-    key: Path | None = None,
-    tests: bool = False,
+    reading: Annotated[ModelReading, FLAT] = ModelReading(),
+    page: Annotated[Page, FLAT] = Page(),
+    judged: Annotated[Judged, FLAT] = Judged(),
 ) -> dict[str, Any]:
     """Write a blind listening test, or count what listeners answered.
 
@@ -399,43 +412,26 @@ def listen(
         pairs: At most so many pairs, chosen by the seed.
         most_bars: Grooves are cut after so many. Silent bars at the beginning and the end are left
             out.
-        given_bars: Bars from the first that were given to the model, and which both therefore have;
-            they are shaded.
         repair: What is done about malformed lines of .txt files: pad or drop. None: an error.
-        notation: drumroll, loudness, articulated, rows, triplets, sextuplets or twelfths. That of
-            the model, for what it wrote.
-        meter_bars: Bars follow the meter, as those of a model trained with --meter-bars; otherwise
-            they have 16 lines in 3/4 and 5/4 too, as the paper's. Lines say no meter: 4/4.
-        keep_pickups: Keep a pick-up before the first bar, as for a model trained so.
-        channel: MIDI channel of the drums, counted from 0.
-        pitch_map: What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out.
-        loud: The least velocity that is loud, in notations that know loudness.
-        seed: Of choosing and shuffling.
-        embed_below: Largest page in megabytes that is a single file; of a larger one, sounds and
-            pictures lie beside it. A pair of 16 bars at 120 bpm takes 8.
-        soundfont: An .sf2 file to play with; None: the built-in kit.
-        answers: Answers of listeners, CSV files.
-        key: The key.csv of the page they are of.
-        tests: With answers, add p-values: Fisher's exact test, and the sign test of preferences.
+        reading: How files are read: as those of the model's training were.
+        page: How the page is made.
+        judged: What listeners said.
 
     Returns:
         Where page, form and key are; or what was said of each source.
     """
-    if answers:
-        if folder is not None or against is not None or key is None:
+    if judged.answers:
+        if folder is not None or against is not None or judged.key is None:
             raise ConfigError(
                 "--answers needs --key, the key.csv that was written with the page, and no folder."
             )
-        given = [answer for path in answers for answer in read_answers(path)]
-        return join_answers(given, read_key(key), tests=tests)
+        given = [answer for path in judged.answers for answer in read_answers(path)]
+        return join_answers(given, read_key(judged.key), tests=judged.tests)
     if folder is None or against is None:
         raise ConfigError(
             "give two folders of grooves, FOLDER --against FOLDER, or the answers of listeners, "
             "--answers FILE --key FILE."
         )
-    for option, value in (("pairs", pairs), ("most-bars", most_bars)):
-        if value < 1:
-            raise ConfigError(f"--{option} {value}: must be at least 1.")
     ours, theirs = _grooves(folder), _grooves(against)
     ours = _alike(ours, theirs)
     theirs = _alike(theirs, ours)
@@ -447,17 +443,9 @@ def listen(
         )
     if left := len(ours.keys() ^ theirs.keys()):
         logger.warning("%d grooves are in one of the folders alone and left out.", left)
-    chosen = [common[place] for place in sorted(permutation(len(common), seed, "chosen")[:pairs])]
-    reading = Reading(
-        notation=notation_named(notation),
-        bars=None,  # cut where both are read
-        pad=False,
-        meter_bars=meter_bars,
-        channel=channel,
-        pitch_map=dict(pitch_map),
-        loud=loud,
-    )
-    reading.check()
+    chosen = [
+        common[place] for place in sorted(permutation(len(common), page.seed, "chosen")[:pairs])
+    ]
 
     def read(path: Path) -> Groove:
         groove = read_groove(
@@ -467,17 +455,14 @@ def listen(
             malformed=repair or "refuse",
             advice="Or have such lines mended: --repair pad or --repair drop.",
         )
-        return _to_be_heard(groove, path, most_bars, keep_pickups)
+        return _to_be_heard(groove, path, most_bars, reading.keep_pickups)
 
     both = [(read(ours[name]), read(theirs[name])) for name in chosen]
     return write_listening_page(
         out,
         [_at_one_tempo(first, second) for first, second in both],
         names or (folder.resolve().name, against.resolve().name),
-        given_bars=given_bars,
-        seed=seed,
-        embed_below=embed_below,
-        soundfont=soundfont,
+        page,
     )
 
 

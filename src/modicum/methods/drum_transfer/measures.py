@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.drumroll import bars, lines_per_bar, without_separators
+from modicum.methods.drum_transfer.drumroll import bars, without_separators
 from modicum.methods.drum_transfer.grids import Grids, Integers, Mask, read_grids, read_lines
 from modicum.methods.drum_transfer.notation import DRUMROLL, INSTRUMENTS, Notation
 from modicum.methods.drum_transfer.structure import (
@@ -70,7 +70,7 @@ def validity(
         groove_bars: Bars that a groove has.
     """
     lines = read_lines(texts, notation)
-    bar = lines_per_bar(notation)
+    bar = notation.lines_per_bar
     count = lines.count
     bad = ~lines.readable & ~lines.separator
     # Each separator ends a stretch, and so does the end of a text, unless a separator is last.

@@ -1,4 +1,4 @@
-"""MIDI files to grooves and back (specification, sections 2.1, 2.2, 2.4 and 10).
+"""MIDI files to grooves and back (README, The text).
 
 symusic reads. It keeps silent about three things: which format and division a file has, that a file
 ends too early, and notes that are never switched off. So the chunks of a file are looked over here,
@@ -13,7 +13,7 @@ import logging
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,20 +21,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from modicum.errors import ConfigError, DataError, check_options, require
+from modicum.errors import ConfigError, DataError, require
 from modicum.methods.drum_transfer.drumroll import to_hits, to_text
-from modicum.methods.drum_transfer.kit import reading_tables, writing_tables
-from modicum.methods.drum_transfer.notation import DRUMROLL, INSTRUMENTS, Groove, Notation
+from modicum.methods.drum_transfer.kit import DRUMS, reading_tables, writing_tables
+from modicum.methods.drum_transfer.notation import INSTRUMENTS, NOTATIONS, Groove, Notation
+from modicum.methods.drum_transfer.options import MOST_BARS, Reading
 from modicum.system.files import atomic_write
 
 Integers = npt.NDArray[np.int64]
 
 TICKS = 480
 """Ticks a quarter note of the files written."""
-DRUMS = 9
-"""The channel of drums, counted from 0."""
-MOST_BARS = 10_000
-"""Longer performances are refused: they come of damaged files."""
 _NEEDED_FOR = "Reading MIDI files"
 _END_OF_TRACK = b"\xff\x2f\x00"
 _LATER = 0x0FFFFFFF
@@ -49,41 +46,14 @@ _arrays_of = itemgetter("time", "duration", "pitch", "velocity")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How MIDI becomes text. The default is that of the paper, to the byte."""
-
-    notation: Notation = DRUMROLL
-    """Of the text."""
-    bars: int | None = 16
-    """At most so many bars of the file's meter; None: all."""
-    pad: bool = True
-    """Add silence up to `bars`; otherwise the text ends with the bar of the last hit."""
-    meter_bars: bool = False
-    """Bars of the text follow the meter; otherwise they are as in `notation`, 16 lines even in 3/4
-    and 5/4 (specification, section 11)."""
-    channel: int = DRUMS
-    """The channel with the drums, 0 to 15."""
-    pitch_map: Mapping[int, str] = field(default_factory=dict[int, str])
-    """Instruments of other pitches than those known, or `none`; see `kit.reading_tables`."""
-    loud: int = 80
-    """The least velocity that is loud, where the notation knows loudness (inferred)."""
-    strict: bool = False
-    """Unknown pitches are an error, and not a warning; in a folder unusable files are, too."""
-    silent: bool = False
-    """A file in which nothing is hit is a silent groove, and no error."""
-
-    def check(self) -> None:
-        """Raise a `ConfigError` if an option is out of range."""
-        check_options(
-            self,
-            ("bars", self.bars is None or 1 <= self.bars <= MOST_BARS, f"1 to {MOST_BARS}"),
-            ("channel", 0 <= self.channel < 16, "0 to 15; drums are usually on 9"),
-            ("loud", 1 <= self.loud <= 127, "1 to 127"),
-        )
-
-
-def read_midi(path: str | Path, reading: Reading | None = None, *, name: str = "") -> Groove:
+def read_midi(
+    path: str | Path,
+    reading: Reading | None = None,
+    *,
+    name: str = "",
+    bars: int | None = None,
+    pad: bool = True,
+) -> Groove:
     """The drums of a MIDI file as text.
 
     The step of a hit is its tick rounded to the nearest, halves up, in integers whatever the ticks
@@ -94,10 +64,13 @@ def read_midi(path: str | Path, reading: Reading | None = None, *, name: str = "
         path: A file of type 0 or 1.
         reading: How; None: as in the paper.
         name: Of the groove; empty: that of the file without its suffix.
+        bars: At most so many bars of the file's meter, the paper's 16; None: to the bar of the last
+            hit.
+        pad: Add silence up to `bars`, if they are given.
 
     Raises:
-        DataError: It is no MIDI file, is damaged, has no drums, has a meter other than x/4 or
-            several, or, if strict, unknown pitches.
+        DataError: It is no MIDI file, is damaged, has no drums, or has a meter other than x/4 or
+            several.
         MissingExtraError: symusic, or where it is needed mido, is not installed.
     """
     path = Path(path)
@@ -105,14 +78,24 @@ def read_midi(path: str | Path, reading: Reading | None = None, *, name: str = "
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
-    groove, unknown = parse_midi(data, str(path), reading or Reading(), name=name or path.stem)
+    groove, unknown = parse_midi(
+        data, str(path), reading or Reading(), name=name or path.stem, bars=bars, pad=pad
+    )
     if unknown:
         _log.warning("%s: %s", path, unknown_pitches(unknown))
     return groove
 
 
 def parse_midi(
-    data: bytes, source: str, reading: Reading, *, name: str
+    data: bytes,
+    source: str,
+    reading: Reading,
+    *,
+    name: str,
+    bars: int | None = None,
+    pad: bool = True,
+    strict: bool = False,
+    silent: bool = False,
 ) -> tuple[Groove, Counter[int]]:
     """As `read_midi`, from the bytes of a file.
 
@@ -121,35 +104,38 @@ def parse_midi(
         source: What they are, for messages.
         reading: How.
         name: Of the groove.
+        bars: See `read_midi`.
+        pad: See `read_midi`.
+        strict: Unknown pitches are an error.
+        silent: A file in which nothing is hit is a silent groove, and no error.
 
     Returns:
         The groove, and how many hits of which unknown pitches were left out.
     """
-    reading.check()
     notes = parse_notes(data, source, reading.channel)
-    tables = reading_tables(reading.notation, reading.pitch_map)
+    notation = NOTATIONS[reading.notation]
+    tables = reading_tables(notation, reading.pitch_map)
     column = tables.column.take(notes.pitch)
     unknown = Counter(notes.pitch[column == -2].tolist())
-    if unknown and reading.strict:
+    if unknown and strict:
         raise DataError(f"{source}: {unknown_pitches(unknown)}")
     (known,) = (column >= 0).nonzero()
-    if not (len(known) or reading.silent):
+    if not (len(known) or silent):
         raise DataError(_no_drums(data, source, reading.channel))
     tick = notes.tick[known]
     meter = _meter(notes.meters, int(tick.max(initial=0)), source)
-    notation = reading.notation
     if reading.meter_bars:
         notation = replace(notation, beats_per_bar=meter[0])
     step = (2 * notation.steps_per_beat * tick + notes.division) // (2 * notes.division)
-    length = _length(step, meter[0], notation, reading, source)
+    most = None if bars is None else bars * meter[0] * notation.steps_per_beat
+    length = most if most is not None and pad else _length(step, most, notation, source)
     inside = step < length
     kept = known[inside]
     velocity = notes.velocity[kept]
     # `take` counts through the table: the soft and the loud letter of a pitch are side by side.
     letter = tables.letter.take(2 * notes.pitch[kept] + (velocity >= reading.loud))
-    shape = length, len(INSTRUMENTS)
     cell = len(INSTRUMENTS) * step[inside] + column[kept]
-    hits, velocities = np.zeros(shape, np.int8), np.zeros(shape, np.int8)
+    hits, velocities = np.zeros((2, length, len(INSTRUMENTS)), np.int8)
     # Of hits that share a cell the last letter of the column is written, so order does not matter.
     # `at` is quick for a single index and equal types only.
     np.maximum.at(hits.reshape(-1), cell, letter)
@@ -213,41 +199,37 @@ def write_midi(
     *,
     tempo: float | None = None,
     meter: tuple[int, int] | None = None,
-    gate: float = 0.5,
-    humanise: bool = True,
 ) -> None:
     """Write a groove as a MIDI file of type 0, drums on channel 9, 480 ticks a quarter note.
+
+    Notes last half a step. They have the groove's own velocities where it has any, otherwise 100,
+    those of loud and soft letters 115 and 60.
 
     Args:
         groove: Any.
         path: The file, overwritten.
         tempo: Quarter notes a minute; None: the groove's.
         meter: Time signature; None: the groove's.
-        gate: How long notes last, in steps.
-        humanise: Play the groove's own velocities where it has them. Otherwise hits have the
-            velocity 100, those of loud and soft letters 115 and 60.
 
     Raises:
-        ConfigError: Tempo, meter or gate are out of range.
+        ConfigError: Tempo or meter are out of range.
         DataError: The text is malformed, or the velocities are of another number of steps.
         MissingExtraError: mido is not installed.
     """
-    tempo, meter = groove.tempo if tempo is None else tempo, meter or groove.meter
-    denominator = meter[1]
+    tempo = groove.tempo if tempo is None else tempo
+    beats, denominator = meter or groove.meter
     if not 4 <= tempo <= 1000:
         raise ConfigError(f"--tempo {tempo}: must be 4 to 1000 quarter notes a minute.")
-    if not (1 <= meter[0] <= 255 and denominator in (1, 2, 4, 8, 16, 32, 64)):
-        raise ConfigError(f"meter {meter[0]}/{denominator}: expected one such as 4/4.")
-    if not 0 < gate <= 1:
-        raise ConfigError(f"gate {gate}: must be more than 0 and at most 1 step.")
+    if not (1 <= beats <= 255 and denominator in (1, 2, 4, 8, 16, 32, 64)):
+        raise ConfigError(f"meter {beats}/{denominator}: expected one such as 4/4.")
     mido: Any = require("mido", "music", "Writing MIDI files")
     notation = groove.notation
     hits = to_hits(groove.text, notation, source=groove.name)
     step, column = np.nonzero(hits)
-    letter = hits[step, column]
     pitches, plain = writing_tables(notation)
-    velocity = plain[column, letter]
-    if humanise and groove.velocities is not None:
+    letter = column, hits[step, column]
+    velocity = plain[letter]
+    if groove.velocities is not None:
         if groove.velocities.shape != hits.shape:
             raise DataError(
                 f"{groove.name}: velocities have the shape {groove.velocities.shape}, hits "
@@ -256,34 +238,24 @@ def write_midi(
         known = groove.velocities[step, column].astype(np.int64)
         velocity = np.where(known > 0, np.minimum(known, 127), velocity)
     # Halves up, as in reading, for grids that do not divide the ticks.
-    tick_of = (2 * np.arange(len(hits) + 1) * TICKS + notation.steps_per_beat) // (
-        2 * notation.steps_per_beat
-    )
-    length = max(int(gate * TICKS / notation.steps_per_beat), 1)
-    on, pitch = tick_of[step], pitches[column, letter]
+    steps = notation.steps_per_beat
+    tick_of = (2 * np.arange(len(hits) + 1) * TICKS + steps) // (2 * steps)
+    on, pitch = tick_of[step], pitches[letter]
     # Tick, whether it begins, pitch, velocity: notes end before others begin at the same tick.
     begin = np.stack([on, np.ones_like(on), pitch, velocity], 1)
-    end = np.stack([on + length, np.zeros_like(on), pitch, np.full_like(on, 64)], 1)
-    events = sorted(np.concatenate([begin, end]).tolist())
+    end = np.stack([on + TICKS // steps // 2, np.zeros_like(on), pitch, np.full_like(on, 64)], 1)
     track = mido.MidiTrack(
         [
             mido.MetaMessage("track_name", name=groove.name.encode("ascii", "replace").decode()),
             mido.MetaMessage("set_tempo", tempo=round(60_000_000 / tempo)),
-            mido.MetaMessage("time_signature", numerator=meter[0], denominator=denominator),
+            mido.MetaMessage("time_signature", numerator=beats, denominator=denominator),
         ]
     )
     now = 0
-    for tick, begins, note, loudness in events:
-        track.append(
-            mido.Message(
-                "note_on" if begins else "note_off",
-                channel=DRUMS,
-                note=note,
-                velocity=loudness,
-                time=tick - now,
-            )
-        )
-        now = tick
+    for tick, begins, note, loudness in sorted(np.concatenate([begin, end]).tolist()):
+        kind = "note_on" if begins else "note_off"
+        time, now = tick - now, tick
+        track.append(mido.Message(kind, channel=DRUMS, note=note, velocity=loudness, time=time))
     track.append(mido.MetaMessage("end_of_track", time=max(int(tick_of[-1]) - now, 0)))
     with atomic_write(Path(path)) as file:
         mido.MidiFile(type=0, ticks_per_beat=TICKS, tracks=[track]).save(file=file)
@@ -445,20 +417,14 @@ def _meter(meters: list[tuple[int, int, int]], last: int, source: str) -> tuple[
     return numerator, beat
 
 
-def _length(
-    steps: Integers, numerator: int, notation: Notation, reading: Reading, source: str
-) -> int:
-    """How many steps the text has."""
-    wanted = None
-    if reading.bars is not None:
-        wanted = reading.bars * numerator * notation.steps_per_beat
-        if reading.pad:
-            return wanted
-        steps = steps[steps < wanted]
+def _length(steps: Integers, most: int | None, notation: Notation, source: str) -> int:
+    """Steps to the end of the bar of the last hit; hits from the step `most` on do not count."""
+    if most is not None:
+        steps = steps[steps < most]
     bars = int(steps.max(initial=0)) // notation.steps_per_bar + 1
     if bars > MOST_BARS:
         raise DataError(
             f"{source}: {bars:,} bars long; expected at most {MOST_BARS:,}. Is it damaged?"
         )
     length = bars * notation.steps_per_bar
-    return length if wanted is None else min(length, wanted)
+    return length if most is None else min(length, most)

@@ -1,12 +1,14 @@
 """How a groove is written as text.
 
-The drumroll of the paper (section 2 of the specification): one line a 16th note, six characters a
-line, one of six instruments each, `o` where it is hit and `-` where not. Sixteen lines are a bar.
+The drumroll of the paper: one line a 16th note, six characters a line, one of six instruments each,
+`o` where it is hit and `-` where not. Sixteen lines are a bar. The other notations are extensions;
+what their letters mean is told in `kit`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -20,15 +22,13 @@ END = "END"
 """What ends a record."""
 ROWS = "KSHTCR"
 """The letters before the rows of the layout `rows`, from top to bottom, by instrument."""
-_COLUMN_OF_ROW = (3, 2, 4, 5, 0, 1)
+COLUMN_OF_ROW = (3, 2, 4, 5, 0, 1)
+"""The column of the instrument of each of `ROWS`."""
 
 
 @dataclass(frozen=True)
 class Notation:
-    """What the characters of a text are, and how many make a bar.
-
-    The default is the drumroll of the paper; everything else is an extension (section 2.6).
-    """
+    """What the characters of a text are, and how many make a bar. The default is the paper's."""
 
     columns: tuple[str, ...] = ("-o",) * len(INSTRUMENTS)
     """The characters that each instrument may have at a step; the first is silence."""
@@ -38,12 +38,17 @@ class Notation:
     """Quarter notes a bar."""
     layout: Literal["steps", "rows"] = "steps"
     """`steps`: a line a step, of six characters. `rows`: a line an instrument, as in the follow-up
-    paper, `K: O---|----|O---|----`, beats divided by `|`."""
+    paper (arXiv:2505.08203), `K: O---|----|O---|----`, beats divided by `|`."""
 
     @property
     def steps_per_bar(self) -> int:
         """Steps of a bar: 16 in the drumroll of the paper."""
         return self.steps_per_beat * self.beats_per_bar
+
+    @property
+    def lines_per_bar(self) -> int:
+        """Lines of a bar: its steps, or the six rows."""
+        return self.steps_per_bar if self.layout == "steps" else len(ROWS)
 
     @property
     def silence(self) -> str:
@@ -58,10 +63,9 @@ class Notation:
         if self.layout == "steps":
             return (*self.columns, "\n") * self.steps_per_bar
         places: list[str] = []
-        for letter, column in zip(ROWS, _COLUMN_OF_ROW, strict=True):
+        for letter, column in zip(ROWS, COLUMN_OF_ROW, strict=True):
             beat = (self.columns[column],) * self.steps_per_beat
-            beats = ((*beat, "|") * self.beats_per_bar)[:-1]
-            places += [letter, ":", " ", *beats, "\n"]
+            places += [letter, ":", " ", *((*beat, "|") * self.beats_per_bar)[:-1], "\n"]
         return tuple(places)
 
     @property
@@ -69,9 +73,33 @@ class Notation:
         """Every character that a record in this notation can hold, in a fixed order."""
         return "".join(dict.fromkeys("\n-o" + SEPARATOR + END + "".join(self.bar())))
 
+    def of_any_meter(self) -> Notation:
+        """The same notation with bars of 4/4, to compare all but the beats of a bar."""
+        return replace(self, beats_per_bar=4)
+
 
 DRUMROLL = Notation()
 """The notation of the paper."""
+LOUDNESS = Notation(("-oO",) * 6)
+"""Loud `O` and soft `o`."""
+ARTICULATED = Notation(("-oO", "-xoXO", "-xoXO", "-oO", "-xoXO", "-oO"))
+"""Loudness, and `x` and `X` for the bow of the ride, the cross-stick and the closed hi-hat."""
+NotationName = Literal[
+    "drumroll", "loudness", "articulated", "rows", "triplets", "sextuplets", "twelfths"
+]
+NOTATIONS: Mapping[NotationName, Notation] = {
+    "drumroll": DRUMROLL,
+    "loudness": LOUDNESS,
+    "articulated": ARTICULATED,
+    "rows": replace(ARTICULATED, layout="rows"),
+    "triplets": replace(DRUMROLL, steps_per_beat=3),
+    "sextuplets": replace(DRUMROLL, steps_per_beat=6),
+    "twelfths": replace(DRUMROLL, steps_per_beat=12),
+}
+"""Notations by name. Of two hits in one cell the one later in its column is written, so that loud
+stands before soft and, equally loud, `o` before `x`. `rows` is the layout and the letters of the
+follow-up paper. Steps a quarter note are 4, but for `triplets` 3, for shuffles; `sextuplets` 6, for
+eighths and their triplets; `twelfths` 12, for 16ths and triplets."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import dataclasses
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import tyro
 from modicum.engine.devices import Device
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.decoder import CausalModel
-from modicum.methods.drum_transfer.drummer import TEMPERATURE, Drummer, Weights, continued
+from modicum.methods.drum_transfer.drummer import Drummer, Weights, continued
 from modicum.methods.drum_transfer.drumroll import (
     Hits,
     Record,
@@ -26,16 +27,12 @@ from modicum.methods.drum_transfer.drumroll import (
     without_leading_silence,
     without_separators,
 )
-from modicum.methods.drum_transfer.generate import check_sampling, completion_limit
-from modicum.methods.drum_transfer.groove_files import (
-    PitchMap,
-    groove_paths,
-    numbered,
-    read_groove,
-)
-from modicum.methods.drum_transfer.kit import LOUD, SOFT, writing_tables
-from modicum.methods.drum_transfer.midi import Reading, write_midi
+from modicum.methods.drum_transfer.generate import completion_limit
+from modicum.methods.drum_transfer.groove_files import groove_paths, numbered, read_groove
+from modicum.methods.drum_transfer.kit import LOUD, SOFT, PitchMap, writing_tables
+from modicum.methods.drum_transfer.midi import write_midi
 from modicum.methods.drum_transfer.notation import INSTRUMENTS, SEPARATOR, Groove
+from modicum.methods.drum_transfer.options import ModelReading, Sampling
 from modicum.methods.drum_transfer.pictures import step_grid
 from modicum.methods.drum_transfer.remote import Server, ServerError, continue_groove
 from modicum.methods.drum_transfer.structure import structure
@@ -43,7 +40,7 @@ from modicum.methods.drum_transfer.synthesis import render as play
 from modicum.methods.drum_transfer.synthesis import write_wav
 from modicum.methods.drum_transfer.tablature import to_tablature
 from modicum.methods.drum_transfer.train import Config
-from modicum.options import from_json
+from modicum.options import FLAT, Ge, Options, from_json
 from modicum.system.files import atomic_write, ready_folder, to_json, write_text
 from modicum.system.progress import Progress, report_progress
 from modicum.weights.saved import read_notes
@@ -57,27 +54,52 @@ TEMPOS: Mapping[Format, tuple[float, float]] = {"mid": (4.0, 1000.0), "wav": (10
 """Quarter notes a minute of the slowest and the fastest groove that is written as such."""
 
 
+@dataclass(frozen=True)
+class Continuing(Options):
+    """What is taken of each file, and how much is written after it."""
+
+    bars: Annotated[int, Ge(1)] = 14
+    """Bars to write after the given ones."""
+    prompt_bars: Annotated[int, Ge(1)] | None = 2
+    """Bars to begin with; None: the whole file."""
+    tempo: float | None = None
+    """Quarter notes a minute; None: the file's."""
+    channel: int | None = None
+    """MIDI channel of the drums, counted from 0; None: that of training, usually 9."""
+    pitch_map: PitchMap | None = None
+    """What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out. None: as in
+    training."""
+
+    def reading(self, config: Config) -> ModelReading:
+        """How to read files for a model."""
+        given = {"channel": self.channel, "pitch_map": self.pitch_map}
+        given = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(config.corpus, **given)
+
+
+@dataclass(frozen=True)
+class OnServer(Options):
+    """A model on a server, in place of one here."""
+
+    server: str | None = None
+    """In place of a model here: what a server that speaks OpenAI's protocol calls its model. The
+    key is read from OPENAI_API_KEY."""
+    chat: bool = False
+    """The server's model is one for chats."""
+    base_url: str = ""
+    """Address of the server up to /v1; empty: OPENAI_BASE_URL, or OpenAI's."""
+
+
 def predict(
     files: tyro.conf.Positional[tuple[Path, ...]],
     run: Path | None = None,
     model: str | None = None,
     weights: Weights = "best",
-    server: str | None = None,
-    bars: int = 14,
-    samples: int = 4,
-    prompt_bars: int | None = 2,
+    remote: Annotated[OnServer, FLAT] = OnServer(),
+    continuing: Annotated[Continuing, FLAT] = Continuing(),
+    sampling: Annotated[Sampling, FLAT] = Sampling(samples=4),
     out: Path = Path("out"),
     formats: tuple[Format, ...] = ("mid", "txt", "png", "wav"),
-    temperature: float = TEMPERATURE,
-    top_p: float = 1.0,
-    constrained: bool = True,
-    max_tokens: int | None = None,
-    seed: int = 0,
-    tempo: float | None = None,
-    channel: int | None = None,
-    pitch_map: PitchMap | None = None,
-    chat: bool = False,
-    base_url: str = "",
     soundfont: Path | None = None,
     device: Device = "auto",
 ) -> dict[str, Any]:
@@ -92,81 +114,59 @@ def predict(
         run: Run folder, or a .safetensors file of one. Beside --server it says how grooves are
             written, by its --notation, --meter-bars, --keep-pickups, --channel and --pitch-map, and
             is used for nothing else; without it they are drumrolls of 16-line bars, as the paper's.
-        weights: Of a run folder, those of the best epoch or of the last.
         model: In place of --run: ngram, which needs no training; repeat or random; or a pre-trained
             model as --model of train has it, untrained on drums.
-        server: In place of a model here: what a server that speaks OpenAI's protocol calls its
-            model. The key is read from OPENAI_API_KEY.
-        bars: Bars to write after the given ones.
-        samples: Continuations of each file.
-        prompt_bars: Bars to begin with; None: the whole file.
+        weights: Of a run folder, those of the best epoch or of the last.
+        remote: A model on a server.
+        continuing: What is taken of each file, and how much is written after it.
+        sampling: How continuations are drawn.
         out: Folder for NAME_1.mid, NAME_1.txt, … and predictions.json.
         formats: mid, txt (a tab), png (a step grid), wav.
-        temperature: The higher, the more unlikely things are written; 0: the likeliest alone.
-        top_p: Draw from the likeliest tokens alone, whose probabilities sum to this.
-        constrained: Let the model write nothing but whole bars of whole lines. --no-constrained is
-            the paper's way, and that of every server; what comes is then repaired by silence where
-            it is malformed.
-        max_tokens: Most tokens of a continuation; None: as many as it can need, of a server 1000.
-        seed: Of what is drawn. A server is sent one other than 0.
-        tempo: Quarter notes a minute; None: the file's.
-        channel: MIDI channel of the drums, counted from 0; None: that of training, usually 9.
-        pitch_map: What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out. None:
-            as in training.
-        chat: The server's model is one for chats.
-        base_url: Address of the server up to /v1; empty: OPENAI_BASE_URL, or OpenAI's.
         soundfont: An .sf2 file for wav; None: a small built-in drum kit.
         device: Where to compute.
     """
-    check_sampling(
-        bars=bars, samples=samples, temperature=temperature, top_p=top_p, max_tokens=max_tokens
-    )
     _check_place(
-        server is not None,
+        remote.server is not None,
         here={"--model": model, "--device": device != "auto"}
         | ({} if run is not None else {"--weights": weights != "best"}),
-        there={"--chat": chat, "--base-url": base_url},
+        there={"--chat": remote.chat, "--base-url": remote.base_url},
     )
-    _check_output(formats, tempo, soundfont)
+    tempos = _check_output(formats, continuing.tempo, soundfont)
     ready_folder(out)
-    if server is None:
+    if remote.server is None:
         writer = Drummer.load(run, model, weights, device)
-        writer.check_sampling(
-            temperature=temperature, top_p=top_p, constrained=constrained, max_tokens=max_tokens
-        )
-        config = writer.config
+        writer.check_sampling(sampling)
+        config, called = writer.config, writer.name
     else:
-        writer = Server(server, form="chat" if chat else "completions", base_url=base_url)
+        form = "chat" if remote.chat else "completions"
+        writer, called = Server(remote.server, form, remote.base_url), remote.server
         config = Config()
         if run is not None:
             notes = read_notes(run, weights, method="drum-transfer")
             config = from_json(Config, notes["config"])
-    reading = dataclasses.replace(config.reading(), bars=None, pad=False)
-    if channel is not None:
-        reading = dataclasses.replace(reading, channel=channel)
-    if pitch_map is not None:
-        reading = dataclasses.replace(reading, pitch_map=dict(pitch_map))
+    reading = continuing.reading(config)
     paths = groove_paths(files)
-    sources = dict(zip(numbered(path.stem for path in paths), paths, strict=True))
     errors: dict[str, DataError] = {}
-    grooves = _read_grooves(
-        sources, reading, errors, keep_pickups=config.keep_pickups, tempo=tempo, formats=formats
-    )
-    records = _to_records(grooves, errors, prompt_bars=prompt_bars)
-    how: dict[str, Any] = {
-        "bars": bars,
-        "samples": samples,
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_tokens": max_tokens,
-        "seed": seed,
-    }
+    grooves: dict[str, Groove] = {}
+    records: dict[str, Record] = {}
+    for name, path in zip(numbered(path.stem for path in paths), paths, strict=True):
+        with _kept(errors, name):
+            groove = _begun(read_groove(path, reading, name=name), reading, continuing.tempo)
+            if not tempos[0] <= groove.tempo <= tempos[1]:
+                raise DataError(
+                    f"{path}: its tempo is {groove.tempo:g}; expected {tempos[0]:g} to "
+                    f"{tempos[1]:g} quarter notes a minute. Give another, --tempo 120."
+                )
+            record = Record(to_prompt(groove, continuing.prompt_bars), "", name, groove.notation)
+            if isinstance(writer, Drummer):
+                _check_length(writer, record, continuing.bars, sampling, path)
+            grooves[name], records[name] = groove, record
+    _warn_of_meters(grooves)
     with report_progress("write") as progress:
         if isinstance(writer, Server):
-            written = _by_server(writer, records, errors, progress, **how)
+            written = _by_server(writer, records, continuing.bars, sampling, progress, errors)
         else:
-            how["constrained"] = constrained
-            written = _by_model(writer, records, errors, progress, sources=sources, **how)
+            written = _by_model(writer, records, continuing.bars, sampling, progress)
     if not written:
         raise _nothing_written(errors)
     rows: list[dict[str, Any]] = []
@@ -177,14 +177,13 @@ def predict(
                 rows.append({"name": name, "error": sample.error})
             else:
                 given = records[sample.groove].prompt.count(SEPARATOR)
-                continuation = _continuation(
-                    grooves[sample.groove], name, sample.text, given, reading.loud
-                )
+                groove = grooves[sample.groove]
+                continuation = _continuation(groove, name, sample.text, given, reading.loud)
                 rows.append(_render(continuation, out, formats, given, soundfont))
             progress.advance(done)
     rows += [{"name": name, "error": str(error)} for name, error in errors.items()]
     result: dict[str, Any] = {
-        "model": server or (writer.name if isinstance(writer, Drummer) else ""),
+        "model": called,
         "grooves": len({sample.groove for sample in written}),
         "unusable": len(errors),
         "usable": not errors,
@@ -206,11 +205,13 @@ def _check_place(on_server: bool, here: Mapping[str, Any], there: Mapping[str, A
         raise ConfigError(f"--server: {place}; leave out {', '.join(misplaced)}.")
 
 
-def _check_output(formats: Sequence[Format], tempo: float | None, soundfont: Path | None) -> None:
-    """Refuse what cannot be written, before anything is generated."""
+def _check_output(
+    formats: Sequence[Format], tempo: float | None, soundfont: Path | None
+) -> tuple[float, float]:
+    """Refuse what cannot be written, before anything is generated; which tempos can be."""
     if not formats:
         raise ConfigError(f"--formats: choose at least one of {', '.join(get_args(Format))}.")
-    slowest, fastest = _tempos(formats)
+    slowest, fastest = TEMPOS["wav" if "wav" in formats else "mid"]
     if tempo is not None and not slowest <= tempo <= fastest:
         raise ConfigError(f"--tempo {tempo:g}: must be {slowest:g} to {fastest:g}.")
     if soundfont is not None:
@@ -218,46 +219,31 @@ def _check_output(formats: Sequence[Format], tempo: float | None, soundfont: Pat
             raise ConfigError("--soundfont: it is for wav. Add wav to --formats, or leave it out.")
         # One that cannot be played is refused.
         play(Groove("a hit", "-----o\n"), soundfont=soundfont)
+    return slowest, fastest
 
 
-def _tempos(formats: Sequence[Format]) -> tuple[float, float]:
-    return TEMPOS["wav" if "wav" in formats else "mid"]
+def _begun(groove: Groove, reading: ModelReading, tempo: float | None) -> Groove:
+    """A groove from the first bar that begins with a hit on, at its own or another tempo."""
+    groove = without_leading_silence(groove, keep_pickups=reading.keep_pickups)
+    # 110, not 109.99990833, of a file's 545455 us
+    return dataclasses.replace(groove, tempo=round(groove.tempo, 3) if tempo is None else tempo)
 
 
-def _read_grooves(
-    sources: Mapping[str, Path],
-    reading: Reading,
-    errors: dict[str, DataError],
-    *,
-    keep_pickups: bool,
-    tempo: float | None,
-    formats: Sequence[Format],
-) -> dict[str, Groove]:
-    """The grooves of files, from the first bar that begins with a hit on, by name.
-
-    Args:
-        sources: Files by name.
-        reading: How.
-        errors: Gets those of files that cannot be used.
-        keep_pickups: See `without_leading_silence`.
-        tempo: Of all; None: each has its own.
-        formats: What will be written, which must be possible at their tempo.
-    """
-    slowest, fastest = _tempos(formats)
-    grooves: dict[str, Groove] = {}
-    for name, path in sources.items():
-        with _kept(errors, name):
-            groove = without_leading_silence(
-                read_groove(path, reading, name=name), keep_pickups=keep_pickups
+def _check_length(
+    drummer: Drummer, record: Record, bars: int, sampling: Sampling, path: Path
+) -> None:
+    """Refuse a prompt after which the model cannot see to the end."""
+    if isinstance(drummer.model, CausalModel):
+        tokens = len(drummer.model.vocabulary.encode(record.prompt))
+        try:
+            completion_limit(
+                drummer.model, tokens, record.notation, bars, sampling, source=str(path)
             )
-            # 110, not 109.99990833, of a file's 545455 us
-            pace = round(groove.tempo, 3) if tempo is None else tempo
-            if not slowest <= pace <= fastest:
-                raise DataError(
-                    f"{path}: its tempo is {pace:g}; expected {slowest:g} to {fastest:g} quarter "
-                    f"notes a minute. Give another, --tempo 120."
-                )
-            grooves[name] = dataclasses.replace(groove, tempo=pace)
+        except ConfigError as error:  # for others the options may do
+            raise DataError(str(error)) from error
+
+
+def _warn_of_meters(grooves: Mapping[str, Groove]) -> None:
     odd = [name for name, g in grooves.items() if g.meter[0] != g.notation.beats_per_bar]
     if odd:
         _log.warning(
@@ -265,18 +251,6 @@ def _read_grooves(
             "not be where they should. A model trained with --meter-bars follows the meter.",
             ", ".join(odd),
         )
-    return grooves
-
-
-def _to_records(
-    grooves: Mapping[str, Groove], errors: dict[str, DataError], *, prompt_bars: int | None
-) -> dict[str, Record]:
-    """Records without completions, of the grooves that have enough bars."""
-    records: dict[str, Record] = {}
-    for name, groove in grooves.items():
-        with _kept(errors, name):
-            records[name] = Record(to_prompt(groove, prompt_bars), "", name, groove.notation)
-    return records
 
 
 class _Sample(NamedTuple):
@@ -295,105 +269,33 @@ class _Sample(NamedTuple):
 def _by_model(
     drummer: Drummer,
     records: Mapping[str, Record],
-    errors: dict[str, DataError],
+    bars: int,
+    sampling: Sampling,
     progress: Callable[[int, int], None],
-    *,
-    sources: Mapping[str, Path],
-    bars: int,
-    samples: int,
-    constrained: bool,
-    max_tokens: int | None,
-    **how: Any,
 ) -> list[_Sample]:
-    """What a model here writes of the prompts that are not too long for it."""
-    if isinstance(drummer.model, CausalModel):
-        records = _fitting(
-            drummer.model,
-            records,
-            errors,
-            sources=sources,
-            bars=bars,
-            constrained=constrained,
-            max_tokens=max_tokens,
-        )
-    texts = continued(
-        drummer,
-        list(records.values()),
-        bars=bars,
-        samples=samples,
-        constrained=constrained,
-        max_tokens=max_tokens,
-        progress=progress,
-        **how,
-    )
-    numbers = [(name, number) for name in records for number in range(1, samples + 1)]
-    return [
-        _Sample(name, number, text) for (name, number), text in zip(numbers, texts, strict=True)
-    ]
-
-
-def _fitting(
-    model: CausalModel,
-    records: Mapping[str, Record],
-    errors: dict[str, DataError],
-    *,
-    sources: Mapping[str, Path],
-    bars: int,
-    constrained: bool,
-    max_tokens: int | None,
-) -> dict[str, Record]:
-    """The records that a model can see to their ends."""
-    found: dict[str, Record] = {}
-    for name, record in records.items():
-        with _kept(errors, name):
-            try:
-                completion_limit(
-                    model,
-                    len(model.vocabulary.encode(record.prompt)),
-                    record.notation,
-                    bars,
-                    constrained=constrained,
-                    max_tokens=max_tokens,
-                    source=str(sources[name]),
-                )
-            except ConfigError as error:  # for others the options may do
-                raise DataError(str(error)) from error
-            found[name] = record
-    return found
+    """What a model here writes."""
+    texts = continued(drummer, list(records.values()), sampling, bars=bars, progress=progress)
+    numbers = [(name, number) for name in records for number in range(1, sampling.samples + 1)]
+    return [_Sample(*which, text) for which, text in zip(numbers, texts, strict=True)]
 
 
 def _by_server(
     server: Server,
     records: Mapping[str, Record],
-    errors: dict[str, DataError],
-    progress: Callable[[int, int], None],
-    *,
     bars: int,
-    samples: int,
-    temperature: float,
-    top_p: float,
-    max_tokens: int | None,
-    seed: int,
+    sampling: Sampling,
+    progress: Callable[[int, int], None],
+    errors: dict[str, DataError],
 ) -> list[_Sample]:
     """The same of a model on a server. Once it fails, it is not asked for the others."""
-    options = ({"top_p": top_p} if top_p != 1 else {}) | ({"seed": seed} if seed else {})
     written: list[_Sample] = []
     for done, (name, record) in enumerate(records.items(), 1):
+        groove_bars = bars + record.prompt.count(SEPARATOR)
         with _kept(errors, name):
             answers = continue_groove(
-                server,
-                record,
-                groove_bars=bars + record.prompt.count(SEPARATOR),
-                samples=samples,
-                repair="pad",
-                temperature=temperature,
-                max_tokens=max_tokens or 1000,
-                options=options,
+                server, record, sampling, groove_bars=groove_bars, repair="pad"
             )
-            written += [
-                _Sample(name, number, answer.text, answer.error)
-                for number, answer in enumerate(answers, 1)
-            ]
+            written += [_Sample(name, n, a.text, a.error) for n, a in enumerate(answers, 1)]
         progress(done, len(records))
         if isinstance(failed := errors.get(name), ServerError):
             errors |= dict.fromkeys(list(records)[done:], failed)
@@ -403,11 +305,10 @@ def _by_server(
 
 def _nothing_written(errors: Mapping[str, DataError]) -> DataError:
     """The error where no file could be continued, which is the server's if that has failed."""
-    for error in errors.values():
-        if isinstance(error, ServerError):
-            return error
+    failed = [error for error in errors.values() if isinstance(error, ServerError)]
     first = next(iter(errors.values()))
-    return DataError(f"none of the {len(errors)} files can be continued. The first: {first}")
+    told = f"none of the {len(errors)} files can be continued. The first: {first}"
+    return failed[0] if failed else DataError(told)
 
 
 @contextmanager

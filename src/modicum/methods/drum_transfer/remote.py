@@ -1,51 +1,44 @@
 """Language models on a server: training files for it, and grooves continued by it.
 
 Any server that speaks the OpenAI protocol will do: that company's, or vLLM, llama.cpp and others on
-a machine of one's own (section 4.2 of the specification). Nothing is sent but the text of grooves.
+a machine of one's own. Nothing is sent but the text of grooves.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
 import os
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.message import Message
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
-import numpy as np
-import numpy.typing as npt
-
-from modicum.errors import ConfigError, DataError
+from modicum.errors import ConfigError, DataError, require
 from modicum.methods.drum_transfer.drumroll import (
     Record,
     Repair,
-    lines_per_bar,
     to_hits,
     to_text,
     without_separators,
 )
-from modicum.methods.drum_transfer.measures import Validity, validity
+from modicum.methods.drum_transfer.measures import validity
 from modicum.methods.drum_transfer.notation import (
+    COLUMN_OF_ROW,
     DRUMROLL,
     END,
     INSTRUMENTS,
-    ROWS,
     SEPARATOR,
     Notation,
 )
+from modicum.methods.drum_transfer.options import Sampling
 from modicum.system.files import write_text
 
 Form = Literal["completions", "chat"]
 
 OPENAI = "https://api.openai.com/v1"
+_MAX_TOKENS = 1000
 _RETRIED = (429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
 _MOST_BYTES = 64 * 2**20
@@ -60,19 +53,19 @@ class ServerError(DataError):
 
 def instruction(notation: Notation = DRUMROLL) -> str:
     """What a chat model is told before the groove (inferred: the paper's models were told none)."""
+    beat = f"{notation.steps_per_beat} of them a quarter note"
     if notation.layout == "steps":
         lines = (
-            f"Each line is one step, {notation.steps_per_beat} of them a quarter note, and has a "
-            f"character for each of {', '.join(INSTRUMENTS)}, in this order"
+            f"Each line is one step, {beat}, and has a character for each of "
+            f"{', '.join(INSTRUMENTS)}, in this order"
         )
     else:
-        instruments = [name for row in ROWS for name in INSTRUMENTS if name[0].upper() == row]
+        instruments = ", ".join(INSTRUMENTS[column] for column in COLUMN_OF_ROW)
         lines = (
-            f"Each bar is six lines, of {', '.join(instruments)}, in this order; each line has a "
-            f"character for each step, {notation.steps_per_beat} of them a quarter note, and | "
-            f"between quarter notes"
+            f"Each bar is six lines, of {instruments}, in this order; each line has a character "
+            f"for each step, {beat}, and | between quarter notes"
         )
-    letters = set("".join(notation.columns))
+    letters = "".join(notation.columns)
     meanings = ["- is silence", "o a hit"]
     meanings += ["a capital a loud hit"] * ("O" in letters)
     meanings += ["x the cross-stick, the closed hi-hat or the bow of the ride"] * ("x" in letters)
@@ -84,12 +77,7 @@ def instruction(notation: Notation = DRUMROLL) -> str:
     )
 
 
-def write_jsonl(
-    path: Path,
-    records: Iterable[Record],
-    *,
-    form: Form = "completions",
-) -> int:
+def write_jsonl(path: Path, records: Iterable[Record], *, form: Form = "completions") -> int:
     """Write records as a training file, one JSON object a line.
 
     Args:
@@ -104,21 +92,18 @@ def write_jsonl(
     Raises:
         DataError: There are none.
     """
-    objects = [
-        {"prompt": record.prompt, "completion": record.completion}
-        if form == "completions"
-        else {
-            "messages": [
-                *_messages(record.prompt, record.notation),
-                {"role": "assistant", "content": record.completion},
-            ]
-        }
-        for record in records
-    ]
-    if not objects:
+
+    def written(record: Record) -> dict[str, Any]:
+        if form == "completions":
+            return {"prompt": record.prompt, "completion": record.completion}
+        answer = {"role": "assistant", "content": record.completion}
+        return {"messages": [*_messages(record.prompt, record.notation), answer]}
+
+    lines = [json.dumps(written(record)) + "\n" for record in records]
+    if not lines:
         raise DataError(f"{path}: there are no records to write; nothing is written.")
-    write_text(path, "".join(json.dumps(one) + "\n" for one in objects))
-    return len(objects)
+    write_text(path, "".join(lines))
+    return len(lines)
 
 
 def _messages(prompt: str, notation: Notation) -> list[dict[str, str]]:
@@ -128,8 +113,7 @@ def _messages(prompt: str, notation: Notation) -> list[dict[str, str]]:
     ]
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """One text that a server wrote."""
 
     text: str
@@ -145,6 +129,7 @@ class Server:
 
     Raises:
         ConfigError: The address is none, or the key is missing, or cannot be a key.
+        MissingExtraError: httpx is not installed.
     """
 
     model: str
@@ -163,27 +148,27 @@ class Server:
     the pauses are of 1, 2, 4, … seconds, or as long as the server says, at most 60."""
 
     def __post_init__(self) -> None:
-        base_url = self.base_url or os.environ.get("OPENAI_BASE_URL", "") or OPENAI
+        """Take what is not given from the environment, and check it."""
+        httpx: Any = require("httpx", "music", "A model on a server")
+        base_url = (self.base_url or os.environ.get("OPENAI_BASE_URL", "") or OPENAI).rstrip("/")
         key = (self.key or os.environ.get("OPENAI_API_KEY", "")).strip()
-        object.__setattr__(self, "base_url", base_url.rstrip("/"))
+        object.__setattr__(self, "base_url", base_url)
         object.__setattr__(self, "key", key)
         try:
-            address = urllib.parse.urlsplit(self.base_url)
-            usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
-        except ValueError:  # the port is no number
-            usable = False
-        else:
-            if "@" in address.netloc:
-                raise ConfigError(
-                    "the address of the server holds a user or password. Remove it, and give the "
-                    "key in OPENAI_API_KEY."
-                )
-        if not usable:
+            address = httpx.URL(base_url)
+        except httpx.InvalidURL:
+            address = httpx.URL()
+        if address.userinfo:
             raise ConfigError(
-                f"{self.base_url}: no address of a server; expected one such as "
+                "the address of the server holds a user or password. Remove it, and give the key "
+                "in OPENAI_API_KEY."
+            )
+        if address.scheme not in ("http", "https") or not address.host or address.port == 0:
+            raise ConfigError(
+                f"{base_url}: no address of a server; expected one such as "
                 f"http://127.0.0.1:8000/v1 or {OPENAI}."
             )
-        if self.base_url == OPENAI and not key:
+        if base_url == OPENAI and not key:
             raise ConfigError(
                 f"{OPENAI} needs a key. Set OPENAI_API_KEY, or name another server by "
                 f"OPENAI_BASE_URL."
@@ -197,65 +182,61 @@ class Server:
     def complete(
         self,
         prompt: str,
+        sampling: Sampling | None = None,
         *,
         notation: Notation = DRUMROLL,
-        samples: int = 1,
-        temperature: float = 0.9,
-        max_tokens: int = 1000,
         options: Mapping[str, Any] | None = None,
     ) -> list[Reply]:
         """Have a text continued, as the paper has it: temperature 0.9, stop at `END`.
 
         Args:
             prompt: What to continue.
+            sampling: How to draw; None: as in the paper. A server that gives fewer samples at a
+                time is asked again. No server is constrained.
             notation: Of the prompt, for the instruction of a chat model.
-            samples: How many continuations. A server that gives fewer at a time is asked again.
-            temperature: Of sampling.
-            max_tokens: The longest continuation.
             options: More fields of the request, as the server knows them; None leaves a field out,
-                as in `{"max_tokens": None, "max_completion_tokens": 1000}`. A `seed` is raised by
-                the number of texts there are when a server is asked again, or the same would come.
+                as in `{"max_tokens": None, "max_completion_tokens": 1000}`.
 
         Raises:
             ConfigError: The server refuses the key or the model.
             ServerError: It cannot be reached, keeps failing, or is too slow.
             DataError: It refuses this request or every text of it, or its answer is none.
         """
+        sampling = sampling or Sampling()
         asked: dict[str, Any] = {
             "model": self.model,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_tokens or _MAX_TOKENS,
             "stop": END,
         }
+        asked |= {"top_p": sampling.top_p} if sampling.top_p != 1 else {}
+        asked |= {"seed": sampling.seed} if sampling.seed else {}
         if self.form == "chat":
             path, asked["messages"] = "/chat/completions", _messages(prompt, notation)
         else:
             path, asked["prompt"] = "/completions", prompt
+        url = self.base_url + path
         replies: list[Reply] = []
-        while len(replies) < samples:
-            body = asked | {"n": samples - len(replies)} | dict(options or {})
+        while len(replies) < sampling.samples:
+            body = asked | {"n": sampling.samples - len(replies)} | dict(options or {})
             body = {name: value for name, value in body.items() if value is not None}
-            if isinstance(seed := body.get("seed"), int):
-                body["seed"] = seed + len(replies)
-            replies += self._replies(path, body)
+            if "seed" in body:  # the same again would give the same texts again
+                body["seed"] += len(replies)
+            replies += self._replies(url, body)
         if all(reply.refusal for reply in replies):
-            raise DataError(f"{self.base_url + path}: {self.refused(replies[0])}")
-        return replies[:samples]
+            raise DataError(f"{url}: {self.refused(replies[0])}")
+        return replies[: sampling.samples]
 
     def refused(self, reply: Reply) -> str:
         """A refusal as a sentence, for messages."""
-        return (
-            f"the model {self.model} refuses to answer: {self.quote(reply.refusal)}. Use another "
-            f"model."
-        )
+        said = self.quote(reply.refusal)
+        return f"the model {self.model} refuses to answer: {said}. Use another model."
 
-    def _replies(self, path: str, body: Mapping[str, Any]) -> list[Reply]:
-        url = self.base_url + path
-        content = self._post(url, json.dumps(body).encode())
+    def _replies(self, url: str, body: Mapping[str, Any]) -> list[Reply]:
+        content = self._post(url, body)
         try:
             answer: Any = json.loads(content)
-            choices = cast("list[dict[str, Any]]", answer["choices"])
-            replies = list(map(self._reply, choices))
+            replies = list(map(self._reply, cast("list[dict[str, Any]]", answer["choices"])))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(
                 f"{url}: the answer is not what the OpenAI protocol has; expected JSON with "
@@ -266,9 +247,9 @@ class Server:
         return replies
 
     def _reply(self, choice: Mapping[str, Any]) -> Reply:
-        message = choice["message"] if self.form == "chat" else choice
-        text = message["content" if self.form == "chat" else "text"]
-        reason = choice.get("finish_reason")
+        chat = self.form == "chat"
+        message = choice["message"] if chat else choice
+        text, reason = message["content" if chat else "text"], choice.get("finish_reason")
         refusal = message.get("refusal") or (reason == "content_filter" and "content filter")
         if refusal:
             return Reply("", stopped=False, refusal=str(refusal))
@@ -276,76 +257,73 @@ class Server:
             raise TypeError
         return Reply(text, stopped=reason == "stop")
 
-    def _post(self, url: str, body: bytes) -> bytes:
-        """The body of the answer; a busy server is asked again."""
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
-        if urllib.parse.urlsplit(url).hostname in _LOCAL:
-            handlers.append(urllib.request.ProxyHandler({}))
-        opener = urllib.request.build_opener(*handlers)
-        for attempt in range(self.retries + 1):
-            request = urllib.request.Request(url, body, headers)
-            try:
-                with opener.open(request, timeout=self.timeout) as response:
-                    content = response.read(_MOST_BYTES + 1)
-            except urllib.error.HTTPError as error:
-                with error:
-                    said = self.quote(error.read(2000))
-                if error.code not in _RETRIED:
-                    raise self._refusal(url, error.code, said) from None
-                if attempt == self.retries:
+    def _post(self, url: str, body: Mapping[str, Any]) -> bytes:
+        """The body of the answer; a busy server is asked again. Redirections are not followed: the
+        key would go with them, wherever that is.
+        """
+        httpx: Any = require("httpx", "music", "A model on a server")
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        proxied = httpx.URL(url).host not in _LOCAL
+        with httpx.Client(timeout=self.timeout, trust_env=proxied) as client:
+            for attempt in range(self.retries + 1):
+                try:
+                    with client.stream("POST", url, json=body, headers=headers) as response:
+                        content = self._read(url, response)
+                except httpx.TimeoutException:
                     raise ServerError(
-                        f"{url}: the server answers {error.code}, {said}, after "
-                        f"{self.retries + 1} attempts. Try again later."
+                        f"{url}: no answer within {self.timeout:g} s. Raise the timeout, or ask "
+                        f"for fewer samples."
                     ) from None
-                wait = _pause(error.headers, attempt)
-                logger.warning(
-                    "%s: the server answers %d; trying again in %g s.", url, error.code, wait
-                )
-                time.sleep(wait)
-            except TimeoutError:
-                raise self._too_slow(url) from None
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                reason = getattr(error, "reason", error)
-                if isinstance(reason, TimeoutError):
-                    raise self._too_slow(url) from None
-                raise ServerError(
-                    f"{url}: the server cannot be reached ({self._clean(str(reason))}). Is it "
-                    f"running, and is the address right?"
-                ) from None
-            else:
-                if len(content) > _MOST_BYTES:
-                    raise DataError(f"{url}: the answer is longer than {_MOST_BYTES:,} bytes.")
-                return content
+                except httpx.HTTPError as error:
+                    raise ServerError(
+                        f"{url}: the server cannot be reached ({self._clean(str(error))}). Is it "
+                        f"running, and is the address right?"
+                    ) from None
+                status = response.status_code
+                if status in _RETRIED and attempt < self.retries:
+                    wait = _pause(response.headers, attempt)
+                    logger.warning(
+                        "%s: the server answers %d; trying again in %g s.", url, status, wait
+                    )
+                    time.sleep(wait)
+                elif response.is_success:
+                    return content
+                else:
+                    raise self._refusal(url, status, self.quote(content[:2000]))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _refusal(self, url: str, code: int, said: str) -> Exception:
-        if code in (401, 403):
+    def _read(self, url: str, response: Any) -> bytes:
+        content = bytearray()
+        for part in response.iter_bytes():
+            content += part
+            if len(content) > _MOST_BYTES:
+                raise DataError(f"{url}: the answer is longer than {_MOST_BYTES:,} bytes.")
+        return bytes(content)
+
+    def _refusal(self, url: str, status: int, said: str) -> Exception:
+        if status in _RETRIED:
+            return ServerError(
+                f"{url}: the server answers {status}, {said}, after {self.retries + 1} attempts. "
+                f"Try again later."
+            )
+        if status in (401, 403):
             return ConfigError(
                 f"{url}: the server refuses access {'with this key' if self.key else 'without key'}"
-                f" ({code}): {said}. Set OPENAI_API_KEY to a key of this server."
+                f" ({status}): {said}. Set OPENAI_API_KEY to a key of this server."
             )
-        if 300 <= code < 400:
+        if 300 <= status < 400:
             return ConfigError(
-                f"{url}: the server sends elsewhere ({code}), where the key is not taken. Give the "
-                f"address it has moved to."
+                f"{url}: the server sends elsewhere ({status}), where the key is not taken. Give "
+                f"the address it has moved to."
             )
-        if code == 404:
+        if status == 404:
             return ConfigError(
                 f"{url}: there is no such address or no model {self.model!r} (404): {said}. The "
                 f"address usually ends in /v1."
             )
         return DataError(
-            f"{url}: the server refuses this request ({code}): {said}. If it is too long, give a "
+            f"{url}: the server refuses this request ({status}): {said}. If it is too long, give a "
             f"shorter prompt, or ask for fewer tokens."
-        )
-
-    def _too_slow(self, url: str) -> ServerError:
-        return ServerError(
-            f"{url}: no answer within {self.timeout:g} s. Raise the timeout, or ask for fewer "
-            f"samples."
         )
 
     def quote(self, said: bytes | str) -> str:
@@ -357,23 +335,7 @@ class Server:
         return text.replace(self.key, "[key]") if self.key else text
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows none: the key would go with it, wherever that is."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: Message,
-        newurl: str,
-    ) -> None:
-        """No request in place of one that is redirected."""
-        return None
-
-
-def _pause(headers: Message, attempt: int) -> float:
+def _pause(headers: Mapping[str, str], attempt: int) -> float:
     """Seconds until the next attempt."""
     try:
         wait = float(headers.get("Retry-After", ""))
@@ -382,21 +344,20 @@ def _pause(headers: Message, attempt: int) -> float:
     return min(max(wait, 0.0), _LONGEST_WAIT) if wait == wait else 1.0
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """A groove that a server has continued, and how well it kept to the notation."""
 
     name: str
     """Of the record."""
-    text: str
+    text: str = ""
     """Prompt and continuation as lines without separators; empty if there is an `error`."""
-    bad_lines: int
+    bad_lines: int = 0
     """Lines that came malformed, those left out not counted."""
-    left_out: int
+    left_out: int = 0
     """Lines left out because they are no part of a groove; 0 without `repair`."""
-    right_length: bool
+    right_length: bool = False
     """Whether as many lines came as were wanted, good or bad, those left out not counted."""
-    ended: bool
+    ended: bool = False
     """Whether the model wrote the end mark, or nothing more: servers do not tell these apart."""
     error: str = ""
     """Why this sample cannot be used, though others can; empty if it can."""
@@ -405,12 +366,10 @@ class Answer:
 def continue_groove(
     server: Server,
     record: Record,
+    sampling: Sampling | None = None,
     *,
     groove_bars: int = 16,
-    samples: int = 1,
     repair: Repair | None = None,
-    temperature: float = 0.9,
-    max_tokens: int = 1000,
     options: Mapping[str, Any] | None = None,
 ) -> list[Answer]:
     """Continue the prompt of a record on a server, and check what comes.
@@ -431,12 +390,10 @@ def continue_groove(
     Args:
         server: Where the model is.
         record: Its prompt is continued; its completion is not sent.
+        sampling: See `Server.complete`.
         groove_bars: Bars wanted, the prompt's included.
-        samples: How many continuations.
         repair: What becomes of malformed lines, see `drumroll.to_hits`.
-        temperature: See `Server.complete`.
-        max_tokens: See `Server.complete`.
-        options: See `Server.complete`; `{"top_p": 0.95, "seed": 0}` for instance.
+        options: See `Server.complete`.
 
     Returns:
         An answer for each sample, in order.
@@ -446,56 +403,51 @@ def continue_groove(
         ServerError: See `Server.complete`.
         DataError: No sample can be used; or see `Server.complete`.
     """
-    notation, given = record.notation, without_separators(record.prompt)
-    wanted = groove_bars - given.count("\n") // lines_per_bar(notation)
+    name, notation, given = record.name, record.notation, without_separators(record.prompt)
+    wanted = groove_bars - given.count("\n") // notation.lines_per_bar
     if wanted < 1:
         raise ConfigError(
-            f"{record.name}: the prompt has {groove_bars - wanted} bars; nothing is left to "
-            f"continue of a groove of {groove_bars}. Give a shorter prompt, or ask for more bars."
+            f"{name}: the prompt has {groove_bars - wanted} bars; nothing is left to continue of a "
+            f"groove of {groove_bars}. Give a shorter prompt, or ask for more bars."
         )
     try:
-        replies = server.complete(
-            record.prompt,
-            notation=notation,
-            samples=samples,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            options=options,
-        )
+        replies = server.complete(record.prompt, sampling, notation=notation, options=options)
     except ServerError:
         raise  # not of this groove
     except DataError as error:
-        raise DataError(f"{record.name}: {error}") from error
+        raise DataError(f"{name}: {error}") from error
     parted = [_parts(reply, notation, server, repair) for reply in replies]
     good = [number for number, parts in enumerate(parted) if not parts.error]
     if not good:
-        raise DataError(f"{record.name}: {parted[0].error}")
+        raise DataError(f"{name}: {parted[0].error}")
     for number, parts in enumerate(parted, 1):
         if parts.error:
-            logger.warning("%s, sample %d: %s", record.name, number, parts.error)
-    some = [parted[number] for number in good]
-    found = validity([parts.groove for parts in some], notation, groove_bars=wanted)
+            logger.warning("%s, sample %d: %s", name, number, parts.error)
+    found = validity([parted[n].groove for n in good], notation, groove_bars=wanted)
     ended = [reply.stopped or END in reply.text for reply in replies]
-    _warn_of_lines(record.name, server, some, found, repair)
-    bars = found.lines / lines_per_bar(notation)
-    _warn_of_lengths(record.name, server, bars, wanted, [ended[n] for n in good], repair)
-    answers = [
-        Answer(record.name, "", 0, 0, right_length=False, ended=end, error=parts.error)
-        for parts, end in zip(parted, ended, strict=True)
-    ]
+    answers = [Answer(name, ended=e, error=p.error) for p, e in zip(parted, ended, strict=True)]
     for place, number in enumerate(good):
         text = given + parted[number].groove
         if repair is not None:
-            hits = to_hits(text, notation, repair=repair, source=record.name)
+            hits = to_hits(text, notation, repair=repair, source=name)
             text = to_text(hits[: groove_bars * notation.steps_per_bar], notation)
-        answers[number] = Answer(
-            name=record.name,
+        answers[number] = answers[number]._replace(
             text=text,
             bad_lines=int(found.bad_lines[place]),
             left_out=len(parted[number].left_out),
             right_length=bool(found.right_length[place]),
-            ended=ended[number],
         )
+    left_out = [line for parts in parted for line in parts.left_out]
+    if left_out:
+        example = server.quote(next(filter(None, left_out), ""))
+        logger.warning("%s: left out %d lines that %s wrote beside the groove, such as %s.",
+                       name, len(left_out), server.model, example)  # fmt: skip
+    if bad := found.bad_lines.sum():
+        fate = f"repaired by {repair}" if repair else "they are left as they are"
+        logger.warning("%s: %d of %d lines that %s wrote are malformed; %s.",
+                       name, bad, found.lines.sum(), server.model, fate)  # fmt: skip
+    bars = (found.lines / notation.lines_per_bar).tolist()
+    _warn_of_lengths(name, server.model, bars, wanted, [ended[n] for n in good], cut=bool(repair))
     return answers
 
 
@@ -526,11 +478,11 @@ def _parts(reply: Reply, notation: Notation, server: Server, repair: Repair | No
         len(line) == len(opening) and all(map(str.__contains__, opening, line)) for line in lines
     ]
     if True not in begins:
+        example = "".join(allowed[0] for allowed in opening)
         return _Parts(
             "",
-            error=f"no line that {server.model} wrote can begin a bar, as "
-            f"{''.join(allowed[0] for allowed in opening)!r} can; it wrote "
-            f"{server.quote(reply.text)}. Try again, or take a model that was fine-tuned on "
+            error=f"no line that {server.model} wrote can begin a bar, as {example!r} can; it "
+            f"wrote {server.quote(reply.text)}. Try again, or take a model that was fine-tuned on "
             f"grooves.",
         )
     first = begins.index(True)
@@ -543,49 +495,19 @@ def _parts(reply: Reply, notation: Notation, server: Server, repair: Repair | No
     return _Parts(groove, left_out + after.strip().splitlines())
 
 
-def _warn_of_lines(
-    name: str, server: Server, parts: list[_Parts], found: Validity, repair: Repair | None
-) -> None:
-    left_out = [line for part in parts for line in part.left_out]
-    if left_out:
-        logger.warning(
-            "%s: left out %d lines that %s wrote beside the groove, such as %s.",
-            name,
-            len(left_out),
-            server.model,
-            server.quote(next(filter(None, left_out), "")),
-        )
-    if bad := found.bad_lines.sum():
-        logger.warning(
-            "%s: %d of %d lines that %s wrote are malformed; %s.",
-            name,
-            bad,
-            found.lines.sum(),
-            server.model,
-            f"repaired by {repair}" if repair else "they are left as they are",
-        )
-
-
 def _warn_of_lengths(
-    name: str,
-    server: Server,
-    bars: npt.NDArray[np.float64],
-    wanted: int,
-    ended: list[bool],
-    repair: Repair | None,
+    name: str, model: str, bars: list[float], wanted: int, ended: list[bool], *, cut: bool
 ) -> None:
-    short, long, cut_off = bars < wanted, bars > wanted, ~np.array(ended)
-    advice = [
-        (short & cut_off, "{} cut off at the most tokens: raise --max-tokens"),
-        (short & ~cut_off, "{} ended early by the model itself: try again, or fine-tune it longer"),
-        (long, f"{{}} too long: {'cut to' if repair else 'not cut to'} the bars wanted"),
-    ]
-    if (bars != wanted).any():
-        logger.warning(
-            "%s: %s wrote %s bars, but %d were wanted: %s.",
-            name,
-            server.model,
-            ", ".join(f"{number:.4g}" for number in bars),
-            wanted,
-            "; ".join(said.format(which.sum()) for which, said in advice if which.any()),
-        )
+    pairs = list(zip(bars, ended, strict=True))
+    advice = (
+        (sum(some < wanted and not end for some, end in pairs),
+         "{} cut off at the most tokens: raise --max-tokens"),
+        (sum(some < wanted and end for some, end in pairs),
+         "{} ended early by the model itself: try again, or fine-tune it longer"),
+        (sum(some > wanted for some in bars),
+         f"{{}} too long: {'cut to' if cut else 'not cut to'} the bars wanted"),
+    )  # fmt: skip
+    if said := "; ".join(sentence.format(count) for count, sentence in advice if count):
+        listed = ", ".join(f"{some:.4g}" for some in bars)
+        logger.warning("%s: %s wrote %s bars, but %d were wanted: %s.",
+                       name, model, listed, wanted, said)  # fmt: skip

@@ -18,8 +18,9 @@ from modicum.engine.random import fold_keys
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.drumroll import windows
 from modicum.methods.drum_transfer.generator import made_up_grooves, style_of
-from modicum.methods.drum_transfer.midi import Reading, parse_midi, unknown_pitches
-from modicum.methods.drum_transfer.notation import DRUMROLL, Groove
+from modicum.methods.drum_transfer.midi import parse_midi, unknown_pitches
+from modicum.methods.drum_transfer.notation import Groove
+from modicum.methods.drum_transfer.options import Corpus
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -29,6 +30,11 @@ DOWNLOAD = (
     "Download groove-v1.0.0-midionly.zip (Groove MIDI Dataset, CC BY 4.0) from "
     "magenta.tensorflow.org/datasets/groove; it need not be unpacked."
 )
+DATASETS = {
+    "groove": DOWNLOAD,
+    "generated": "built in: made-up grooves of several styles, with fills, by rule",
+}
+"""Data sets by name, with where to get each and how it must lie on disk."""
 _COLUMNS = ("drummer", "session", "style", "beat_type", "time_signature", "midi_filename", "split")
 _SPLIT_NAMES = {"train": "train", "validation": "val", "test": "test"}
 _LARGEST_FILE = 1 << 26
@@ -65,11 +71,8 @@ class Collection(Mapping[str, list[Groove]]):
 
 def load_grooves(
     data: str,
-    reading: Reading | None = None,
+    corpus: Corpus | None = None,
     *,
-    cut: bool = False,
-    eval_session: bool = False,
-    fills: bool = False,
     seed: int = 0,
     sizes: tuple[int, int, int] = GENERATED,
 ) -> Collection:
@@ -79,76 +82,57 @@ def load_grooves(
         data: `groove=PATH` with the Groove MIDI Dataset, as an archive or an unpacked folder; PATH
             of a folder with MIDI files of one's own, see `own_files`; or `generated`, see
             `generator`.
-        reading: How files become text; None: as in the paper.
-        cut: Cut long performances into windows of `reading.bars` bars, and do not use only their
-            beginning.
-        eval_session: Use also the evaluation sessions of the Groove MIDI Dataset.
-        fills: Use also its files that are fills alone.
+        corpus: How files are read; None: as in the paper.
         seed: Of the division of one's own files and of the made-up grooves.
         sizes: Made-up grooves in each split.
 
     Raises:
-        ConfigError: There is no data of that name, or an option is out of range.
+        ConfigError: There is no data of that name, or an option is not for it.
         DataError: The files cannot be used, or none is left.
     """
-    reading = reading or Reading()
-    reading.check()
-    if cut and reading.bars is None:
-        raise ConfigError("--cut needs --bars, the bars of a window.")
+    corpus = corpus or Corpus()
     name, named, path = data.partition("=")
     if named and name == "groove":
-        return groove_dataset(
-            Path(path).expanduser(), reading, cut=cut, eval_session=eval_session, fills=fills
-        )
-    if eval_session or fills:
+        return groove_dataset(Path(path).expanduser(), corpus)
+    if corpus.eval_session or corpus.fills:
         raise ConfigError("--eval-session and --fills are of the Groove MIDI Dataset, groove=PATH.")
     if data == "generated":
-        if reading.notation != DRUMROLL:
+        if corpus.notation != "drumroll":
             raise ConfigError("generated: made-up grooves are in the notation drumroll alone.")
-        return _made_up(seed, sizes, 16 if reading.bars is None else reading.bars)
+        return _made_up(seed, sizes, corpus.bars)
     if not Path(data).expanduser().is_dir():
         raise ConfigError(
             f"--data {data}: no such folder; expected generated, a folder of MIDI files, or "
             f"groove=PATH. {DOWNLOAD}"
         )
-    return own_files(Path(data).expanduser(), reading, cut=cut, seed=seed)
+    return own_files(Path(data).expanduser(), corpus, seed=seed)
 
 
-def groove_dataset(
-    path: Path,
-    reading: Reading,
-    *,
-    cut: bool = False,
-    eval_session: bool = False,
-    fills: bool = False,
-) -> Collection:
-    """The Groove MIDI Dataset 1.0.0 (Gillick and others, 2019; specification, section 3).
+def groove_dataset(path: Path, corpus: Corpus) -> Collection:
+    """The Groove MIDI Dataset 1.0.0 (Gillick and others, ICML 2019).
 
     By default the selection of the paper: beats, not fills, of sessions 1 to 3 in quarters, divided
     as in the data set: 373, 47 and 37 grooves of which one is silent.
 
     Args:
         path: The archive, or the folder with `info.csv`, or that above it.
-        reading: How files become text.
-        cut: Cut long performances into windows.
-        eval_session: Use also the evaluation sessions.
-        fills: Use also fills.
+        corpus: How files are read, and which.
 
     Raises:
         DataError: There is no such file, `info.csv` lacks columns, files it names are absent or
             unusable, or nothing is left.
     """
-    dropped: dict[str, list[str]] = {}
     unknown: Counter[int] = Counter()
-    collection = Collection({split: [] for split in SPLITS}, {}, dropped)
+    collection = Collection({split: [] for split in SPLITS})
+    dropped = collection.dropped
     with _open(path) as read:
         rows = _rows(path, read)
         kept: list[Mapping[str, str]] = []
         for row in rows:
             file = row["midi_filename"]
-            if row["session"].endswith("eval_session") and not eval_session:
+            if row["session"].endswith("eval_session") and not corpus.eval_session:
                 dropped.setdefault("evaluation session", []).append(file)
-            elif row["beat_type"] != "beat" and not fills:
+            elif row["beat_type"] != "beat" and not corpus.fills:
                 dropped.setdefault("fill", []).append(file)
             elif not row["time_signature"].endswith("-4"):
                 dropped.setdefault("meter not in quarters", []).append(file)
@@ -164,16 +148,16 @@ def groove_dataset(
         file = row["midi_filename"]
         name = f"{row['drummer'].removeprefix('drummer')}_{PurePosixPath(file).stem}"
         # One performance of the data set is only hi-hat pedal; the paper has its text.
-        groove, unread = _parse(
-            contents[file] or b"", f"{path}: {file}", replace(reading, silent=True), name, cut
+        grooves, unread = _parse(
+            contents[file] or b"", f"{path}: {file}", corpus, name, silent=True
         )
         unknown += unread
-        collection.splits[_SPLIT_NAMES[row["split"]]] += groove
-        collection.styles.update(dict.fromkeys((g.name for g in groove), row["style"]))
+        collection.splits[_SPLIT_NAMES[row["split"]]] += grooves
+        collection.styles.update(dict.fromkeys((g.name for g in grooves), row["style"]))
     return _finished(collection, path, len(rows), unknown)
 
 
-def own_files(path: Path, reading: Reading, *, cut: bool = False, seed: int = 0) -> Collection:
+def own_files(path: Path, corpus: Corpus, *, seed: int = 0) -> Collection:
     """MIDI files of one's own: all `.mid` and `.midi` in a folder and the folders in it.
 
     Folders `train`, `val` and `test` directly in it are the splits, and files beside them are left
@@ -181,17 +165,16 @@ def own_files(path: Path, reading: Reading, *, cut: bool = False, seed: int = 0)
     least one, is for test and validation. So other files hardly change the split of a file. Fewer
     than three files are all for training.
 
-    A file that cannot be used is left out with a warning, unless `reading.strict`. Grooves are
+    A file that cannot be used is left out with a warning, unless `corpus.strict`. Grooves are
     called after their file and the folders it is in.
 
     Args:
         path: The folder.
-        reading: How files become text.
-        cut: Cut long performances into windows.
+        corpus: How files are read.
         seed: Of the division.
 
     Raises:
-        DataError: No file can be used, or one cannot and `reading.strict`.
+        DataError: No file can be used, or one cannot and `corpus.strict`.
     """
     files = sorted(
         file.relative_to(path).as_posix()
@@ -210,9 +193,9 @@ def own_files(path: Path, reading: Reading, *, cut: bool = False, seed: int = 0)
                 raise DataError(f"{file}: it is in none of the folders {', '.join(SPLITS)}.")
             if name in taken:
                 raise DataError(f"{file}: {taken[name]} gives a groove of the same name.")
-            grooves, unread = _parse((path / file).read_bytes(), file, reading, name, cut)
+            grooves, unread = _parse((path / file).read_bytes(), file, corpus, name)
         except (DataError, OSError) as error:
-            if reading.strict:
+            if corpus.strict:
                 raise DataError(f"{path}: {error}") from error
             collection.dropped.setdefault("unusable file", []).append(str(error))
             continue
@@ -229,22 +212,21 @@ def _made_up(seed: int, sizes: tuple[int, int, int], bars: int) -> Collection:
     if min(sizes) < 0 or sizes[0] < 1:
         raise ConfigError(f"--sizes {' '.join(map(str, sizes))}: at least 1 groove is to train on.")
     grooves = made_up_grooves(range(sum(sizes)), seed=seed, bars=bars)
-    splits: dict[str, list[Groove]] = {}
-    start = 0
-    for split, size in zip(SPLITS, sizes, strict=True):
-        splits[split] = grooves[start : start + size]
-        start += size
+    after_train, after_val = sizes[0], sizes[0] + sizes[1]
+    parts = grooves[:after_train], grooves[after_train:after_val], grooves[after_val:]
+    splits: dict[str, list[Groove]] = dict(zip(SPLITS, parts, strict=True))
     return Collection(splits, {groove.name: style_of(groove) for groove in grooves})
 
 
 def _parse(
-    data: bytes, source: str, reading: Reading, name: str, cut: bool
+    data: bytes, source: str, corpus: Corpus, name: str, *, silent: bool = False
 ) -> tuple[list[Groove], Counter[int]]:
-    if not cut or reading.bars is None:
-        groove, unknown = parse_midi(data, source, reading, name=name)
-        return [groove], unknown
-    whole, unknown = parse_midi(data, source, replace(reading, bars=None), name=name)
-    return windows(whole, reading.bars, pad=reading.pad), unknown
+    """The grooves of a file, one unless it is cut, and hits of unknown pitches."""
+    groove, unknown = parse_midi(
+        data, source, corpus, name=name, bars=None if corpus.cut else corpus.bars, pad=corpus.pad,
+        strict=corpus.strict, silent=silent,
+    )  # fmt: skip
+    return windows(groove, corpus.bars, pad=corpus.pad) if corpus.cut else [groove], unknown
 
 
 def _division(files: list[str], seed: int) -> Iterable[tuple[str, str | None]]:
@@ -270,11 +252,9 @@ def _finished(collection: Collection, path: Path, files: int, unknown: Counter[i
         )
     if unknown:
         _log.warning("%s: %s", path, unknown_pitches(unknown))
-    splits = {
-        split: sorted(grooves, key=lambda groove: groove.name)
-        for split, grooves in collection.items()
-    }
-    return replace(collection, splits=splits, files=files)
+    for grooves in collection.values():
+        grooves.sort(key=lambda groove: groove.name)
+    return replace(collection, files=files)
 
 
 def _rows(path: Path, read: Read) -> list[Mapping[str, str]]:
@@ -350,10 +330,3 @@ def _open(path: Path) -> Generator[Read]:
 def _some(items: list[str]) -> str:
     more = len(items) - _MOST_LISTED
     return "; ".join(items[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
-
-
-DATASETS = {
-    "groove": DOWNLOAD,
-    "generated": "built in: made-up grooves of several styles, with fills, by rule",
-}
-"""Data sets by name, with where to get each and how it must lie on disk."""

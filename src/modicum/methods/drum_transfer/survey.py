@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -17,11 +17,10 @@ from modicum.methods.drum_transfer.drumroll import (
     to_record,
     without_leading_silence,
 )
-from modicum.methods.drum_transfer.extensions import notation_named
-from modicum.methods.drum_transfer.groove_files import PitchMap
-from modicum.methods.drum_transfer.midi import DRUMS, Reading
 from modicum.methods.drum_transfer.notation import Groove
+from modicum.methods.drum_transfer.options import Corpus
 from modicum.methods.drum_transfer.sources import SPLITS, Collection, load_grooves
+from modicum.options import FLAT
 
 _MOST_LISTED = 20
 _MOST_SILENT = 0.1
@@ -29,53 +28,20 @@ _MOST_SILENT = 0.1
 
 
 def data(
-    path: tyro.conf.Positional[str],
-    notation: str = "drumroll",
-    bars: int = 16,
-    pad: bool = True,
-    meter_bars: bool = False,
-    keep_pickups: bool = False,
-    cut: bool = False,
-    channel: int = DRUMS,
-    pitch_map: PitchMap = (),
-    loud: int = Reading.loud,
-    strict: bool = False,
-    eval_session: bool = False,
-    fills: bool = False,
+    path: tyro.conf.Positional[str], corpus: Annotated[Corpus, FLAT] = Corpus()
 ) -> dict[str, Any]:
     """Say what grooves there are: splits, styles, tempos, meters, silence, duplicates.
 
     Args:
         path: `groove=PATH`, the Groove MIDI Dataset as archive or folder; a folder of MIDI files
             of your own; or `generated`.
-        notation: drumroll, loudness, articulated, rows, triplets, sextuplets or twelfths.
-        bars: Bars of a groove at most.
-        pad: Add silence up to that length.
-        meter_bars: Bars of the text follow the meter, and are not 16 lines in 3/4, too.
-        keep_pickups: Keep a pick-up before the first bar; otherwise records lose it.
-        cut: Cut long performances into windows, and do not use only their beginning.
-        channel: MIDI channel of the drums, counted from 0.
-        pitch_map: What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out.
-        loud: The least velocity that is loud, in notations that know loudness.
-        strict: Refuse unknown pitches and unusable files.
-        eval_session: Use also the evaluation sessions of the Groove MIDI Dataset.
-        fills: Use also its files that are fills alone.
+        corpus: How files are read, and which.
     """
-    reading = Reading(
-        notation=notation_named(notation),
-        bars=bars,
-        pad=pad,
-        meter_bars=meter_bars,
-        channel=channel,
-        pitch_map=dict(pitch_map),
-        loud=loud,
-        strict=strict,
-    )
     try:
-        collection = load_grooves(path, reading, cut=cut, eval_session=eval_session, fills=fills)
+        collection = load_grooves(path, corpus)
     except DataError as error:
         return {"source": path, "usable": False, "problems": [str(error)], "warnings": []}
-    return {"source": path} | describe(collection, keep_pickups=keep_pickups)
+    return {"source": path} | describe(collection, keep_pickups=corpus.keep_pickups)
 
 
 def describe(collection: Collection, *, keep_pickups: bool = False) -> dict[str, Any]:

@@ -25,8 +25,13 @@ import numpy.typing as npt
 
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.drumroll import to_hits, to_text
-from modicum.methods.drum_transfer.extensions import NOTATIONS
-from modicum.methods.drum_transfer.notation import DRUMROLL, INSTRUMENTS, Groove, Notation
+from modicum.methods.drum_transfer.notation import (
+    DRUMROLL,
+    INSTRUMENTS,
+    NOTATIONS,
+    Groove,
+    Notation,
+)
 
 ROWS = {"CC": 0, "RD": 1, "HH": 4, "T1": 5, "SD": 2, "BD": 3}
 """Letters before the rows, from top to bottom, and the instrument each is."""
