@@ -19,14 +19,6 @@ NUMBERS = json.loads((GOLDEN / "tiny_lm.json").read_text())
 IO = load_file(GOLDEN / "tiny_llama_io.safetensors")
 
 
-class EightCharacters(Characters):
-    """The alphabet of the golden models, which have no row for padding."""
-
-    def __init__(self) -> None:
-        super().__init__(NUMBERS["charset"])
-        self.pieces, self.pad = self.pieces[:-1], 0
-
-
 LLAMA_NAMES = {
     "attention_norm": ["input_layernorm"],
     "query_key_value": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
@@ -51,8 +43,9 @@ def from_llama(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.T
 
 
 def golden_decoder() -> Decoder:
+    vocabulary = Characters(NUMBERS["charset"], padding=False)
     decoder = Decoder(
-        EightCharacters(), width=32, layers=2, heads=4, key_value_heads=2, mlp=88, context=1024
+        vocabulary, width=32, layers=2, heads=4, key_value_heads=2, mlp=88, context=1024
     )
     decoder.load_state_dict(from_llama(load_file(GOLDEN / "tiny_llama_weights.safetensors"), 2))
     return decoder.eval()
@@ -128,4 +121,4 @@ def test_refusals() -> None:
     with pytest.raises(ConfigError, match=r"1,025 tokens.*at most 1,024"):
         golden_decoder()(torch.zeros(1, 1025, dtype=torch.int64))
     with pytest.raises(ConfigError, match="5 heads"):
-        Decoder(EightCharacters(), heads=5)
+        Decoder(Characters(NUMBERS["charset"], padding=False), heads=5)

@@ -163,7 +163,7 @@ def test_a_vocabularys_own_end() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ConfigError, match="--bars 0: expected at least 1"):
+    with pytest.raises(ConfigError, match="--bars 0: must be at least 1"):
         Grammar(DRUMROLL, 0, Characters(DRUMROLL.alphabet))
     with pytest.raises(ConfigError, match="no token for 'O'"):
         Grammar(NOTATIONS["loudness"], 1, Characters(DRUMROLL.alphabet))

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from test_drum_decoder import GOLDEN, NUMBERS, EightCharacters
+from test_drum_decoder import GOLDEN, NUMBERS
 from tiny_language_models import COMPLETION, FAMILIES, PROMPT, write_model
 
 from modicum.errors import ConfigError, DataError, MissingExtraError
@@ -21,6 +21,7 @@ from modicum.methods.drum_transfer.drumroll import Record
 from modicum.methods.drum_transfer.language_models import LanguageModel, Lora, load_language_model
 from modicum.methods.drum_transfer.losses import encode_record, token_nats
 from modicum.methods.drum_transfer.model_folders import attention_of
+from modicum.methods.drum_transfer.vocabulary import Characters
 
 GPT2_IO = load_file(GOLDEN / "tiny_gpt2_io.safetensors")
 TEXTS = [PROMPT, COMPLETION]
@@ -34,7 +35,7 @@ def golden_gpt2() -> LanguageModel:
     network = transformers.GPT2LMHeadModel(config)
     state = load_file(GOLDEN / "tiny_gpt2_weights.safetensors")
     network.load_state_dict(state | {"lm_head.weight": state["transformer.wte.weight"]})
-    return LanguageModel(network, EightCharacters()).eval()
+    return LanguageModel(network, Characters(NUMBERS["charset"], padding=False)).eval()
 
 
 @pytest.fixture

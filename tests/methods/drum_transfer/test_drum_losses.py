@@ -80,8 +80,6 @@ def test_encoding_and_collating() -> None:
     ids, weights = encode_record(Record("-\n", "END", ""), vocabulary, prompt_weight=0.5)
     assert vocabulary.decode(ids) == "-\nEND"
     assert weights == [0.5, 0.5, 1, 1, 1]
-    vocabulary.eos = 3
-    assert encode_record(Record("-\n", "END", ""), vocabulary, end_of_text=True)[0] == [*ids, 3]
     batch = collate([(ids, weights), ([1], [1.0])], vocabulary.pad)
     assert batch.ids.tolist() == [ids, [1, 8, 8, 8, 8]]
     assert batch.weights.tolist() == [weights, [1, 0, 0, 0, 0]]

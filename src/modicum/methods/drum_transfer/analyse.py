@@ -4,6 +4,7 @@ played.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,17 +20,7 @@ from modicum.methods.drum_transfer.drumroll import bars as bars_of
 from modicum.methods.drum_transfer.drumroll import to_text, without_separators
 from modicum.methods.drum_transfer.grids import Grids, read_grids
 from modicum.methods.drum_transfer.groove_files import groove_paths, numbered, read_groove
-from modicum.methods.drum_transfer.measures import (
-    Floats,
-    back_beat_consistency,
-    beyond_two_hands,
-    hamming_profile,
-    hits_per_bar,
-    off_beat_ratio,
-    onset_density,
-    self_similarity,
-    silent_share,
-)
+from modicum.methods.drum_transfer.measures import PLAYING, hits_per_bar, self_similarity
 from modicum.methods.drum_transfer.notation import INSTRUMENTS, Groove
 from modicum.methods.drum_transfer.options import Reading
 from modicum.methods.drum_transfer.pictures import draw_step_grid, similarity_matrix
@@ -46,6 +37,8 @@ from modicum.system.files import atomic_write, to_json, write_text
 from modicum.system.progress import Progress
 
 _PATTERN, _FILL, _MUTED = "#0b5fb0", "#b9480e", "#5b626b"
+_OF_BARS = ("onset_density", "off_beat_ratio", "back_beat_consistency", "beyond_two_hands")
+"""Measures that say something of a single bar."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +73,9 @@ class Analysis:
                 f"{groove.name}: no line of a groove in it. Expected lines such as "
                 f"{notation.silence!r}; found {first!r}."
             )
+        most = BARS if official else None
         found = structure(
-            text,
-            notation=notation,
-            official=official,
-            most_bars=BARS if official else None,
-            clusterer=clusterer,
+            text, notation=notation, official=official, most_bars=most, clusterer=clusterer
         )
         return cls(groove, found, grids)
 
@@ -97,30 +87,26 @@ class Analysis:
     def summary(self) -> dict[str, Any]:
         """Numbers of the whole groove; NaN where one is not defined, and why."""
         found = self.structure
-        summary = {
+        return {
             "bars": self.bars,
             "unreadable_steps": int(self.grids.unreadable[0]),
             "stability": structure_means([found]).stability,
             "separation": found.separation,
             "tightness": found.tightness,
             "fills": [bar + 1 for bar in found.fills],
+            **({"undefined": found.undefined} if found.undefined else {}),
         }
-        return summary | ({"undefined": found.undefined} if found.undefined else {})
 
     def playing(self) -> dict[str, float]:
         """How the whole groove is played, see `measures`; NaN where that is not defined.
 
         Under the name of an instrument stand its hits a bar.
         """
-        grids = self.grids
+        hits = hits_per_bar(self.grids)[0].tolist()
         return {
-            "hits_per_bar": float(hits_per_bar(grids)[0].sum()),
-            **dict(zip(INSTRUMENTS, hits_per_bar(grids)[0].tolist(), strict=True)),
-            "silent_bars": float(silent_share(grids)[0]),
-            "change_over_a_bar": float(
-                hamming_profile(grids, [grids.notation.steps_per_bar])[0, 0]
-            ),
-            **{name: float(measure(grids)[0]) for name, measure in _OF_BARS.items()},
+            "hits_per_bar": sum(hits),
+            **dict(zip(INSTRUMENTS, hits, strict=True)),
+            **{name: float(measure(self.grids)[0]) for name, measure in PLAYING.items()},
         }
 
     def by_bar(self) -> list[dict[str, Any]]:
@@ -135,18 +121,17 @@ class Analysis:
             self.grids.readable[0].reshape(-1, size),
             np.minimum(size, self.grids.steps[0] - size * np.arange(self.bars)),
         )
-        played: dict[str, Floats] = {name: measure(alone) for name, measure in _OF_BARS.items()}
-        hits = alone.struck.sum((1, 2))
+        played = {name: PLAYING[name](alone).tolist() for name in _OF_BARS}
+        hits = alone.struck.sum((1, 2)).tolist()
         stable = dict(enumerate(self.structure.stability.tolist(), start=1))
+        kinds = {bar: "fill" if bar in self.structure.fills else "pattern" for bar in stable}
         return [
             {
                 "bar": bar + 1,
-                "kind": ("fill" if bar in self.structure.fills else "pattern")
-                if bar in stable
-                else "",
+                "kind": kinds.get(bar, ""),
                 "stability": stable.get(bar),
-                "hits": int(hits[bar]),
-                **{name: float(values[bar]) for name, values in played.items()},
+                "hits": hits[bar],
+                **{name: values[bar] for name, values in played.items()},
             }
             for bar in range(self.bars)
         ]
@@ -208,14 +193,6 @@ class Analysis:
         axes.spines[["top", "right"]].set_visible(False)
 
 
-_OF_BARS = {
-    "onset_density": onset_density,
-    "off_beat_ratio": off_beat_ratio,
-    "back_beat_consistency": back_beat_consistency,
-    "beyond_two_hands": beyond_two_hands,
-}
-
-
 def analyse(
     files: tyro.conf.Positional[tuple[Path, ...]],
     out: Path = Path("analysis"),
@@ -256,17 +233,16 @@ def analyse(
         MissingExtraError: rapidfuzz or symusic is not installed.
     """
     reading = replace(reading, meter_bars=reading.meter_bars and not official)
+    most = BARS if official else None
     paths = groove_paths(files)
-    labels = numbered(path.name for path in paths)
     rows: list[dict[str, Any]] = []
     found: dict[str, Analysis] = {}
     drawn: list[str] = []
     with Progress("analyse", len(paths)) as progress:
+        labels = numbered(path.name for path in paths)
         for done, (path, label) in enumerate(zip(paths, labels, strict=True), start=1):
             try:
-                groove = read_groove(
-                    path, reading, name=label, bars=BARS if official else None, malformed="keep"
-                )
+                groove = read_groove(path, reading, name=label, bars=most, malformed="keep")
                 if not official:
                     groove = _without_trailing_silence(groove)
                 found[label] = Analysis.of(groove, official=official, clusterer=clusterer)
@@ -275,10 +251,7 @@ def analyse(
             else:
                 rows.append({"file": label} | found[label].summary())
                 if picture:
-                    for name, content in found[label].pictures().items():
-                        drawn.append(str(out / f"{label}{name}.png"))
-                        with atomic_write(out / f"{label}{name}.png") as file:
-                            file.write(content)
+                    drawn += _write(found[label].pictures(), out, label)
             progress.advance(done)
     if not found:
         raise DataError(f"none of the {len(rows)} files can be used. The first: {rows[0]['error']}")
@@ -298,8 +271,17 @@ def analyse(
     details = out / "analysis.json"
     write_text(details, to_json(result | {"bars": bars}) + "\n")
     if len(bars) == 1:
-        result["bars"] = next(iter(bars.values()))
+        (result["bars"],) = bars.values()
     return result | {"details": str(details), "pictures": drawn}
+
+
+def _write(pictures: Mapping[str, bytes], out: Path, label: str) -> list[str]:
+    """Write the pictures of a file; where they are."""
+    paths = {out / f"{label}{name}.png": content for name, content in pictures.items()}
+    for path, content in paths.items():
+        with atomic_write(path) as file:
+            file.write(content)
+    return list(map(str, paths))
 
 
 def _without_trailing_silence(groove: Groove) -> Groove:

@@ -49,16 +49,18 @@ _ORDERS = len(YARDSTICKS) - 1
 class Baseline(nn.Module, ABC):
     """Something that completes prompts without being a language model."""
 
+    notation = DRUMROLL
+    """How it writes where nothing else is said."""
+
     @property
     def arguments(self) -> dict[str, Any]:
         """What it is built with, JSON-able."""
         return {}
 
-    @abstractmethod
     def complete(
         self,
         prompts: Sequence[str],
-        notation: Notation = DRUMROLL,
+        notation: Notation | None = None,
         sampling: Sampling | None = None,
         *,
         bars: int = 14,
@@ -67,7 +69,7 @@ class Baseline(nn.Module, ABC):
 
         Args:
             prompts: Whole bars with a separator after each.
-            notation: Of the prompts.
+            notation: Of the prompts; None: its own.
             sampling: How to draw; None: as usual. Only the n-gram has a temperature and `top_p`.
             bars: Bars to be written, at least 1.
 
@@ -78,45 +80,43 @@ class Baseline(nn.Module, ABC):
             ConfigError: No bars are to be written, or an n-gram was counted in another notation.
             DataError: A prompt is not whole bars.
         """
+        if bars < 1:
+            raise refuse("bars", bars, "at least 1")
+        notation, sampling = notation or self.notation, sampling or Sampling()
+        hits = self._continue(prompts, notation, sampling, bars * notation.steps_per_bar)
+        return by_prompt([_completion(groove, notation) for groove in hits], sampling)
+
+    @abstractmethod
+    def _continue(
+        self, prompts: Sequence[str], notation: Notation, sampling: Sampling, steps: int
+    ) -> Sequence[Hits]:
+        """What is hit, `(steps, 6)` each, in the completions, those of a prompt together."""
 
 
 class Repeat(Baseline):
-    """The last bar of the prompt, over and over."""
+    """The last bar of the prompt, over and over. Nothing is drawn."""
 
-    def complete(
-        self,
-        prompts: Sequence[str],
-        notation: Notation = DRUMROLL,
-        sampling: Sampling | None = None,
-        *,
-        bars: int = 14,
-    ) -> list[list[str]]:
-        """Completions; see `Baseline.complete`. Nothing is drawn."""
-        sampling = _checked(sampling, bars)
-        last = [_hits_of(prompt, notation)[-notation.steps_per_bar :] for prompt in prompts]
-        texts = [_completion(np.tile(hits, (bars, 1)), notation) for hits in last]
-        return [[text] * sampling.samples for text in texts]
+    def _continue(
+        self, prompts: Sequence[str], notation: Notation, sampling: Sampling, steps: int
+    ) -> Sequence[Hits]:
+        size = notation.steps_per_bar
+        last = [_hits_of(prompt, notation)[-size:] for prompt in prompts]
+        return [np.tile(hits, (steps // size, 1)) for hits in last for _ in range(sampling.samples)]
 
 
 class Random(Baseline):
-    """Every cell is drawn by itself, its characters all as likely: in a drumroll a fair coin."""
+    """Every cell is drawn by itself, its characters all as likely: in a drumroll a fair coin.
 
-    def complete(
-        self,
-        prompts: Sequence[str],
-        notation: Notation = DRUMROLL,
-        sampling: Sampling | None = None,
-        *,
-        bars: int = 14,
-    ) -> list[list[str]]:
-        """Completions; see `Baseline.complete`. The prompt is not looked at."""
-        sampling = _checked(sampling, bars)
+    Prompts are not looked at.
+    """
+
+    def _continue(
+        self, prompts: Sequence[str], notation: Notation, sampling: Sampling, steps: int
+    ) -> Sequence[Hits]:
         sizes = np.array([len(characters) for characters in notation.columns])
-        steps, rows = bars * notation.steps_per_bar, np.arange(len(prompts) * sampling.samples)
+        rows = np.arange(len(prompts) * sampling.samples)
         noise = completion_noise(rows, steps * len(sizes), sampling)
-        hits = noise.reshape(-1, steps, len(sizes)) * sizes
-        texts = [_completion(groove, notation) for groove in hits.astype(np.int8)]
-        return by_prompt(texts, sampling)
+        return list((noise.reshape(-1, steps, len(sizes)) * sizes).astype(np.int8))
 
 
 class NGram(Baseline):
@@ -209,22 +209,13 @@ class NGram(Baseline):
         columns = zip(*(self._nats_of(record, order) for record in records), strict=True)
         return CompletionNats(*map(np.array, columns))
 
-    def complete(
-        self,
-        prompts: Sequence[str],
-        notation: Notation | None = None,
-        sampling: Sampling | None = None,
-        *,
-        bars: int = 14,
-    ) -> list[list[str]]:
-        """Completions; see `Baseline.complete`. No notation is that of the counts, in 4/4."""
-        sampling = _checked(sampling, bars)
-        notation = notation or self.notation
+    def _continue(
+        self, prompts: Sequence[str], notation: Notation, sampling: Sampling, steps: int
+    ) -> Sequence[Hits]:
         self._check(notation)
         if not prompts:
             return []
-        size, steps = notation.steps_per_bar, bars * notation.steps_per_bar
-        rows = np.arange(len(prompts) * sampling.samples)
+        size, rows = notation.steps_per_bar, np.arange(len(prompts) * sampling.samples)
         noise = torch.from_numpy(completion_noise(rows, steps, sampling))
         pick = partial(choose, temperature=sampling.temperature, top_p=sampling.top_p)
         last = [self._codes(_hits_of(prompt, notation)[-size:]) for prompt in prompts]
@@ -236,8 +227,7 @@ class NGram(Baseline):
             position = torch.full_like(previous, step % size)
             odds = self._distribution(self._contexts(position, previous, bar_before, size))
             lines[:, step + size] = pick(odds.log(), noise[:, step], any_line)
-        hits = np.stack(np.unravel_index(lines[:, size:].numpy(), self.sizes), -1)
-        return by_prompt([_completion(groove, notation) for groove in hits], sampling)
+        return list(np.stack(np.unravel_index(lines[:, size:].numpy(), self.sizes), -1))
 
     def _nats_of(self, record: Record, order: int) -> tuple[float, int, int, float, int]:
         """The numbers of `CompletionNats` of a record."""
@@ -376,12 +366,6 @@ def _hits_of(prompt: str, notation: Notation) -> Hits:
             f"least one whole bar. See `drumroll.to_prompt`."
         )
     return hits
-
-
-def _checked(sampling: Sampling | None, bars: int) -> Sampling:
-    if bars < 1:
-        raise refuse("bars", bars, "at least 1")
-    return sampling or Sampling()
 
 
 def _completion(hits: Hits, notation: Notation) -> str:

@@ -1,8 +1,7 @@
 """Causal models: what all of them can do, and the compact decoder that is trained from scratch.
 
-The decoder (specification, section 4.3) follows the conventions of LlamaForCausalLM: RMSNorm before
-each part, rotary positions, grouped key and value heads, a SwiGLU MLP, no biases, and an output
-matrix that is the embedding's.
+The decoder follows the conventions of LlamaForCausalLM: RMSNorm before each part, rotary positions,
+grouped key and value heads, a SwiGLU MLP, no biases, and an output matrix that is the embedding's.
 """
 
 from __future__ import annotations
@@ -122,8 +121,8 @@ def count_positions(present: Tensor) -> Tensor:
 class Decoder(CausalModel):
     """A small decoder-only Transformer, by default of 4.9 million parameters.
 
-    Width, layers and heads are those of the specification, section 4.3, which infers them: the
-    paper names a Transformer trained from scratch and does not give its size. All heads share keys
+    Its size is inferred: the paper names a Transformer trained from scratch and does not give
+    any. All heads share keys
     and values (multi-query attention, Shazeer 2019), for which the MLP is larger: to write grooves
     in a batch is above all to read their keys. Weights are drawn from PyTorch's
     global generator: normal, deviation 0.02, as in Llama.

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.notation import (
+    COLUMN_OF_ROW,
     DRUMROLL,
     END,
     INSTRUMENTS,
@@ -133,12 +134,7 @@ def convert(text: str, notation: Notation, to: Notation) -> str:
 
 
 def bars(text: str, notation: Notation = DRUMROLL) -> list[str]:
-    """The bars of a text that may be malformed; a short tail is the last, shorter bar.
-
-    Args:
-        text: Lines without separators.
-        notation: Says how many lines make a bar.
-    """
+    """The bars of a text without separators that may be malformed; a short tail is the last."""
     lines = re.findall(r".*\n|.+\Z", text)
     height = notation.lines_per_bar
     return ["".join(lines[start : start + height]) for start in range(0, len(lines), height)]
@@ -169,8 +165,8 @@ def without_leading_silence(groove: Groove, *, keep_pickups: bool = False) -> Gr
     Raises:
         DataError: The text is malformed.
     """
-    notation, struck = groove.notation, _struck(groove)
-    begins = struck if keep_pickups else struck[:, : notation.steps_per_beat]
+    struck = _struck(groove)
+    begins = struck if keep_pickups else struck[:, : groove.notation.steps_per_beat]
     audible = np.flatnonzero(begins.any(1))
     first = int(audible[0]) if len(audible) else len(struck)
     return _part(groove, _bars_of(groove), slice(first, None))
@@ -194,9 +190,9 @@ def to_record(groove: Groove, *, prompt_bars: int = 2, keep_pickups: bool = Fals
     if not 1 <= prompt_bars <= MORE_THAN:
         raise refuse("prompt_bars", prompt_bars, f"1 to {MORE_THAN}, as records have more bars")
     heard = without_leading_silence(groove, keep_pickups=keep_pickups)
-    found = bars(heard.text, groove.notation)
     if heard.text.count("\n") <= MORE_THAN * groove.notation.lines_per_bar:
         return None
+    found = _bars_of(heard)
     return Record(
         prompt="".join(bar + SEPARATOR for bar in found[:prompt_bars]),
         completion=SEPARATOR.join(found[prompt_bars:]) + END,
@@ -216,10 +212,10 @@ def to_prompt(groove: Groove, bars: int | None = 2) -> str:
         ConfigError: `bars` is less than 1.
         DataError: The groove has fewer bars, or is malformed.
     """
-    notation = groove.notation
     if bars is not None and bars < 1:
         raise refuse("prompt_bars", bars, "at least 1")
-    steps, size = len(to_hits(groove.text, notation, source=groove.name)), notation.steps_per_bar
+    size = groove.notation.steps_per_bar
+    steps = len(to_hits(groove.text, groove.notation, source=groove.name))
     if bars is None and steps % size:
         raise DataError(
             f"{groove.name}: found {steps} steps; expected a multiple of {size}, whole bars. Add "
@@ -250,17 +246,16 @@ def windows(groove: Groove, bars: int = 16, *, pad: bool = True) -> list[Groove]
         pad: Make the last as long as the others by silence.
 
     Returns:
-        Parts that together hold all of the groove, each with its first bar, from 1, in its name if
-        there is more than one.
+        Parts that together hold all of the groove, each but the first with its first bar, from 1,
+        in its name.
     """
     found = _bars_of(groove)
-    parts = [
-        _part(
-            groove, found, slice(start, start + bars), f"{groove.name}@{start + 1}" if start else ""
-        )
-        for start in range(0, max(len(found), 1), bars)
-    ]
-    return [_padded(part, bars) for part in parts] if pad else parts
+    parts: list[Groove] = []
+    for start in range(0, max(len(found), 1), bars):
+        name = f"{groove.name}@{start + 1}" if start else ""
+        part = _part(groove, found, slice(start, start + bars), name)
+        parts.append(_padded(part, bars) if pad else part)
+    return parts
 
 
 def _bars_of(groove: Groove) -> list[str]:
@@ -315,20 +310,19 @@ class _Unit(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _unit(notation: Notation) -> _Unit:
-    per_step = len(INSTRUMENTS) + 1
-    places = notation.bar()[:per_step] if notation.layout == "steps" else notation.bar()
-    index = np.full((len(places), 2 + max(map(ord, notation.alphabet))), -1, np.int8)
-    for place, allowed in enumerate(places):
-        index[place, list(map(ord, allowed))] = np.arange(len(allowed))
     if notation.layout == "steps":
+        places = (*notation.columns, "\n")
         cells = np.arange(len(INSTRUMENTS))[None]
     else:
-        width = len(places) // len(ROWS)
+        places = notation.bar()
         # After `K: `, beats are a bar line apart.
         step = np.arange(notation.steps_per_bar)
         in_row = len("K: ") + step + step // notation.steps_per_beat
-        rows = np.array([ROWS.index(name[0].upper()) for name in INSTRUMENTS])
-        cells = rows * width + in_row[:, None]
+        rows = np.argsort(COLUMN_OF_ROW)
+        cells = rows * (len(places) // len(ROWS)) + in_row[:, None]
+    index = np.full((len(places), 2 + max(map(ord, notation.alphabet))), -1, np.int8)
+    for place, allowed in enumerate(places):
+        index[place, list(map(ord, allowed))] = np.arange(len(allowed))
     characters = np.zeros((len(INSTRUMENTS), max(map(len, notation.columns))), np.uint32)
     for column, allowed in enumerate(notation.columns):
         characters[column, : len(allowed)] = list(map(ord, allowed))
@@ -383,7 +377,6 @@ def _mend(text: str, notation: Notation, repair: Repair) -> str:
         whole = [unit for unit in units if len(unit) == len(rows)]
         units = [unit for unit in whole if all(map(fits, unit, rows))]
     else:
-        absent = [""] * (-len(lines) % len(rows))
-        units[-1] += absent
+        units[-1] += [""] * (-len(lines) % len(rows))
         units = [list(map(padded, unit, rows)) for unit in units]
     return "".join(line + "\n" for unit in units for line in unit)

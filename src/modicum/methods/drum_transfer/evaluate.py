@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from modicum.methods.drum_transfer.drummer import PEOPLE, Drummer, Weights, cont
 from modicum.methods.drum_transfer.drumroll import Record, to_hits, to_text, without_separators
 from modicum.methods.drum_transfer.groove_files import numbered
 from modicum.methods.drum_transfer.losses import CompletionNats, completion_nats
-from modicum.methods.drum_transfer.measures import Reference, score, score_styles, score_table
+from modicum.methods.drum_transfer.measures import Reference, Score, score, score_table
 from modicum.methods.drum_transfer.notation import Groove
 from modicum.methods.drum_transfer.options import Sampling
 from modicum.methods.drum_transfer.pictures import comparison_sheet
@@ -85,7 +86,8 @@ def evaluate(
     losses = losses_beside_yardsticks(drummer, ngram, records)
     result: dict[str, Any] = {
         "data": config.data,
-        "measured_on": f"{len(records)} records of the {split} split",
+        "split": split,
+        "records": len(records),
         "loss": losses,
     }
     if write:
@@ -132,29 +134,27 @@ def _measures(
         options: More of `measures.score`.
     """
 
-    def of_each(values: Sequence[Any], some: Sequence[str]) -> list[Any]:
-        """Something of each record, for each text."""
-        return [value for value in values for _ in range(len(some) // len(records))]
-
-    played = [without_separators(r.prompt + r.completion) for r in records]
-    notations = [record.notation for record in records]
-    shared: dict[str, dict[str, Any]] = {
-        name: {
-            "notation": of_each(notations, some),
-            "expected": of_each(played, some),
-            "records": True,
+    def scored(name: str, style: str | None = None) -> dict[str, Score]:
+        """Of all texts of a name, or those of a style."""
+        some, copies = texts[name], len(texts[name]) // len(records)
+        chosen = [n for n in range(len(some)) if style is None or styles[n // copies] == style]
+        of = [records[number // copies] for number in chosen]
+        return score(
+            [some[number] for number in chosen],
+            notation=[record.notation for record in of],
+            expected=[without_separators(record.prompt + record.completion) for record in of],
+            records=True,
             **options,
-        }
-        for name, some in texts.items()
-    }
-    found = {name: score(some, **shared[name]) for name, some in texts.items()}
-    if not styles:
-        return {"measures": score_table(found)}
-    by_style = score_styles(texts[model], of_each(styles, texts[model]), **shared[model])
-    rows = score_table(by_style)
-    for row in rows:
-        del row["what"]  # told in the other table; here is no room
-    return {"measures": score_table(found), "styles": {model: rows}}
+        )
+
+    tables: dict[str, Any] = {"measures": score_table({name: scored(name) for name in texts})}
+    if styles:
+        by_style = {style: scored(model, style) for style, _ in Counter(styles).most_common()}
+        rows = score_table({"all": scored(model)} | by_style)
+        for row in rows:
+            del row["what"]  # told in the other table; here is no room
+        tables["styles"] = {model: rows}
+    return tables
 
 
 def _keep(texts: Mapping[str, Sequence[str]], grooves: Sequence[Groove], folder: Path) -> None:

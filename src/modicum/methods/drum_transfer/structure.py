@@ -1,8 +1,8 @@
 """How a groove repeats itself: stability of its bars, and how its fills stand out.
 
 A bar that sounds like one of its neighbours belongs to the pattern; one that resembles neither is
-a fill or a change (sections 6.1 and 6.2 of the specification). The three numbers say something only
-together: coin flips have a separation of 5 as well, on a stability of 40.
+a fill or a change. The three numbers say something only together: coin flips have a separation of 5
+as well, on a stability of 40.
 """
 
 from __future__ import annotations
@@ -136,6 +136,24 @@ class Structure:
     """Why there is no stability; empty if there is."""
 
 
+def structure(
+    text: str,
+    *,
+    notation: Notation = DRUMROLL,
+    official: bool = False,
+    most_bars: int | None = BARS,
+    clusterer: Clusterer = "exact",
+) -> Structure:
+    """Stability, separation, tightness and fills of a groove; see `stability` and `two_means`."""
+    values = stability(text, notation=notation, official=official, most_bars=most_bars)
+    if values.size == 0:
+        reason = "fewer than 3 bars, so that no bar has two neighbours"
+        return Structure(values, math.nan, math.nan, (), reason)
+    split = two_means(values, clusterer=clusterer)
+    fills = tuple((1 + np.flatnonzero(split.upper)).tolist())
+    return Structure(values, split.separation, split.tightness, fills)
+
+
 @dataclass(frozen=True)
 class StructureMeans:
     """Structure over many grooves. Those without stability count in nothing but `excluded`."""
@@ -154,43 +172,19 @@ class StructureMeans:
     """Grooves that have none."""
 
 
-def structure(
-    text: str,
-    *,
-    notation: Notation = DRUMROLL,
-    official: bool = False,
-    most_bars: int | None = BARS,
-    clusterer: Clusterer = "exact",
-    starts: int = 10,
-) -> Structure:
-    """Stability, separation, tightness and fills of a groove.
-
-    Args:
-        text: See `stability`.
-        notation: See `stability`.
-        official: See `stability`.
-        most_bars: See `stability`.
-        clusterer: See `two_means`.
-        starts: See `two_means`.
-    """
-    values = stability(text, notation=notation, official=official, most_bars=most_bars)
-    if values.size == 0:
-        reason = "fewer than 3 bars, so that no bar has two neighbours"
-        return Structure(values, math.nan, math.nan, (), reason)
-    split = two_means(values, clusterer=clusterer, starts=starts)
-    fills = tuple((1 + np.flatnonzero(split.upper)).tolist())
-    return Structure(values, split.separation, split.tightness, fills)
-
-
 def structure_means(found: Sequence[Structure]) -> StructureMeans:
     """Mean structure, as the paper's script averages it; NaN if no groove has any."""
     defined = [one for one in found if not one.undefined]
-    pooled = np.concatenate([one.stability for one in defined]) if defined else np.zeros(0)
+    pooled = [value for one in defined for value in one.stability.tolist()]
+
+    def mean(values: Sequence[float]) -> float:
+        return float(np.mean(values)) if values else math.nan
+
     return StructureMeans(
-        stability=float(pooled.mean()) if defined else math.nan,
-        separation=float(np.mean([one.separation for one in defined])) if defined else math.nan,
-        tightness=float(np.mean([one.tightness for one in defined])) if defined else math.nan,
-        bars=pooled.size,
+        stability=mean(pooled),
+        separation=mean([one.separation for one in defined]),
+        tightness=mean([one.tightness for one in defined]),
+        bars=len(pooled),
         grooves=len(defined),
         excluded=len(found) - len(defined),
     )

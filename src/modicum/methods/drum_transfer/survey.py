@@ -87,7 +87,7 @@ def describe(collection: Collection, *, keep_pickups: bool = False) -> dict[str,
         },
         "duplicates": _duplicates(collection, keep_pickups),
         "dropped": [
-            {"why": why, "files": len(names), "such_as": "; ".join(names[:3])}
+            {"why": why, "files": len(names), "such_as": names[:3]}
             for why, names in collection.dropped.items()
         ],
     }

@@ -1,8 +1,7 @@
 """Grooves one can hear: a small synthetic drum kit, or a SoundFont.
 
-The built-in kit is computed, so that it needs no file and no licence (section 7 of the
-specification, route i): a swept sine for the kick, noise over a body for the snare, filtered noise
-for hi-hat and cymbals, decaying sines for the toms.
+The built-in kit is computed, so that it needs no file and no licence: a swept sine for the kick,
+noise over a body for the snare, filtered noise for hi-hat and cymbals, decaying sines for the toms.
 """
 
 from __future__ import annotations

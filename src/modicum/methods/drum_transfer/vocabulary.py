@@ -1,7 +1,6 @@
 """What a model's ids stand for: single characters, or the subwords of a tokenizer.
 
-Every id has one piece of text, wherever it stands, so that a text is its pieces joined. Section 4.3
-of the specification has the characters, 4.4 the subwords.
+Every id has one piece of text, wherever it stands, so that a text is its pieces joined.
 """
 
 from __future__ import annotations
@@ -75,12 +74,15 @@ class Characters(Vocabulary):
 
     Args:
         alphabet: `Notation.alphabet`: every character that a record can hold, each once.
+        padding: Give padding an id of its own, the last, so that `size` is that of the alphabet
+            plus 1. Without, places are filled with id 0, and `size` is that of the alphabet: as
+            large as models of other programs have it.
     """
 
-    def __init__(self, alphabet: str) -> None:
+    def __init__(self, alphabet: str, *, padding: bool = True) -> None:
         self.alphabet = alphabet
-        self.pieces = (*alphabet, "")
-        self.pad = len(alphabet)
+        self.pieces = (*alphabet, "") if padding else tuple(alphabet)
+        self.pad = len(alphabet) if padding else 0
         self._ids = {character: identity for identity, character in enumerate(alphabet)}
 
     def encode(self, text: str) -> list[int]:
@@ -91,14 +93,15 @@ class Characters(Vocabulary):
             raise _foreign_character(text, self.alphabet) from None
 
     def to_config(self) -> dict[str, Any]:
-        """Kind and alphabet."""
-        return {"kind": "characters", "alphabet": self.alphabet}
+        """Kind, alphabet and whether padding has an id."""
+        padding = len(self.pieces) > len(self.alphabet)
+        return {"kind": "characters", "alphabet": self.alphabet, "padding": padding}
 
 
 class Subwords(Vocabulary):
     """The tokens of a Transformers tokenizer: all of them, or only those that records need.
 
-    Restricted (section 4.4), a network needs only the kept rows of its embedding and output
+    Restricted, a network needs only the kept rows of its embedding and output
     matrices; its probabilities are those of the whole vocabulary, renormalised. What has no kept
     token is written as single characters, so any record can be encoded.
 
