@@ -53,8 +53,8 @@ def interleave(
 
 def midi_files(data: Path | None, folder: Path) -> list[Path]:
     """The data set's files, or made-up grooves written to a folder."""
-    from modicum.methods.drum_transfer.generator import made_up_grooves
-    from modicum.methods.drum_transfer.midi import write_midi
+    from modicum.methods.drum_transfer.data.generator import made_up_grooves
+    from modicum.methods.drum_transfer.text.midi import write_midi
 
     if data is not None:
         return sorted(data.rglob("*.mid"))
@@ -69,8 +69,8 @@ def parsing(files: list[Path]) -> None:
     import pretty_midi
     import symusic
 
-    from modicum.methods.drum_transfer.midi import parse_midi, parse_notes
     from modicum.methods.drum_transfer.options import Reading
+    from modicum.methods.drum_transfer.text.midi import parse_midi, parse_notes
 
     held = [path.read_bytes() for path in files]
     reading = Reading()
@@ -132,8 +132,8 @@ def codec(source: str) -> None:
 
 def structures() -> None:
     """Microseconds a groove."""
-    from modicum.methods.drum_transfer.generator import made_up_grooves
-    from modicum.methods.drum_transfer.structure import structure
+    from modicum.methods.drum_transfer.data.generator import made_up_grooves
+    from modicum.methods.drum_transfer.metrics.structure import structure
 
     texts = [groove.text for groove in made_up_grooves(range(200))]
     seconds = interleave({"all": lambda: [structure(text) for text in texts]}, 7)["all"]
@@ -144,14 +144,14 @@ def generation(with_smollm2: bool) -> None:
     """Grooves a second in a batch, and one by one."""
     import torch
 
-    from modicum.methods.drum_transfer.decoder import Decoder
-    from modicum.methods.drum_transfer.drummer import ready_to_write
-    from modicum.methods.drum_transfer.drumroll import to_prompt
-    from modicum.methods.drum_transfer.generate import generate
-    from modicum.methods.drum_transfer.generator import made_up_grooves
-    from modicum.methods.drum_transfer.notation import DRUMROLL
+    from modicum.methods.drum_transfer.data.generator import made_up_grooves
+    from modicum.methods.drum_transfer.models.decoder import Decoder
+    from modicum.methods.drum_transfer.models.drummer import ready_to_write
+    from modicum.methods.drum_transfer.models.generate import generate
+    from modicum.methods.drum_transfer.models.vocabulary import Characters
+    from modicum.methods.drum_transfer.text.drumroll import to_prompt
+    from modicum.methods.drum_transfer.text.notation import DRUMROLL
     from modicum.methods.drum_transfer.train import Adaptation, Config, build_model
-    from modicum.methods.drum_transfer.vocabulary import Characters
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     prompts = [to_prompt(groove) for groove in made_up_grooves(range(PROMPTS))]

@@ -8,16 +8,16 @@ import pytest
 
 from modicum.cli import render
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.analyse import Analysis, analyse
-from modicum.methods.drum_transfer.drumroll import to_text
-from modicum.methods.drum_transfer.midi import write_midi
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.options import Reading
+from modicum.methods.drum_transfer.text.drumroll import to_text
+from modicum.methods.drum_transfer.text.midi import write_midi
+from modicum.methods.drum_transfer.text.notation import (
     NOTATIONS,
     Groove,
     Notation,
 )
-from modicum.methods.drum_transfer.options import Reading
-from modicum.methods.drum_transfer.tablature import to_tablature
+from modicum.methods.drum_transfer.text.tablature import to_tablature
+from modicum.methods.drum_transfer.verbs.analyse import Analysis, analyse
 
 MAIN = Path(__file__).parents[3]
 BEAT = "---oo-\n------\n----o-\n------\n--o-o-\n------\n----o-\n------\n" * 2

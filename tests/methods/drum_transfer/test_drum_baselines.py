@@ -13,8 +13,18 @@ import pytest
 import torch
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.baselines import BY_NAME, YARDSTICKS, NGram, Random, Repeat
-from modicum.methods.drum_transfer.drumroll import (
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.data.sources import load_grooves
+from modicum.methods.drum_transfer.metrics.structure import stability
+from modicum.methods.drum_transfer.models.baselines import (
+    BY_NAME,
+    YARDSTICKS,
+    NGram,
+    Random,
+    Repeat,
+)
+from modicum.methods.drum_transfer.options import Sampling
+from modicum.methods.drum_transfer.text.drumroll import (
     Record,
     bars,
     convert,
@@ -22,17 +32,13 @@ from modicum.methods.drum_transfer.drumroll import (
     to_record,
     without_separators,
 )
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.text.notation import (
     DRUMROLL,
     END,
     NOTATIONS,
     SEPARATOR,
     Groove,
 )
-from modicum.methods.drum_transfer.options import Sampling
-from modicum.methods.drum_transfer.sources import load_grooves
-from modicum.methods.drum_transfer.structure import stability
 
 
 def records_of(data: str, split: str) -> list[Record]:

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.decoder import Decoder
-from modicum.methods.drum_transfer.notation import DRUMROLL
-from modicum.methods.drum_transfer.vocabulary import Characters
+from modicum.methods.drum_transfer.models.decoder import Decoder
+from modicum.methods.drum_transfer.models.vocabulary import Characters
+from modicum.methods.drum_transfer.text.notation import DRUMROLL
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drum-transfer"
 NUMBERS = json.loads((GOLDEN / "tiny_lm.json").read_text())

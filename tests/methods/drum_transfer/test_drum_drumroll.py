@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import (
+from modicum.methods.drum_transfer.text.drumroll import (
     bars,
     convert,
     silent_bars,
@@ -23,7 +23,7 @@ from modicum.methods.drum_transfer.drumroll import (
     without_leading_silence,
     without_separators,
 )
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.text.notation import (
     ARTICULATED,
     DRUMROLL,
     NOTATIONS,

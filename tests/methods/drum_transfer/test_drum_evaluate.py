@@ -8,16 +8,16 @@ import pytest
 
 from modicum.cli import main
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.baselines import YARDSTICKS, Repeat
-from modicum.methods.drum_transfer.drummer import Drummer
-from modicum.methods.drum_transfer.drumroll import to_prompt
-from modicum.methods.drum_transfer.evaluate import evaluate
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.groove_files import read_groove
-from modicum.methods.drum_transfer.midi import write_midi
-from modicum.methods.drum_transfer.notation import DRUMROLL, NOTATIONS
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.models.baselines import YARDSTICKS, Repeat
+from modicum.methods.drum_transfer.models.drummer import Drummer
 from modicum.methods.drum_transfer.options import Corpus, Sampling
+from modicum.methods.drum_transfer.text.drumroll import to_prompt
+from modicum.methods.drum_transfer.text.files import read_groove
+from modicum.methods.drum_transfer.text.midi import write_midi
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, NOTATIONS
 from modicum.methods.drum_transfer.train import Config
+from modicum.methods.drum_transfer.verbs.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")

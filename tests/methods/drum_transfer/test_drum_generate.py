@@ -16,19 +16,19 @@ from tiny_language_models import COMPLETION, PROMPT, write_model
 from torch import Tensor, nn
 
 from modicum.errors import CheckpointError, ConfigError, DataError
-from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
-from modicum.methods.drum_transfer.drumroll import bars, to_hits, without_separators
-from modicum.methods.drum_transfer.generate import choose, generate
-from modicum.methods.drum_transfer.language_models import load_language_model
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.models.decoder import CausalModel, Decoder
+from modicum.methods.drum_transfer.models.generate import choose, generate
+from modicum.methods.drum_transfer.models.language_models import load_language_model
+from modicum.methods.drum_transfer.models.vocabulary import Characters, Subwords, Vocabulary
+from modicum.methods.drum_transfer.options import Sampling
+from modicum.methods.drum_transfer.text.drumroll import bars, to_hits, without_separators
+from modicum.methods.drum_transfer.text.notation import (
     DRUMROLL,
     END,
     NOTATIONS,
     SEPARATOR,
     Notation,
 )
-from modicum.methods.drum_transfer.options import Sampling
-from modicum.methods.drum_transfer.vocabulary import Characters, Subwords, Vocabulary
 
 SMALL = Notation(steps_per_beat=1)
 """Bars of four lines."""

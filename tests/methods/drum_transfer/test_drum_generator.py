@@ -8,8 +8,8 @@ import pytest
 from rapidfuzz.distance import Levenshtein
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.drumroll import bars, to_hits, to_record
-from modicum.methods.drum_transfer.generator import STYLES, made_up_grooves, style_of
+from modicum.methods.drum_transfer.data.generator import STYLES, made_up_grooves, style_of
+from modicum.methods.drum_transfer.text.drumroll import bars, to_hits, to_record
 
 GROOVES = made_up_grooves(range(400))
 CRASH, RIDE, SNARE, KICK, HAT, TOMS = range(6)

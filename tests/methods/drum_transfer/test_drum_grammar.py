@@ -9,15 +9,15 @@ import torch
 from test_drum_vocabulary import crossing
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.grammar import Automaton, Grammar, UntilEnd
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.models.grammar import Automaton, Grammar, UntilEnd
+from modicum.methods.drum_transfer.models.vocabulary import Characters, Subwords, Vocabulary
+from modicum.methods.drum_transfer.text.notation import (
     DRUMROLL,
     END,
     NOTATIONS,
     SEPARATOR,
     Notation,
 )
-from modicum.methods.drum_transfer.vocabulary import Characters, Subwords, Vocabulary
 
 TINY = Notation(columns=("-o",), steps_per_beat=1, beats_per_bar=2)
 OVER_BARS = ("-\nSEP\n-", "o\nE", "-\n-\nSEP\no\no\nSEP\n-")

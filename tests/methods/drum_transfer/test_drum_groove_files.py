@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.groove_files import groove_paths, read_groove
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.options import Reading
+from modicum.methods.drum_transfer.text.files import groove_paths, read_groove
+from modicum.methods.drum_transfer.text.notation import (
     Groove,
 )
-from modicum.methods.drum_transfer.options import Reading
-from modicum.methods.drum_transfer.tablature import to_tablature
+from modicum.methods.drum_transfer.text.tablature import to_tablature
 
 BEAT = "---oo-\n------\n----o-\n------\n" * 4
 

@@ -17,11 +17,15 @@ from test_drum_decoder import GOLDEN, NUMBERS
 from tiny_language_models import COMPLETION, FAMILIES, PROMPT, write_model
 
 from modicum.errors import ConfigError, DataError, MissingExtraError
-from modicum.methods.drum_transfer.drumroll import Record
-from modicum.methods.drum_transfer.language_models import LanguageModel, Lora, load_language_model
 from modicum.methods.drum_transfer.losses import encode_record, token_nats
 from modicum.methods.drum_transfer.model_folders import attention_of
-from modicum.methods.drum_transfer.vocabulary import Characters
+from modicum.methods.drum_transfer.models.language_models import (
+    LanguageModel,
+    Lora,
+    load_language_model,
+)
+from modicum.methods.drum_transfer.models.vocabulary import Characters
+from modicum.methods.drum_transfer.text.drumroll import Record
 
 GPT2_IO = load_file(GOLDEN / "tiny_gpt2_io.safetensors")
 TEXTS = [PROMPT, COMPLETION]

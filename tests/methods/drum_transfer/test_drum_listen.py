@@ -12,8 +12,15 @@ import pytest
 import tyro
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import to_text
-from modicum.methods.drum_transfer.listen import (
+from modicum.methods.drum_transfer.options import ModelReading
+from modicum.methods.drum_transfer.text.drumroll import to_text
+from modicum.methods.drum_transfer.text.midi import write_midi
+from modicum.methods.drum_transfer.text.notation import (
+    NOTATIONS,
+    Groove,
+)
+from modicum.methods.drum_transfer.text.tablature import to_tablature
+from modicum.methods.drum_transfer.verbs.listen import (
     Annotation,
     Judged,
     Origin,
@@ -24,13 +31,6 @@ from modicum.methods.drum_transfer.listen import (
     read_key,
     write_listening_page,
 )
-from modicum.methods.drum_transfer.midi import write_midi
-from modicum.methods.drum_transfer.notation import (
-    NOTATIONS,
-    Groove,
-)
-from modicum.methods.drum_transfer.options import ModelReading
-from modicum.methods.drum_transfer.tablature import to_tablature
 from modicum.options import check_arguments
 
 TROUBLES = """

@@ -12,8 +12,6 @@ from test_drum_language_models import GPT2_IO, golden_gpt2
 
 from modicum.errors import ConfigError
 from modicum.methods.drum_transfer import losses
-from modicum.methods.drum_transfer.decoder import Decoder
-from modicum.methods.drum_transfer.drumroll import Record
 from modicum.methods.drum_transfer.losses import (
     collate,
     completion_nats,
@@ -21,8 +19,10 @@ from modicum.methods.drum_transfer.losses import (
     record_loss,
     token_nats,
 )
-from modicum.methods.drum_transfer.notation import DRUMROLL, Notation
-from modicum.methods.drum_transfer.vocabulary import Characters
+from modicum.methods.drum_transfer.models.decoder import Decoder
+from modicum.methods.drum_transfer.models.vocabulary import Characters
+from modicum.methods.drum_transfer.text.drumroll import Record
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, Notation
 
 HIT, SILENT = "--o---\n", "------\n"
 RECORDS = [

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.drumroll import bars, to_text
-from modicum.methods.drum_transfer.grids import read_grids
-from modicum.methods.drum_transfer.measures import (
+from modicum.methods.drum_transfer.data.sources import load_grooves
+from modicum.methods.drum_transfer.metrics.measures import (
     MEASURES,
     Reference,
     back_beat_consistency,
@@ -29,7 +28,8 @@ from modicum.methods.drum_transfer.measures import (
     silent_share,
     validity,
 )
-from modicum.methods.drum_transfer.sources import load_grooves
+from modicum.methods.drum_transfer.text.drumroll import bars, to_text
+from modicum.methods.drum_transfer.text.grids import read_grids
 
 MAIN = Path(__file__).parents[3]
 GOLDEN = json.loads((MAIN / "tests/golden/drum-transfer/duplication.json").read_text())

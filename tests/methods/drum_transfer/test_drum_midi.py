@@ -17,23 +17,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modicum.errors import ConfigError, DataError, MissingExtraError
-from modicum.methods.drum_transfer.drumroll import convert, to_hits, to_text
-from modicum.methods.drum_transfer.kit import PITCHES, reading_tables
-from modicum.methods.drum_transfer.midi import (
+from modicum.methods.drum_transfer.options import Reading
+from modicum.methods.drum_transfer.text.drumroll import convert, to_hits, to_text
+from modicum.methods.drum_transfer.text.kit import PITCHES, reading_tables
+from modicum.methods.drum_transfer.text.midi import (
     MOST_BARS,
     parse_midi,
     parse_notes,
     read_midi,
     write_midi,
 )
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.text.notation import (
     ARTICULATED,
     INSTRUMENTS,
     NOTATIONS,
     Groove,
     Notation,
 )
-from modicum.methods.drum_transfer.options import Reading
 
 END = b"\x00\xff\x2f\x00"
 

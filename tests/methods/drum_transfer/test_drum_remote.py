@@ -10,26 +10,26 @@ import pytest
 
 from modicum.cli import main
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer import remote
-from modicum.methods.drum_transfer.drumroll import (
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.models import remote
+from modicum.methods.drum_transfer.models.remote import (
+    Server,
+    ServerError,
+    continue_groove,
+    write_jsonl,
+)
+from modicum.methods.drum_transfer.options import Reading, Sampling
+from modicum.methods.drum_transfer.text.drumroll import (
     Record,
     bars,
     convert,
     to_prompt,
     without_separators,
 )
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.midi import read_midi, write_midi
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.text.midi import read_midi, write_midi
+from modicum.methods.drum_transfer.text.notation import (
     DRUMROLL,
     Notation,
-)
-from modicum.methods.drum_transfer.options import Reading, Sampling
-from modicum.methods.drum_transfer.remote import (
-    Server,
-    ServerError,
-    continue_groove,
-    write_jsonl,
 )
 
 KEY = "sk-very-secret-0123456789"

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import to_record
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.midi import write_midi
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.data.sources import Collection, load_grooves
 from modicum.methods.drum_transfer.options import MOST_BARS, Corpus
-from modicum.methods.drum_transfer.sources import Collection, load_grooves
+from modicum.methods.drum_transfer.text.drumroll import to_record
+from modicum.methods.drum_transfer.text.midi import write_midi
 
 CHECKSUMS = Path(__file__).parents[2] / "golden" / "drum-transfer" / "dataset_checksums.json"
 HEADER = (

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import bars, to_text
-from modicum.methods.drum_transfer.structure import stability, structure, structure_means, two_means
+from modicum.methods.drum_transfer.metrics.structure import (
+    stability,
+    structure,
+    structure_means,
+    two_means,
+)
+from modicum.methods.drum_transfer.text.drumroll import bars, to_text
 
 MAIN = Path(__file__).parents[3]
 # Numbers alone; the texts they are of have no licence and stay in ../shared.

@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.midi import write_midi
-from modicum.methods.drum_transfer.notation import Groove
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.data.sources import Collection
 from modicum.methods.drum_transfer.options import Corpus
-from modicum.methods.drum_transfer.sources import Collection
-from modicum.methods.drum_transfer.survey import data, describe
+from modicum.methods.drum_transfer.text.midi import write_midi
+from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.methods.drum_transfer.train import Config
+from modicum.methods.drum_transfer.verbs.survey import data, describe
 
 
 def test_the_data_set_is_as_it_was_measured(

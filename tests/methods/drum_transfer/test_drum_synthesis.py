@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.drumroll import to_text
-from modicum.methods.drum_transfer.notation import DRUMROLL, INSTRUMENTS, Groove, Notation
-from modicum.methods.drum_transfer.synthesis import RATE, TAIL, render, sounds, to_wav, write_wav
+from modicum.methods.drum_transfer.rendering.synthesis import (
+    RATE,
+    TAIL,
+    render,
+    sounds,
+    to_wav,
+    write_wav,
+)
+from modicum.methods.drum_transfer.text.drumroll import to_text
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, INSTRUMENTS, Groove, Notation
 
 ARTICULATED = Notation(("-oO", "-xoXO", "-xoXO", "-oO", "-xoXO", "-oO"))
 STRUCK = [0, 6, 16, 21, 37, 47]

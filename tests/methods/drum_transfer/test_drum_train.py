@@ -22,13 +22,14 @@ from modicum.engine.run import (
     TrainingError,
 )
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
-from modicum.methods.drum_transfer.drumroll import to_hits, to_record, without_separators
-from modicum.methods.drum_transfer.generator import made_up_grooves
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
 from modicum.methods.drum_transfer.losses import completion_nats
-from modicum.methods.drum_transfer.midi import read_midi, write_midi
-from modicum.methods.drum_transfer.notation import DRUMROLL, SEPARATOR, Groove, Notation
+from modicum.methods.drum_transfer.models.decoder import CausalModel, Decoder
+from modicum.methods.drum_transfer.models.vocabulary import Characters
 from modicum.methods.drum_transfer.options import Corpus, Reading
+from modicum.methods.drum_transfer.text.drumroll import to_hits, to_record, without_separators
+from modicum.methods.drum_transfer.text.midi import read_midi, write_midi
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, SEPARATOR, Groove, Notation
 from modicum.methods.drum_transfer.train import (
     Adaptation,
     Config,
@@ -39,7 +40,6 @@ from modicum.methods.drum_transfer.train import (
     window_of,
     without_instrument,
 )
-from modicum.methods.drum_transfer.vocabulary import Characters
 from modicum.options import from_json, to_json
 
 

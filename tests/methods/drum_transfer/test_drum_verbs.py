@@ -17,17 +17,20 @@ import modicum
 from modicum.cli import main
 from modicum.errors import DataError
 from modicum.method import load_saved
-from modicum.methods.drum_transfer import baselines
-from modicum.methods.drum_transfer.drummer import Drummer
-from modicum.methods.drum_transfer.drumroll import bars, to_hits
-from modicum.methods.drum_transfer.evaluate import losses_beside_yardsticks, write_beside_baselines
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.groove_files import numbered, read_groove
-from modicum.methods.drum_transfer.midi import read_midi, write_midi
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.models import baselines
+from modicum.methods.drum_transfer.models.drummer import Drummer
+from modicum.methods.drum_transfer.models.remote import Reply, Server
 from modicum.methods.drum_transfer.options import Reading, Sampling
-from modicum.methods.drum_transfer.remote import Reply, Server
 from modicum.methods.drum_transfer.saved_models import arguments_of
-from modicum.methods.drum_transfer.tablature import from_tablature
+from modicum.methods.drum_transfer.text.drumroll import bars, to_hits
+from modicum.methods.drum_transfer.text.files import numbered, read_groove
+from modicum.methods.drum_transfer.text.midi import read_midi, write_midi
+from modicum.methods.drum_transfer.text.tablature import from_tablature
+from modicum.methods.drum_transfer.verbs.evaluate import (
+    losses_beside_yardsticks,
+    write_beside_baselines,
+)
 from modicum.weights.saved import save_model
 
 SMALL = ["--width", "32", "--layers", "1", "--heads", "2", "--mlp", "32", "--dropout", "0"]
@@ -349,7 +352,7 @@ def test_records_are_exported_without_the_model(
     def built(*given: Any, **named: Any) -> None:
         raise AssertionError("the model is built")
 
-    monkeypatch.setattr("modicum.methods.drum_transfer.decoder.Decoder.__init__", built)
+    monkeypatch.setattr("modicum.methods.drum_transfer.models.decoder.Decoder.__init__", built)
     words = ["export", "drum-transfer", "--to", "jsonl-legacy", "--out", tmp_path / "a.jsonl"]
     for path in (trained, trained / "model.safetensors"):
         assert run(capsys, *words, "--run", path, "--split", "test")["records"] == 37

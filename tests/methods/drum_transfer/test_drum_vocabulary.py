@@ -16,13 +16,18 @@ from tiny_language_models import COMPLETION, PROMPT, tokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import to_record
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.data.sources import load_grooves
+from modicum.methods.drum_transfer.models.vocabulary import (
+    Characters,
+    Subwords,
+    Vocabulary,
+    from_config,
+)
+from modicum.methods.drum_transfer.text.drumroll import to_record
+from modicum.methods.drum_transfer.text.notation import (
     DRUMROLL,
     NOTATIONS,
 )
-from modicum.methods.drum_transfer.sources import load_grooves
-from modicum.methods.drum_transfer.vocabulary import Characters, Subwords, Vocabulary, from_config
 
 ALPHABET = DRUMROLL.alphabet
 UNSEEN = "ooo---\nSEP\n-ooooo\nEND"

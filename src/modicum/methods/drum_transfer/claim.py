@@ -20,15 +20,19 @@ from torch import nn
 from modicum.claims import Claim, Picture, Stage, Study
 from modicum.engine.run import RunOptions
 from modicum.method import load_saved
-from modicum.methods.drum_transfer import pictures as drawing
-from modicum.methods.drum_transfer.baselines import NGram
-from modicum.methods.drum_transfer.decoder import CausalModel
-from modicum.methods.drum_transfer.drummer import Drummer, continued, ready_to_write
-from modicum.methods.drum_transfer.drumroll import Record, without_separators
 from modicum.methods.drum_transfer.losses import completion_nats
+from modicum.methods.drum_transfer.metrics.structure import (
+    StructureMeans,
+    structure,
+    structure_means,
+)
 from modicum.methods.drum_transfer.model_folders import SMOLLM2
-from modicum.methods.drum_transfer.notation import Groove
-from modicum.methods.drum_transfer.structure import StructureMeans, structure, structure_means
+from modicum.methods.drum_transfer.models.baselines import NGram
+from modicum.methods.drum_transfer.models.decoder import CausalModel
+from modicum.methods.drum_transfer.models.drummer import Drummer, continued, ready_to_write
+from modicum.methods.drum_transfer.rendering import pictures as drawing
+from modicum.methods.drum_transfer.text.drumroll import Record, without_separators
+from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.methods.drum_transfer.train import Adaptation, Config, DecoderSize
 
 SCRATCH, NGRAM, REPEAT, RANDOM = "from scratch", "n-gram", "repeat", "random"

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from modicum.methods.drum_transfer.decoder import CausalModel
-from modicum.methods.drum_transfer.drumroll import Record
-from modicum.methods.drum_transfer.notation import END, SEPARATOR, Notation
-from modicum.methods.drum_transfer.vocabulary import Vocabulary
+from modicum.methods.drum_transfer.models.decoder import CausalModel
+from modicum.methods.drum_transfer.models.vocabulary import Vocabulary
+from modicum.methods.drum_transfer.text.drumroll import Record
+from modicum.methods.drum_transfer.text.notation import END, SEPARATOR, Notation
 
 PROMPT_WEIGHT = 0.01
 """Weight of prompt tokens in the loss: the default of the service that the paper trained on."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from modicum.methods.drum_transfer.kit import DRUMS, PitchMap, reading_tables
-from modicum.methods.drum_transfer.notation import NOTATIONS, NotationName
+from modicum.methods.drum_transfer.text.kit import DRUMS, PitchMap, reading_tables
+from modicum.methods.drum_transfer.text.notation import NOTATIONS, NotationName
 from modicum.options import Ge, Interval, Options
 
 MOST_BARS = 10_000

@@ -16,16 +16,7 @@ from modicum.engine.random import SampleRandom, permutation
 from modicum.engine.run import Run, TrainingError
 from modicum.engine.schedules import warmup_linear
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.baselines import NGram
-from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
-from modicum.methods.drum_transfer.drumroll import (
-    MORE_THAN,
-    Record,
-    to_hits,
-    to_record,
-    to_text,
-)
-from modicum.methods.drum_transfer.language_models import Lora, load_language_model
+from modicum.methods.drum_transfer.data.sources import Collection, load_grooves
 from modicum.methods.drum_transfer.losses import (
     PROMPT_WEIGHT,
     collate,
@@ -34,17 +25,26 @@ from modicum.methods.drum_transfer.losses import (
     record_loss,
 )
 from modicum.methods.drum_transfer.model_folders import SMOLLM2
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.models.baselines import NGram
+from modicum.methods.drum_transfer.models.decoder import CausalModel, Decoder
+from modicum.methods.drum_transfer.models.language_models import Lora, load_language_model
+from modicum.methods.drum_transfer.models.vocabulary import Characters, Vocabulary
+from modicum.methods.drum_transfer.options import Corpus
+from modicum.methods.drum_transfer.saved_models import BASELINES, arguments_of
+from modicum.methods.drum_transfer.text.drumroll import (
+    MORE_THAN,
+    Record,
+    to_hits,
+    to_record,
+    to_text,
+)
+from modicum.methods.drum_transfer.text.notation import (
     INSTRUMENTS,
     NOTATIONS,
     SEPARATOR,
     Groove,
     Notation,
 )
-from modicum.methods.drum_transfer.options import Corpus
-from modicum.methods.drum_transfer.saved_models import BASELINES, arguments_of
-from modicum.methods.drum_transfer.sources import Collection, load_grooves
-from modicum.methods.drum_transfer.vocabulary import Characters, Vocabulary
 from modicum.options import FLAT, Ge, Gt, Interval, Options, refuse, to_json, whole_path
 from modicum.system.progress import report_progress
 

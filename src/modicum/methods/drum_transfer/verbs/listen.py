@@ -24,17 +24,17 @@ from markupsafe import Markup
 
 from modicum.engine.random import fold_keys, permutation
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import (
+from modicum.methods.drum_transfer.options import ModelReading
+from modicum.methods.drum_transfer.rendering.pictures import step_grid
+from modicum.methods.drum_transfer.rendering.synthesis import render, to_wav
+from modicum.methods.drum_transfer.text.drumroll import (
     bars,
     to_hits,
     to_text,
     without_leading_silence,
 )
-from modicum.methods.drum_transfer.groove_files import groove_paths, read_groove
-from modicum.methods.drum_transfer.notation import Groove
-from modicum.methods.drum_transfer.options import ModelReading
-from modicum.methods.drum_transfer.pictures import step_grid
-from modicum.methods.drum_transfer.synthesis import render, to_wav
+from modicum.methods.drum_transfer.text.files import groove_paths, read_groove
+from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.options import FLAT, Ge, Options
 from modicum.report.page import data_uri, write_page
 from modicum.system.files import atomic_write

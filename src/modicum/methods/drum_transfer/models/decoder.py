@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from modicum.errors import ConfigError
 
 if TYPE_CHECKING:
-    from modicum.methods.drum_transfer.vocabulary import Vocabulary
+    from modicum.methods.drum_transfer.models.vocabulary import Vocabulary
 
 
 _ROOM = 128

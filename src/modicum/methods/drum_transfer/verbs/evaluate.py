@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from modicum.engine.devices import Device
-from modicum.methods.drum_transfer import baselines
-from modicum.methods.drum_transfer.decoder import CausalModel
-from modicum.methods.drum_transfer.drummer import PEOPLE, Drummer, Weights, continued
-from modicum.methods.drum_transfer.drumroll import Record, to_hits, to_text, without_separators
-from modicum.methods.drum_transfer.groove_files import numbered
+from modicum.methods.drum_transfer.data.sources import Split
 from modicum.methods.drum_transfer.losses import CompletionNats, completion_nats
-from modicum.methods.drum_transfer.measures import Reference, Score, score, score_table
-from modicum.methods.drum_transfer.notation import Groove
+from modicum.methods.drum_transfer.metrics.measures import Reference, Score, score, score_table
+from modicum.methods.drum_transfer.metrics.structure import Clusterer
+from modicum.methods.drum_transfer.models import baselines
+from modicum.methods.drum_transfer.models.decoder import CausalModel
+from modicum.methods.drum_transfer.models.drummer import PEOPLE, Drummer, Weights, continued
 from modicum.methods.drum_transfer.options import Sampling
-from modicum.methods.drum_transfer.pictures import comparison_sheet
-from modicum.methods.drum_transfer.sources import Split
-from modicum.methods.drum_transfer.structure import Clusterer
-from modicum.methods.drum_transfer.tablature import to_tablature
+from modicum.methods.drum_transfer.rendering.pictures import comparison_sheet
+from modicum.methods.drum_transfer.text.drumroll import Record, to_hits, to_text, without_separators
+from modicum.methods.drum_transfer.text.files import numbered
+from modicum.methods.drum_transfer.text.notation import Groove
+from modicum.methods.drum_transfer.text.tablature import to_tablature
 from modicum.options import FLAT
 from modicum.system.files import atomic_write, ready_folder, to_json, write_text
 from modicum.system.progress import report_progress

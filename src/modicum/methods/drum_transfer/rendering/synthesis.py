@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from modicum.engine.random import uniform
 from modicum.errors import DataError, require
-from modicum.methods.drum_transfer.drumroll import to_hits
-from modicum.methods.drum_transfer.kit import writing_tables
-from modicum.methods.drum_transfer.notation import INSTRUMENTS, Groove
+from modicum.methods.drum_transfer.text.drumroll import to_hits
+from modicum.methods.drum_transfer.text.kit import writing_tables
+from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, Groove
 from modicum.system.files import atomic_write
 
 Samples = npt.NDArray[np.float32]
@@ -219,7 +219,7 @@ def _pan(shot: Samples, pitch: int, channels: int) -> Samples:
 
 
 def _play_soundfont(groove: Groove, soundfont: Path, length: int, channels: int) -> Samples:
-    from modicum.methods.drum_transfer.midi import write_midi
+    from modicum.methods.drum_transfer.text.midi import write_midi
 
     symusic = require("symusic", "music", "playing a SoundFont")
     if not soundfont.is_file():

@@ -20,11 +20,6 @@ from torch import Tensor, nn
 
 from modicum.engine.random import fold_keys
 from modicum.errors import ConfigError, require
-from modicum.methods.drum_transfer.decoder import (
-    CausalModel,
-    append_tokens,
-    count_positions,
-)
 from modicum.methods.drum_transfer.model_folders import (
     Origin,
     attention_of,
@@ -35,8 +30,13 @@ from modicum.methods.drum_transfer.model_folders import (
     reading,
     tied_names,
 )
-from modicum.methods.drum_transfer.notation import DRUMROLL
-from modicum.methods.drum_transfer.vocabulary import Subwords, Vocabulary
+from modicum.methods.drum_transfer.models.decoder import (
+    CausalModel,
+    append_tokens,
+    count_positions,
+)
+from modicum.methods.drum_transfer.models.vocabulary import Subwords, Vocabulary
+from modicum.methods.drum_transfer.text.notation import DRUMROLL
 
 
 def load_language_model(

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from modicum.classification import input_files
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.drumroll import to_hits, to_text, without_separators
-from modicum.methods.drum_transfer.grids import Lines, read_lines
-from modicum.methods.drum_transfer.midi import read_midi
-from modicum.methods.drum_transfer.notation import END, NOTATIONS, Groove, Notation
 from modicum.methods.drum_transfer.options import Reading
-from modicum.methods.drum_transfer.tablature import (
+from modicum.methods.drum_transfer.text.drumroll import to_hits, to_text, without_separators
+from modicum.methods.drum_transfer.text.grids import Lines, read_lines
+from modicum.methods.drum_transfer.text.midi import read_midi
+from modicum.methods.drum_transfer.text.notation import END, NOTATIONS, Groove, Notation
+from modicum.methods.drum_transfer.text.tablature import (
     ANOTHER_NOTATION,
     from_tablature,
     is_tablature,

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from modicum.engine.random import uniform
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.drumroll import to_text
-from modicum.methods.drum_transfer.notation import DRUMROLL, INSTRUMENTS, Groove
+from modicum.methods.drum_transfer.text.drumroll import to_text
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, INSTRUMENTS, Groove
 
 Numbers = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from modicum.errors import ConfigError, DataError, require
-from modicum.methods.drum_transfer.drumroll import (
+from modicum.methods.drum_transfer.metrics.measures import validity
+from modicum.methods.drum_transfer.options import Sampling
+from modicum.methods.drum_transfer.text.drumroll import (
     Record,
     Repair,
     to_hits,
     to_text,
     without_separators,
 )
-from modicum.methods.drum_transfer.measures import validity
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.text.notation import (
     COLUMN_OF_ROW,
     DRUMROLL,
     END,
@@ -32,7 +33,6 @@ from modicum.methods.drum_transfer.notation import (
     SEPARATOR,
     Notation,
 )
-from modicum.methods.drum_transfer.options import Sampling
 from modicum.system.files import write_text
 
 Form = Literal["completions", "chat"]

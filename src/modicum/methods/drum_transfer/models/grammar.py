@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.notation import END, SEPARATOR, Notation
-from modicum.methods.drum_transfer.vocabulary import Vocabulary
+from modicum.methods.drum_transfer.models.vocabulary import Vocabulary
+from modicum.methods.drum_transfer.text.notation import END, SEPARATOR, Notation
 from modicum.options import refuse
 
 

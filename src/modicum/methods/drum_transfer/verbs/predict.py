@@ -16,9 +16,16 @@ import tyro
 
 from modicum.engine.devices import Device
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.decoder import CausalModel
-from modicum.methods.drum_transfer.drummer import Drummer, Weights, continued
-from modicum.methods.drum_transfer.drumroll import (
+from modicum.methods.drum_transfer.metrics.structure import structure
+from modicum.methods.drum_transfer.models.decoder import CausalModel
+from modicum.methods.drum_transfer.models.drummer import Drummer, Weights, continued
+from modicum.methods.drum_transfer.models.generate import completion_limit
+from modicum.methods.drum_transfer.models.remote import Server, ServerError, continue_groove
+from modicum.methods.drum_transfer.options import ModelReading, Sampling
+from modicum.methods.drum_transfer.rendering.pictures import step_grid
+from modicum.methods.drum_transfer.rendering.synthesis import render as play
+from modicum.methods.drum_transfer.rendering.synthesis import write_wav
+from modicum.methods.drum_transfer.text.drumroll import (
     Hits,
     Record,
     to_hits,
@@ -27,18 +34,11 @@ from modicum.methods.drum_transfer.drumroll import (
     without_leading_silence,
     without_separators,
 )
-from modicum.methods.drum_transfer.generate import completion_limit
-from modicum.methods.drum_transfer.groove_files import groove_paths, numbered, read_groove
-from modicum.methods.drum_transfer.kit import LOUD, SOFT, PitchMap, writing_tables
-from modicum.methods.drum_transfer.midi import write_midi
-from modicum.methods.drum_transfer.notation import INSTRUMENTS, SEPARATOR, Groove
-from modicum.methods.drum_transfer.options import ModelReading, Sampling
-from modicum.methods.drum_transfer.pictures import step_grid
-from modicum.methods.drum_transfer.remote import Server, ServerError, continue_groove
-from modicum.methods.drum_transfer.structure import structure
-from modicum.methods.drum_transfer.synthesis import render as play
-from modicum.methods.drum_transfer.synthesis import write_wav
-from modicum.methods.drum_transfer.tablature import to_tablature
+from modicum.methods.drum_transfer.text.files import groove_paths, numbered, read_groove
+from modicum.methods.drum_transfer.text.kit import LOUD, SOFT, PitchMap, writing_tables
+from modicum.methods.drum_transfer.text.midi import write_midi
+from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, SEPARATOR, Groove
+from modicum.methods.drum_transfer.text.tablature import to_tablature
 from modicum.methods.drum_transfer.train import Config
 from modicum.options import FLAT, Ge, Options, from_json
 from modicum.system.files import atomic_write, ready_folder, to_json, write_text

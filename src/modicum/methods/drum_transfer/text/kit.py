@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.notation import INSTRUMENTS, Notation
+from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, Notation
 
 PitchMap: TypeAlias = tuple[tuple[int, str], ...]
 """Pitches with the instruments they are, or `none`."""

@@ -14,14 +14,14 @@ from torch import nn
 from modicum.engine.devices import Device, choose_device
 from modicum.errors import ConfigError
 from modicum.method import load_saved
-from modicum.methods.drum_transfer import baselines
-from modicum.methods.drum_transfer.decoder import CausalModel
-from modicum.methods.drum_transfer.drumroll import Record
-from modicum.methods.drum_transfer.generate import generate
-from modicum.methods.drum_transfer.groove_files import numbered
-from modicum.methods.drum_transfer.language_models import LanguageModel
-from modicum.methods.drum_transfer.notation import SEPARATOR, Notation
+from modicum.methods.drum_transfer.models import baselines
+from modicum.methods.drum_transfer.models.decoder import CausalModel
+from modicum.methods.drum_transfer.models.generate import generate
+from modicum.methods.drum_transfer.models.language_models import LanguageModel
 from modicum.methods.drum_transfer.options import Sampling
+from modicum.methods.drum_transfer.text.drumroll import Record
+from modicum.methods.drum_transfer.text.files import numbered
+from modicum.methods.drum_transfer.text.notation import SEPARATOR, Notation
 from modicum.methods.drum_transfer.train import BUILT_IN, Adaptation, Config, build_model
 from modicum.options import from_json
 

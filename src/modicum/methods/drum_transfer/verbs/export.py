@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from modicum.errors import ConfigError
 from modicum.method import load_saved
-from modicum.methods.drum_transfer.language_models import LanguageModel
-from modicum.methods.drum_transfer.remote import write_jsonl
+from modicum.methods.drum_transfer.data.sources import Split
+from modicum.methods.drum_transfer.models.language_models import LanguageModel
+from modicum.methods.drum_transfer.models.remote import write_jsonl
 from modicum.methods.drum_transfer.saved_models import arguments_of, export_folder
-from modicum.methods.drum_transfer.sources import Split
 from modicum.methods.drum_transfer.train import Config
 from modicum.options import from_json
 from modicum.weights.saved import read_notes, save_model

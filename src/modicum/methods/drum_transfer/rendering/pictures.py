@@ -16,10 +16,10 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from modicum.methods.drum_transfer.drumroll import to_hits
-from modicum.methods.drum_transfer.kit import SOFT, writing_tables
-from modicum.methods.drum_transfer.notation import DRUMROLL, INSTRUMENTS, Groove, Notation
-from modicum.methods.drum_transfer.tablature import ROWS
+from modicum.methods.drum_transfer.text.drumroll import to_hits
+from modicum.methods.drum_transfer.text.kit import SOFT, writing_tables
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, INSTRUMENTS, Groove, Notation
+from modicum.methods.drum_transfer.text.tablature import ROWS
 from modicum.report.pictures import png
 
 ORDER = tuple(ROWS.values())

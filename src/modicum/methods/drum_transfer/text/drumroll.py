@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.text.notation import (
     COLUMN_OF_ROW,
     DRUMROLL,
     END,

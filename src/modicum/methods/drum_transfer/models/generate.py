@@ -18,19 +18,19 @@ from torch.nn import functional
 
 from modicum.engine.random import uniform
 from modicum.errors import CheckpointError, ConfigError, DataError
-from modicum.methods.drum_transfer.grammar import (
+from modicum.methods.drum_transfer.models.grammar import (
     Automaton,
     Grammar,
     UntilEnd,
     completion_characters,
 )
-from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Notation
 from modicum.methods.drum_transfer.options import Sampling
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, END, SEPARATOR, Notation
 from modicum.options import refuse
 
 if TYPE_CHECKING:
-    from modicum.methods.drum_transfer.decoder import CausalModel
-    from modicum.methods.drum_transfer.vocabulary import Vocabulary
+    from modicum.methods.drum_transfer.models.decoder import CausalModel
+    from modicum.methods.drum_transfer.models.vocabulary import Vocabulary
 
 
 @torch.inference_mode()

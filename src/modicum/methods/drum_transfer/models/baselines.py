@@ -18,7 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import (
+from modicum.methods.drum_transfer.data.sources import load_grooves
+from modicum.methods.drum_transfer.losses import CompletionNats
+from modicum.methods.drum_transfer.models.generate import by_prompt, choose, completion_noise
+from modicum.methods.drum_transfer.options import Sampling
+from modicum.methods.drum_transfer.text.drumroll import (
     Hits,
     Record,
     to_hits,
@@ -26,12 +30,8 @@ from modicum.methods.drum_transfer.drumroll import (
     to_text,
     without_separators,
 )
-from modicum.methods.drum_transfer.drumroll import bars as bars_of
-from modicum.methods.drum_transfer.generate import by_prompt, choose, completion_noise
-from modicum.methods.drum_transfer.losses import CompletionNats
-from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Notation
-from modicum.methods.drum_transfer.options import Sampling
-from modicum.methods.drum_transfer.sources import load_grooves
+from modicum.methods.drum_transfer.text.drumroll import bars as bars_of
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, END, SEPARATOR, Notation
 from modicum.options import refuse
 
 YARDSTICKS = (

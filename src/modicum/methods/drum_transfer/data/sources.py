@@ -16,11 +16,11 @@ from typing import Literal, TypeAlias
 
 from modicum.engine.random import fold_keys
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import windows
-from modicum.methods.drum_transfer.generator import made_up_grooves, style_of
-from modicum.methods.drum_transfer.midi import parse_midi, unknown_pitches
-from modicum.methods.drum_transfer.notation import Groove
+from modicum.methods.drum_transfer.data.generator import made_up_grooves, style_of
 from modicum.methods.drum_transfer.options import Corpus
+from modicum.methods.drum_transfer.text.drumroll import windows
+from modicum.methods.drum_transfer.text.midi import parse_midi, unknown_pitches
+from modicum.methods.drum_transfer.text.notation import Groove
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

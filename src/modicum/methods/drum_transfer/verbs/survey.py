@@ -10,16 +10,16 @@ import numpy as np
 import tyro
 
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.drumroll import (
+from modicum.methods.drum_transfer.data.sources import SPLITS, Collection, load_grooves
+from modicum.methods.drum_transfer.options import Corpus
+from modicum.methods.drum_transfer.text.drumroll import (
     bars,
     silent_bars,
     to_hits,
     to_record,
     without_leading_silence,
 )
-from modicum.methods.drum_transfer.notation import Groove
-from modicum.methods.drum_transfer.options import Corpus
-from modicum.methods.drum_transfer.sources import SPLITS, Collection, load_grooves
+from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.options import FLAT
 
 _MOST_LISTED = 20

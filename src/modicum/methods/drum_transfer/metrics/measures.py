@@ -17,15 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.drumroll import bars, without_separators
-from modicum.methods.drum_transfer.grids import Grids, Integers, Mask, read_grids, read_lines
-from modicum.methods.drum_transfer.notation import DRUMROLL, INSTRUMENTS, Notation
-from modicum.methods.drum_transfer.structure import (
+from modicum.methods.drum_transfer.metrics.structure import (
     BARS,
     Clusterer,
     structure,
     structure_means,
 )
+from modicum.methods.drum_transfer.text.drumroll import bars, without_separators
+from modicum.methods.drum_transfer.text.grids import Grids, Integers, Mask, read_grids, read_lines
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, INSTRUMENTS, Notation
 
 Floats = npt.NDArray[np.float64]
 Notations: TypeAlias = Notation | Sequence[Notation]

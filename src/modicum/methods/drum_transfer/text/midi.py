@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import ConfigError, DataError, require
-from modicum.methods.drum_transfer.drumroll import to_hits, to_text
-from modicum.methods.drum_transfer.kit import DRUMS, reading_tables, writing_tables
-from modicum.methods.drum_transfer.notation import INSTRUMENTS, NOTATIONS, Groove, Notation
 from modicum.methods.drum_transfer.options import MOST_BARS, Reading
+from modicum.methods.drum_transfer.text.drumroll import to_hits, to_text
+from modicum.methods.drum_transfer.text.kit import DRUMS, reading_tables, writing_tables
+from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, NOTATIONS, Groove, Notation
 from modicum.system.files import atomic_write
 
 Integers = npt.NDArray[np.int64]

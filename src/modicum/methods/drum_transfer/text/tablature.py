@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.drumroll import to_hits, to_text
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.text.drumroll import to_hits, to_text
+from modicum.methods.drum_transfer.text.notation import (
     DRUMROLL,
     INSTRUMENTS,
     NOTATIONS,

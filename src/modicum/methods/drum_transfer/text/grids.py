@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from modicum.methods.drum_transfer.notation import (
+from modicum.methods.drum_transfer.text.notation import (
     COLUMN_OF_ROW,
     DRUMROLL,
     END,

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from rapidfuzz.distance import Levenshtein
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import bars
-from modicum.methods.drum_transfer.notation import DRUMROLL, Notation
+from modicum.methods.drum_transfer.text.drumroll import bars
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, Notation
 
 Clusterer = Literal["exact", "sklearn"]
 Integers = npt.NDArray[np.int64]

@@ -16,21 +16,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.drumroll import bars as bars_of
-from modicum.methods.drum_transfer.drumroll import to_text, without_separators
-from modicum.methods.drum_transfer.grids import Grids, read_grids
-from modicum.methods.drum_transfer.groove_files import groove_paths, numbered, read_groove
-from modicum.methods.drum_transfer.measures import PLAYING, hits_per_bar, self_similarity
-from modicum.methods.drum_transfer.notation import INSTRUMENTS, Groove
-from modicum.methods.drum_transfer.options import Reading
-from modicum.methods.drum_transfer.pictures import draw_step_grid, similarity_matrix
-from modicum.methods.drum_transfer.structure import (
+from modicum.methods.drum_transfer.metrics.measures import PLAYING, hits_per_bar, self_similarity
+from modicum.methods.drum_transfer.metrics.structure import (
     BARS,
     Clusterer,
     Structure,
     structure,
     structure_means,
 )
+from modicum.methods.drum_transfer.options import Reading
+from modicum.methods.drum_transfer.rendering.pictures import draw_step_grid, similarity_matrix
+from modicum.methods.drum_transfer.text.drumroll import bars as bars_of
+from modicum.methods.drum_transfer.text.drumroll import to_text, without_separators
+from modicum.methods.drum_transfer.text.files import groove_paths, numbered, read_groove
+from modicum.methods.drum_transfer.text.grids import Grids, read_grids
+from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, Groove
 from modicum.options import FLAT
 from modicum.report.pictures import png
 from modicum.system.files import atomic_write, to_json, write_text
