@@ -20,17 +20,14 @@ from modicum.methods.drum_transfer.text.notation import (
     Groove,
 )
 from modicum.methods.drum_transfer.text.tablature import to_tablature
-from modicum.methods.drum_transfer.verbs.listen import (
+from modicum.methods.drum_transfer.verbs.answers import (
     Annotation,
-    Judged,
     Origin,
-    Page,
     join_answers,
-    listen,
     read_answers,
     read_key,
-    write_listening_page,
 )
+from modicum.methods.drum_transfer.verbs.listen import Judged, Page, listen, write_listening_page
 from modicum.options import check_arguments
 
 TROUBLES = """

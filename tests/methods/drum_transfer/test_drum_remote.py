@@ -11,13 +11,9 @@ import pytest
 from modicum.cli import main
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.data.generator import made_up_grooves
-from modicum.methods.drum_transfer.models import remote
-from modicum.methods.drum_transfer.models.remote import (
-    Server,
-    ServerError,
-    continue_groove,
-    write_jsonl,
-)
+from modicum.methods.drum_transfer.models import remote, server
+from modicum.methods.drum_transfer.models.remote import continue_groove, write_jsonl
+from modicum.methods.drum_transfer.models.server import Server, ServerError
 from modicum.methods.drum_transfer.options import Reading, Sampling
 from modicum.methods.drum_transfer.text.drumroll import (
     Record,
@@ -97,7 +93,7 @@ def fake():
 def pauses(monkeypatch):
     """Seconds that would have been waited; and an environment without keys."""
     waited = []
-    monkeypatch.setattr(remote.time, "sleep", waited.append)
+    monkeypatch.setattr(server.time, "sleep", waited.append)
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # this machine needs no proxy

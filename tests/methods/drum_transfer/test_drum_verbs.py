@@ -20,7 +20,7 @@ from modicum.method import load_saved
 from modicum.methods.drum_transfer.data.generator import made_up_grooves
 from modicum.methods.drum_transfer.models import baselines
 from modicum.methods.drum_transfer.models.drummer import Drummer
-from modicum.methods.drum_transfer.models.remote import Reply, Server
+from modicum.methods.drum_transfer.models.server import Reply, Server
 from modicum.methods.drum_transfer.options import Reading, Sampling
 from modicum.methods.drum_transfer.saved_models import arguments_of
 from modicum.methods.drum_transfer.text.drumroll import bars, to_hits

@@ -15,7 +15,8 @@ from modicum.methods.drum_transfer.models.language_models import (
     Lora,
     load_language_model,
 )
-from modicum.methods.drum_transfer.models.remote import Server, continue_groove
+from modicum.methods.drum_transfer.models.remote import continue_groove
+from modicum.methods.drum_transfer.models.server import Server
 from modicum.methods.drum_transfer.models.vocabulary import Characters, Subwords, Vocabulary
 from modicum.methods.drum_transfer.options import Corpus, Reading, Sampling
 from modicum.methods.drum_transfer.rendering.synthesis import render, write_wav

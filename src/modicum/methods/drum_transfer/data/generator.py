@@ -35,7 +35,7 @@ class Style:
     ride: float
     """Chance that the ride keeps time, and not the hi-hat."""
     time: tuple[str, str, str]
-    """Of the hi-hat or the ride."""
+    """Patterns of the hi-hat or the ride."""
     snare: tuple[str, str]
     kick: tuple[str, str, str, str, str]
     ghosts: float

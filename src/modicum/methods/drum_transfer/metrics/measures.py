@@ -51,7 +51,7 @@ class Validity:
     bars: Integers
     """Stretches between separators."""
     whole_bars: Integers
-    """Those with as many lines as a bar has."""
+    """Stretches between separators with as many lines as a bar has."""
     right_length: Mask
     """Whether there are as many lines as a groove has, good or bad."""
     ended: Mask
@@ -145,7 +145,7 @@ class Duplication:
     bars: int
     """Bars of all texts."""
     known: int
-    """Those that also occur in the reference."""
+    """Bars that also occur in the reference."""
     occurrences: Mapping[int, int]
     """How many bars occur in the reference 0 times, once, and so on."""
     distinct: float
@@ -405,9 +405,9 @@ class Score:
     value: float
     """Mean over the texts it can be taken of, unless `MEASURES` says otherwise; NaN if of none."""
     texts: int
-    """Of how many it can be taken."""
+    """Texts that it can be taken of."""
     excluded: int
-    """Of how many it cannot."""
+    """Texts that it cannot be taken of."""
 
 
 def score(

@@ -99,7 +99,7 @@ class Lora:
     """Settings of low-rank adapters (Hu et al., ICLR 2022)."""
 
     rank: int = 16
-    """Of the matrices that are learned."""
+    """Rank of the matrices that are learned."""
     alpha: float = 32
     """The adapters' output is multiplied by `alpha / rank`."""
     frozen_dtype: Literal["bfloat16"] | None = None

@@ -12,7 +12,7 @@ import wave
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,20 +35,18 @@ CRASH, RIDE, BELL, SNARE, CROSS_STICK, KICK, HI_HAT, OPEN_HI_HAT, TOMS = (
     49, 51, 53, 38, 37, 36, 42, 46, 50
 )  # fmt: skip
 """MIDI pitches of the sounds, all that `kit` writes."""
-_LEVELS = {
-    CRASH: 0.42,
-    RIDE: 0.3,
-    BELL: 0.3,
-    SNARE: 0.85,
-    CROSS_STICK: 0.6,
-    KICK: 0.95,
-    HI_HAT: 0.32,
-    OPEN_HI_HAT: 0.3,
-    TOMS: 0.75,
+_MIX = {
+    CRASH: (0.42, -0.4),
+    RIDE: (0.3, 0.4),
+    BELL: (0.3, 0.4),
+    SNARE: (0.85, 0.0),
+    CROSS_STICK: (0.6, 0.0),
+    KICK: (0.95, 0.0),
+    HI_HAT: (0.32, -0.3),
+    OPEN_HI_HAT: (0.3, -0.3),
+    TOMS: (0.75, 0.2),
 }
-"""How loud each sound is in the mix."""
-_PLACES = {CRASH: -0.4, RIDE: 0.4, BELL: 0.4, HI_HAT: -0.3, OPEN_HI_HAT: -0.3, TOMS: 0.2}
-"""Where a sound comes from, from -1, left, to 1, right; the others are in the middle."""
+"""How loud each sound is in the mix, and where it comes from, from -1, left, to 1, right."""
 _TEMPOS = (10.0, 1000.0)
 _FADE = 220
 """Samples, 5 ms, in which a choked hi-hat falls silent: at once, but without a click."""
@@ -85,41 +83,29 @@ def sounds(seed: int = 0) -> Mapping[int, Samples]:
         """Sines that are no multiples of each other, as of struck metal."""
         return np.sin(2 * np.pi * np.outer(hertz, t)).mean(0)
 
+    shots: dict[int, npt.NDArray[np.float64]] = {}
     t = time(0.5)
-    kick = sweep(t, 48, 190, 0.028) * np.exp(-t / 0.11)
-    kick += 0.25 * noise("kick", len(t), 1500, 8000) * np.exp(-t / 0.004)
-    toms = sweep(t, 105, 170, 0.05) * np.exp(-t / 0.13)
-    toms += 0.12 * noise("toms", len(t), 800, 6000) * np.exp(-t / 0.008)
+    shots[KICK] = sweep(t, 48, 190, 0.028) * np.exp(-t / 0.11)
+    shots[KICK] += 0.25 * noise("kick", len(t), 1500, 8000) * np.exp(-t / 0.004)
+    shots[TOMS] = sweep(t, 105, 170, 0.05) * np.exp(-t / 0.13)
+    shots[TOMS] += 0.12 * noise("toms", len(t), 800, 6000) * np.exp(-t / 0.008)
     t = time(0.35)
-    snare = 0.55 * sweep(t, 180, 330, 0.012) * np.exp(-t / 0.05)
-    snare += 0.32 * noise("snare", len(t), 1800, 9000) * np.exp(-t / 0.075)
+    shots[SNARE] = 0.55 * sweep(t, 180, 330, 0.012) * np.exp(-t / 0.05)
+    shots[SNARE] += 0.32 * noise("snare", len(t), 1800, 9000) * np.exp(-t / 0.075)
     t = time(0.12)
-    stick = 0.6 * partials(t, 1120, 1710, 2530) * np.exp(-t / 0.014)
-    stick += 0.25 * noise("cross-stick", len(t), 1500, 7000) * np.exp(-t / 0.005)
-    t = time(0.12)
-    hat = 0.5 * noise("hi-hat", len(t), 8000, 15000) * np.exp(-t / 0.022)
+    shots[CROSS_STICK] = 0.6 * partials(t, 1120, 1710, 2530) * np.exp(-t / 0.014)
+    shots[CROSS_STICK] += 0.25 * noise("cross-stick", len(t), 1500, 7000) * np.exp(-t / 0.005)
+    shots[HI_HAT] = 0.5 * noise("hi-hat", len(t), 8000, 15000) * np.exp(-t / 0.022)
     t = time(0.9)
-    open_hat = 0.45 * noise("open hi-hat", len(t), 7000, 15000) * np.exp(-t / 0.22)
+    shots[OPEN_HI_HAT] = 0.45 * noise("open hi-hat", len(t), 7000, 15000) * np.exp(-t / 0.22)
     t = time(1.2)
-    ride = 0.22 * noise("ride", len(t), 5500, 14000) * np.exp(-t / 0.3)
-    ride += 0.5 * partials(t, 3140, 4377, 5710) * np.exp(-t / 0.12)
-    bell = 0.12 * noise("bell", len(t), 6000, 14000) * np.exp(-t / 0.3)
-    bell += 1.0 * partials(t, 812, 1303, 2417, 3391) * np.exp(-t / 0.24)
+    shots[RIDE] = 0.22 * noise("ride", len(t), 5500, 14000) * np.exp(-t / 0.3)
+    shots[RIDE] += 0.5 * partials(t, 3140, 4377, 5710) * np.exp(-t / 0.12)
+    shots[BELL] = 0.12 * noise("bell", len(t), 6000, 14000) * np.exp(-t / 0.3)
+    shots[BELL] += 1.0 * partials(t, 812, 1303, 2417, 3391) * np.exp(-t / 0.24)
     t = time(TAIL)
-    crash = noise("crash", len(t), 2500, 13000) * (
-        0.35 * np.exp(-t / 0.07) + 0.3 * np.exp(-t / 0.42)
-    )
-    shots = {
-        CRASH: crash,
-        RIDE: ride,
-        BELL: bell,
-        SNARE: snare,
-        CROSS_STICK: stick,
-        KICK: kick,
-        HI_HAT: hat,
-        OPEN_HI_HAT: open_hat,
-        TOMS: toms,
-    }
+    ringing = 0.35 * np.exp(-t / 0.07) + 0.3 * np.exp(-t / 0.42)
+    shots[CRASH] = noise("crash", len(t), 2500, 13000) * ringing
     # The last twentieth fades to nothing, so that no sound ends in a click.
     return {
         pitch: (shot * np.minimum(1, 20 * np.linspace(1, 0, len(shot)))).astype(np.float32)
@@ -185,7 +171,7 @@ def _play(
 ) -> Samples:
     """The mix `(channels, length)` of the built-in kit before the limiter."""
     written = writing_tables(groove.notation)
-    placed = {pitch: _LEVELS[pitch] * _pan(shot, pitch, channels) for pitch, shot in shots.items()}
+    placed = {pitch: _placed(shot, *_MIX[pitch], channels) for pitch, shot in shots.items()}
     mix = np.zeros((channels, length), np.float32)
     for instrument in range(len(INSTRUMENTS)):
         steps = np.flatnonzero(hits[:, instrument])
@@ -209,13 +195,13 @@ def _play(
     return mix
 
 
-def _pan(shot: Samples, pitch: int, channels: int) -> Samples:
+def _placed(shot: Samples, level: float, side: float, channels: int) -> Samples:
     """A sound `(channels, samples)` where it belongs, equally loud everywhere."""
     if channels == 1:
-        return shot[None]
-    angle = np.pi / 4 * (1 + _PLACES.get(pitch, 0.0))
+        return level * shot[None]
+    angle = np.pi / 4 * (1 + side)
     sides = 2**0.5 * np.array([[np.cos(angle)], [np.sin(angle)]])
-    return sides.astype(np.float32) * shot
+    return level * (sides.astype(np.float32) * shot)
 
 
 def _play_soundfont(groove: Groove, soundfont: Path, length: int, channels: int) -> Samples:
@@ -246,27 +232,15 @@ def _play_soundfont(groove: Groove, soundfont: Path, length: int, channels: int)
 def to_wav(samples: npt.NDArray[np.int16]) -> bytes:
     """Samples `(samples, channels)` as a WAV file, 16 bits, 44.1 kHz."""
     file = io.BytesIO()
-    _write(file, samples)
-    return file.getvalue()
-
-
-def write_wav(
-    path: Path,
-    groove: Groove,
-    *,
-    seed: int = 0,
-    channels: Literal[1, 2] = 2,
-    soundfont: Path | None = None,
-) -> None:
-    """Play a groove into a WAV file, which appears whole. See `render`."""
-    samples = render(groove, seed=seed, channels=channels, soundfont=soundfont)
-    with atomic_write(path) as file:
-        _write(file, samples)
-
-
-def _write(file: BinaryIO, samples: npt.NDArray[np.int16]) -> None:
     with wave.open(file, "wb") as writer:
         writer.setnchannels(samples.shape[1])
         writer.setsampwidth(2)
         writer.setframerate(RATE)
         writer.writeframes(samples.astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def write_wav(path: Path, groove: Groove, *, soundfont: Path | None = None) -> None:
+    """Play a groove in stereo into a WAV file, which appears whole; see `render`."""
+    with atomic_write(path) as file:
+        file.write(to_wav(render(groove, soundfont=soundfont)))

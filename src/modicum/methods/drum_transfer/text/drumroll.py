@@ -40,9 +40,9 @@ class Record:
     completion: str
     """The other bars, a separator between them, and `END`."""
     name: str
-    """Of the groove."""
+    """Name of the groove."""
     notation: Notation = DRUMROLL
-    """Of both, which says how long their bars are."""
+    """Notation of prompt and completion, which says how long their bars are."""
 
 
 def to_hits(

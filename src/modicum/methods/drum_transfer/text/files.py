@@ -48,7 +48,7 @@ def groove_paths(inputs: Sequence[Path]) -> list[Path]:
 
 
 def numbered(names: Iterable[str]) -> list[str]:
-    """The same names, those that came before with the first number that makes them new."""
+    """Names that differ: those that came before, with the first number that makes them new."""
     taken: dict[str, None] = {}
     for name in names:
         tried, number = name, 1

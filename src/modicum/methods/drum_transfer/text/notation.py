@@ -74,7 +74,7 @@ class Notation:
         return "".join(dict.fromkeys("\n-o" + SEPARATOR + END + "".join(self.bar())))
 
     def of_any_meter(self) -> Notation:
-        """The same notation with bars of 4/4, to compare all but the beats of a bar."""
+        """This notation with bars of 4/4, to compare all but the beats of a bar."""
         return replace(self, beats_per_bar=4)
 
 

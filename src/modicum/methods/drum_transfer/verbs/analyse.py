@@ -48,7 +48,7 @@ class Analysis:
     groove: Groove
     structure: Structure
     grids: Grids
-    """Of this groove alone."""
+    """The groove as arrays, alone."""
 
     @classmethod
     def of(

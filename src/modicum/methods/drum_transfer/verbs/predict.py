@@ -20,7 +20,8 @@ from modicum.methods.drum_transfer.metrics.structure import structure
 from modicum.methods.drum_transfer.models.decoder import CausalModel
 from modicum.methods.drum_transfer.models.drummer import Drummer, Weights, continued
 from modicum.methods.drum_transfer.models.generate import completion_limit
-from modicum.methods.drum_transfer.models.remote import Server, ServerError, continue_groove
+from modicum.methods.drum_transfer.models.remote import continue_groove
+from modicum.methods.drum_transfer.models.server import Server, ServerError
 from modicum.methods.drum_transfer.options import ModelReading, Sampling
 from modicum.methods.drum_transfer.rendering.pictures import step_grid
 from modicum.methods.drum_transfer.rendering.synthesis import render as play
@@ -257,11 +258,11 @@ class _Sample(NamedTuple):
     """A continuation of a groove."""
 
     groove: str
-    """Its name."""
+    """Name of the groove."""
     number: int
     """From 1."""
     text: str
-    """Of a record, the prompt included."""
+    """Text of a record, the prompt included."""
     error: str = ""
     """Why there is no text."""
 
@@ -287,7 +288,7 @@ def _by_server(
     progress: Callable[[int, int], None],
     errors: dict[str, DataError],
 ) -> list[_Sample]:
-    """The same of a model on a server. Once it fails, it is not asked for the others."""
+    """What a model on a server writes. Once it fails, it is not asked for the others."""
     written: list[_Sample] = []
     for done, (name, record) in enumerate(records.items(), 1):
         groove_bars = bars + record.prompt.count(SEPARATOR)
