@@ -256,7 +256,7 @@ def test_study_names_arms_and_claims_that_fit(method: Method) -> None:
 
 
 def test_public_functions_have_docstrings(method: Method, name: str) -> None:
-    for path in (SOURCE / "methods" / room(name)).glob("*.py"):
+    for path in (SOURCE / "methods" / room(name)).rglob("*.py"):
         tree = ast.parse(path.read_text())
         assert ast.get_docstring(tree), f"{path.name} has no docstring"
         classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
@@ -267,7 +267,7 @@ def test_public_functions_have_docstrings(method: Method, name: str) -> None:
 
 def test_forward_states_shapes(method: Method, name: str) -> None:
     """Every public network says what shapes it takes and gives."""
-    for path in (SOURCE / "methods" / room(name)).glob("*.py"):
+    for path in (SOURCE / "methods" / room(name)).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 texts = [ast.get_docstring(node) or ""]

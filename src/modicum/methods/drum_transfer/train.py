@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -45,8 +46,9 @@ from modicum.methods.drum_transfer.text.notation import (
     Groove,
     Notation,
 )
-from modicum.options import FLAT, Ge, Gt, Interval, Options, refuse, to_json, whole_path
+from modicum.options import FLAT, Ge, Gt, Interval, Options, from_json, refuse, to_json, whole_path
 from modicum.system.progress import report_progress
+from modicum.weights.saved import read_notes
 
 BUILT_IN = ("scratch", *BASELINES)
 
@@ -117,6 +119,7 @@ class Config(Options):
     """groove=PATH of the Groove MIDI Dataset, its archive or unpacked; a folder of MIDI files of
     your own, with sub-folders train, val and test or divided by name; or generated, built in."""
     corpus: Annotated[Corpus, FLAT] = Corpus()
+    """How the data set is read."""
     records: Annotated[int, Ge(1)] | None = None
     """Train on so many grooves, chosen by the seed; None: on all."""
 
@@ -125,7 +128,9 @@ class Config(Options):
     with a causal language model, scratch (a small decoder of characters), or a baseline: ngram,
     repeat or random."""
     adaptation: Annotated[Adaptation, FLAT] = Adaptation()
+    """How a pre-trained model is trained."""
     size: Annotated[DecoderSize, FLAT] = DecoderSize()
+    """Sizes of the decoder from scratch."""
     gradient_checkpointing: bool = False
     """Compute activations twice to save memory."""
 
@@ -168,6 +173,19 @@ class Config(Options):
         if given and self.model in BUILT_IN:
             option = given[0].replace("_", "-")
             raise ConfigError(f"--{option}: it is for a pre-trained model, not {self.model}.")
+
+    @classmethod
+    def of_run(cls, run: Path, weights: str = "best") -> Config:
+        """What a run was trained with.
+
+        Args:
+            run: Run folder, or a .safetensors file of one.
+            weights: Of a run folder, those of the best epoch or of the last.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        return from_json(cls, read_notes(run, weights, method="drum-transfer")["config"])
 
     @property
     def notation(self) -> Notation:

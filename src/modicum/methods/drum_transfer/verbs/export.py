@@ -13,8 +13,7 @@ from modicum.methods.drum_transfer.models.language_models import LanguageModel
 from modicum.methods.drum_transfer.models.remote import write_jsonl
 from modicum.methods.drum_transfer.saved_models import arguments_of, export_folder
 from modicum.methods.drum_transfer.train import Config
-from modicum.options import from_json
-from modicum.weights.saved import read_notes, save_model
+from modicum.weights.saved import save_model
 
 
 def export(
@@ -40,10 +39,7 @@ def export(
         out: File or folder to write; None: beside the run's weights, or records.jsonl.
     """
     if to in ("jsonl-legacy", "jsonl-chat"):
-        config = Config()
-        if run is not None:
-            notes = read_notes(run, "best", method="drum-transfer")
-            config = from_json(Config, notes["config"])
+        config = Config() if run is None else Config.of_run(run)
         if data is not None:
             config = dataclasses.replace(config, data=data)
         records = config.to_records(config.open()[split], split)

@@ -41,10 +41,9 @@ from modicum.methods.drum_transfer.text.midi import write_midi
 from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, SEPARATOR, Groove
 from modicum.methods.drum_transfer.text.tablature import to_tablature
 from modicum.methods.drum_transfer.train import Config
-from modicum.options import FLAT, Ge, Options, from_json
+from modicum.options import FLAT, Ge, Options
 from modicum.system.files import atomic_write, ready_folder, to_json, write_text
 from modicum.system.progress import Progress, report_progress
-from modicum.weights.saved import read_notes
 
 _log = logging.getLogger("modicum")
 
@@ -141,10 +140,7 @@ def predict(
     else:
         form = "chat" if remote.chat else "completions"
         writer, called = Server(remote.server, form, remote.base_url), remote.server
-        config = Config()
-        if run is not None:
-            notes = read_notes(run, weights, method="drum-transfer")
-            config = from_json(Config, notes["config"])
+        config = Config() if run is None else Config.of_run(run, weights)
     reading = continuing.reading(config)
     paths = groove_paths(files)
     errors: dict[str, DataError] = {}
