@@ -12,7 +12,7 @@ import wave
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,7 @@ def sounds(seed: int = 0) -> Mapping[int, Samples]:
         """Sines that are no multiples of each other, as of struck metal."""
         return np.sin(2 * np.pi * np.outer(hertz, t)).mean(0)
 
-    shots: dict[int, npt.NDArray[np.float64]] = {}
+    shots: dict[int, npt.NDArray[np.floating[Any]]] = {}
     t = time(0.5)
     shots[KICK] = sweep(t, 48, 190, 0.028) * np.exp(-t / 0.11)
     shots[KICK] += 0.25 * noise("kick", len(t), 1500, 8000) * np.exp(-t / 0.004)
