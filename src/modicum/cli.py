@@ -366,6 +366,8 @@ def _format(value: Any) -> str:
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {_format(v)}" for k, v in cast("Mapping[str, Any]", value).items())
     if isinstance(value, list):
         return ", ".join(_format(item) for item in cast("list[Any]", value))
     return "" if value is None else str(value)

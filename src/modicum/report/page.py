@@ -22,22 +22,25 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
-def write_page(path: Path, template: str, **values: Any) -> Path:
-    """Render `template` with `values` and put the page at `path` in one piece.
+def write_page(path: Path, template: str | Path, **values: Any) -> Path:
+    """Render `template`, a name of those here or another's file, with `values` and put the page at
+    `path` in one piece.
 
     A reader of `path` sees the old page or the new one, never half a page. Missing parent folders
     are made.
     """
     style = Markup((_FOLDER / "style.css").read_text(encoding="utf-8"))
-    page = _TEMPLATES.get_template(template).render(
-        style=style, number=text.number, duration=text.duration, **values
-    )
+    if isinstance(template, Path):
+        found = _TEMPLATES.from_string(template.read_text(encoding="utf-8"))
+    else:
+        found = _TEMPLATES.get_template(template)
+    page = found.render(style=style, number=text.number, duration=text.duration, **values)
     with atomic_write(path) as file:
         # A lone surrogate, as in a file name that is not UTF-8, cannot be encoded.
         file.write(page.encode(errors="backslashreplace"))
     return path
 
 
-def data_uri(png: bytes) -> Markup:
-    """A PNG file as an address that contains it."""
-    return Markup("data:image/png;base64," + base64.b64encode(png).decode("ascii"))
+def data_uri(content: bytes, kind: str = "image/png") -> Markup:
+    """A file, by default a PNG, as an address that contains it."""
+    return Markup(f"data:{kind};base64," + base64.b64encode(content).decode("ascii"))

@@ -8,12 +8,16 @@ import pytest
 
 from modicum.cli import render
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.analyse import Analysis, analyse
-from modicum.methods.drum_transfer.drumroll import to_text
-from modicum.methods.drum_transfer.extensions import NOTATIONS
-from modicum.methods.drum_transfer.midi import write_midi
-from modicum.methods.drum_transfer.notation import Groove, Notation
-from modicum.methods.drum_transfer.tablature import to_tablature
+from modicum.methods.drum_transfer.options import Reading
+from modicum.methods.drum_transfer.text.drumroll import to_text
+from modicum.methods.drum_transfer.text.midi import write_midi
+from modicum.methods.drum_transfer.text.notation import (
+    NOTATIONS,
+    Groove,
+    Notation,
+)
+from modicum.methods.drum_transfer.text.tablature import to_tablature
+from modicum.methods.drum_transfer.verbs.analyse import Analysis, analyse
 
 MAIN = Path(__file__).parents[3]
 BEAT = "---oo-\n------\n----o-\n------\n--o-o-\n------\n----o-\n------\n" * 2
@@ -97,7 +101,7 @@ def test_a_model_of_any_notation(name, tmp_path):
     write_midi(groove, tmp_path / "a.mid")
     (tmp_path / "b.tab").write_text(to_tablature(groove))
     (tmp_path / "c.txt").write_text(groove.text)
-    found = analyse((tmp_path,), tmp_path / "out", picture=False, notation=name)
+    found = analyse((tmp_path,), tmp_path / "out", picture=False, reading=Reading(notation=name))
     assert found["usable"]
     for row in found["files"]:
         assert (row["bars"], row["unreadable_steps"]) == (5, 0)
@@ -131,7 +135,9 @@ def test_what_one_prediction_wrote_is_found_alike(tmp_path):
     (tmp_path / "b.txt").write_text(to_tablature(groove))
     files = (tmp_path / "a.mid", tmp_path / "b.txt")
     for meter_bars, bars in ((True, 10), (False, 7)):
-        found = analyse(files, tmp_path / "out", picture=False, meter_bars=meter_bars)
+        found = analyse(
+            files, tmp_path / "out", picture=False, reading=Reading(meter_bars=meter_bars)
+        )
         midi, text = found["files"]
         assert midi | {"file": ""} == text | {"file": ""}
         assert midi["bars"] == bars

@@ -1,4 +1,4 @@
-"""The n-gram gives the specification's yardsticks; baselines write what is valid."""
+"""The n-gram gives the README's yardsticks; baselines write what is valid."""
 
 from __future__ import annotations
 
@@ -13,8 +13,18 @@ import pytest
 import torch
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.baselines import BY_NAME, YARDSTICKS, NGram, Random, Repeat
-from modicum.methods.drum_transfer.drumroll import (
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.data.sources import load_grooves
+from modicum.methods.drum_transfer.metrics.structure import stability
+from modicum.methods.drum_transfer.models.baselines import (
+    BY_NAME,
+    YARDSTICKS,
+    NGram,
+    Random,
+    Repeat,
+)
+from modicum.methods.drum_transfer.options import Sampling
+from modicum.methods.drum_transfer.text.drumroll import (
     Record,
     bars,
     convert,
@@ -22,11 +32,13 @@ from modicum.methods.drum_transfer.drumroll import (
     to_record,
     without_separators,
 )
-from modicum.methods.drum_transfer.extensions import NOTATIONS
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Groove
-from modicum.methods.drum_transfer.sources import load_grooves
-from modicum.methods.drum_transfer.structure import stability
+from modicum.methods.drum_transfer.text.notation import (
+    DRUMROLL,
+    END,
+    NOTATIONS,
+    SEPARATOR,
+    Groove,
+)
 
 
 def records_of(data: str, split: str) -> list[Record]:
@@ -44,7 +56,7 @@ def ngram() -> NGram:
 
 
 def test_yardsticks(shared_data: Callable[[str], Path]) -> None:
-    """Specification, section 6.4."""
+    """Of the official records, measured apart."""
     data = f"groove={shared_data('groove')}"
     model, test = NGram.fit(records_of(data, "train")), records_of(data, "test")
     found = [model.nats(test, order) for order in range(len(YARDSTICKS))]
@@ -56,7 +68,7 @@ def test_yardsticks(shared_data: Callable[[str], Path]) -> None:
 
 
 def counted_by_hand(train: list[Record], record: Record, order: int, weight: float) -> float:
-    """Nats of a completion, written down as the specification says it."""
+    """Nats of a completion, written down as the README says it."""
     contexts = [
         lambda lines, at: (),
         lambda lines, at: at % 16,
@@ -97,7 +109,7 @@ def test_counts_and_back_off(order: int, made_up: list[Record]) -> None:
 
 def test_drawn_lines_follow_the_probabilities(ngram: NGram, made_up: list[Record]) -> None:
     prompt, number = made_up[0].prompt, 3000
-    [texts] = ngram.complete([prompt], bars=1, samples=number, temperature=1.0)
+    [texts] = ngram.complete([prompt], bars=1, sampling=Sampling(samples=number, temperature=1.0))
     for place in (0, 5):
         begun = Counter(text[: 7 * (place + 1)] for text in texts)
         for beginning, count in begun.most_common(3):
@@ -118,16 +130,17 @@ def test_saved_and_read_again(ngram: NGram, made_up: list[Record]) -> None:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_completions(name: str, made_up: list[Record]) -> None:
     model, prompts = BY_NAME[name](), [record.prompt for record in made_up[:5]]
-    found = model.complete(prompts, DRUMROLL, bars=3, samples=2)
+    twice = Sampling(samples=2)
+    found = model.complete(prompts, DRUMROLL, twice, bars=3)
     assert [len(texts) for texts in found] == [2] * 5
     for texts in found:
         for text in texts:
             lines = without_separators(text)
             assert len(to_hits(lines)) == 48
             assert text == SEPARATOR.join(bars(lines)) + END
-    assert found == model.complete(prompts, DRUMROLL, bars=3, samples=2)
-    assert found[:2] == model.complete(prompts[:2], DRUMROLL, bars=3, samples=2)
-    other = model.complete(prompts, DRUMROLL, bars=3, samples=2, seed=1)
+    assert found == model.complete(prompts, DRUMROLL, twice, bars=3)
+    assert found[:2] == model.complete(prompts[:2], DRUMROLL, twice, bars=3)
+    other = model.complete(prompts, DRUMROLL, Sampling(samples=2, seed=1), bars=3)
     assert (found == other) == (name == "repeat")
     assert len({text for texts in found for text in texts}) == (5 if name == "repeat" else 10)
     assert model.complete([], DRUMROLL) == []
@@ -145,8 +158,8 @@ def test_repeat_copies_the_last_bar(made_up: list[Record]) -> None:
 
 
 def test_random_grooves_have_the_papers_stability() -> None:
-    """Specification, section 6.3: 39.8 with single newlines, 40.4 as the official script reads."""
-    [found] = Random().complete([""], bars=16, samples=4 * 37)
+    """39.8 with single newlines, 40.4 as the official script reads."""
+    [found] = Random().complete([""], sampling=Sampling(samples=4 * 37), bars=16)
     values = [
         np.mean([stability(without_separators(text), official=official) for text in found])
         for official in (True, False)
@@ -163,7 +176,7 @@ def test_temperature(ngram: NGram, made_up: list[Record]) -> None:
     prompts = [record.prompt for record in made_up]
 
     def nats(temperature: float) -> float:
-        texts = ngram.complete(prompts, bars=2, temperature=temperature)
+        texts = ngram.complete(prompts, bars=2, sampling=Sampling(temperature=temperature))
         records = [Record(p, text, "") for p, [text] in zip(prompts, texts, strict=True)]
         return ngram.nats(records).per_line
 
@@ -175,7 +188,8 @@ def test_rows_are_counted_by_steps() -> None:
     steps = NOTATIONS["articulated"]
     rows = replace(steps, layout="rows")
     texts = [
-        without_separators(text) for [text] in Random().complete([""] * 4, steps, bars=9, seed=3)
+        without_separators(text)
+        for [text] in Random().complete([""] * 4, steps, Sampling(seed=3), bars=9)
     ]
     of_steps = [to_record(Groove("a", text, notation=steps)) for text in texts]
     of_rows = [to_record(Groove("a", convert(text, steps, rows), notation=rows)) for text in texts]
@@ -225,7 +239,9 @@ def test_bars_of_several_lengths_are_counted_apart() -> None:
     [[text]] = again.complete([threes[0].prompt], WALTZ, bars=3)
     assert text.split(SEPARATOR)[0].count("\n") == text.split(SEPARATOR)[2].count("\n") == 12
     for record in (threes[0], fours[0]):  # what is written is what is likely
-        [[likely]] = mixed.complete([record.prompt], record.notation, bars=4, temperature=0)
+        [[likely]] = mixed.complete(
+            [record.prompt], record.notation, Sampling(temperature=0), bars=4
+        )
         written = replace(record, completion=likely)
         assert mixed.nats([written]).per_line < mixed.nats([record]).per_line
 
@@ -245,11 +261,11 @@ def test_a_bar_of_a_length_never_seen_backs_off_to_the_unigram() -> None:
 
 def test_likeliest_lines_alone(ngram: NGram, made_up: list[Record]) -> None:
     prompts = [record.prompt for record in made_up]
-    greedy = ngram.complete(prompts, bars=2, temperature=0)
-    assert ngram.complete(prompts, bars=2, top_p=1e-9) == greedy
+    greedy = ngram.complete(prompts, bars=2, sampling=Sampling(temperature=0))
+    assert ngram.complete(prompts, bars=2, sampling=Sampling(top_p=1e-9)) == greedy
     assert ngram.complete(prompts, bars=2) != greedy
     with pytest.raises(ConfigError, match="--top-p"):
-        ngram.complete(prompts, bars=2, top_p=0.0)
+        ngram.complete(prompts, bars=2, sampling=Sampling(top_p=0.0))
 
 
 def test_refusals(ngram: NGram, made_up: list[Record]) -> None:

@@ -10,21 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.decoder import Decoder
-from modicum.methods.drum_transfer.notation import DRUMROLL
-from modicum.methods.drum_transfer.vocabulary import Characters
+from modicum.methods.drum_transfer.models.decoder import Decoder
+from modicum.methods.drum_transfer.models.vocabulary import Characters
+from modicum.methods.drum_transfer.text.notation import DRUMROLL
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drum-transfer"
 NUMBERS = json.loads((GOLDEN / "tiny_lm.json").read_text())
 IO = load_file(GOLDEN / "tiny_llama_io.safetensors")
-
-
-class EightCharacters(Characters):
-    """The alphabet of the golden models, which have no row for padding."""
-
-    def __init__(self) -> None:
-        super().__init__(NUMBERS["charset"])
-        self.pieces, self.pad = self.pieces[:-1], 0
 
 
 LLAMA_NAMES = {
@@ -51,8 +43,9 @@ def from_llama(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.T
 
 
 def golden_decoder() -> Decoder:
+    vocabulary = Characters(NUMBERS["charset"], padding=False)
     decoder = Decoder(
-        EightCharacters(), width=32, layers=2, heads=4, key_value_heads=2, mlp=88, context=1024
+        vocabulary, width=32, layers=2, heads=4, key_value_heads=2, mlp=88, context=1024
     )
     decoder.load_state_dict(from_llama(load_file(GOLDEN / "tiny_llama_weights.safetensors"), 2))
     return decoder.eval()
@@ -60,7 +53,7 @@ def golden_decoder() -> Decoder:
 
 def test_sizes() -> None:
     assert golden_decoder().parameter_counts() == (NUMBERS["llama"]["params"],) * 2
-    # 4.83 M, section 13 of the specification, less the rows of its larger vocabulary
+    # 4.83 M less the rows of its larger vocabulary
     own_keys = Decoder(Characters(DRUMROLL.alphabet), key_value_heads=8, mlp=704)
     assert own_keys.parameter_counts()[0] == 4_825_088 - (19 - 9) * 256
     assert Decoder(Characters(DRUMROLL.alphabet)).parameter_counts()[0] == 4_871_680
@@ -128,4 +121,4 @@ def test_refusals() -> None:
     with pytest.raises(ConfigError, match=r"1,025 tokens.*at most 1,024"):
         golden_decoder()(torch.zeros(1, 1025, dtype=torch.int64))
     with pytest.raises(ConfigError, match="5 heads"):
-        Decoder(EightCharacters(), heads=5)
+        Decoder(Characters(NUMBERS["charset"], padding=False), heads=5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import (
+from modicum.methods.drum_transfer.text.drumroll import (
     bars,
     convert,
     silent_bars,
@@ -23,8 +23,13 @@ from modicum.methods.drum_transfer.drumroll import (
     without_leading_silence,
     without_separators,
 )
-from modicum.methods.drum_transfer.extensions import ARTICULATED, NOTATIONS, notation_named
-from modicum.methods.drum_transfer.notation import DRUMROLL, Groove, Notation
+from modicum.methods.drum_transfer.text.notation import (
+    ARTICULATED,
+    DRUMROLL,
+    NOTATIONS,
+    Groove,
+    Notation,
+)
 
 SILENT, KICK, FULL = "------\n", "---o--\n", "oooooo\n"
 BAR = KICK + SILENT * 15
@@ -65,7 +70,7 @@ def test_records_are_those_of_the_official_code_to_the_byte(
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_text_to_hits_to_text_is_the_same(name: str, data: st.DataObject) -> None:
-    notation = notation_named(name)
+    notation = NOTATIONS[name]
     hits = data.draw(random_hits(notation, whole=notation.layout == "rows"))
     text = to_text(hits, notation)
     np.testing.assert_array_equal(to_hits(text, notation), hits)
@@ -77,7 +82,7 @@ def test_text_to_hits_to_text_is_the_same(name: str, data: st.DataObject) -> Non
 
 
 def test_rows_are_as_in_the_follow_up_paper() -> None:
-    rows = notation_named("rows")
+    rows = NOTATIONS["rows"]
     hits = np.zeros((16, 6), int)
     hits[[0, 8], 3] = ARTICULATED.columns[3].index("O")
     hits[4, 2] = ARTICULATED.columns[2].index("X")
@@ -115,7 +120,7 @@ def test_malformed_text_is_refused_by_line_and_column(text: str, message: str) -
 
 
 def test_malformed_rows_are_refused_by_line_and_column() -> None:
-    rows = notation_named("rows")
+    rows = NOTATIONS["rows"]
     text = to_text(np.zeros((16, 6), int), rows)
     with pytest.raises(DataError, match=r"line 2, column 4: found 'q'; expected one of '-xoXO'"):
         to_hits(text.replace("S: -", "S: q"), rows)
@@ -129,7 +134,7 @@ def test_repair_is_explicit() -> None:
     text = KICK + "---o---o\n" + "-x-o\n" + "\n" + FULL
     assert to_text(to_hits(text, repair="pad")) == KICK + KICK + KICK + SILENT + FULL
     assert to_text(to_hits(text, repair="drop")) == KICK + FULL
-    rows = notation_named("rows")
+    rows = NOTATIONS["rows"]
     bar = to_text(np.ones((16, 6), int), rows)
     broken = bar + bar.replace("K: oooo", "K: oo?") + bar[:-1]
     assert to_text(to_hits(broken, rows, repair="drop"), rows) == bar * 2
@@ -168,9 +173,9 @@ def test_a_record_needs_more_than_eight_bars() -> None:
     record = to_record(Groove("g", BAR * 8 + KICK))
     assert record is not None
     assert record.completion.endswith("SEP\n" + KICK + "END")
-    assert to_record(Groove("g", BAR * 3), more_than=2) is not None
-    with pytest.raises(ConfigError, match=r"--prompt-bars 3: must be 1\.\.2"):
-        to_record(Groove("g", BAR * 3), prompt_bars=3, more_than=2)
+    assert to_record(Groove("g", BAR * 9), prompt_bars=8) is not None
+    with pytest.raises(ConfigError, match=r"--prompt-bars 9: must be 1 to 8"):
+        to_record(Groove("g", BAR * 10), prompt_bars=9)
 
 
 def test_prompts_are_whole_bars() -> None:
@@ -206,15 +211,7 @@ def test_windows_hold_everything_once(count: int, size: int, tail: int) -> None:
     assert "".join(part.text for part in parts) == text
     np.testing.assert_array_equal(np.concatenate([p.velocities for p in parts]), velocities)
     assert len({part.name for part in parts}) == len(parts)
+    assert [p.name for p in parts[:2]] == ["g", f"g@{size + 1}"][: len(parts)]
     padded = windows(groove, size)
     assert {part.text.count("\n") for part in padded} == {16 * size}
     assert all(p.velocities is not None and len(p.velocities) == 16 * size for p in padded)
-
-
-def test_windows_overlap_by_a_shorter_hop() -> None:
-    groove = Groove("g", BAR * 5)
-    parts = windows(groove, 4, 1)
-    assert [part.name for part in parts] == ["g", "g@2"]
-    assert [part.text.count("\n") for part in parts] == [64, 64]
-    with pytest.raises(ConfigError, match="at least 1"):
-        windows(groove, 0)

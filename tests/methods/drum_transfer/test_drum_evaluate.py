@@ -8,15 +8,16 @@ import pytest
 
 from modicum.cli import main
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.baselines import YARDSTICKS, Repeat
-from modicum.methods.drum_transfer.drummer import Drummer
-from modicum.methods.drum_transfer.drumroll import to_prompt
-from modicum.methods.drum_transfer.evaluate import evaluate
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.groove_files import read_groove
-from modicum.methods.drum_transfer.midi import Reading, write_midi
-from modicum.methods.drum_transfer.notation import DRUMROLL
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.models.baselines import YARDSTICKS, Repeat
+from modicum.methods.drum_transfer.models.drummer import Drummer
+from modicum.methods.drum_transfer.options import Corpus, Sampling
+from modicum.methods.drum_transfer.text.drumroll import to_prompt
+from modicum.methods.drum_transfer.text.files import read_groove
+from modicum.methods.drum_transfer.text.midi import write_midi
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, NOTATIONS
 from modicum.methods.drum_transfer.train import Config
+from modicum.methods.drum_transfer.verbs.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +54,14 @@ def test_people_have_the_right_length_in_every_meter(trained: Path, tmp_path: Pa
 
 
 def test_what_is_written_can_be_read_again(trained: Path, tmp_path: Path) -> None:
-    notation = Drummer.load(trained).notation
-    evaluate(trained, out=tmp_path, samples=2)
+    corpus = Drummer.load(trained).config.corpus
+    evaluate(trained, out=tmp_path, sampling=Sampling(samples=2))
     evaluate(trained, out=tmp_path)  # in place of it
     written = tmp_path / "written" / "people"
     assert sorted(path.name for path in written.iterdir()) == [
         *("test_a_b-2.tab", "test_a_b-2.txt", "test_a_b.tab", "test_a_b.txt")
     ]
-    reading = Reading(notation, bars=None, pad=False, meter_bars=True)
-    grooves = [read_groove(written / f"test_a_b{name}.tab", reading) for name in ("", "-2")]
+    grooves = [read_groove(written / f"test_a_b{name}.tab", corpus) for name in ("", "-2")]
     assert [groove.meter for groove in grooves] == [(3, 4), (4, 4)]
     assert [groove.notation.beats_per_bar for groove in grooves] == [3, 4]
     assert {groove.tempo for groove in grooves} == {97.0}
@@ -82,8 +82,8 @@ def test_the_folder_is_tried_first(tmp_path: Path) -> None:
 
 
 def test_a_drummer_knows_one_notation() -> None:
-    drummer = Drummer(Repeat(), Config(notation="rows"), "repeat")
+    drummer = Drummer(Repeat(), Config(corpus=Corpus(notation="rows")), "repeat")
     groove = made_up_grooves([0])[0]
     with pytest.raises(ConfigError, match="the model writes the notation 'rows'"):
         drummer.complete([to_prompt(groove)], DRUMROLL, bars=2)
-    assert drummer.reading().notation == drummer.notation
+    assert drummer.config.notation == NOTATIONS["rows"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,19 @@ from tiny_language_models import COMPLETION, PROMPT, write_model
 from torch import Tensor, nn
 
 from modicum.errors import CheckpointError, ConfigError, DataError
-from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
-from modicum.methods.drum_transfer.drumroll import bars, to_hits, without_separators
-from modicum.methods.drum_transfer.extensions import NOTATIONS
-from modicum.methods.drum_transfer.generate import choose, generate
-from modicum.methods.drum_transfer.language_models import load_language_model
-from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Notation
-from modicum.methods.drum_transfer.vocabulary import Characters, Subwords, Vocabulary
+from modicum.methods.drum_transfer.models.decoder import CausalModel, Decoder
+from modicum.methods.drum_transfer.models.generate import choose, generate
+from modicum.methods.drum_transfer.models.language_models import load_language_model
+from modicum.methods.drum_transfer.models.vocabulary import Characters, Subwords, Vocabulary
+from modicum.methods.drum_transfer.options import Sampling
+from modicum.methods.drum_transfer.text.drumroll import bars, to_hits, without_separators
+from modicum.methods.drum_transfer.text.notation import (
+    DRUMROLL,
+    END,
+    NOTATIONS,
+    SEPARATOR,
+    Notation,
+)
 
 SMALL = Notation(steps_per_beat=1)
 """Bars of four lines."""
@@ -99,24 +106,25 @@ def test_a_batch_gives_what_its_rows_give_alone(
 ) -> None:
     model = MODELS[name](tmp_path).double()  # a batch is rounded otherwise than a row
     model.train()
-    options: dict[str, Any] = {"notation": SMALL, "bars": 2, "samples": 2}
-    options |= {"temperature": temperature}
-    together = generate(model, PROMPTS, batch=4, **options)
+    options: dict[str, Any] = {"notation": SMALL, "bars": 2}
+    sampling = Sampling(samples=2, temperature=temperature)
+    together = generate(model, PROMPTS, sampling, batch=4, **options)
     assert model.training
-    assert together == generate(model, PROMPTS, batch=1, **options)
+    assert together == generate(model, PROMPTS, sampling, batch=1, **options)
     ids = [model.vocabulary.encode(prompt) for prompt in PROMPTS]
-    assert together == generate(model, ids, **options)
+    assert together == generate(model, ids, sampling, **options)
     assert [len(of_prompt) for of_prompt in together] == [2] * 3
     assert all(valid(text, 2, SMALL) for texts in together for text in texts)
     distinct = {text for texts in together for text in texts}
     if temperature:
         assert len(distinct) == 6
-        assert generate(model, PROMPTS, seed=1, **options) != together
+        assert generate(model, PROMPTS, replace(sampling, seed=1), **options) != together
     else:
         assert all(len(set(texts)) == 1 for texts in together)
 
-    free = generate(model, PROMPTS, constrained=False, max_tokens=12, batch=4, **options)
-    alone = generate(model, PROMPTS, constrained=False, max_tokens=12, batch=1, **options)
+    sampling = replace(sampling, constrained=False, max_tokens=12)
+    free = generate(model, PROMPTS, sampling, batch=4, **options)
+    alone = generate(model, PROMPTS, sampling, batch=1, **options)
     assert free == alone
     assert not any(valid(text, 2, SMALL) for texts in free for text in texts)
 
@@ -125,7 +133,9 @@ def test_a_batch_gives_what_its_rows_give_alone(
 def test_golden_greedy_continuation(number: int) -> None:
     example = NUMBERS["llama"]["examples"][number]
     prompt = IO[f"ids_{number}"][0, : example["prompt_len"]].tolist()
-    [[text]] = generate(golden_decoder(), [prompt], temperature=0, constrained=False, max_tokens=48)
+    [[text]] = generate(
+        golden_decoder(), [prompt], Sampling(temperature=0, constrained=False, max_tokens=48)
+    )
     assert text == example["greedy48"]
 
 
@@ -149,14 +159,14 @@ def test_valid_whatever_the_model(logits: Tensor, temperature: float) -> None:
         model.logits = lambda rows, size=size: logits.repeat(4)[:size].expand(len(rows), -1)
         prompt = "".join(place[0] for place in notation.bar()) + SEPARATOR
         [texts] = generate(
-            model, [prompt], notation=notation, bars=2, samples=2, temperature=temperature
+            model, [prompt], Sampling(samples=2, temperature=temperature), notation=notation, bars=2
         )
         assert all(valid(text, 2, notation) for text in texts)
 
 
 def test_what_is_forced_is_not_asked() -> None:
     model = Says(lambda rows: torch.zeros(len(rows), 9))
-    generate(model, [PROMPT] * 3, bars=2, samples=2)
+    generate(model, [PROMPT] * 3, Sampling(samples=2), bars=2)
     assert model.calls[0] == (3, len(PROMPT))
     assert len(model.calls) == 2 * 16 * 6
     assert set(model.calls[1:]) == {(6, 1), (6, 2), (6, 6)}  # after a newline, after a separator
@@ -193,7 +203,7 @@ def test_rows_leave_when_they_end() -> None:
     model = Says(logits, vocabulary)
     # Padding has no text, so it may stand before a prompt.
     prompts = [key + "\nSEP\n" for key in said]
-    found = generate(model, prompts, constrained=False, temperature=1, max_tokens=9)
+    found = generate(model, prompts, Sampling(constrained=False, temperature=1, max_tokens=9))
     assert found == [["-END"], ["END"], ["EEND"], ["ENENS-o-"], ["o" * 9]]
     assert [rows for rows, _ in model.calls] == [5, 5, 3, 2, 2, 2, 2, 2, 2]
 
@@ -229,7 +239,7 @@ def test_progress() -> None:
     steps: list[tuple[int, int]] = []
     model = decoder()
     generate(
-        model, PROMPTS, notation=SMALL, bars=1, samples=2, batch=3,
+        model, PROMPTS, Sampling(samples=2), notation=SMALL, bars=1, batch=3,
         progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
     assert steps == sorted(set(steps))
@@ -255,16 +265,17 @@ def test_progress() -> None:
 def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     model = Says(lambda rows: torch.zeros(len(rows), 9))
     model.context = 500
+    ours = {name: options.pop(name) for name in ("bars", "batch") if name in options}
     with pytest.raises(ConfigError, match=message):
-        generate(model, BARS[:1], notation=SMALL, **options)
+        generate(model, BARS[:1], Sampling(**options), notation=SMALL, **ours)
     assert not model.calls
 
 
 def test_what_is_cut_has_no_end() -> None:
-    assert generate(decoder(), [PROMPT], bars=1, max_tokens=5000) == generate(
+    assert generate(decoder(), [PROMPT], Sampling(max_tokens=5000), bars=1) == generate(
         decoder(), [PROMPT], bars=1
     )
-    [[text]] = generate(decoder(), [PROMPT], bars=1, max_tokens=20)
+    [[text]] = generate(decoder(), [PROMPT], Sampling(max_tokens=20), bars=1)
     assert [len(line) for line in text.split("\n")] == [6, 6, 6]
 
 

@@ -8,8 +8,8 @@ import pytest
 from rapidfuzz.distance import Levenshtein
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.drumroll import bars, to_hits, to_record
-from modicum.methods.drum_transfer.generator import STYLES, made_up_grooves, style_of
+from modicum.methods.drum_transfer.data.generator import STYLES, made_up_grooves, style_of
+from modicum.methods.drum_transfer.text.drumroll import bars, to_hits, to_record
 
 GROOVES = made_up_grooves(range(400))
 CRASH, RIDE, SNARE, KICK, HAT, TOMS = range(6)
@@ -47,7 +47,7 @@ def test_bars_repeat_and_vary_as_those_of_people() -> None:
         [[Levenshtein.distance(a, b) for a, b in pairwise(of_it)] for of_it in texts]
     )
     stability = np.minimum(distance[:, :-1], distance[:, 1:])
-    assert 3 < stability.mean() < 6  # people: 5.08 (specification, section 6.3)
+    assert 3 < stability.mean() < 6  # people: 5.08 (README, Results)
     # Fills, in the last bar of a phrase of four, stand out of the bars between.
     last = np.arange(1, 15) % 4 == 3
     assert stability[:, last].mean() > 1.8 * stability[:, ~last].mean()

@@ -9,10 +9,15 @@ import torch
 from test_drum_vocabulary import crossing
 
 from modicum.errors import ConfigError
-from modicum.methods.drum_transfer.extensions import NOTATIONS
-from modicum.methods.drum_transfer.grammar import Automaton, Grammar, UntilEnd
-from modicum.methods.drum_transfer.notation import DRUMROLL, END, SEPARATOR, Notation
-from modicum.methods.drum_transfer.vocabulary import Characters, Subwords, Vocabulary
+from modicum.methods.drum_transfer.models.grammar import Automaton, Grammar, UntilEnd
+from modicum.methods.drum_transfer.models.vocabulary import Characters, Subwords, Vocabulary
+from modicum.methods.drum_transfer.text.notation import (
+    DRUMROLL,
+    END,
+    NOTATIONS,
+    SEPARATOR,
+    Notation,
+)
 
 TINY = Notation(columns=("-o",), steps_per_beat=1, beats_per_bar=2)
 OVER_BARS = ("-\nSEP\n-", "o\nE", "-\n-\nSEP\no\no\nSEP\n-")
@@ -158,7 +163,7 @@ def test_a_vocabularys_own_end() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ConfigError, match="--bars 0: expected at least 1"):
+    with pytest.raises(ConfigError, match="--bars 0: must be at least 1"):
         Grammar(DRUMROLL, 0, Characters(DRUMROLL.alphabet))
     with pytest.raises(ConfigError, match="no token for 'O'"):
         Grammar(NOTATIONS["loudness"], 1, Characters(DRUMROLL.alphabet))

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from modicum.methods.drum_transfer.drumroll import to_hits, to_text
-from modicum.methods.drum_transfer.grids import read_grids, read_lines
-from modicum.methods.drum_transfer.notation import DRUMROLL, Notation
+from modicum.methods.drum_transfer.text.drumroll import to_hits, to_text
+from modicum.methods.drum_transfer.text.grids import read_grids, read_lines
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, Notation
 
 LEVELS = Notation(columns=("-o", "-oO", "-xoO", "-oO", "-oOxX", "-o"))
 WALTZ = Notation(beats_per_bar=3)

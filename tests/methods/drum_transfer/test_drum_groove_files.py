@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.extensions import NOTATIONS
-from modicum.methods.drum_transfer.groove_files import groove_paths, read_groove
-from modicum.methods.drum_transfer.midi import Reading
-from modicum.methods.drum_transfer.notation import Groove
-from modicum.methods.drum_transfer.tablature import to_tablature
+from modicum.methods.drum_transfer.options import Reading
+from modicum.methods.drum_transfer.text.files import groove_paths, read_groove
+from modicum.methods.drum_transfer.text.notation import (
+    Groove,
+)
+from modicum.methods.drum_transfer.text.tablature import to_tablature
 
 BEAT = "---oo-\n------\n----o-\n------\n" * 4
 
@@ -76,7 +77,7 @@ def test_malformed_lines(malformed, text, tmp_path):
 def test_lines_that_are_refused_are_named(name, text, said, tmp_path):
     (tmp_path / "x.txt").write_text(text)
     with pytest.raises(DataError, match=rf"x\.txt.*{said}") as told:
-        read_groove(tmp_path / "x.txt", Reading(notation=NOTATIONS[name]), advice="Or not.")
+        read_groove(tmp_path / "x.txt", Reading(notation=name), advice="Or not.")
     assert str(tmp_path) in str(told.value)
     assert ("Mend it. Or not." in str(told.value)) == ("lines are" in said or "column" in said)
     assert "repair=" not in str(told.value)

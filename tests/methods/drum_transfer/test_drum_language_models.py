@@ -13,14 +13,19 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from test_drum_decoder import GOLDEN, NUMBERS, EightCharacters
+from test_drum_decoder import GOLDEN, NUMBERS
 from tiny_language_models import COMPLETION, FAMILIES, PROMPT, write_model
 
 from modicum.errors import ConfigError, DataError, MissingExtraError
-from modicum.methods.drum_transfer.drumroll import Record
-from modicum.methods.drum_transfer.language_models import LanguageModel, Lora, load_language_model
 from modicum.methods.drum_transfer.losses import encode_record, token_nats
 from modicum.methods.drum_transfer.model_folders import attention_of
+from modicum.methods.drum_transfer.models.language_models import (
+    LanguageModel,
+    Lora,
+    load_language_model,
+)
+from modicum.methods.drum_transfer.models.vocabulary import Characters
+from modicum.methods.drum_transfer.text.drumroll import Record
 
 GPT2_IO = load_file(GOLDEN / "tiny_gpt2_io.safetensors")
 TEXTS = [PROMPT, COMPLETION]
@@ -34,7 +39,7 @@ def golden_gpt2() -> LanguageModel:
     network = transformers.GPT2LMHeadModel(config)
     state = load_file(GOLDEN / "tiny_gpt2_weights.safetensors")
     network.load_state_dict(state | {"lm_head.weight": state["transformer.wte.weight"]})
-    return LanguageModel(network, EightCharacters()).eval()
+    return LanguageModel(network, Characters(NUMBERS["charset"], padding=False)).eval()
 
 
 @pytest.fixture

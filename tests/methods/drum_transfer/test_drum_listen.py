@@ -12,20 +12,23 @@ import pytest
 import tyro
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import to_text
-from modicum.methods.drum_transfer.extensions import NOTATIONS
-from modicum.methods.drum_transfer.listen import (
+from modicum.methods.drum_transfer.options import ModelReading
+from modicum.methods.drum_transfer.text.drumroll import to_text
+from modicum.methods.drum_transfer.text.midi import write_midi
+from modicum.methods.drum_transfer.text.notation import (
+    NOTATIONS,
+    Groove,
+)
+from modicum.methods.drum_transfer.text.tablature import to_tablature
+from modicum.methods.drum_transfer.verbs.answers import (
     Annotation,
     Origin,
     join_answers,
-    listen,
     read_answers,
     read_key,
-    write_listening_page,
 )
-from modicum.methods.drum_transfer.midi import write_midi
-from modicum.methods.drum_transfer.notation import Groove
-from modicum.methods.drum_transfer.tablature import to_tablature
+from modicum.methods.drum_transfer.verbs.listen import Judged, Page, listen, write_listening_page
+from modicum.options import check_arguments
 
 TROUBLES = """
 window.troubles = [];
@@ -85,7 +88,7 @@ def test_page_and_key(tmp_path):
 
 
 def test_a_large_page_has_its_sounds_beside_it(tmp_path):
-    told = write_listening_page(tmp_path, pairs(1), ("a", "b"), embed_below=0)
+    told = write_listening_page(tmp_path, pairs(1), ("a", "b"), Page(embed_below=0))
     assert not told["self_contained"]
     assert {path.name for path in (tmp_path / "page").iterdir()} == {
         *("index.html", "form.csv", "1A.png", "1A.wav", "1B.png", "1B.wav")
@@ -96,7 +99,7 @@ def test_both_grooves_of_a_pair_are_played_alike(tmp_path):
     first, second = pairs(1)[0]
     loud = np.full((48, 6), 127, np.uint8)
     other = dataclasses.replace(first, tempo=60, velocities=loud)
-    write_listening_page(tmp_path / "1", [(other, first)], ("a", "b"), embed_below=0)
+    write_listening_page(tmp_path / "1", [(other, first)], ("a", "b"), Page(embed_below=0))
     wavs = [(tmp_path / "1" / "page" / f"1{side}.wav").read_bytes() for side in "AB"]
     assert wavs[0] == wavs[1]
 
@@ -104,7 +107,7 @@ def test_both_grooves_of_a_pair_are_played_alike(tmp_path):
     (human / f"{second.name}.txt").write_text(to_tablature(second))  # which has a tempo
     silent = "------\n" * 16
     (model / f"{first.name}.txt").write_text(silent + first.text + silent)
-    listen(model, human, tmp_path / "2", embed_below=0)
+    listen(model, human, tmp_path / "2", page=Page(embed_below=0))
     sizes = {(tmp_path / "2" / "page" / f"1{side}.wav").stat().st_size for side in "AB"}
     assert sizes == {len(wavs[0])}
 
@@ -116,7 +119,7 @@ def test_bars_follow_the_meter(tmp_path):
         (tmp_path / who).mkdir()
         write_midi(Groove("a", given + rest * 24), tmp_path / who / "a.mid", meter=(3, 4))
     folders = tmp_path / "model", tmp_path / "human", tmp_path / "out"
-    assert listen(*folders, meter_bars=True)["pairs"] == 1
+    assert listen(*folders, reading=ModelReading(meter_bars=True))["pairs"] == 1
     with pytest.raises(DataError, match="its first 2 bars are not those"):
         listen(*folders)
 
@@ -128,12 +131,12 @@ def test_grooves_of_other_notations(tmp_path):
         (tmp_path / who).mkdir()
         (tmp_path / who / "a.txt").write_text(given + rest * 32)
     folders = tmp_path / "model", tmp_path / "human", tmp_path / "out"
-    assert listen(*folders, notation="articulated")["pairs"] == 1
+    assert listen(*folders, reading=ModelReading(notation="articulated"))["pairs"] == 1
     for repair in (None, "pad", "drop"):
         with pytest.raises(DataError, match=r"a\.txt: 48 of its 64 .* all can in articulated"):
             listen(*folders, repair=repair)
-    with pytest.raises(ConfigError, match="--notation shuffle: expected drumroll"):
-        listen(*folders, notation="shuffle")
+    with pytest.raises(ConfigError, match="--notation shuffle: must be one of drumroll"):
+        ModelReading(notation="shuffle")
 
 
 def test_triplets(tmp_path):
@@ -148,7 +151,7 @@ def test_triplets(tmp_path):
         else:
             (tmp_path / who / "a.tab").write_text(to_tablature(groove))
     folders = tmp_path / "model", tmp_path / "human", tmp_path / "out"
-    assert listen(*folders, notation="triplets")["pairs"] == 1
+    assert listen(*folders, reading=ModelReading(notation="triplets"))["pairs"] == 1
     with pytest.raises(DataError, match=r"a\.tab, line 5: .* counts 3 steps.*--notation drumroll"):
         listen(*folders)
     (tmp_path / "model" / "a.tab").rename(tmp_path / "model" / "a.txt")
@@ -164,7 +167,7 @@ def test_pick_ups_are_kept_where_training_kept_them(tmp_path):
         (tmp_path / who).mkdir()
         (tmp_path / who / "a.txt").write_text(pick_up + beat + rest * 32)
     folders = tmp_path / "model", tmp_path / "human", tmp_path / "out"
-    assert listen(*folders, keep_pickups=True)["pairs"] == 1
+    assert listen(*folders, reading=ModelReading(keep_pickups=True))["pairs"] == 1
     with pytest.raises(DataError, match="its first 2 bars are not those"):
         listen(*folders)
 
@@ -178,7 +181,7 @@ def test_tabs_and_midi_files_of_a_meter_are_cut_alike(tmp_path):
     (tmp_path / "model" / "a.txt").write_text(to_tablature(groove))
     write_midi(groove, tmp_path / "human" / "a.mid")
     out = tmp_path / "out"
-    listen(tmp_path / "model", tmp_path / "human", out, embed_below=0)
+    listen(tmp_path / "model", tmp_path / "human", out, page=Page(embed_below=0))
     sizes = {(out / "page" / f"1{side}.wav").stat().st_size for side in "AB"}
     assert len(sizes) == 1
 
@@ -190,9 +193,9 @@ def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(ConfigError, match="both sources are called 'model'"):
         listen(model, model)
     with pytest.raises(ConfigError, match="--pairs 0"):
-        listen(model, human, pairs=0)
+        check_arguments(listen)(model, human, pairs=0)
     with pytest.raises(ConfigError, match="--answers needs --key"):
-        listen(answers=(tmp_path / "answers.csv",))
+        listen(judged=Judged(answers=(tmp_path / "answers.csv",)))
     with pytest.raises(DataError, match="no such file or folder"):
         listen(model, tmp_path / "absent")
     (human / "n.txt").write_text(groove("other", 1).text)
@@ -326,7 +329,7 @@ def settle(browser, script, value=True):
 @pytest.mark.parametrize("embed_below", [50, 0])
 def test_the_page_opens_and_plays(tmp_path, browser, embed_below):
     browser._call("Page.addScriptToEvaluateOnNewDocument", source=TROUBLES)
-    told = write_listening_page(tmp_path, pairs(1), ("a", "b"), embed_below=embed_below)
+    told = write_listening_page(tmp_path, pairs(1), ("a", "b"), Page(embed_below=embed_below))
     browser.open(tmp_path / "page" / "index.html")
     settle(browser, "[...document.querySelectorAll('audio')].every((a) => a.duration > 3)")
     settle(browser, "[...document.images].every((i) => i.naturalWidth > 500)")
@@ -379,7 +382,7 @@ def test_answers_survive_and_end_up_in_the_csv(tmp_path, browser):
     assert (read["1B"].preferred, read["1B"].pattern) == ("yes", "")
     assert [read[item].short for item in ("1A", "1B", "2A", "2B")] == ["no", "no", "no", "yes"]
     assert read["2A"].preferred == read["2B"].preferred == "equal"
-    found = listen(answers=(saved[0],), key=tmp_path / "key.csv")
+    found = listen(judged=Judged(answers=(saved[0],), key=tmp_path / "key.csv"))
     assert sum(found["preference"].values()) == 2
     json.dumps(found)
 

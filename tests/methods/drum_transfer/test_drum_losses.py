@@ -12,8 +12,6 @@ from test_drum_language_models import GPT2_IO, golden_gpt2
 
 from modicum.errors import ConfigError
 from modicum.methods.drum_transfer import losses
-from modicum.methods.drum_transfer.decoder import Decoder
-from modicum.methods.drum_transfer.drumroll import Record
 from modicum.methods.drum_transfer.losses import (
     collate,
     completion_nats,
@@ -21,8 +19,10 @@ from modicum.methods.drum_transfer.losses import (
     record_loss,
     token_nats,
 )
-from modicum.methods.drum_transfer.notation import DRUMROLL, Notation
-from modicum.methods.drum_transfer.vocabulary import Characters
+from modicum.methods.drum_transfer.models.decoder import Decoder
+from modicum.methods.drum_transfer.models.vocabulary import Characters
+from modicum.methods.drum_transfer.text.drumroll import Record
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, Notation
 
 HIT, SILENT = "--o---\n", "------\n"
 RECORDS = [
@@ -80,8 +80,6 @@ def test_encoding_and_collating() -> None:
     ids, weights = encode_record(Record("-\n", "END", ""), vocabulary, prompt_weight=0.5)
     assert vocabulary.decode(ids) == "-\nEND"
     assert weights == [0.5, 0.5, 1, 1, 1]
-    vocabulary.eos = 3
-    assert encode_record(Record("-\n", "END", ""), vocabulary, end_of_text=True)[0] == [*ids, 3]
     batch = collate([(ids, weights), ([1], [1.0])], vocabulary.pad)
     assert batch.ids.tolist() == [ids, [1, 8, 8, 8, 8]]
     assert batch.weights.tolist() == [weights, [1, 0, 0, 0, 0]]

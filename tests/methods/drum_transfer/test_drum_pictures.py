@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from modicum.errors import DataError
-from modicum.methods.drum_transfer import pictures
-from modicum.methods.drum_transfer.drumroll import to_text
-from modicum.methods.drum_transfer.notation import DRUMROLL, Groove, Notation
+from modicum.methods.drum_transfer.rendering import pictures
+from modicum.methods.drum_transfer.text.drumroll import to_text
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, Groove, Notation
 
 ARTICULATED = Notation(("-oO", "-xoXO", "-xoXO", "-oO", "-xoXO", "-oO"))
 HITS = np.zeros((72, 6), np.int8)

@@ -4,30 +4,28 @@ import json
 import logging
 import socket
 import threading
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from modicum.cli import main
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer import remote
-from modicum.methods.drum_transfer.drumroll import (
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.models import remote, server
+from modicum.methods.drum_transfer.models.remote import continue_groove, write_jsonl
+from modicum.methods.drum_transfer.models.server import Server, ServerError
+from modicum.methods.drum_transfer.options import Reading, Sampling
+from modicum.methods.drum_transfer.text.drumroll import (
     Record,
     bars,
     convert,
     to_prompt,
     without_separators,
 )
-from modicum.methods.drum_transfer.extensions import NOTATIONS
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
-from modicum.methods.drum_transfer.notation import DRUMROLL, Notation
-from modicum.methods.drum_transfer.remote import (
-    Server,
-    ServerError,
-    continue_groove,
-    write_jsonl,
+from modicum.methods.drum_transfer.text.midi import read_midi, write_midi
+from modicum.methods.drum_transfer.text.notation import (
+    DRUMROLL,
+    Notation,
 )
 
 KEY = "sk-very-secret-0123456789"
@@ -95,7 +93,7 @@ def fake():
 def pauses(monkeypatch):
     """Seconds that would have been waited; and an environment without keys."""
     waited = []
-    monkeypatch.setattr(remote.time, "sleep", waited.append)
+    monkeypatch.setattr(server.time, "sleep", waited.append)
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # this machine needs no proxy
@@ -149,7 +147,9 @@ def test_chat(fake):
 def test_a_server_that_gives_fewer_samples_is_asked_again(fake):
     fake.completes("a", "b")
     fake.completes("c", "d")
-    replies = Server("m", base_url=fake.url).complete("p", samples=3, temperature=0.5, max_tokens=9)
+    replies = Server("m", base_url=fake.url).complete(
+        "p", Sampling(samples=3, temperature=0.5, max_tokens=9)
+    )
     assert [reply.text for reply in replies] == ["a", "b", "c"]
     assert [body["n"] for _, _, body in fake.asked] == [3, 1]
     assert (fake.asked[0][2]["temperature"], fake.asked[0][2]["max_tokens"]) == (0.5, 9)
@@ -157,8 +157,8 @@ def test_a_server_that_gives_fewer_samples_is_asked_again(fake):
 
 def test_other_settings_of_sampling(fake):
     fake.completes(GOOD)
-    options = {"top_p": 0.8, "seed": 5, "n": None}
-    continue_groove(Server("m", base_url=fake.url), RECORD, samples=2, options=options)
+    sampling = Sampling(samples=2, top_p=0.8, seed=5)
+    continue_groove(Server("m", base_url=fake.url), RECORD, sampling, options={"n": None})
     # The same seed again would give the same text again.
     assert [(body["top_p"], body["seed"]) for _, _, body in fake.asked] == [(0.8, 5), (0.8, 6)]
 
@@ -181,7 +181,7 @@ def test_wrong_lengths_are_told_once_and_cut_only_with_repair(fake, caplog, repa
     choices = [{"text": text, "finish_reason": "stop"} for text in (GOOD, short, long)]
     fake.says({"choices": [*choices, {"text": BAR + BAR[:-1], "finish_reason": "length"}]})
     server = Server("m", base_url=fake.url)
-    answers = continue_groove(server, RECORD, samples=4, repair=repair)
+    answers = continue_groove(server, RECORD, Sampling(samples=4), repair=repair)
     cut = "not cut to" if repair is None else "cut to"
     assert caplog.messages == [
         "x: m wrote 14, 3, 15.5, 2 bars, but 14 were wanted: 1 cut off at the most tokens: raise "
@@ -251,7 +251,7 @@ def test_a_bad_sample_does_not_stop_the_others(fake, caplog, form):
     ]
     fake.says({"choices": choices})
     server = Server("m", form=form, base_url=fake.url)
-    answers = continue_groove(server, RECORD, samples=4, repair="pad")
+    answers = continue_groove(server, RECORD, Sampling(samples=4), repair="pad")
     assert [answer.text for answer in answers] == ["", BAR * 16, "", BAR * 3]
     assert [answer.right_length for answer in answers] == [False, True, False, False]
     assert "can begin a bar" in answers[0].error
@@ -262,7 +262,7 @@ def test_a_bad_sample_does_not_stop_the_others(fake, caplog, form):
         "x, sample 3: ",
         "x: m wrote 14",
     ]
-    as_they_came = continue_groove(server, RECORD, samples=4)
+    as_they_came = continue_groove(server, RECORD, Sampling(samples=4))
     assert [bool(answer.error) for answer in as_they_came] == [False, False, True, False]
 
 
@@ -486,8 +486,7 @@ def test_a_run_says_how_grooves_are_written_for_a_server(fake, predicted, tmp_pa
     words = ["train", "drum-transfer", "--model", "ngram", "--data", data, "--out", run]
     assert main([*map(str, words), "--notation", "rows", "--meter-bars", "--bars", "9"]) == 0
     write_midi(made_up_grooves([1], bars=4)[0], waltz, meter=(3, 4))
-    notation = replace(NOTATIONS["rows"], beats_per_bar=3)
-    prompt = to_prompt(read_midi(waltz, Reading(notation, bars=2, meter_bars=True)))
+    prompt = to_prompt(read_midi(waltz, Reading(notation="rows", meter_bars=True), bars=2))
     fake.completes(*[prompt.partition("SEP")[0]] * 2)
     code, found = predicted("--run", run, files=waltz)
     assert (code, found["grooves"]) == (0, 1)

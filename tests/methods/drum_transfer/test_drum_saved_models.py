@@ -13,11 +13,15 @@ import transformers
 from tiny_language_models import COMPLETION, PROMPT, write_model
 
 from modicum.errors import CheckpointError, ConfigError, DataError
-from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
-from modicum.methods.drum_transfer.language_models import LanguageModel, Lora, load_language_model
-from modicum.methods.drum_transfer.notation import DRUMROLL
+from modicum.methods.drum_transfer.models.decoder import CausalModel, Decoder
+from modicum.methods.drum_transfer.models.language_models import (
+    LanguageModel,
+    Lora,
+    load_language_model,
+)
+from modicum.methods.drum_transfer.models.vocabulary import Characters
 from modicum.methods.drum_transfer.saved_models import arguments_of, build, export_folder
-from modicum.methods.drum_transfer.vocabulary import Characters
+from modicum.methods.drum_transfer.text.notation import DRUMROLL
 from modicum.weights.saved import save_model
 
 TEXTS = [PROMPT, COMPLETION]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import to_record
-from modicum.methods.drum_transfer.extensions import LOUDNESS
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.midi import Reading, write_midi
-from modicum.methods.drum_transfer.sources import Collection, load_grooves
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.data.sources import Collection, load_grooves
+from modicum.methods.drum_transfer.options import MOST_BARS, Corpus
+from modicum.methods.drum_transfer.text.drumroll import to_record
+from modicum.methods.drum_transfer.text.midi import write_midi
 
 CHECKSUMS = Path(__file__).parents[2] / "golden" / "drum-transfer" / "dataset_checksums.json"
 HEADER = (
@@ -97,8 +97,8 @@ def test_the_codec_reads_the_data_set_in_less_than_a_second(
 
 def test_windows_use_what_the_official_code_throws_away(shared_data: Callable[[str], Path]) -> None:
     data = f"groove={shared_data('groove')}"
-    whole = load_grooves(data, Reading(bars=None), eval_session=True, fills=True)
-    cut = load_grooves(data, cut=True, eval_session=True, fills=True)
+    whole = load_grooves(data, Corpus(bars=MOST_BARS, pad=False, eval_session=True, fills=True))
+    cut = load_grooves(data, Corpus(cut=True, eval_session=True, fills=True))
     assert sum(map(len, whole.values())) == 1150 - 6
     for split, grooves in whole.items():
         # Windows of the beginning of a performance have its name; all hits are in one of them.
@@ -131,7 +131,7 @@ def test_the_selection_is_that_of_the_paper(small: Path, place: str) -> None:
         "meter not in quarters": 1,
         "evaluation session": 1,
     }
-    more = load_grooves(f"groove={path}", eval_session=True, fills=True)
+    more = load_grooves(f"groove={path}", Corpus(eval_session=True, fills=True))
     assert {split: len(grooves) for split, grooves in more.items()} == {
         "train": 2,
         "val": 1,
@@ -229,7 +229,7 @@ def test_unusable_files_of_ones_own_are_told_once_or_refused(
     assert sum(map(len, found.splits.values())) == 4
     assert found.files == 6
     with pytest.raises(DataError, match=r"2\.midi: 2\.mid gives"):
-        load_grooves(str(folder), Reading(strict=True))
+        load_grooves(str(folder), Corpus(strict=True))
     for file in folder.glob("*.mid*"):
         file.write_bytes(b"")
     with pytest.raises(DataError, match=r"none of its 6 files is left. Left out: unusable file: 6"):
@@ -262,7 +262,7 @@ def test_made_up_grooves_need_no_files() -> None:
     assert len(splits) == 3
     assert [len(grooves) for grooves in splits.values()] == [5, 2, 1]
     assert splits["val"] == made_up_grooves([5, 6], seed=3)
-    short = load_grooves("generated", Reading(bars=9), sizes=(1, 1, 1))
+    short = load_grooves("generated", Corpus(bars=9), sizes=(1, 1, 1))
     assert short["train"][0].text.count("\n") == 9 * 16
 
 
@@ -270,17 +270,17 @@ def test_made_up_grooves_need_no_files() -> None:
     ("data", "options", "message"),
     [
         ("nowhere", {}, "no such folder; expected generated, a folder of MIDI files, or groove="),
-        ("generated", {"reading": Reading(notation=LOUDNESS)}, "in the notation drumroll alone"),
+        ("generated", {"notation": "loudness"}, "in the notation drumroll alone"),
         ("generated", {"sizes": (0, 1, 1)}, "at least 1 groove"),
         (".", {"fills": True}, "are of the Groove MIDI Dataset"),
         ("generated", {"fills": True}, "are of the Groove MIDI Dataset"),
-        (".", {"cut": True, "reading": Reading(bars=None)}, "--cut needs --bars"),
-        (".", {"reading": Reading(bars=0)}, "--bars 0: must be 1 to"),
+        (".", {"bars": 0}, "--bars 0: must be at least 1 and at most 10000"),
     ],
 )
 def test_options_without_sense_are_refused(data: str, options, message: str) -> None:
+    sizes = options.pop("sizes", (1, 1, 1))
     with pytest.raises(ConfigError, match=message):
-        load_grooves(data, **options)
+        load_grooves(data, Corpus(**options), sizes=sizes)
 
 
 def test_the_zip_is_read_in_memory_whatever_its_names_are(small: Path, tmp_path: Path) -> None:

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import bars, to_text
-from modicum.methods.drum_transfer.structure import stability, structure, structure_means, two_means
+from modicum.methods.drum_transfer.metrics.structure import (
+    stability,
+    structure,
+    structure_means,
+    two_means,
+)
+from modicum.methods.drum_transfer.text.drumroll import bars, to_text
 
 MAIN = Path(__file__).parents[3]
 # Numbers alone; the texts they are of have no licence and stay in ../shared.
@@ -162,7 +167,7 @@ def test_grooves_without_structure_are_excluded_and_counted():
 
 
 def test_repetition_and_coin_flips():
-    """The columns `repeat` and `random` of the specification's section 6.3."""
+    """The columns `repeat` and `random` of the README's table of structure."""
     rng = np.random.default_rng(0)
     flips = [to_text(rng.integers(0, 2, (256, 6))) for _ in range(37)]
     official = structure_means([structure(text, official=True) for text in flips])

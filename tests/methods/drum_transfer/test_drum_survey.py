@@ -6,15 +6,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.midi import write_midi
-from modicum.methods.drum_transfer.notation import Groove
-from modicum.methods.drum_transfer.sources import Collection
-from modicum.methods.drum_transfer.survey import data, describe
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.data.sources import Collection
+from modicum.methods.drum_transfer.options import Corpus
+from modicum.methods.drum_transfer.text.midi import write_midi
+from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.methods.drum_transfer.train import Config
+from modicum.methods.drum_transfer.verbs.survey import data, describe
 
 
-def test_the_data_set_is_as_the_specification_measured_it(
+def test_the_data_set_is_as_it_was_measured(
     shared_data: Callable[[str], Path],
 ) -> None:
     found = data(f"groove={shared_data('groove')}")
@@ -57,11 +58,9 @@ def test_made_up_grooves_are_usable() -> None:
 
 def test_options_are_those_of_training() -> None:
     """What is looked at is what is trained on, unless the model is given something else."""
-    theirs = {field.name: field for field in dataclasses.fields(Config)}
-    for name, parameter in inspect.signature(data).parameters.items():
-        if name != "path":
-            assert parameter.default == theirs[name].default
-            assert parameter.annotation == theirs[name].type
+    (theirs,) = (field for field in dataclasses.fields(Config) if field.name == "corpus")
+    ours = inspect.signature(data).parameters["corpus"]
+    assert (ours.default, ours.annotation) == (theirs.default, theirs.type)
 
 
 def test_duplicates_across_splits_are_told() -> None:
@@ -85,7 +84,7 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     for number in range(3):
         write_midi(made_up_grooves([number], bars=8)[0], tmp_path / f"{number}.mid")
     assert data(str(tmp_path))["usable"]
-    short = data(str(tmp_path), pad=False)
+    short = data(str(tmp_path), Corpus(pad=False))
     assert not short["usable"]
     assert "the train split has no record. A record needs more than 8 bars" in short["problems"][0]
 
@@ -97,7 +96,7 @@ def test_bars_that_follow_the_meter_are_not_warned_of(tmp_path: Path) -> None:
     (warning,) = data(str(tmp_path))["warnings"]
     assert "some grooves are in 3/4. Without --meter-bars their bars are those of 4/4" in warning
     assert "16 steps" in warning
-    assert data(str(tmp_path), meter_bars=True)["warnings"] == []
+    assert data(str(tmp_path), Corpus(meter_bars=True))["warnings"] == []
 
 
 def test_records_are_those_of_training(tmp_path: Path) -> None:
@@ -106,8 +105,9 @@ def test_records_are_those_of_training(tmp_path: Path) -> None:
         pick_up = Groove("", "------\n" * 12 + "--o---\n" * 4 + "---o--\n" * 128, tempo=120)
         write_midi(pick_up, tmp_path / f"{number}.mid")
     for keep, count in ((False, 0), (True, 1)):
-        found = data(str(tmp_path), pad=False, keep_pickups=keep)
-        config = Config(data=str(tmp_path), pad=False, keep_pickups=keep)
+        corpus = Corpus(pad=False, keep_pickups=keep)
+        found = data(str(tmp_path), corpus)
+        config = Config(data=str(tmp_path), corpus=corpus)
         records = [config.record(groove) for groove in config.open()["train"]]
         assert found["splits"][0]["records"] == sum(r is not None for r in records) == count
         assert found["splits"][0]["bars"] == 8 + keep

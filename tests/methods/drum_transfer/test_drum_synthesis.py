@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.drumroll import to_text
-from modicum.methods.drum_transfer.notation import DRUMROLL, INSTRUMENTS, Groove, Notation
-from modicum.methods.drum_transfer.synthesis import RATE, TAIL, render, sounds, to_wav, write_wav
+from modicum.methods.drum_transfer.rendering.synthesis import (
+    RATE,
+    TAIL,
+    render,
+    sounds,
+    to_wav,
+    write_wav,
+)
+from modicum.methods.drum_transfer.text.drumroll import to_text
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, INSTRUMENTS, Groove, Notation
 
 ARTICULATED = Notation(("-oO", "-xoXO", "-xoXO", "-oO", "-xoXO", "-oO"))
 STRUCK = [0, 6, 16, 21, 37, 47]
@@ -118,10 +125,11 @@ def test_sixteen_bars_take_a_fifth_of_a_second_at_most():
 @pytest.mark.parametrize("channels", [1, 2])
 def test_wav_files(tmp_path, channels):
     played = groove({(0, "kick"): 1}, 4)
-    write_wav(tmp_path / "new" / "a.wav", played, channels=channels)
     samples = render(played, channels=channels)
-    content = (tmp_path / "new" / "a.wav").read_bytes()
-    assert content == to_wav(samples)
+    content = to_wav(samples)
+    if channels == 2:
+        write_wav(tmp_path / "new" / "a.wav", played)
+        assert content == (tmp_path / "new" / "a.wav").read_bytes()
     with wave.open(io.BytesIO(content)) as file:
         assert file.getparams()[:3] == (channels, 2, RATE)
         read = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, channels)

@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modicum.errors import DataError
-from modicum.methods.drum_transfer.drumroll import to_hits, to_text
-from modicum.methods.drum_transfer.extensions import NOTATIONS
-from modicum.methods.drum_transfer.notation import DRUMROLL, Groove
-from modicum.methods.drum_transfer.tablature import from_tablature, to_tablature
+from modicum.methods.drum_transfer.text.drumroll import to_hits, to_text
+from modicum.methods.drum_transfer.text.notation import (
+    DRUMROLL,
+    NOTATIONS,
+    Groove,
+)
+from modicum.methods.drum_transfer.text.tablature import from_tablature, to_tablature
 
 TAB = """\
 Title: simple

@@ -22,21 +22,24 @@ from modicum.engine.run import (
     TrainingError,
 )
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
-from modicum.methods.drum_transfer.drumroll import to_hits, to_record, without_separators
-from modicum.methods.drum_transfer.generator import made_up_grooves
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
 from modicum.methods.drum_transfer.losses import completion_nats
-from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
-from modicum.methods.drum_transfer.notation import DRUMROLL, SEPARATOR, Groove, Notation
+from modicum.methods.drum_transfer.models.decoder import CausalModel, Decoder
+from modicum.methods.drum_transfer.models.vocabulary import Characters
+from modicum.methods.drum_transfer.options import Corpus, Reading
+from modicum.methods.drum_transfer.text.drumroll import to_hits, to_record, without_separators
+from modicum.methods.drum_transfer.text.midi import read_midi, write_midi
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, SEPARATOR, Groove, Notation
 from modicum.methods.drum_transfer.train import (
+    Adaptation,
     Config,
+    DecoderSize,
     TrainedWeights,
     TrainingSet,
     train,
     window_of,
     without_instrument,
 )
-from modicum.methods.drum_transfer.vocabulary import Characters
 from modicum.options import from_json, to_json
 
 
@@ -46,7 +49,7 @@ class Nats:
     per_line = per_token = 1.0
 
 
-SMALL: dict[str, Any] = {"width": 32, "layers": 1, "heads": 2, "mlp": 32, "dropout": 0.0}
+SMALL = DecoderSize(width=32, layers=1, heads=2, mlp=32, dropout=0.0)
 
 
 def run_of(folder: Path, config: Config, **options: Any) -> Any:
@@ -71,7 +74,7 @@ def test_windows_are_the_bars_of_the_record() -> None:
 
 def test_batches_are_a_function_of_seed_epoch_and_number() -> None:
     grooves = made_up_grooves(range(6))
-    config = Config(window=3, drop_instrument=0.5, **SMALL)
+    config = Config(window=3, drop_instrument=0.5, size=SMALL)
     make = TrainingSet(config, grooves, Characters(DRUMROLL.alphabet))
     one = make(SampleRandom(0, 1, np.array([2, 4])))
     other = make(SampleRandom(0, 1, np.array([4, 5, 2])))
@@ -102,11 +105,11 @@ def test_weights_of_prompt_and_completion() -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_training_lowers_the_loss(tmp_path: Path, accumulate: int) -> None:
-    config = Config(records=24, window=2, epochs=6, batch_size=4, learning_rate=0.01, **SMALL)
+    config = Config(records=24, window=2, epochs=6, batch_size=4, learning_rate=0.01, size=SMALL)
     model = run_of(tmp_path / "run", config, accumulate=accumulate)
     records = config.to_records(made_up_grooves(range(500, 504)), "test")
     torch.manual_seed(0)
-    untrained = Decoder(Characters(DRUMROLL.alphabet), **SMALL)
+    untrained = Decoder(Characters(DRUMROLL.alphabet), **dataclasses.asdict(SMALL))
     assert completion_nats(model, records).per_line < completion_nats(untrained, records).per_line
     loaded = modicum.load(tmp_path / "run")
     ids = torch.arange(20).reshape(2, 10) % 8
@@ -114,7 +117,7 @@ def test_training_lowers_the_loss(tmp_path: Path, accumulate: int) -> None:
 
 
 def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
-    config = Config(records=8, window=2, epochs=3, batch_size=4, **SMALL)
+    config = Config(records=8, window=2, epochs=3, batch_size=4, size=SMALL)
     run_of(tmp_path / "run", config)
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     scores = [line["val_nats_per_line"] for line in lines if "val_nats_per_line" in line]
@@ -126,7 +129,7 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
 
 
 def test_checkpoints_hold_what_is_trained() -> None:
-    model = Decoder(Characters(DRUMROLL.alphabet), **SMALL)
+    model = Decoder(Characters(DRUMROLL.alphabet), **dataclasses.asdict(SMALL))
     model.embedding.weight.requires_grad_(False)
     kept = TrainedWeights(model)
     state = {name: weight.clone() for name, weight in kept.state_dict().items()}
@@ -146,7 +149,7 @@ def test_a_loss_that_is_not_finite_names_the_record(
 
     monkeypatch.setattr(Decoder, "forward", broken)
     with pytest.raises(TrainingError, match=r"records made-up_\d+.* at step 0"):
-        run_of(tmp_path / "run", Config(records=4, **SMALL))
+        run_of(tmp_path / "run", Config(records=4, size=SMALL))
 
 
 def test_a_folder_of_ones_own(tmp_path: Path) -> None:
@@ -154,7 +157,9 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
         for groove in made_up_grooves(range(first, first + (6 if split == "train" else 2))):
             (tmp_path / split).mkdir(exist_ok=True)
             write_midi(groove, tmp_path / split / f"{groove.name}.mid")
-    config = Config(data=str(tmp_path), notation="articulated", epochs=1, window=2, **SMALL)
+    config = Config(
+        data=str(tmp_path), corpus=Corpus(notation="articulated"), epochs=1, window=2, size=SMALL
+    )
     model = run_of(tmp_path / "run", config)
     assert model.vocabulary.size == len("\n-oSEPNDOxX") + 1
 
@@ -197,7 +202,7 @@ def test_bars_follow_the_meter_of_each_groove(
     assert main([*map(str, words), "--formats", "mid", "--out", str(tmp_path / "new")]) == 0
     for file in files:
         beats = int(file.stem[-1])
-        reading = Reading(bars=None, pad=False, meter_bars=True)
+        reading = Reading(meter_bars=True)
         written = read_midi(tmp_path / "new" / f"{file.stem}_1.mid", reading)
         assert written.meter == (beats, 4)
         assert written.notation.steps_per_bar == 4 * beats
@@ -222,22 +227,24 @@ def test_pitches_of_ones_own(tmp_path: Path) -> None:
         place = content.index(bytes([0x99, 36]))  # a kick drum becomes a maraca
         content[place + 1] = 70
         (tmp_path / f"{number}.mid").write_bytes(content)
-    config = Config(data=str(tmp_path), pitch_map=((70, "kick"),), strict=True)
+    config = Config(data=str(tmp_path), corpus=Corpus(pitch_map=((70, "kick"),), strict=True))
     rebuilt = from_json(Config, json.loads(json.dumps(to_json(config))))
     assert rebuilt == config
     assert hash(rebuilt) == hash(config)
     texts = {groove.text for some in rebuilt.open().values() for groove in some}
     assert texts == {groove.text for groove in made_up_grooves(range(4))}
     with pytest.raises(DataError, match="--pitch-map 33 snare 31 none"):
-        dataclasses.replace(config, pitch_map=()).open()
+        dataclasses.replace(config, corpus=Corpus(strict=True)).open()
 
 
 def test_loudness_and_fills(small_data_set: str) -> None:
-    config = Config(data=small_data_set, notation="loudness")
-    soft, loud = (dataclasses.replace(config, loud=least).open() for least in (127, 1))
+    soft, loud, fills = (
+        Config(data=small_data_set, corpus=Corpus(notation="loudness", **options)).open()
+        for options in ({"loud": 127}, {"loud": 1}, {"fills": True})
+    )
     assert "O" not in "".join(groove.text for groove in soft["train"])
     assert "o" not in "".join(groove.text for groove in loud["train"])
-    assert len(dataclasses.replace(config, fills=True).open()["train"]) == 1 + len(soft["train"])
+    assert len(fills["train"]) == 1 + len(soft["train"])
 
 
 @pytest.fixture
@@ -269,6 +276,15 @@ def test_grooves_that_are_too_short(tmp_path: Path) -> None:
         config.to_records([short], "train")
 
 
+def config_of(**options: Any) -> Config:
+    """A configuration of flat options, as the command line has them."""
+    groups = {"corpus": Corpus, "adaptation": Adaptation, "size": DecoderSize}
+    for name, group in groups.items():
+        names = {field.name for field in dataclasses.fields(group)} & options.keys()
+        options[name] = group(**{field: options.pop(field) for field in names})
+    return Config(**options)
+
+
 def test_options_that_do_not_fit() -> None:
     for options, words in (
         ({"notation": "abc"}, "--notation"),
@@ -285,10 +301,10 @@ def test_options_that_do_not_fit() -> None:
         ({"batch_size": 0}, "--batch-size"),
     ):
         with pytest.raises(ConfigError, match=words):
-            Config(**options)
-    assert Config(model="smollm2").rank == 16
-    assert Config(model="smollm2", full=True).rank is None
-    assert dataclasses.replace(Config(), model="smollm2", random_weights=True).peak == 3e-4
+            config_of(**options)
+    assert Adaptation().rank == 16
+    assert Adaptation(full=True).rank is None
+    assert Adaptation(random_weights=True).peak == 3e-4
 
 
 def test_a_record_longer_than_the_model_sees(tmp_path: Path) -> None:
@@ -297,7 +313,10 @@ def test_a_record_longer_than_the_model_sees(tmp_path: Path) -> None:
     for number in range(8):
         write_midi(groove, tmp_path / "data" / f"{number}.mid")
     with pytest.raises(ConfigError, match=r"7,\d+ tokens, but the model sees at most 4,096"):
-        run_of(tmp_path / "run", Config(data=str(tmp_path / "data"), bars=64, **SMALL))
+        run_of(
+            tmp_path / "run",
+            Config(data=str(tmp_path / "data"), corpus=Corpus(bars=64), size=SMALL),
+        )
 
 
 @pytest.mark.parametrize(
@@ -311,7 +330,8 @@ def test_a_language_model_goes_on_to_the_same_bits_and_is_loaded(
 ) -> None:
     folder = write_model(tmp_path / "model")
     config = Config(
-        model=str(folder), records=6, window=1, epochs=1, score_records=1, bars=9, **options
+        model=str(folder), records=6, window=1, epochs=1, score_records=1,
+        corpus=Corpus(bars=9), adaptation=Adaptation(**options),
     )  # fmt: skip
     module = sys.modules[Config.__module__]
     monkeypatch.setattr(module, "completion_nats", lambda *_, **__: Nats())

@@ -17,17 +17,20 @@ import modicum
 from modicum.cli import main
 from modicum.errors import DataError
 from modicum.method import load_saved
-from modicum.methods.drum_transfer import baselines
-from modicum.methods.drum_transfer.drummer import Drummer
-from modicum.methods.drum_transfer.drumroll import bars, to_hits
-from modicum.methods.drum_transfer.evaluate import losses_beside_yardsticks, write_beside_baselines
-from modicum.methods.drum_transfer.extensions import notation_named
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.groove_files import numbered, read_groove
-from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
-from modicum.methods.drum_transfer.remote import Reply, Server
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.models import baselines
+from modicum.methods.drum_transfer.models.drummer import Drummer
+from modicum.methods.drum_transfer.models.server import Reply, Server
+from modicum.methods.drum_transfer.options import Reading, Sampling
 from modicum.methods.drum_transfer.saved_models import arguments_of
-from modicum.methods.drum_transfer.tablature import from_tablature
+from modicum.methods.drum_transfer.text.drumroll import bars, to_hits
+from modicum.methods.drum_transfer.text.files import numbered, read_groove
+from modicum.methods.drum_transfer.text.midi import read_midi, write_midi
+from modicum.methods.drum_transfer.text.tablature import from_tablature
+from modicum.methods.drum_transfer.verbs.evaluate import (
+    losses_beside_yardsticks,
+    write_beside_baselines,
+)
 from modicum.weights.saved import save_model
 
 SMALL = ["--width", "32", "--layers", "1", "--heads", "2", "--mlp", "32", "--dropout", "0"]
@@ -68,8 +71,8 @@ def test_predict_writes_what_plays(
         files = {Path(file).suffix: Path(file) for file in sample["files"]}
         assert set(files) == {".mid", ".txt", ".png", ".wav"}
         assert sample["bars"] == 5
-        groove = read_midi(files[".mid"], Reading(bars=5))
-        given = read_midi(grooves / f"{sample['name'][:-2]}.mid", Reading(bars=4))
+        groove = read_midi(files[".mid"], bars=5)
+        given = read_midi(grooves / f"{sample['name'][:-2]}.mid", bars=4)
         assert bars(groove.text)[:2] == bars(given.text)[:2]
         assert groove.velocities is not None
         assert given.velocities is not None
@@ -274,13 +277,13 @@ def test_what_a_server_is_asked(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[dict[str, Any]] = []
+    asked: list[Sampling] = []
 
-    def complete(self: Server, prompt: str, **how: Any) -> list[Reply]:
-        asked.append(how)
+    def complete(self: Server, prompt: str, sampling: Sampling, **_: Any) -> list[Reply]:
+        asked.append(sampling)
         if len(asked) == 2:
             raise DataError("no line can begin a bar")
-        return [Reply("o-----\n" * 16, stopped=True)] * how["samples"]
+        return [Reply("o-----\n" * 16, stopped=True)] * sampling.samples
 
     monkeypatch.setattr(Server, "complete", complete)
     words = ["predict", "drum-transfer", grooves, "--server", "x", "--base-url", "http://here/v1"]
@@ -288,9 +291,9 @@ def test_what_a_server_is_asked(
     found = run(capsys, *words, code=1)
     assert [sorted(row) for row in found["samples"][2:]] == [["error", "name"]]
     assert found["grooves"] == 1
-    assert asked[0]["options"] == {}
+    assert asked[0] == Sampling(samples=2)
     run(capsys, *words, "--top-p", 0.5, "--seed", 3, "--no-constrained")
-    assert asked[2]["options"] == {"top_p": 0.5, "seed": 3}
+    assert asked[2] == Sampling(samples=2, top_p=0.5, seed=3, constrained=False)
 
 
 @pytest.mark.parametrize("name", ["people", "ngram", "uniform", "what"])
@@ -349,7 +352,7 @@ def test_records_are_exported_without_the_model(
     def built(*given: Any, **named: Any) -> None:
         raise AssertionError("the model is built")
 
-    monkeypatch.setattr("modicum.methods.drum_transfer.decoder.Decoder.__init__", built)
+    monkeypatch.setattr("modicum.methods.drum_transfer.models.decoder.Decoder.__init__", built)
     words = ["export", "drum-transfer", "--to", "jsonl-legacy", "--out", tmp_path / "a.jsonl"]
     for path in (trained, trained / "model.safetensors"):
         assert run(capsys, *words, "--run", path, "--split", "test")["records"] == 37
@@ -469,7 +472,7 @@ def test_midi_says_what_the_text_says(
     run(capsys, *words, "--data", tmp_path / "data", "--loud", "90", "--out", trained)
     words = ["predict", "drum-transfer", tmp_path / "data", "--run", trained, "--formats"]
     found = run(capsys, *words, "mid", "txt", "--out", tmp_path, "--samples", "1")
-    reading = Reading(notation_named(notation), bars=None, pad=False, loud=90)
+    reading = Reading(notation=notation, loud=90)
     for sample in found["samples"]:
         midi, tab = map(Path, sample["files"])
         text, heard = read_groove(tab, reading).text, read_midi(midi, reading).text

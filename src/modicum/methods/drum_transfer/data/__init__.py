@@ -1,0 +1,1 @@
+"""Where grooves come from."""

@@ -1,0 +1,332 @@
+"""Grooves by name: the Groove MIDI Dataset, a folder of MIDI files, and made-up ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal, TypeAlias
+
+from modicum.engine.random import fold_keys
+from modicum.errors import ConfigError, DataError
+from modicum.methods.drum_transfer.data.generator import made_up_grooves, style_of
+from modicum.methods.drum_transfer.options import Corpus
+from modicum.methods.drum_transfer.text.drumroll import windows
+from modicum.methods.drum_transfer.text.midi import parse_midi, unknown_pitches
+from modicum.methods.drum_transfer.text.notation import Groove
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+GENERATED = (372, 47, 37)
+"""Made-up grooves in each split: as many as the paper has records."""
+DOWNLOAD = (
+    "Download groove-v1.0.0-midionly.zip (Groove MIDI Dataset, CC BY 4.0) from "
+    "magenta.tensorflow.org/datasets/groove; it need not be unpacked."
+)
+DATASETS = {
+    "groove": DOWNLOAD,
+    "generated": "built in: made-up grooves of several styles, with fills, by rule",
+}
+"""Data sets by name, with where to get each and how it must lie on disk."""
+_COLUMNS = ("drummer", "session", "style", "beat_type", "time_signature", "midi_filename", "split")
+_SPLIT_NAMES = {"train": "train", "validation": "val", "test": "test"}
+_LARGEST_FILE = 1 << 26
+_MOST_LISTED = 5
+
+_log = logging.getLogger(__name__)
+
+Read: TypeAlias = Callable[[str], bytes | None]
+"""The bytes of a file of a data set by its name, None if it is not there."""
+
+
+@dataclass(frozen=True)
+class Collection(Mapping[str, list[Groove]]):
+    """Grooves by split, as a mapping, and where they come from."""
+
+    splits: dict[str, list[Groove]]
+    """Grooves of `train`, `val` and `test`, by name in order."""
+    styles: dict[str, str] = field(default_factory=dict[str, str])
+    """The style of each groove by its name, where it is known."""
+    dropped: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Files that were left out, by the reason."""
+    files: int = 0
+    """How many files there are, used or not."""
+
+    def __getitem__(self, split: str) -> list[Groove]:
+        return self.splits[split]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.splits)
+
+    def __len__(self) -> int:
+        return len(self.splits)
+
+
+def load_grooves(
+    data: str,
+    corpus: Corpus | None = None,
+    *,
+    seed: int = 0,
+    sizes: tuple[int, int, int] = GENERATED,
+) -> Collection:
+    """Grooves by name, divided in `train`, `val` and `test`.
+
+    Args:
+        data: `groove=PATH` with the Groove MIDI Dataset, as an archive or an unpacked folder; PATH
+            of a folder with MIDI files of one's own, see `own_files`; or `generated`, see
+            `generator`.
+        corpus: How files are read; None: as in the paper.
+        seed: Of the division of one's own files and of the made-up grooves.
+        sizes: Made-up grooves in each split.
+
+    Raises:
+        ConfigError: There is no data of that name, or an option is not for it.
+        DataError: The files cannot be used, or none is left.
+    """
+    corpus = corpus or Corpus()
+    name, named, path = data.partition("=")
+    if named and name == "groove":
+        return groove_dataset(Path(path).expanduser(), corpus)
+    if corpus.eval_session or corpus.fills:
+        raise ConfigError("--eval-session and --fills are of the Groove MIDI Dataset, groove=PATH.")
+    if data == "generated":
+        if corpus.notation != "drumroll":
+            raise ConfigError("generated: made-up grooves are in the notation drumroll alone.")
+        return _made_up(seed, sizes, corpus.bars)
+    if not Path(data).expanduser().is_dir():
+        raise ConfigError(
+            f"--data {data}: no such folder; expected generated, a folder of MIDI files, or "
+            f"groove=PATH. {DOWNLOAD}"
+        )
+    return own_files(Path(data).expanduser(), corpus, seed=seed)
+
+
+def groove_dataset(path: Path, corpus: Corpus) -> Collection:
+    """The Groove MIDI Dataset 1.0.0 (Gillick and others, ICML 2019).
+
+    By default the selection of the paper: beats, not fills, of sessions 1 to 3 in quarters, divided
+    as in the data set: 373, 47 and 37 grooves of which one is silent.
+
+    Args:
+        path: The archive, or the folder with `info.csv`, or that above it.
+        corpus: How files are read, and which.
+
+    Raises:
+        DataError: There is no such file, `info.csv` lacks columns, files it names are absent or
+            unusable, or nothing is left.
+    """
+    unknown: Counter[int] = Counter()
+    collection = Collection({split: [] for split in SPLITS})
+    dropped = collection.dropped
+    with _open(path) as read:
+        rows = _rows(path, read)
+        kept: list[Mapping[str, str]] = []
+        for row in rows:
+            file = row["midi_filename"]
+            if row["session"].endswith("eval_session") and not corpus.eval_session:
+                dropped.setdefault("evaluation session", []).append(file)
+            elif row["beat_type"] != "beat" and not corpus.fills:
+                dropped.setdefault("fill", []).append(file)
+            elif not row["time_signature"].endswith("-4"):
+                dropped.setdefault("meter not in quarters", []).append(file)
+            else:
+                kept.append(row)
+        contents = {row["midi_filename"]: read(row["midi_filename"]) for row in kept}
+        if absent := [file for file, content in contents.items() if content is None]:
+            raise DataError(
+                f"{path}: {len(absent)} of {len(kept)} files that info.csv names are absent: "
+                f"{_some(absent)}. Unpack it anew. {DOWNLOAD}"
+            )
+    for row in kept:
+        file = row["midi_filename"]
+        name = f"{row['drummer'].removeprefix('drummer')}_{PurePosixPath(file).stem}"
+        # One performance of the data set is only hi-hat pedal; the paper has its text.
+        grooves, unread = _parse(
+            contents[file] or b"", f"{path}: {file}", corpus, name, silent=True
+        )
+        unknown += unread
+        collection.splits[_SPLIT_NAMES[row["split"]]] += grooves
+        collection.styles.update(dict.fromkeys((g.name for g in grooves), row["style"]))
+    return _finished(collection, path, len(rows), unknown)
+
+
+def own_files(path: Path, corpus: Corpus, *, seed: int = 0) -> Collection:
+    """MIDI files of one's own: all `.mid` and `.midi` in a folder and the folders in it.
+
+    Folders `train`, `val` and `test` directly in it are the splits, and files beside them are left
+    out. Without them the files are put in an order by a hash of seed and name; a tenth each, at
+    least one, is for test and validation. So other files hardly change the split of a file. Fewer
+    than three files are all for training.
+
+    A file that cannot be used is left out with a warning, unless `corpus.strict`. Grooves are
+    called after their file and the folders it is in.
+
+    Args:
+        path: The folder.
+        corpus: How files are read.
+        seed: Of the division.
+
+    Raises:
+        DataError: No file can be used, or one cannot and `corpus.strict`.
+    """
+    files = sorted(
+        file.relative_to(path).as_posix()
+        for file in path.rglob("*")
+        if file.suffix.lower() in (".mid", ".midi") and file.is_file()
+    )
+    if not files:
+        raise DataError(f"{path}: no file in it ends in .mid or .midi.")
+    collection = Collection({split: [] for split in SPLITS})
+    unknown: Counter[int] = Counter()
+    taken: dict[str, str] = {}
+    for file, split in _division(files, seed):
+        name = file.rpartition(".")[0]
+        try:
+            if split is None:
+                raise DataError(f"{file}: it is in none of the folders {', '.join(SPLITS)}.")
+            if name in taken:
+                raise DataError(f"{file}: {taken[name]} gives a groove of the same name.")
+            grooves, unread = _parse((path / file).read_bytes(), file, corpus, name)
+        except (DataError, OSError) as error:
+            if corpus.strict:
+                raise DataError(f"{path}: {error}") from error
+            collection.dropped.setdefault("unusable file", []).append(str(error))
+            continue
+        taken[name] = file
+        unknown += unread
+        collection.splits[split] += grooves
+    if unusable := collection.dropped.get("unusable file"):
+        _log.warning("%s: %d of %d files are left out: %s", path, len(unusable), len(files),
+                     _some(unusable))  # fmt: skip
+    return _finished(collection, path, len(files), unknown)
+
+
+def _made_up(seed: int, sizes: tuple[int, int, int], bars: int) -> Collection:
+    if min(sizes) < 0 or sizes[0] < 1:
+        raise ConfigError(f"--sizes {' '.join(map(str, sizes))}: at least 1 groove is to train on.")
+    grooves = made_up_grooves(range(sum(sizes)), seed=seed, bars=bars)
+    after_train, after_val = sizes[0], sizes[0] + sizes[1]
+    parts = grooves[:after_train], grooves[after_train:after_val], grooves[after_val:]
+    splits: dict[str, list[Groove]] = dict(zip(SPLITS, parts, strict=True))
+    return Collection(splits, {groove.name: style_of(groove) for groove in grooves})
+
+
+def _parse(
+    data: bytes, source: str, corpus: Corpus, name: str, *, silent: bool = False
+) -> tuple[list[Groove], Counter[int]]:
+    """The grooves of a file, one unless it is cut, and hits of unknown pitches."""
+    groove, unknown = parse_midi(
+        data, source, corpus, name=name, bars=None if corpus.cut else corpus.bars, pad=corpus.pad,
+        strict=corpus.strict, silent=silent,
+    )  # fmt: skip
+    return windows(groove, corpus.bars, pad=corpus.pad) if corpus.cut else [groove], unknown
+
+
+def _division(files: list[str], seed: int) -> Iterable[tuple[str, str | None]]:
+    """Each file with its split, None if it is beside the folders of splits."""
+    top = {file: file.partition("/")[0] for file in files}
+    if any(folder in SPLITS and folder != file for file, folder in top.items()):
+        return [(file, folder if folder in SPLITS else None) for file, folder in top.items()]
+    ranked = sorted(files, key=lambda file: fold_keys(seed, "split", file))
+    held_out = max(round(len(files) / 10), 1) if len(files) >= 3 else 0
+    parts = ("test",) * held_out + ("val",) * held_out
+    split = dict(zip(ranked, parts, strict=False))
+    return [(file, split.get(file, "train")) for file in files]
+
+
+def _finished(collection: Collection, path: Path, files: int, unknown: Counter[int]) -> Collection:
+    """The collection in order, once it holds anything."""
+    if not any(collection.values()):
+        fell = "; ".join(f"{why}: {len(names)}" for why, names in collection.dropped.items())
+        reasons = collection.dropped.get("unusable file", [])
+        raise DataError(
+            f"{path}: none of its {files} files is left. Left out: {fell}."
+            + (f" {_some(reasons)}" if reasons else "")
+        )
+    if unknown:
+        _log.warning("%s: %s", path, unknown_pitches(unknown))
+    for grooves in collection.values():
+        grooves.sort(key=lambda groove: groove.name)
+    return replace(collection, files=files)
+
+
+def _rows(path: Path, read: Read) -> list[Mapping[str, str]]:
+    """The rows of `info.csv`, checked."""
+    content = read("info.csv")
+    assert content is not None  # _open found it
+    try:
+        table = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        missing = [column for column in _COLUMNS if column not in (table.fieldnames or ())]
+        if missing:
+            raise DataError(
+                f"{path}: info.csv lacks the columns {', '.join(missing)}; found "
+                f"{', '.join(table.fieldnames or ['nothing'])}. {DOWNLOAD}"
+            )
+        rows: list[Mapping[str, str]] = []
+        for row in table:
+            place = f"{path}: info.csv, line {table.line_num}"
+            if any(row[column] is None for column in _COLUMNS):
+                raise DataError(f"{place}: it has fewer fields than the header.")
+            if row["split"] not in _SPLIT_NAMES:
+                raise DataError(
+                    f"{place}: found the split {row['split']!r}; expected one of "
+                    f"{', '.join(_SPLIT_NAMES)}."
+                )
+            file = PurePosixPath(row["midi_filename"])
+            if file.is_absolute() or ".." in file.parts or "\\" in row["midi_filename"]:
+                raise DataError(f"{place}: the file {file} lies outside of the data set.")
+            rows.append(row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: info.csv is no table: {error}.") from error
+    return rows
+
+
+@contextmanager
+def _open(path: Path) -> Generator[Read]:
+    """Read files of an archive or a folder, whose names begin where `info.csv` is."""
+    if path.is_dir():
+        folder = next((f for f in (path, path / "groove") if (f / "info.csv").is_file()), None)
+        if folder is None:
+            raise DataError(f"{path}: no info.csv in it. {DOWNLOAD}")
+
+        def from_folder(name: str) -> bytes | None:
+            file = folder / name
+            return file.read_bytes() if file.is_file() else None
+
+        yield from_folder
+        return
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder. {DOWNLOAD}")
+    try:
+        # Members are read into memory; nothing is unpacked, so no name can lead anywhere.
+        with zipfile.ZipFile(path) as archive:
+            members = {member.filename: member for member in archive.infolist()}
+            tables = [name for name in members if name.rpartition("/")[2] == "info.csv"]
+            if not tables:
+                raise DataError(f"{path}: no info.csv in the archive. {DOWNLOAD}")
+            root = min(tables, key=len).removesuffix("info.csv")
+
+            def from_archive(name: str) -> bytes | None:
+                member = members.get(root + name)
+                if member is not None and member.file_size > _LARGEST_FILE:
+                    raise DataError(
+                        f"{path}: {name} has {member.file_size:,} bytes; expected a MIDI file of "
+                        f"at most {_LARGEST_FILE:,}."
+                    )
+                return None if member is None else archive.read(member)
+
+            yield from_archive
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise DataError(f"{path}: no usable zip archive: {error}. {DOWNLOAD}") from error
+
+
+def _some(items: list[str]) -> str:
+    more = len(items) - _MOST_LISTED
+    return "; ".join(items[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")

@@ -1,0 +1,387 @@
+"""Causal models: what all of them can do, and the compact decoder that is trained from scratch.
+
+The decoder follows the conventions of LlamaForCausalLM: RMSNorm before each part, rotary positions,
+grouped key and value heads, a SwiGLU MLP, no biases, and an output matrix that is the embedding's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from modicum.errors import ConfigError
+
+if TYPE_CHECKING:
+    from modicum.methods.drum_transfer.models.vocabulary import Vocabulary
+
+
+_ROOM = 128
+"""Tokens by which rooms for keys and values grow."""
+
+
+class CausalModel(nn.Module, ABC):
+    """A network that gives the next token's logits at every place of a text, whatever is behind it.
+
+    Args:
+        vocabulary: What the ids stand for.
+        context: The most tokens it can see at once.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, context: int) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.context = context
+
+    @abstractmethod
+    def new_cache(self) -> Any:
+        """An empty cache of keys and values, which `forward` fills in place."""
+
+    @abstractmethod
+    def keep_rows(self, cache: Any, rows: Tensor) -> None:
+        """Drop rows of a batch from a cache, in place.
+
+        Args:
+            cache: Of `new_cache`.
+            rows: `(k,)`, int64: the rows that stay, in their new order.
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        present: Tensor | None = None,
+        cache: Any = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits of the token that follows each place.
+
+        Args:
+            ids: `(B, T)`, int64. Where nothing is present any id will do. Padding on the right
+                needs no `present`: nothing before it sees it.
+            present: `(B, S)`, bool, S = tokens in the cache + T: which places hold a token. None:
+                all. Positions are counted over these alone, so a row padded on the left gives what
+                it gives by itself.
+            cache: Of `new_cache`. The tokens are seen after those in it, and are added to it.
+            last_only: Give the logits of the last place only, T = 1: cheaper for a long prompt and
+                a large vocabulary.
+
+        Returns:
+            `(B, T, V)`, float32. V is `vocabulary.size`.
+
+        Raises:
+            ConfigError: More tokens than the model can see.
+        """
+
+    def use_gradient_checkpointing(self) -> None:
+        """Compute activations again in the backward pass: less memory, about a third more time."""
+        raise NotImplementedError
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Change the weights' type once, which saves autocast doing so at every call.
+
+        Other than `to(dtype)` it leaves tables alone that must stay exact, such as the frequencies
+        of rotary positions.
+        """
+        for weight in self.parameters():
+            weight.data = weight.data.to(dtype)
+
+    def parameter_counts(self) -> tuple[int, int]:
+        """Numbers in all parameters, and in those that are trained."""
+        sizes = [(weight.numel(), weight.requires_grad) for weight in self.parameters()]
+        return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+    def check_length(self, tokens: int, what: str = "the text") -> None:
+        """Refuse a text that is too long.
+
+        Raises:
+            ConfigError: `tokens` are more than the context.
+        """
+        if tokens > self.context:
+            raise ConfigError(
+                f"{what}: {tokens:,} tokens, but the model sees at most {self.context:,}. Use "
+                f"fewer bars, or a model with a longer context."
+            )
+
+
+def count_positions(present: Tensor) -> Tensor:
+    """The position of each token among those present, `(B, S)`, int64; 0 before the first one.
+
+    Args:
+        present: `(B, S)`, bool.
+    """
+    return (present.long().cumsum(1) - 1).clamp(min=0)
+
+
+class Decoder(CausalModel):
+    """A small decoder-only Transformer, by default of 4.9 million parameters.
+
+    Its size is inferred: the paper names a Transformer trained from scratch and does not give
+    any. All heads share keys
+    and values (multi-query attention, Shazeer 2019), for which the MLP is larger: to write grooves
+    in a batch is above all to read their keys. Weights are drawn from PyTorch's
+    global generator: normal, deviation 0.02, as in Llama.
+
+    Args:
+        vocabulary: What the ids stand for.
+        width: Features of a token.
+        layers: Blocks of attention and MLP.
+        heads: Heads of queries; the width is divided among them.
+        key_value_heads: Heads of keys and values, each shared by `heads / key_value_heads` heads of
+            queries.
+        mlp: Inner features of the MLP.
+        dropout: Share of features dropped after the embedding and each part.
+        context: The most tokens it can see; 16 bars of 5/4 have 2,319 characters. It has no table
+            of positions, so this is a promise of what it was trained for, not a size.
+        rope_base: Base of the wave lengths of rotary positions.
+        epsilon: Of RMSNorm.
+
+    Raises:
+        ConfigError: Heads do not divide.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        width: int = 256,
+        layers: int = 6,
+        heads: int = 8,
+        key_value_heads: int = 1,
+        mlp: int = 864,
+        dropout: float = 0.1,
+        context: int = 4096,
+        rope_base: float = 10_000.0,
+        epsilon: float = 1e-5,
+    ) -> None:
+        super().__init__(vocabulary, context)
+        if width % (2 * heads) or heads % key_value_heads:
+            raise ConfigError(
+                f"a decoder of width {width}, {heads} heads and {key_value_heads} key and value "
+                f"heads: expected a width that is an even multiple of the heads, and heads that "
+                f"are a multiple of the key and value heads."
+            )
+        self.shape = {
+            "width": width,
+            "layers": layers,
+            "heads": heads,
+            "key_value_heads": key_value_heads,
+            "mlp": mlp,
+            "dropout": dropout,
+            "context": context,
+            "rope_base": rope_base,
+            "epsilon": epsilon,
+        }
+        self.checkpointing = False
+        self.embedding = nn.Embedding(vocabulary.size, width)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            _Block(width, heads, key_value_heads, mlp, dropout, epsilon) for _ in range(layers)
+        )
+        self.norm = nn.RMSNorm(width, epsilon)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def new_cache(self) -> KeyValueCache:
+        """An empty cache. It is for use without gradients."""
+        return KeyValueCache()
+
+    def keep_rows(self, cache: KeyValueCache, rows: Tensor) -> None:
+        """Drop rows of a batch from a cache; see `CausalModel.keep_rows`."""
+        cache.keep_rows(rows)
+
+    def use_gradient_checkpointing(self) -> None:
+        """Keep only what enters each block; see `CausalModel.use_gradient_checkpointing`."""
+        self.checkpointing = True
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        present: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits `(B, T, V)` of the token after each of `(B, T)`; see `CausalModel.forward`."""
+        seen = cache.length if cache is not None else 0
+        tokens = ids.shape[1]
+        total = seen + tokens
+        self.check_length(total)
+        if present is None:
+            positions = torch.arange(seen, total, device=ids.device)[None]
+        else:
+            positions = count_positions(present)[:, seen:]
+        # Not a buffer: a network cast to bfloat16 would take its angles along, and they are too
+        # coarse there.
+        size = int(self.shape["width"]) // int(self.shape["heads"])
+        powers = torch.arange(0, size, 2, device=ids.device, dtype=torch.float32) / size
+        angles = positions[:, None, :, None] * self.shape["rope_base"] ** -powers
+        rotation = angles.cos(), angles.sin()
+        mask = _mask(present, seen, tokens, ids.device)
+        hidden = self.dropout(self.embedding(ids))
+        for number, block in enumerate(self.blocks):
+            if self.checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(block, hidden, rotation, mask, use_reentrant=False)
+            else:
+                hidden = block(hidden, rotation, mask, cache, number)
+        if cache is not None:
+            cache.length = total
+        if last_only:
+            hidden = hidden[:, -1:]
+        return functional.linear(self.norm(hidden), self.embedding.weight).float()
+
+
+class KeyValueCache:
+    """Keys and values of the tokens seen so far, of every layer."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        """Tokens seen."""
+        self._rooms: list[tuple[Tensor, Tensor]] = []
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the newest tokens of a layer.
+
+        The length stays until all layers have theirs; whoever runs the layers sets it.
+
+        Args:
+            layer: Its number; layers come in order.
+            keys: `(B, heads, T, features)`.
+            values: Likewise.
+
+        Returns:
+            Keys and values of all tokens, `(B, heads, length + T, features)`.
+        """
+        before = self._rooms[layer] if layer < len(self._rooms) else (None, None)
+        end = self.length + keys.shape[2]
+        keys = append_tokens(before[0], self.length, keys)
+        values = append_tokens(before[1], self.length, values)
+        self._rooms[layer : layer + 1] = [(keys, values)]
+        return keys[:, :, :end], values[:, :, :end]
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Keep some rows of the batch.
+
+        Args:
+            rows: `(k,)`, int64.
+        """
+        self._rooms = [(keys[rows], values[rows]) for keys, values in self._rooms]
+
+
+def append_tokens(room: Tensor | None, start: int, new: Tensor) -> Tensor:
+    """Write keys or values of new tokens behind those before, in a room that grows in large steps.
+
+    Args:
+        room: `(B, heads, R, features)`, of which the first `start` tokens are taken; changed.
+        start: Tokens before.
+        new: `(B, heads, T, features)`.
+
+    Returns:
+        The room, or a larger one. What is not taken is finite.
+    """
+    end = start + new.shape[2]
+    if room is None or end > room.shape[2]:
+        size = -(-end // _ROOM) * _ROOM
+        larger = new.new_zeros(*new.shape[:2], size, new.shape[3])
+        if room is not None:
+            larger[:, :, :start] = room[:, :, :start]
+        room = larger
+    room[:, :, start:end] = new
+    return room
+
+
+class _Block(nn.Module):
+    """Attention and MLP, each on normalised features and added to them."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        key_value_heads: int,
+        mlp: int,
+        dropout: float,
+        epsilon: float,
+    ) -> None:
+        super().__init__()
+        self.heads = (heads, key_value_heads, key_value_heads)
+        self.attention_norm = nn.RMSNorm(width, epsilon)
+        self.query_key_value = nn.Linear(width, width // heads * sum(self.heads), bias=False)
+        self.attention_output = nn.Linear(width, width, bias=False)
+        self.mlp_norm = nn.RMSNorm(width, epsilon)
+        self.gate_and_up = nn.Linear(width, 2 * mlp, bias=False)
+        self.down = nn.Linear(mlp, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """One layer.
+
+        Args:
+            hidden: `(B, T, width)`.
+            rotation: Cosine and sine of the angles that queries and keys are turned by, each
+                `(B or 1, 1, T, features / 2)`.
+            mask: `(B or 1, 1, T, S)`, bool: who sees whom. None: everything up to itself.
+            cache: Where earlier keys and values are.
+            layer: Which of the cache's layers it is.
+        """
+        rows, tokens, width = hidden.shape
+        mixed = self.query_key_value(self.attention_norm(hidden))
+        heads = mixed.view(rows, tokens, sum(self.heads), -1).transpose(1, 2)
+        query, key, value = heads.split(self.heads, dim=1)
+        query, key = _rotate(query, rotation), _rotate(key, rotation)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value)
+        if tokens == 1:
+            # All heads that share keys at once, as if they were tokens: the keys, which are most of
+            # the work of writing, are read once.
+            query = query.reshape(rows, self.heads[1], -1, query.shape[-1])
+        attended = functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=mask is None and tokens > 1,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        attended = (
+            attended.reshape(rows, self.heads[0], tokens, -1)
+            .transpose(1, 2)
+            .reshape(rows, tokens, width)
+        )
+        hidden = hidden + self.dropout(self.attention_output(attended))
+        gate, up = self.gate_and_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
+        return hidden + self.dropout(self.down(functional.silu(gate) * up))
+
+
+def _mask(present: Tensor | None, seen: int, tokens: int, device: torch.device) -> Tensor | None:
+    """Who sees whom, `(B or 1, 1, T, S)`; None where being causal says it all."""
+    if present is None and (seen == 0 or tokens == 1):
+        return None
+    places = torch.arange(seen + tokens, device=device)
+    own = places[seen:, None]
+    mask = (places <= own)[None, None]
+    if present is not None:
+        # Padding sees itself: the soft-max of a row that sees nothing is not a number.
+        mask = mask & (present[:, None, None] | (places == own))
+    return mask
+
+
+def _rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn features i and i + half by the position's angles, as Llama pairs them."""
+    half = heads.shape[-1] // 2
+    first, second = heads.float().split(half, dim=-1)
+    cosine, sine = rotation
+    turned = (first * cosine - second * sine, second * cosine + first * sine)
+    return torch.cat(turned, dim=-1).to(heads.dtype)

@@ -1,0 +1,194 @@
+"""Models that continue grooves: what a run left, or one by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from modicum.engine.devices import Device, choose_device
+from modicum.errors import ConfigError
+from modicum.method import load_saved
+from modicum.methods.drum_transfer.models import baselines
+from modicum.methods.drum_transfer.models.decoder import CausalModel
+from modicum.methods.drum_transfer.models.generate import generate
+from modicum.methods.drum_transfer.models.language_models import LanguageModel
+from modicum.methods.drum_transfer.options import Sampling
+from modicum.methods.drum_transfer.text.drumroll import Record
+from modicum.methods.drum_transfer.text.files import numbered
+from modicum.methods.drum_transfer.text.notation import SEPARATOR, Notation
+from modicum.methods.drum_transfer.train import BUILT_IN, Adaptation, Config, build_model
+from modicum.options import from_json
+
+Weights = Literal["best", "last"]
+PEOPLE = "people"
+"""What those are called whom a model is compared with."""
+_TAKEN = ("measure", "excluded", "what", PEOPLE, *baselines.BY_NAME, *baselines.YARDSTICKS)
+"""Columns and rows of tables beside which the model's stands."""
+
+
+@dataclass(frozen=True)
+class Drummer:
+    """A model that continues grooves, and how the grooves that it knows are written."""
+
+    model: nn.Module
+    config: Config
+    """`config.corpus` says how to read grooves that it is to continue."""
+    name: str
+    """None that anything it is compared with has, unless it is that baseline."""
+
+    @classmethod
+    def load(
+        cls,
+        run: Path | None,
+        model: str | None = None,
+        weights: Weights = "best",
+        device: Device = "auto",
+    ) -> Drummer:
+        """A trained run, or a model by name that has not been trained here.
+
+        Args:
+            run: A run folder, or a `.safetensors` file of one.
+            model: `ngram`, which is counted on the built-in grooves at once; `repeat` or `random`;
+                or a pre-trained model as `Config.model` has it, untrained on drums.
+            weights: Of a run folder, those of the best epoch or of the last.
+            device: Where to compute.
+
+        Raises:
+            ConfigError: None or both are given, or there is no such model.
+            CheckpointError: The run cannot be read.
+        """
+        if (run is None) == (model is None):
+            raise ConfigError("give --run with a trained run, or --model with a model by name.")
+        if run is not None:
+            saved = load_saved(run, weights, method="drum-transfer")
+            config = from_json(Config, saved.notes["config"])
+            found = saved.module
+            if isinstance(found, CausalModel):
+                found = ready_to_write(found, device)
+            return cls(found, config, _name_of(config))
+        assert model is not None
+        if model in baselines.BY_NAME:
+            return cls(baselines.BY_NAME[model](), Config(model=model), model)
+        if model == "scratch":
+            raise ConfigError("--model scratch: it knows nothing before it is trained. Train it.")
+        config = Config(model=model)
+        records = config.to_records(config.open("generated")["train"], "train")
+        untrained = build_model(
+            dataclasses.replace(config, adaptation=Adaptation(full=True)), records
+        )
+        return cls(ready_to_write(untrained, device), config, _name_of(config))
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        notation: Notation,
+        sampling: Sampling | None = None,
+        *,
+        bars: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[str]]:
+        """Completions of prompts; see `generate.generate`, whose options these are.
+
+        A baseline writes whole bars, whatever `constrained` and `max_tokens` are.
+
+        Raises:
+            ConfigError: The notation is another than the model's, but for the beats of a bar, or no
+                bars are to be written.
+        """
+        if notation.of_any_meter() != self.config.notation:
+            raise ConfigError(
+                f"the model writes the notation {self.config.corpus.notation!r}, and the prompts "
+                f"are in another. Read them as `Drummer.config.corpus` says."
+            )
+        if isinstance(self.model, CausalModel):
+            return generate(
+                self.model, prompts, sampling, notation=notation, bars=bars, progress=progress
+            )
+        assert isinstance(self.model, baselines.Baseline)
+        return self.model.complete(prompts, notation, sampling, bars=bars)
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Refuse options that a baseline would pass over in silence.
+
+        Raises:
+            ConfigError: One is other than usual, and it is a baseline that has no use for it.
+        """
+        if not isinstance(self.model, baselines.Baseline):
+            return
+        unused = {"constrained": "--no-constrained", "max_tokens": "--max-tokens"}
+        if not isinstance(self.model, baselines.NGram):
+            unused |= {"temperature": "--temperature", "top_p": "--top-p"}
+        usual = Sampling()
+        if given := [o for name, o in unused.items() if vars(sampling)[name] != vars(usual)[name]]:
+            raise ConfigError(
+                f"{', '.join(given)}: the baseline {self.name} has no such option. Leave it out."
+            )
+
+
+def _name_of(config: Config) -> str:
+    """What a model is called in tables and names of files."""
+    if config.model in BUILT_IN:
+        return config.model
+    return numbered((*_TAKEN, Path(config.model).name or "model"))[-1]
+
+
+def ready_to_write(model: CausalModel, device: Device = "auto") -> CausalModel:
+    """A model as it writes fastest: adapters merged, and in bfloat16 where the processor has that.
+
+    A small decoder stays in float32: there is nothing to gain.
+    """
+    place = choose_device(device)
+    if isinstance(model, LanguageModel):
+        model.merge_lora()
+        if place.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False):
+            model.cast(torch.bfloat16)
+    return model.to(place).eval()
+
+
+def continued(
+    drummer: Drummer,
+    records: Sequence[Record],
+    sampling: Sampling | None = None,
+    *,
+    bars: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """The prompts of records with completions; those of a record stand together.
+
+    Args:
+        drummer: Who writes.
+        records: Whose prompts are continued, in their notations.
+        sampling: How to draw; None: as usual.
+        bars: Bars to write; None: as many as the completion of the record has.
+        progress: Called with what is done and how much there is.
+    """
+    # A model is asked at once for all that have the same notation and bars.
+    groups: dict[tuple[Notation, int], list[int]] = {}
+    for number, record in enumerate(records):
+        wanted = bars or record.completion.count(SEPARATOR) + 1
+        groups.setdefault((record.notation, wanted), []).append(number)
+    texts: list[list[str]] = [[] for _ in records]
+    finished = 0
+    for (notation, wanted), chosen in groups.items():
+
+        def report(done: int, total: int, before: int = finished, some: int = len(chosen)) -> None:
+            if progress is not None:
+                progress(round(100 * (before + some * done / total)), 100 * len(records))
+
+        found = drummer.complete(
+            [records[number].prompt for number in chosen],
+            notation,
+            sampling,
+            bars=wanted,
+            progress=report,
+        )
+        finished += len(chosen)
+        for number, completions in zip(chosen, found, strict=True):
+            texts[number] = [records[number].prompt + text for text in completions]
+    return [text for of_record in texts for text in of_record]

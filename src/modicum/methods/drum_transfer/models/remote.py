@@ -1,0 +1,223 @@
+"""Grooves continued by models on servers, and training files for them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from modicum.errors import ConfigError, DataError
+from modicum.methods.drum_transfer.metrics.measures import validity
+from modicum.methods.drum_transfer.models.server import Form, Reply, Server, ServerError, messages
+from modicum.methods.drum_transfer.options import Sampling
+from modicum.methods.drum_transfer.text.drumroll import (
+    Record,
+    Repair,
+    to_hits,
+    to_text,
+    without_separators,
+)
+from modicum.methods.drum_transfer.text.notation import END, SEPARATOR, Notation
+from modicum.system.files import write_text
+
+logger = logging.getLogger(__name__)
+
+
+def write_jsonl(path: Path, records: Iterable[Record], *, form: Form = "completions") -> int:
+    """Write records as a training file, one JSON object a line.
+
+    Args:
+        path: Appears whole.
+        records: What to learn.
+        form: completions: `{"prompt", "completion"}`, as the paper's models were trained. chat:
+            `{"messages"}` of system, user and assistant, with `instruction` as the first.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        DataError: There are none.
+    """
+
+    def written(record: Record) -> dict[str, Any]:
+        if form == "completions":
+            return {"prompt": record.prompt, "completion": record.completion}
+        answer = {"role": "assistant", "content": record.completion}
+        return {"messages": [*messages(record.prompt, record.notation), answer]}
+
+    lines = [json.dumps(written(record)) + "\n" for record in records]
+    if not lines:
+        raise DataError(f"{path}: there are no records to write; nothing is written.")
+    write_text(path, "".join(lines))
+    return len(lines)
+
+
+class Answer(NamedTuple):
+    """A groove that a server has continued, and how well it kept to the notation."""
+
+    name: str
+    """Name of the record."""
+    text: str = ""
+    """Prompt and continuation as lines without separators; empty if there is an `error`."""
+    bad_lines: int = 0
+    """Lines that came malformed, those left out not counted."""
+    left_out: int = 0
+    """Lines left out because they are no part of a groove; 0 without `repair`."""
+    right_length: bool = False
+    """Whether as many lines came as were wanted, good or bad, those left out not counted."""
+    ended: bool = False
+    """Whether the model wrote the end mark, or nothing more: servers do not tell these apart."""
+    error: str = ""
+    """Why this sample cannot be used, though others can; empty if it can."""
+
+
+def continue_groove(
+    server: Server,
+    record: Record,
+    sampling: Sampling | None = None,
+    *,
+    groove_bars: int = 16,
+    repair: Repair | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Answer]:
+    """Continue the prompt of a record on a server, and check what comes.
+
+    Lines that are malformed and continuations that are too short or too long are reported in the
+    answers and in the log, one warning of a kind for all samples. Without `repair` they stay as
+    they are. With it
+
+    - what is no part of a groove, such as the words and code fences that chat models put around it,
+      is left out: all before the first line that can begin a bar, all after `END`, and between them
+      each line of whose characters no more than half occur in lines of the notation;
+    - other malformed lines are padded or dropped;
+    - what is then too long is cut to the bars wanted. What is too short stays so.
+
+    A sample that is refused or, with `repair`, has no line that can begin a bar does not stop the
+    others: its answer has an `error`, and there is a warning.
+
+    Args:
+        server: Where the model is.
+        record: Its prompt is continued; its completion is not sent.
+        sampling: See `Server.complete`.
+        groove_bars: Bars wanted, the prompt's included.
+        repair: What becomes of malformed lines, see `drumroll.to_hits`.
+        options: See `Server.complete`.
+
+    Returns:
+        An answer for each sample, in order.
+
+    Raises:
+        ConfigError: The prompt has all bars wanted; or see `Server.complete`.
+        ServerError: See `Server.complete`.
+        DataError: No sample can be used; or see `Server.complete`.
+    """
+    name, notation, given = record.name, record.notation, without_separators(record.prompt)
+    wanted = groove_bars - given.count("\n") // notation.lines_per_bar
+    if wanted < 1:
+        raise ConfigError(
+            f"{name}: the prompt has {groove_bars - wanted} bars; nothing is left to continue of a "
+            f"groove of {groove_bars}. Give a shorter prompt, or ask for more bars."
+        )
+    try:
+        replies = server.complete(record.prompt, sampling, notation=notation, options=options)
+    except ServerError:
+        raise  # not of this groove
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    parted = [_parts(reply, notation, server, repair) for reply in replies]
+    good = [number for number, parts in enumerate(parted) if not parts.error]
+    if not good:
+        raise DataError(f"{name}: {parted[0].error}")
+    for number, parts in enumerate(parted, 1):
+        if parts.error:
+            logger.warning("%s, sample %d: %s", name, number, parts.error)
+    found = validity([parted[n].groove for n in good], notation, groove_bars=wanted)
+    ended = [reply.stopped or END in reply.text for reply in replies]
+    answers = [Answer(name, ended=e, error=p.error) for p, e in zip(parted, ended, strict=True)]
+    for place, number in enumerate(good):
+        text = given + parted[number].groove
+        if repair is not None:
+            hits = to_hits(text, notation, repair=repair, source=name)
+            text = to_text(hits[: groove_bars * notation.steps_per_bar], notation)
+        answers[number] = answers[number]._replace(
+            text=text,
+            bad_lines=int(found.bad_lines[place]),
+            left_out=len(parted[number].left_out),
+            right_length=bool(found.right_length[place]),
+        )
+    left_out = [line for parts in parted for line in parts.left_out]
+    if left_out:
+        example = server.quote(next(filter(None, left_out), ""))
+        logger.warning("%s: left out %d lines that %s wrote beside the groove, such as %s.",
+                       name, len(left_out), server.model, example)  # fmt: skip
+    if bad := found.bad_lines.sum():
+        fate = f"repaired by {repair}" if repair else "they are left as they are"
+        logger.warning("%s: %d of %d lines that %s wrote are malformed; %s.",
+                       name, bad, found.lines.sum(), server.model, fate)  # fmt: skip
+    bars = (found.lines / notation.lines_per_bar).tolist()
+    _warn_of_lengths(name, server.model, bars, wanted, [ended[n] for n in good], cut=bool(repair))
+    return answers
+
+
+class _Parts(NamedTuple):
+    """What a model wrote, parted."""
+
+    groove: str
+    """Lines without separators, perhaps malformed."""
+    left_out: Sequence[str] = ()
+    """Lines that are no part of a groove."""
+    error: str = ""
+    """Why there is no groove."""
+
+
+def _parts(reply: Reply, notation: Notation, server: Server, repair: Repair | None) -> _Parts:
+    """See `continue_groove` for what is left out."""
+    if reply.refusal:
+        return _Parts("", error=server.refused(reply))
+    if repair is None:
+        return _Parts(without_separators(reply.text))
+    places = notation.bar()
+    opening = places[: places.index("\n")]
+    characters = "".join(places).replace("\n", "")
+    before, _, after = reply.text.partition(END)
+    lines = [line.strip() for line in before.splitlines()]
+    lines = [line for line in lines if line != SEPARATOR.strip()]
+    begins = [
+        len(line) == len(opening) and all(map(str.__contains__, opening, line)) for line in lines
+    ]
+    if True not in begins:
+        example = "".join(allowed[0] for allowed in opening)
+        return _Parts(
+            "",
+            error=f"no line that {server.model} wrote can begin a bar, as {example!r} can; it "
+            f"wrote {server.quote(reply.text)}. Try again, or take a model that was fine-tuned on "
+            f"grooves.",
+        )
+    first = begins.index(True)
+    groove, left_out = "", lines[:first]
+    for line in lines[first:]:
+        if 2 * sum(map(characters.__contains__, line)) > len(line):
+            groove += line + "\n"
+        else:
+            left_out.append(line)
+    return _Parts(groove, left_out + after.strip().splitlines())
+
+
+def _warn_of_lengths(
+    name: str, model: str, bars: list[float], wanted: int, ended: list[bool], *, cut: bool
+) -> None:
+    pairs = list(zip(bars, ended, strict=True))
+    advice = (
+        (sum(some < wanted and not end for some, end in pairs),
+         "{} cut off at the most tokens: raise --max-tokens"),
+        (sum(some < wanted and end for some, end in pairs),
+         "{} ended early by the model itself: try again, or fine-tune it longer"),
+        (sum(some > wanted for some in bars),
+         f"{{}} too long: {'cut to' if cut else 'not cut to'} the bars wanted"),
+    )  # fmt: skip
+    if said := "; ".join(sentence.format(count) for count, sentence in advice if count):
+        listed = ", ".join(f"{some:.4g}" for some in bars)
+        logger.warning("%s: %s wrote %s bars, but %d were wanted: %s.",
+                       name, model, listed, wanted, said)  # fmt: skip

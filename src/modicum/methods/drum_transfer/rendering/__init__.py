@@ -1,0 +1,1 @@
+"""Grooves to see and to hear."""

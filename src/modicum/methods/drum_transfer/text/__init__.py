@@ -1,0 +1,1 @@
+"""How grooves are written: notations, text, MIDI and tabs."""

@@ -1,0 +1,261 @@
+"""The verb `evaluate`: a model beside yardsticks, baselines and people."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from modicum.engine.devices import Device
+from modicum.methods.drum_transfer.data.sources import Split
+from modicum.methods.drum_transfer.losses import CompletionNats, completion_nats
+from modicum.methods.drum_transfer.metrics.measures import Reference, Score, score, score_table
+from modicum.methods.drum_transfer.metrics.structure import Clusterer
+from modicum.methods.drum_transfer.models import baselines
+from modicum.methods.drum_transfer.models.decoder import CausalModel
+from modicum.methods.drum_transfer.models.drummer import PEOPLE, Drummer, Weights, continued
+from modicum.methods.drum_transfer.options import Sampling
+from modicum.methods.drum_transfer.rendering.pictures import comparison_sheet
+from modicum.methods.drum_transfer.text.drumroll import Record, to_hits, to_text, without_separators
+from modicum.methods.drum_transfer.text.files import numbered
+from modicum.methods.drum_transfer.text.notation import Groove
+from modicum.methods.drum_transfer.text.tablature import to_tablature
+from modicum.options import FLAT
+from modicum.system.files import atomic_write, ready_folder, to_json, write_text
+from modicum.system.progress import report_progress
+from modicum.weights.saved import find_model
+
+
+def evaluate(
+    run: Path | None = None,
+    model: str | None = None,
+    weights: Weights = "best",
+    data: str | None = None,
+    split: Split = "test",
+    write: bool = True,
+    sampling: Annotated[Sampling, FLAT] = Sampling(),
+    official: bool = False,
+    clusterer: Clusterer = "exact",
+    styles: bool = False,
+    out: Path | None = None,
+    device: Device = "auto",
+) -> dict[str, Any]:
+    """Measure a model: its loss beside yardsticks, and what it writes beside people and baselines.
+
+    Nats per line is the cross entropy of all tokens of the completions, divided by their lines: it
+    does not depend on how the text is cut into tokens, nats per token does. A model above the
+    n-gram of two lines, counted on the training split, has learnt nothing worth a network.
+
+    Args:
+        run: Run folder, or a .safetensors file of one.
+        model: In place of --run, a model by name; see predict.
+        weights: Of a run folder, those of the best epoch or of the last.
+        data: What --data of train takes; None: the run's.
+        split: Which grooves.
+        write: Let it continue the grooves and measure what it writes; otherwise the loss alone.
+        sampling: How completions are drawn.
+        official: Bar strings of the paper's script, whose lines end in two newlines.
+        clusterer: exact, or sklearn as in the paper's script.
+        styles: Also a table for each style.
+        out: Folder for evaluation.json, a picture, and `written`, emptied before, with the grooves:
+            a .txt each as it came, and a .tab, which has tempo and meter. None: the run folder.
+        device: Where to compute.
+    """
+    folder = out or (Path("evaluation") if run is None else find_model(run, weights).parent)
+    ready_folder(folder)
+    drummer = Drummer.load(run, model, weights, device)
+    if model == "ngram":  # beside that of the training split
+        drummer = dataclasses.replace(drummer, name="ngram of built-in grooves")
+    drummer.check_sampling(sampling)
+    config = drummer.config
+    if data is not None:
+        config = dataclasses.replace(config, data=data)
+    collection = config.open()
+    chosen = [
+        (groove, record)
+        for groove in collection[split]
+        if (record := config.record(groove)) is not None
+    ]
+    records = [record for _, record in chosen] or config.to_records([], split)
+    train = config.to_records(collection["train"], "train")
+    ngram = baselines.NGram.fit(train)
+    losses = losses_beside_yardsticks(drummer, ngram, records)
+    result: dict[str, Any] = {
+        "data": config.data,
+        "split": split,
+        "records": len(records),
+        "loss": losses,
+    }
+    if write:
+        texts = write_beside_baselines(drummer, ngram, records, sampling)
+        styled = [collection.styles.get(g.name, "unknown") for g, _ in chosen] if styles else []
+        result |= _measures(
+            drummer.name,
+            texts,
+            records,
+            styled,
+            reference=Reference.read(
+                [r.prompt + r.completion for r in train], [r.notation for r in train]
+            ),
+            given_bars=config.prompt_bars,
+            groove_bars=config.corpus.bars,
+            official=official,
+            clusterer=clusterer,
+        )
+        grooves = [groove for groove, _ in chosen]
+        _keep(texts, grooves, folder)
+        first = {name: _in_place_of(grooves[0], name, some[0]) for name, some in texts.items()}
+        with atomic_write(folder / "written.png") as file:
+            file.write(comparison_sheet(first, given_bars=config.prompt_bars))
+        result["picture"] = str(folder / "written.png")
+        result["written"] = str(folder / "written")
+    write_text(folder / "evaluation.json", to_json(result) + "\n")
+    return result | {"details": str(folder / "evaluation.json")}
+
+
+def _measures(
+    model: str,
+    texts: Mapping[str, Sequence[str]],
+    records: Sequence[Record],
+    styles: Sequence[str],
+    **options: Any,
+) -> dict[str, Any]:
+    """The table of all that wrote, and if `styles` are given, that of the model by style.
+
+    Args:
+        model: Its name.
+        texts: By name, those of each record standing together.
+        records: What people played.
+        styles: Of each record, or none.
+        options: More of `measures.score`.
+    """
+
+    def scored(name: str, style: str | None = None) -> dict[str, Score]:
+        """Of all texts of a name, or those of a style."""
+        some, copies = texts[name], len(texts[name]) // len(records)
+        chosen = [n for n in range(len(some)) if style is None or styles[n // copies] == style]
+        of = [records[number // copies] for number in chosen]
+        return score(
+            [some[number] for number in chosen],
+            notation=[record.notation for record in of],
+            expected=[without_separators(record.prompt + record.completion) for record in of],
+            records=True,
+            **options,
+        )
+
+    tables: dict[str, Any] = {"measures": score_table({name: scored(name) for name in texts})}
+    if styles:
+        by_style = {style: scored(model, style) for style, _ in Counter(styles).most_common()}
+        rows = score_table({"all": scored(model)} | by_style)
+        for row in rows:
+            del row["what"]  # told in the other table; here is no room
+        tables["styles"] = {model: rows}
+    return tables
+
+
+def _keep(texts: Mapping[str, Sequence[str]], grooves: Sequence[Groove], folder: Path) -> None:
+    """Write every text to files, in place of those of an evaluation before."""
+    shutil.rmtree(folder / "written", ignore_errors=True)
+    names = numbered(_plain(groove.name) for groove in grooves)
+    for who, some in texts.items():
+        copies = len(some) // len(grooves)
+        for number, text in enumerate(some):
+            place, copy = divmod(number, copies)
+            name = names[place] + (f"_{copy + 1}" if copies > 1 else "")
+            tab = to_tablature(_in_place_of(grooves[place], name, text))
+            write_text(folder / "written" / who / f"{name}.txt", without_separators(text))
+            write_text(folder / "written" / who / f"{name}.tab", tab)
+
+
+def _in_place_of(groove: Groove, name: str, text: str) -> Groove:
+    """What was written of a groove, silent where it is malformed, at its tempo."""
+    hits = to_hits(without_separators(text), groove.notation, repair="pad")
+    return dataclasses.replace(
+        groove,
+        name=name,
+        text=to_text(hits, groove.notation),
+        tempo=round(groove.tempo, 3),
+        velocities=None,
+    )
+
+
+def losses_beside_yardsticks(
+    drummer: Drummer,
+    ngram: baselines.NGram,
+    records: Sequence[Record],
+    *,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Nats per line of a model and of the n-grams of every order.
+
+    Args:
+        drummer: The model.
+        ngram: Of which the yardsticks are the orders.
+        records: What all are measured on.
+        quiet: No progress.
+
+    Returns:
+        A row each: `nats_per_line` of all lines, `without_padding` of those up to the last hit, and
+        `nats_per_token`, of a network.
+    """
+    rows = [
+        _loss_row(name, ngram.nats(records, order))
+        for order, name in enumerate(baselines.YARDSTICKS)
+    ]
+    if isinstance(drummer.model, CausalModel):
+        with report_progress("measure", quiet=quiet) as progress:
+            nats = completion_nats(drummer.model, records, progress=progress)
+        rows.append(_loss_row(drummer.name, nats) | {"nats_per_token": nats.per_token})
+    elif isinstance(drummer.model, baselines.NGram):
+        rows.append(_loss_row(drummer.name, drummer.model.nats(records)))
+    return rows
+
+
+def _loss_row(name: str, nats: CompletionNats) -> dict[str, Any]:
+    return {
+        "model": name,
+        "nats_per_line": nats.per_line,
+        "without_padding": nats.per_sounding_line,
+    }
+
+
+def write_beside_baselines(
+    drummer: Drummer,
+    ngram: baselines.NGram,
+    records: Sequence[Record],
+    sampling: Sampling | None = None,
+    *,
+    quiet: bool = False,
+) -> dict[str, list[str]]:
+    """Whole records: those of people, and those that the baselines and a model make of the prompts.
+
+    Args:
+        drummer: The model.
+        ngram: The baseline of that name.
+        records: Whose prompts are continued.
+        sampling: How to draw; None: as usual. Baselines write one sample of each.
+        quiet: No progress.
+
+    Returns:
+        By name, `people` and the model's among them, the records in order; a model's samples of a
+        record stand together.
+    """
+    sampling = sampling or Sampling()
+    others = {"repeat": baselines.Repeat(), "random": baselines.Random(), "ngram": ngram}
+    others.pop(drummer.name, None)
+    texts = {PEOPLE: [record.prompt + record.completion for record in records]}
+    for name, model in others.items():
+        baseline = dataclasses.replace(drummer, model=model, name=name)
+        texts[name] = continued(baseline, records, dataclasses.replace(sampling, samples=1))
+    with report_progress("write", quiet=quiet) as progress:
+        texts[drummer.name] = continued(drummer, records, sampling, progress=progress)
+    return texts
+
+
+def _plain(name: str) -> str:
+    """A name, which may come from somebody's table, as that of a file in no other folder."""
+    return re.sub(r"[^\w.@+-]+", "_", name).lstrip(".") or "groove"

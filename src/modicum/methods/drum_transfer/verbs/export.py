@@ -1,0 +1,70 @@
+"""The verb `export`: a model for other programs, or records to fine-tune one elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from modicum.errors import ConfigError
+from modicum.method import load_saved
+from modicum.methods.drum_transfer.data.sources import Split
+from modicum.methods.drum_transfer.models.language_models import LanguageModel
+from modicum.methods.drum_transfer.models.remote import write_jsonl
+from modicum.methods.drum_transfer.saved_models import arguments_of, export_folder
+from modicum.methods.drum_transfer.train import Config
+from modicum.weights.saved import save_model
+
+
+def export(
+    run: Path | None = None,
+    to: Literal["safetensors", "transformers", "jsonl-legacy", "jsonl-chat"] = "safetensors",
+    data: str | None = None,
+    split: Split = "train",
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Write a trained model for other programs, or records for fine-tuning somewhere else.
+
+    Args:
+        run: Run folder, or a .safetensors file of one. For jsonl it gives the data and how they are
+            read and written: --notation, --bars, --cut, --meter-bars, --prompt-bars and the like of
+            train. A baseline's will do, train --model ngram, and predict takes the same beside
+            --server. None: as in the paper.
+        to: safetensors: the model in one file, adapters merged, for modicum. transformers: a folder
+            of Transformers, adapters merged and the vocabulary whole, which other programs read.
+            jsonl-legacy: records as lines of prompt and completion. jsonl-chat: as lines of
+            messages.
+        data: For jsonl, what --data of train takes; None: the run's.
+        split: For jsonl, which grooves, all of them whatever --records was.
+        out: File or folder to write; None: beside the run's weights, or records.jsonl.
+    """
+    if to in ("jsonl-legacy", "jsonl-chat"):
+        config = Config() if run is None else Config.of_run(run)
+        if data is not None:
+            config = dataclasses.replace(config, data=data)
+        records = config.to_records(config.open()[split], split)
+        path = out or Path("records.jsonl")
+        form = "completions" if to == "jsonl-legacy" else "chat"
+        number = write_jsonl(path, records, form=form)
+        return {"written": str(path), "records": number, "data": config.data}
+    if data is not None:
+        raise ConfigError(f"--data: --to {to} writes a model, not records. Leave it out.")
+    if run is None:
+        raise ConfigError(f"--to {to}: give the trained run by --run.")
+    saved = load_saved(run, "best", method="drum-transfer")
+    model, folder = saved.module, saved.path.parent
+    if to == "transformers":
+        out = out or folder / "transformers"
+        export_folder(model, out)
+        return {"written": str(out)}
+    if isinstance(model, LanguageModel):
+        model.merge_lora()
+    out = out or folder / "drummer.safetensors"
+    save_model(
+        out,
+        model,
+        method="drum-transfer",
+        arguments=arguments_of(model),
+        notes=saved.notes,
+    )
+    return {"written": str(out), "bytes": out.stat().st_size}
