@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modicum import methods
 from modicum.method import load_method
 from modicum.options import to_json
 from modicum.system.cache import cache_folder
@@ -114,7 +116,7 @@ def code_digest(*modules: str) -> str:
     """
     digest = hashlib.sha256(f"{sys.version_info[:2]} {version('torch')}".encode())
     for file in sorted(_files_of(modules)):
-        digest.update(file.relative_to(SOURCE).as_posix().encode())
+        digest.update(Path(os.path.relpath(file, SOURCE)).as_posix().encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
@@ -142,8 +144,11 @@ def _file_of(module: str) -> Path | None:
     names = module.split(".")
     if names[0] != "modicum" or len(names) == 1 or names[1] in NOT_IN_RESULTS:
         return None
-    place = SOURCE.joinpath(*names[1:])
-    found = (place.with_suffix(".py"), place / "__init__.py")
+    roots, inside = [str(SOURCE)], names[1:]
+    if inside[0] == "methods" and len(inside) > 1:  # a room may lie elsewhere
+        roots, inside = list(methods.__path__), inside[1:]
+    places = [Path(root, *inside) for root in roots]
+    found = [file for at in places for file in (at.with_suffix(".py"), at / "__init__.py")]
     return next((file for file in found if file.is_file()), None)
 
 
