@@ -81,3 +81,18 @@ def test_the_catalogue_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for heavy in ("torch", "numpy", "tyro", "rich", "accelerate", "scipy"):
         assert f"'{heavy}'" not in done.stdout, heavy
+
+
+def test_what_is_called_takes_few_arguments() -> None:
+    """More than twelve are a group of options; what builds a thing of many parts may have them."""
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name not in ("__init__", "build"):
+                arguments = [*node.args.args, *node.args.kwonlyargs]
+                found = [a.arg for a in arguments if a.arg not in ("self", "cls")]
+                assert len(found) <= 12, f"{path}: {node.name}"
+
+
+def test_texts_cite_nothing_that_a_reader_cannot_have() -> None:
+    for path in [*SOURCE.rglob("*.py"), *SOURCE.rglob("*.md")]:
+        assert "the specification" not in path.read_text(encoding="utf-8").lower(), path

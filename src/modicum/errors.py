@@ -34,19 +34,6 @@ class MissingExtraError(ModicumError, ImportError):
     """An optional library is not installed."""
 
 
-def check_options(options: object, *checks: tuple[str, bool, str]) -> None:
-    """Raise a `ConfigError` that names the first option that is out of range.
-
-    Args:
-        options: What has the options as attributes.
-        checks: Of each option the attribute's name, whether it is fine, and what it must be.
-    """
-    for name, fine, expected in checks:
-        if not fine:
-            option = name.replace("_", "-")
-            raise ConfigError(f"--{option} {getattr(options, name)}: must be {expected}.")
-
-
 def require(module: str, extra: str, purpose: str) -> ModuleType:
     """Import an optional `module`, or say which extra of modicum brings it.
 

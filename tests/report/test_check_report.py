@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from modicum.claims import ArmResult, Claim, Picture, Study, StudyResult, judge
+from modicum.claims import ArmResult, Claim, Picture, Stage, Study, StudyResult, judge
 from modicum.report import write_check_report
 
 HOSTILE = "<script>document.title='owned'</script><img src=http://example.org/x.png>"
@@ -74,7 +74,7 @@ def make_study(
         Study(
             method=name,
             data="Handwritten digits " + note,
-            arms={arm: Config(network=arm) for arm in offsets},
+            arms={arm: Stage(Config(network=arm)) for arm in offsets},
             claims=claims,
             measure=no_measure,
             pictures=no_pictures,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from modicum.claims.claim import ArmResult, Study, StudyResult, judge
 from modicum.claims.stages import Training, digest_of_function, training_of
+from modicum.engine.metrics import MEASURED
 from modicum.errors import ModicumError
 from modicum.method import load_method, load_saved
 from modicum.system.environment import usable_cores
@@ -206,6 +207,6 @@ def _read_result(arm: str, training: Training) -> ArmResult:
     for line in (training.folder / "metrics.jsonl").read_text().splitlines():
         logged = json.loads(line)
         for name, value in logged.items():
-            if name not in ("step", "epoch", "seconds") and value is not None:
+            if name not in ("step", "epoch", *MEASURED) and value is not None:
                 curves.setdefault(name, []).append((logged["step"], value))
     return ArmResult(arm, training.seed, chain[-1]["metrics"], curves, seconds)

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from modicum.claims import StudyResult, Verdict, Word
+from modicum.claims import Stage, StudyResult, Verdict, Word
 from modicum.report import text
 from modicum.report.page import data_uri, write_page
 from modicum.report.plots import STRETCHES, arm_class, effect_plot, line_plot, paired_plot
@@ -100,7 +100,7 @@ def _total(sections: Sequence[_Section]) -> Counter[Word]:
 
 def _section(result: StudyResult, anchor: str) -> _Section:
     arms = [(name, arm_class(index)) for index, name in enumerate(result.study.arms)]
-    differing, shared = _settings({n: stage.config for n, stage in result.study.arms.items()})
+    differing, shared = _settings(result.study.arms)
     return _Section(
         result=result,
         anchor=anchor,
@@ -168,13 +168,22 @@ def _rows(
     return rows
 
 
-def _settings(arms: Mapping[str, Any]) -> tuple[dict[str, list[str]], dict[str, str]]:
+def _settings(arms: Mapping[str, Stage]) -> tuple[dict[str, list[str]], dict[str, str]]:
     """The settings of the arms: those that differ, and those that are the same for all."""
-    tables = [flatten(config) for config in arms.values()]
+    tables = [_of_chain(stage) for stage in arms.values()]
     names = dict.fromkeys(name for table in tables for name in table)
     values = {name: [table.get(name, "missing") for table in tables] for name in names}
     differing = {name: row for name, row in values.items() if len(set(row)) > 1}
     return differing, {name: row[0] for name, row in values.items() if name not in differing}
+
+
+def _of_chain(stage: Stage) -> dict[str, str]:
+    """The settings of a stage, and in place of the folder of one before it, that one's."""
+    settings = flatten(stage.config)
+    for name, before in stage.inputs.items():
+        settings.pop(name, None)
+        settings |= {f"{name}.{key}": value for key, value in _of_chain(before).items()}
+    return settings
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, str]:

@@ -31,7 +31,7 @@ FULL: list[dict[str, Any]] = json.loads((GOLDEN / "full_models.json").read_text(
 KEYS: dict[str, list[list[Any]]] = json.loads((GOLDEN / "official_keys.json").read_text())
 REVISION = {"paper": "paper", "2022": "release2"}
 
-MEGA_MULTIPLY_ADDS = {  # the specification's table, 1x3x224x224
+MEGA_MULTIPLY_ADDS = {  # the authors' code, 1x3x224x224
     "vgnetg_1_0mp": 143.981,
     "vgnetg_1_0mp_silu": 143.981,
     "vgnetg_1_0mp_se": 145.086,

@@ -47,7 +47,7 @@ class Origin:
     source: str
     """A folder or GGUF file with its whole path, or `smollm2`."""
     sha256: str
-    """Of the GGUF file, or of the folder's config and weights."""
+    """Digest of the GGUF file, or of the folder's config and weights."""
 
 
 @dataclass(frozen=True)

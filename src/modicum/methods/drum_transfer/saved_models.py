@@ -191,7 +191,7 @@ def _tokenizer_of(vocabulary: Vocabulary) -> Any:
 
 
 def _write_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Its configuration, with the tokenizer's rules and table, packed: they are megabytes."""
+    """A configuration with the tokenizer's rules and table, packed: they are megabytes."""
     written = vocabulary.to_config()
     tokenizer = _tokenizer_of(vocabulary)
     if tokenizer is not None:

@@ -36,7 +36,7 @@ class Column:
     """Taken from a column of numbers, which is then divided by `deviation`."""
     deviation: float = 1.0
     values: tuple[str, ...] = ()
-    """Of a column of text: what it may be, each a feature of 0 or 1. Empty for numbers."""
+    """Values of a column of text, each a feature of 0 or 1. Empty for numbers."""
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ class FairnessTerm:
     surrogate: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Arguments of `losses.step_surrogate`."""
     names: tuple[str, ...] = ("0", "1")
-    """Of the groups."""
+    """Names of the groups."""
     total: Total = only_process
 
     def __call__(self, probabilities: Tensor, nodes: Tensor) -> Tensor:
