@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy.special import stdtrit
 
 from modicum.claims.stages import Stage
 
@@ -131,6 +130,8 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> V
         hold* when it lies at or below it, *inconclusive* otherwise and with fewer than two seeds.
         With identical differences for every seed the interval is a point.
     """
+    from scipy.special import stdtrit
+
     sign = 1.0 if claim.higher_is_better else -1.0
     differences = sign * (np.asarray(method, dtype=np.float64) - np.asarray(baseline))
     if claim.relative:

@@ -5,25 +5,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import (
-    DistributedType,
-    GradientAccumulationPlugin,
-    InitProcessGroupKwargs,
-)
 from torch import Tensor
 
 from modicum.engine.launch import launched_on_cpu
 from modicum.errors import ConfigError
 
-Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-"""Checkpoints of sharded networks (FSDP, DeepSpeed) would need to be gathered first."""
+Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def choose_device(wanted: Device) -> torch.device:
@@ -60,6 +53,14 @@ def make_accelerator(
     Raises:
         ConfigError: The machine, or what Accelerate is set up for, does not fit.
     """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
+    from accelerate.utils import (
+        DistributedType,
+        GradientAccumulationPlugin,
+        InitProcessGroupKwargs,
+    )
+
     device = choose_device(wanted)
     on_gpu = device.type == "cuda"
     if precision == "mixed":
@@ -78,7 +79,9 @@ def make_accelerator(
         # While the main process looks through a large data set, the others wait.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=3))],
     )
-    if accelerator.distributed_type not in SUPPORTED:
+    # Checkpoints of sharded networks (FSDP, DeepSpeed) would need to be gathered first.
+    supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if accelerator.distributed_type not in supported:
         raise ConfigError(
             f"Accelerate is set up for {accelerator.distributed_type.value}; runs support one "
             f"process, or several with a whole copy of the network each (DDP). Change it with "

@@ -39,7 +39,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from modicum.engine import checkpoint
@@ -611,6 +610,8 @@ class Run:
         Args:
             objects: What this process has, picklable; processes may have unequally many.
         """
+        from accelerate.utils import gather_object
+
         return list(objects) if self.world == 1 else gather_object(list(objects))
 
     def _reduced(self, values: Tensor, how: str) -> Tensor:

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from modicum.events.container import Events
@@ -36,6 +34,8 @@ def scatter(events: Events, *, title: str = "") -> bytes:
         events: A recording.
         title: Drawn above it.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 4.6))
     _draw_scatter(figure, events, title)
     return png(figure)
@@ -52,6 +52,8 @@ def frame_strip(events: Events, count: int = 8, *, title: str = "") -> bytes:
     Raises:
         ValueError: `count` is less than 1.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(1.25 * count, 1.25 * events.height / events.width + 0.5))
     _draw_frames(figure, events, count)
     if title:
@@ -66,6 +68,8 @@ def overview(events: Events, *, title: str = "") -> bytes:
         events: A recording.
         title: Drawn above it.
     """
+    from matplotlib.figure import Figure
+
     shape = min(1.5, events.height / events.width)
     figure = Figure(figsize=(9, 4.9 + 1.1 * shape))
     parts: Any = figure.subfigures(2, 1, height_ratios=(4.6, 0.3 + 1.1 * shape))
@@ -108,6 +112,8 @@ def animation(events: Events, count: int | None = None, *, seconds: float = 4.0)
 
 
 def _draw_scatter(figure: Any, events: Events, title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.add_axes((-0.02, -0.06, 1.04, 1.06), projection="3d")
     shown = events[:: -(-len(events) // _MOST_POINTS) or 1]
     milliseconds = (shown.t - (shown.t.min() if len(shown) else 0)) / 1000

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from modicum import events
@@ -187,6 +186,8 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
 @torch.no_grad()
 def _raster(runs: Mapping[str, Sequence[Path]], frames: Tensor, shown: int = 60) -> Picture:
     """Spikes of the first neurons of the last spiking layer, against time."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 3), layout="constrained")
     grid = figure.subplots(1, 2, sharey=True)
     for axes, arm in zip(grid, (PLAIN, APBS), strict=True):
@@ -218,6 +219,8 @@ def _keep(kept: list[Tensor], layer: nn.Module, inputs: Any, output: Tensor) -> 
 
 def _rates(runs: Mapping[str, Sequence[Path]]) -> Picture:
     """Firing rate of each layer, every seed."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.subplots()
     for place, (arm, of_arm) in enumerate(runs.items()):
@@ -238,6 +241,8 @@ def _rates(runs: Mapping[str, Sequence[Path]]) -> Picture:
 
 def potentiation(runs: Mapping[str, Sequence[Path]]) -> Picture:
     """What the neurons of the last spiking layer make of two synapses, alone and together."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.subplots()
     found: dict[str, str] = {}

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import nn
 
 from modicum import events
@@ -167,6 +166,8 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
 
 def _accuracies(runs: Mapping[str, Sequence[Path]], config: Config) -> Picture:
     """Accuracy of every arm on every test set: the mean as a bar, every seed as a dot."""
+    from matplotlib.figure import Figure
+
     results = {
         arm: [json.loads((run / "result.json").read_text())["metrics"] for run in of_arm]
         for arm, of_arm in runs.items()

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from torch import Tensor
 
 from modicum.engine.random import fold_keys
@@ -86,6 +85,8 @@ def evaluate_predictions(
             numbers that are no probabilities.
         ConfigError: There is no class `positive_class`, or `bootstrap` or `bins` is too small.
     """
+    from scipy import stats
+
     p, y, s, groups = _chosen(probabilities, labels, sensitive, index)
     _check_options(p.shape[1], positive_class, bootstrap, bins)
     counts = _count(groups, p.shape[1], s, y, p.argmax(1))
@@ -342,6 +343,8 @@ def _roc_auc(score: Numbers, positive: npt.NDArray[np.bool_]) -> tuple[float, fl
     From the placements: for each positive node the share of negative nodes below it, and for each
     negative node the share of positive nodes above it, equal scores counting half.
     """
+    from scipy import stats
+
     if positive.all() or not positive.any():
         return np.nan, np.nan
     rank = stats.rankdata(score)

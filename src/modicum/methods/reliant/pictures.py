@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from scipy import stats
 
 from modicum.methods.reliant.metrics import pareto_front
 from modicum.report.pictures import png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0b5fb0", "#b9480e", "#17703f", "#7b3bb0", "#6a717b", "#0d7280")
 MARKERS = "osD^vP"
@@ -90,6 +91,8 @@ def score_distributions(
             such place.
         bins: Equal parts of 0 to 1.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(2.9 * len(scores) + 0.6, 3.1), layout="constrained")
     grid = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
     edges = np.linspace(0, 1, bins + 1)
@@ -130,6 +133,8 @@ def group_confusions(
         group_names: Names of the groups.
         class_names: Names of the C classes.
     """
+    from matplotlib.figure import Figure
+
     classes, rows, columns = len(class_names), len(decisions), len(group_names)
     side = max(1.9, 0.62 * classes)
     figure = Figure(
@@ -232,6 +237,8 @@ def graph_overview(
         degrees: `(N,)`, neighbours of each node.
         positive: What the positive label is called.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9.6, 2.9), layout="constrained")
     size_axes, rate_axes, degree_axes = figure.subplots(1, 3)
     rows = np.arange(len(names))
@@ -261,6 +268,8 @@ def graph_overview(
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     _bare(axes)
@@ -281,6 +290,8 @@ def _legend(axes: Axes) -> None:
 
 def _interval_reach(values: Array) -> Array:
     """Half the 95 % interval of the mean of each column; 0 of a single row."""
+    from scipy import stats
+
     seeds = len(values)
     if seeds < 2:
         return np.zeros(values.shape[1])

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from modicum import images
@@ -186,6 +185,8 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
 
 def _kernels(runs: Mapping[str, Sequence[Path]], shown: int = 16) -> Picture:
     """The stride-1 depthwise kernels of G, which are learned, above the fixed ones of F and E."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 2.2), layout="constrained")
     grid = figure.subplots(3, shown)
     for row, arm in zip(grid, (G, F, E), strict=True):
@@ -214,6 +215,8 @@ def _half_identity_kernels(network: nn.Module) -> Tensor:
 @torch.no_grad()
 def _mistakes(run: Path, shown: int = 15) -> Picture:
     """Test images that a network gets wrong, the most confident mistakes first."""
+    from matplotlib.figure import Figure
+
     saved = load_saved(run)
     pipeline = Pipeline.from_notes(saved.notes["pipeline"])
     config = json.loads((run / "config.json").read_text())["config"]

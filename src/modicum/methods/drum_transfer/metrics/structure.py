@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from rapidfuzz.distance import Levenshtein
 
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.text.drumroll import bars
@@ -51,6 +50,8 @@ def stability(
     Returns:
         Levenshtein distances `(bars - 2,)`, in characters; empty for fewer than 3 bars.
     """
+    from rapidfuzz.distance import Levenshtein
+
     found = bars(text, notation)[:most_bars]
     if official:
         found = [bar.replace("\n", "\n\n") for bar in found]

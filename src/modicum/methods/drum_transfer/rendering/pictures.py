@@ -7,20 +7,19 @@ figures are made without pyplot, see `modicum.report.pictures`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from modicum.methods.drum_transfer.text.drumroll import to_hits
 from modicum.methods.drum_transfer.text.kit import SOFT, writing_tables
 from modicum.methods.drum_transfer.text.notation import DRUMROLL, INSTRUMENTS, Groove, Notation
 from modicum.methods.drum_transfer.text.tablature import ROWS
 from modicum.report.pictures import png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ORDER = tuple(ROWS.values())
 """The instruments from top to bottom."""
@@ -59,6 +58,8 @@ def draw_step_grid(
     Raises:
         DataError: The text is no text in `notation`.
     """
+    from matplotlib.collections import PolyCollection
+
     hits = to_hits(text, notation)
     steps, bar = len(hits), notation.steps_per_bar
     across = bars_per_line * bar
@@ -108,6 +109,8 @@ def draw_step_grid(
 
 def _draw_lines(axes: Axes, x: Any, top: Any, colour: str, width: float) -> None:
     """Vertical lines over the rows of a line of bars."""
+    from matplotlib.collections import LineCollection
+
     ends = np.stack([np.stack([x, top], 1), np.stack([x, top + len(ORDER)], 1)], 1)
     axes.add_collection(LineCollection(list(ends), colors=colour, linewidths=width, zorder=2))
 
@@ -161,6 +164,8 @@ def comparison_sheet(
         ValueError: There are no grooves.
         DataError: A text is no text in its groove's notation.
     """
+    from matplotlib.figure import Figure
+
     if not grooves:
         raise ValueError("comparison_sheet needs at least one groove, got none")
     bars = [
@@ -210,6 +215,9 @@ def similarity_matrix(
         given_bars: Bars from the first that were given; a line divides them from the others.
         title: Above it.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     values = np.asarray(similarity, np.float64)
     figure = Figure(figsize=(3.9, 3.3), layout="constrained")
     axes = figure.subplots()
@@ -235,6 +243,8 @@ def structure_plane(points: Mapping[str, Sequence[tuple[float, float]]]) -> byte
     Args:
         points: For each set `(stability, separation)`, one or several.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     axes = figure.subplots()
     for place, (name, of_set) in enumerate(points.items()):

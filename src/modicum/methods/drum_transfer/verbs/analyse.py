@@ -7,13 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.metrics.measures import PLAYING, hits_per_bar, self_similarity
@@ -35,6 +32,9 @@ from modicum.options import FLAT
 from modicum.report.pictures import png
 from modicum.system.files import atomic_write, to_json, write_text
 from modicum.system.progress import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _PATTERN, _FILL, _MUTED = "#0b5fb0", "#b9480e", "#5b626b"
 _OF_BARS = ("onset_density", "off_beat_ratio", "back_beat_consistency", "beyond_two_hands")
@@ -145,6 +145,8 @@ class Analysis:
 
     def picture(self) -> bytes:
         """The step grid with its fills marked, the stability of its bars below, as a PNG file."""
+        from matplotlib.figure import Figure
+
         grids, found = self.grids, self.structure
         bars_per_line = min(self.bars, BARS)
         # Both of the same width, so that bars stand above their stability where one line holds all.
@@ -168,6 +170,8 @@ class Analysis:
 
     def _draw_stability(self, axes: Axes) -> None:
         """Stability over the bars, counted from 1, and the means of pattern and fills."""
+        from matplotlib.ticker import MaxNLocator
+
         stable, fills = self.structure.stability, self.structure.fills
         number = 2 + np.arange(len(stable))
         fill = np.isin(number - 1, fills)

@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from modicum.methods.reliant.graphs.graph import Graph
 
@@ -107,6 +106,8 @@ def _auc(x: Numbers, positive: npt.NDArray[np.bool_]) -> Numbers:
     Ranks cost a sort. Columns that are 0 for many nodes of either class, as counts of words are,
     cannot have a large area, because ties count half.
     """
+    from scipy.stats import rankdata
+
     zero = (x == 0).astype(np.float64)
     inside = positive.sum(0)
     outside = len(positive) - inside

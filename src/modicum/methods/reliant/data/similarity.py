@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import KDTree
 
 from modicum.errors import ConfigError, DataError
 from modicum.system.cache import cache_folder
@@ -56,6 +55,8 @@ def similarity_graph(
         ConfigError: `threshold` makes no sense.
         DataError: `features` has another shape or is not finite, or there are too many edges.
     """
+    from scipy.spatial import KDTree
+
     if not 0 < threshold < 1:
         raise ConfigError(f"--similarity {threshold}: must be above 0 and below 1.")
     x = np.ascontiguousarray(features, dtype=np.float64)

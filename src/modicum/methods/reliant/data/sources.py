@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
 
 from modicum.engine.random import fold_keys
 from modicum.errors import ConfigError, DataError, require
@@ -429,6 +428,8 @@ def _binary(
 
 def _read_sparse(path: Path) -> torch.Tensor:
     """Features of DBLP, dense: `(N, F)`, float32."""
+    from scipy import sparse
+
     try:
         with np.load(path, allow_pickle=False) as arrays:
             matrix = sparse.coo_matrix(

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from modicum.errors import DataError
@@ -277,6 +276,8 @@ class Graph:
         Raises:
             DataError: The adjacency is not sparse, or of another size, or as of `build`.
         """
+        from scipy import sparse
+
         if not sparse.issparse(adjacency):
             raise DataError(
                 f"expected a sparse matrix of SciPy's, found {type(adjacency).__name__}. Of a "
@@ -330,6 +331,8 @@ def _few(values: Sequence[Any]) -> str:
 
 def _numbers(values: Any, what: str, name: str) -> Tensor:
     """Numbers as a dense tensor on the CPU."""
+    from scipy import sparse
+
     if isinstance(values, Tensor):
         return values.detach().to_dense().cpu()
     try:

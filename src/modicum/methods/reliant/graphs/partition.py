@@ -20,14 +20,12 @@ import copy
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed
-from scipy import sparse
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
@@ -37,6 +35,9 @@ from modicum.engine.random import fold_keys, uniform
 from modicum.errors import ConfigError, DataError, require
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.messages import MessageGraph, draw_kept
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 Division = Literal["metis", "blocks", "hash"]
 
@@ -93,6 +94,8 @@ def _by_metis(messages: MessageGraph, parts: int) -> Sequence[int]:
 
 
 def _by_blocks(messages: MessageGraph, parts: int) -> npt.NDArray[np.int64]:
+    from scipy.sparse.csgraph import reverse_cuthill_mckee
+
     order = reverse_cuthill_mckee(_neighbours(messages), symmetric_mode=True)
     found = np.empty(messages.nodes, np.int64)
     found[order] = np.arange(messages.nodes) * parts // messages.nodes
@@ -109,6 +112,8 @@ _DIVISIONS = {"metis": _by_metis, "blocks": _by_blocks, "hash": _by_hash}
 
 def _neighbours(messages: MessageGraph) -> sparse.csr_array:
     """Who is connected with whom, in either direction and not with oneself."""
+    from scipy import sparse
+
     source, target = messages.sources.cpu().numpy(), messages.targets.cpu().numpy()
     source, target = source[source != target], target[source != target]
     ones = np.ones(len(source), np.int8)
