@@ -124,3 +124,13 @@ def test_a_run_folder_is_made_where_none_is_named(
     code, out, err = run(capsys, "train", "vgnet", "--preset", "smoke", "--json")
     assert code == 0, err
     assert json.loads(out)["run"].startswith("runs/vgnet-")
+
+
+def test_a_reader_that_has_seen_enough_ends_the_help() -> None:
+    words = [sys.executable, "-m", "modicum", "train", "vgnet", "--help"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 0

@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = _dispatch(words)
     except ModicumError as error:
         return _tell(error, str(error), error.exit_code, as_json=as_json and main_process)
+    except BrokenPipeError:
+        return _unread()
     except OSError as error:
         if not isinstance(error.filename, str | bytes | os.PathLike):
             raise  # not of a file that somebody named
@@ -85,9 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         print(to_json(result) if as_json else render(result), flush=True)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        return _unread()
     return 1 if result.get("usable") is False else 0
+
+
+def _unread() -> int:
+    """The reader of our output, such as `head`, has seen enough. Returns the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _tell(error: Exception, message: str, code: int, *, as_json: bool) -> int:
