@@ -184,3 +184,21 @@ def test_missing_tensors_are_never_dropped_silently() -> None:
     del state["features.stage3.1.conv1x1.2.running_var"]
     with pytest.raises(CheckpointError, match=r"1 missing \(features\.stage3"):
         load_official(state)
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 1.0, 1 / 16, 0.3])
+def test_the_ratio_of_squeeze_and_excitation_is_told_by_the_widths(ratio):
+    small = {"channels": (16, 32, 64, 128, 256), "layers": (1, 2, 1, 2), "num_classes": 3}
+    network = VGNet(**small, squeeze_excitation=ratio)
+    loaded = load_official(network.state_dict())
+    assert loaded.state_dict().keys() == network.state_dict().keys()
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(loaded.eval()(x), network.eval()(x), rtol=0, atol=0)
+
+
+def test_widths_of_no_single_ratio_are_refused():
+    state = VGNet((16, 32, 64, 128, 256), (1, 1, 1, 1), squeeze_excitation=0.5).state_dict()
+    name = "features.stage4.0.conv1x1.1.reduce.weight"
+    state[name] = state[name][:8]
+    with pytest.raises(CheckpointError, match="same share of the channels"):
+        load_official(state)

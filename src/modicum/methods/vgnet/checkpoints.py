@@ -28,6 +28,7 @@ from modicum.methods.vgnet.model import (
     VGNet,
     edge_kernels,
     normalised_gaussian,
+    squeezed_width,
 )
 from modicum.weights.foreign import State, fill, read_state
 
@@ -133,7 +134,7 @@ def describe(state: State, where: str = "the state dict") -> dict[str, Any]:
             "downsampling": _downsampling(second),
             "kernels": _kernels(state, layers[3]),
             "activation": "silu" if revision == "release2" else "relu",
-            "squeeze_excitation": 0.25 if squeeze_excitation else 0.0,
+            "squeeze_excitation": _squeeze_ratio(state, where),
             "revision": revision,
             # In thumbnail mode the filter of stage 1 has stride 1 and is learned in any case.
             "thumbnail": _downsampling(first) != _downsampling(second),
@@ -144,6 +145,23 @@ def describe(state: State, where: str = "the state dict") -> dict[str, Any]:
             f"{where}: not a VGNet: it has no {error}. Its first keys are {first}; expected "
             f"features.stem.0.weight and so on, as the authors save them."
         ) from error
+
+
+def _squeeze_ratio(state: State, where: str) -> float:
+    """Told by the widths of all bottlenecks, which are rounded; the published ratio if it fits."""
+    shapes = [tuple(t.shape[:2]) for name, t in state.items() if name.endswith(".reduce.weight")]
+    if not shapes:
+        return 0.0
+    likely = [0.25, *(1 / 2**power for power in range(6)), *(w / c for w, c in shapes)]
+    for ratio in likely:
+        if all(squeezed_width(channels, ratio) == width for width, channels in shapes):
+            return ratio
+    found = ", ".join(f"{width} of {channels}" for width, channels in shapes[:4])
+    raise CheckpointError(
+        f"{where}: its squeeze-and-excitations are {found} channels wide, and so on; expected the "
+        f"same share of the channels everywhere, rounded to a multiple of 8. The checkpoint is of "
+        f"another network."
+    )
 
 
 def _downsampling(weight: Tensor | None) -> Downsampling:
