@@ -94,7 +94,7 @@ def test_leaks_finds_the_sensitive_attribute_by_name_or_value() -> None:
 
 def test_leaks_of_words_are_found_without_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     # Columns that are mostly 0 cannot have a large area: ties count half.
-    monkeypatch.setattr(module, "rankdata", pytest.fail)
+    monkeypatch.setattr("scipy.stats.rankdata", pytest.fail)
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 400)
     x = (random.random((400, 300)) < 0.1).astype(np.float32)
