@@ -248,6 +248,10 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
             raise ConfigError(
                 f"{folder} is a run of the method {described.method!r}, not {name!r}."
             )
+        if recipe_name not in (None, described.recipe):
+            raise ConfigError(
+                f"{folder} is a run of the recipe {described.recipe!r}, not {recipe_name!r}."
+            )
         name, recipe_name = described.method, described.recipe
         config, options = described.config, described.options
         recipe = load_method(name).recipe(recipe_name)

@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -51,7 +51,7 @@ def run_study(
         for seed in seeds
         for arm, stage in study.arms.items()
     }
-    _work_off(study, trainings.values(), jobs, fresh)
+    _work_off(study, trainings, jobs, fresh)
     results = [_read_result(arm, trainings[arm, seed]) for arm in study.arms for seed in seeds]
     values = {(r.arm, r.seed): r.metrics for r in results}
     verdicts = [
@@ -69,12 +69,13 @@ def run_study(
 # Stages in processes
 
 
-def _work_off(study: Study, arms: Iterable[Training], jobs: int | None, fresh: bool) -> None:
+def _work_off(
+    study: Study, trainings: Mapping[tuple[str, int], Training], jobs: int | None, fresh: bool
+) -> None:
     """Train all stages of arms that are not there yet, each after those it starts from."""
-    arms = list(arms)
-    to_measure = {last.folder for last in arms}
+    to_measure = {last.folder: arm for (arm, _), last in trainings.items()}
     # Seed by seed: an interrupted check then has whole seeds to show.
-    stages = {one.folder: one for last in arms for one in last.chain()}
+    stages = {one.folder: one for last in trainings.values() for one in last.chain()}
     measured_by = digest_of_function(study.measure)
     waiting = {
         folder: one
@@ -102,7 +103,8 @@ def _work_off(study: Study, arms: Iterable[Training], jobs: int | None, fresh: b
                 for future in finished:
                     future.result()
                     one = stages[running.pop(future)]
-                    done, note = done + 1, f"{one.stage.recipe}, seed {one.seed} done"
+                    name = to_measure.get(one.folder, one.stage.recipe)
+                    done, note = done + 1, f"{name}, seed {one.seed} done"
                 progress.advance(done, note)
     except BrokenProcessPool as error:
         raise ModicumError(

@@ -8,7 +8,6 @@ that its result depends on, so equal stages of different arms are trained once.
 from __future__ import annotations
 
 import ast
-import dataclasses
 import hashlib
 import inspect
 import json
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from modicum import methods
 from modicum.method import load_method
-from modicum.options import to_json
+from modicum.options import replace, to_json
 from modicum.system.cache import cache_folder
 from modicum.system.environment import version
 
@@ -61,7 +60,7 @@ class Training:
     def config(self) -> Any:
         """The stage's configuration with the folders of the stages before it."""
         given = {name: before.folder for name, before in self.inputs.items()}
-        return dataclasses.replace(self.stage.config, **given)
+        return replace(self.stage.config, **given)
 
     def chain(self) -> Iterator[Training]:
         """All trainings before it, and itself, in an order in which they can be done."""
