@@ -1,16 +1,21 @@
+# ruff: noqa: E402
 """What all tests share: the threads, a private cache, and the data of ../shared where it lies."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# One thread, here and in the processes that tests start, unless `make portable` asks for more:
+# small tensors gain nothing from several, which spin while they wait.
+THREADS = os.environ.get("MODICUM_TEST_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = THREADS
 
 import pytest
 import torch
 
+import forked
 from chromium import browser
 
 __all__ = ["browser"]
@@ -20,8 +25,13 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
-    """One, unless `make portable` asks for more."""
-    torch.set_num_threads(int(os.environ.get("MODICUM_TEST_THREADS", "1")))
+    torch.set_num_threads(int(THREADS))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forking_process() -> Iterator[None]:
+    yield
+    forked.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -42,19 +52,3 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
-
-
-@pytest.fixture
-def modicum_command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `python -m modicum …` as a user would, in a process of its own."""
-
-    def run(*words: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "modicum", *map(str, words)],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-
-    return run

@@ -12,12 +12,9 @@ import dataclasses
 import importlib
 import inspect
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import smoke_runs
 import torch
 from safetensors.torch import load_file
 from smoke_runs import Smoke, smoke
 
 import modicum
+from forked import Forked, together
 from modicum.catalogue import CATALOGUE, room
 from modicum.claims import Study
 from modicum.cli import main
@@ -101,7 +100,6 @@ def test_stopped_at_any_moment_it_resumes_to_the_same_bits(
     recipe: str,
     tmp_path: Path,
     smoke_run: Callable[[str, str], Smoke],
-    started: Callable[..., subprocess.Popen[str]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "run"
@@ -110,20 +108,20 @@ def test_stopped_at_any_moment_it_resumes_to_the_same_bits(
     resume: list[object] = ["train", name, "--resume", folder]
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
         before = set(folder.glob("checkpoints/*.pt"))
-        process = started(*(resume if before else start))
+        log = tmp_path / f"{number.name}.txt"
+        process = Forked(smoke_runs.modicum, *(resume if before else start), log=log)
         # Wait until this attempt has trained, so that the signal strikes a run in full work.
         deadline = time.monotonic() + 120
-        while process.poll() is None and not set(folder.glob("checkpoints/*.pt")) - before:
+        while process.exit_code is None and not set(folder.glob("checkpoints/*.pt")) - before:
             assert time.monotonic() < deadline
-            time.sleep(0.005)
+            time.sleep(0.01)
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
         if number == signal.SIGKILL:
-            assert process.returncode == -number, "the smoke preset ended before it could be killed"
+            assert process.wait() == -number, "the smoke preset ended before it could be killed"
         else:
-            assert process.returncode == 128 + number, stderr
-            assert f"--resume {folder}" in stderr
-            assert "Traceback" not in stderr
+            assert process.wait() == 128 + number, process.said
+            assert f"--resume {folder}" in process.said
+            assert "Traceback" not in process.said
     assert main(list(map(str, resume))) == 0, capsys.readouterr().err
     whole = smoke_run(name, recipe).folder
     assert same(weights(whole), weights(folder))
@@ -135,16 +133,8 @@ def test_stopped_at_any_moment_it_resumes_to_the_same_bits(
 def test_two_processes_equal_one(
     name: str, recipe: str, tmp_path: Path, smoke_run: Callable[[str, str], Smoke]
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-        + ["-m", "modicum", *command(name, recipe)]
-        + ["--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = [*command(name, recipe), "--preset", "smoke", "--device", "cpu"]
+    together(smoke_runs.modicum, *words, "--out", tmp_path / "two", folder=tmp_path)
     described = json.loads((tmp_path / "two" / "environment.json").read_text())
     assert described["processes"] == "2"
     one, two = weights(smoke_run(name, recipe).folder), weights(tmp_path / "two")

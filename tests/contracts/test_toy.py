@@ -6,6 +6,8 @@ import dataclasses
 import importlib
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -164,6 +166,23 @@ def test_a_student_of_what_is_no_teacher_is_an_error(
     words = ["train", "toy", "student", "--teacher-run", str(missing), "--out", str(tmp_path / "r")]
     assert main(words) == 1
     assert str(missing) in capsys.readouterr().err
+
+
+# Processes
+
+
+def test_accelerate_launches_as_many_processes_as_it_is_asked_for(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+        + ["-m", "modicum", "train", "toy", "teacher", "--preset", "smoke", "--device", "cpu"]
+        + ["--out", str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    described = json.loads((tmp_path / "two" / "environment.json").read_text())
+    assert described["processes"] == "2"
 
 
 # What the contract's tests take for granted of it

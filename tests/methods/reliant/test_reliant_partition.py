@@ -1,14 +1,10 @@
-"""Parts of a graph: one process, or two, compute what the whole does.
-
-This file is also the program of the two processes: see its end.
-"""
+"""Parts of a graph: one process, or two, compute what the whole does."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +18,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+import forked
 from modicum.engine.random import fold_keys, generator
 from modicum.engine.run import Run, RunOptions
 from modicum.errors import ConfigError, DataError, MissingExtraError
@@ -260,28 +257,28 @@ def alone() -> dict[str, dict[str, Tensor]]:
     return everything(*graphs)
 
 
+def take_part(folder: Path) -> None:
+    """What one of two processes does."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world
+    )
+    graph, directed = (
+        part_of(graph, parts(graph), rank, world) for graph in (whole_graph(), directed_graph())
+    )
+    found = everything(graph, directed)
+    run_until(folder / "run", graph, EPOCHS // 2)
+    found["clipped"] = run_until(folder / "clipped", graph, 2, clip=0.01)
+    found["bad"] = spread_of_a_gradient_that_is_not_finite(graph)
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """Everything, by two processes; what each of them found, and the folder of their run."""
     folder = tmp_path_factory.mktemp("two")
-    members = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-            | {"MASTER_ADDR": "localhost", "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    try:
-        for member in members:
-            _, errors = member.communicate(timeout=240)
-            assert member.returncode == 0, errors[-3000:]
-    finally:
-        for member in members:
-            member.kill()
+    forked.together(take_part, folder, folder=folder)
     found = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
     return folder, found
 
@@ -523,25 +520,3 @@ def test_rows_there_and_back() -> None:
     assert after is not network
     for name, value in after.state_dict().items():
         assert torch.equal(value, before[name])
-
-
-def main(folder: Path) -> None:
-    """One of two processes."""
-    torch.set_num_threads(1)
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world
-    )
-    graph, directed = (
-        part_of(graph, parts(graph), rank, world) for graph in (whole_graph(), directed_graph())
-    )
-    found = everything(graph, directed)
-    run_until(folder / "run", graph, EPOCHS // 2)
-    found["clipped"] = run_until(folder / "clipped", graph, 2, clip=0.01)
-    found["bad"] = spread_of_a_gradient_that_is_not_finite(graph)
-    torch.save(found, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
