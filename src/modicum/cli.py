@@ -21,6 +21,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -99,7 +100,7 @@ def _unread() -> int:
 
 
 def _tell(error: Exception, message: str, code: int, *, as_json: bool) -> int:
-    """Say what is wrong. Returns the exit code."""
+    """Say what is wrong; `code` is returned."""
     print(f"modicum: {message}", file=sys.stderr)
     if as_json:
         print(json.dumps({"error": type(error).__name__, "message": message}))
@@ -113,11 +114,10 @@ def _ending_in_order() -> Generator[None, None, None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not in the main thread
+    if threading.current_thread() is not threading.main_thread():  # signals are not ours
         yield
         return
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
@@ -145,10 +145,10 @@ def _dispatch(words: list[str]) -> Mapping[str, Any] | None:
         return _call(check, rest, "modicum check")
     of_rooms = _room_verbs()
     if verb not in METHOD_VERBS and verb not in {known for known, _ in of_rooms}:
-        known = ", ".join(
-            dict.fromkeys(["list", "check", *METHOD_VERBS, *(v for v, _ in of_rooms)])
+        known = dict.fromkeys(["list", "check", *METHOD_VERBS, *(known for known, _ in of_rooms)])
+        raise ConfigError(
+            f"no verb is called {verb!r}. Known: {', '.join(known)}. See modicum --help."
         )
-        raise ConfigError(f"no verb is called {verb!r}. Known: {known}. See modicum --help.")
     if verb == "train":
         return train(rest)
     room = rest[0] if rest and not rest[0].startswith("-") else None
@@ -188,21 +188,15 @@ def list_methods() -> dict[str, Any]:
 
     rows: list[dict[str, str]] = []
     for name, card in CATALOGUE.items():
-        missing = {v for v, extra in card.verb_extras.items() if missing_of_extra(extra)}
+        missing = [v for v, extra in card.verb_extras.items() if missing_of_extra(extra)]
         status = ["ready: " + ", ".join(v for v in ("check", *METHOD_VERBS) if v not in missing)]
-        status += [
-            f"{verb} needs: pip install 'modicum[{extra}]'"
-            for verb, extra in card.verb_extras.items()
-            if verb in missing
-        ]
+        status += [f"{v} needs: pip install 'modicum[{card.verb_extras[v]}]'" for v in missing]
         if card.extra and missing_of_extra(card.extra):
             status.append(f"more with: pip install 'modicum[{card.extra}]'")
         about = {"scarce": card.scarce, "title": card.title, "paper": card.paper}
         rows.append({"method": name} | about | {"status": "; ".join(status)})
-    others = [
-        {"verb": f"modicum {verb} {room}", "does": about}
-        for (verb, room), about in _room_verbs().items()
-    ]
+    verbs = _room_verbs().items()
+    others = [{"verb": f"modicum {verb} {room}", "does": about} for (verb, room), about in verbs]
     return {"methods": rows, "other_verbs": others}
 
 
@@ -231,29 +225,24 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
             return None
         raise ConfigError(f"modicum train {name} needs the name of a recipe:{known}")
 
-    from modicum.engine.run import Run, read_run
+    from modicum.engine.folder import read_run
+    from modicum.engine.run import Run
     from modicum.method import load_method
     from modicum.options import with_whole_paths
     from modicum.report import write_run_report
 
     if asked.resume is not None:
         if rest or asked.preset:
+            odd = " ".join(rest) or "--preset"
             raise ConfigError(
-                f"--resume goes on with the options the run was started with; remove "
-                f"{' '.join(rest) or '--preset'}."
+                f"--resume goes on with the options the run was started with; remove {odd}."
             )
         folder = asked.resume
         described = read_run(folder, lambda method, name: load_method(method).recipe(name).config)
-        if name not in (None, described.method):
-            raise ConfigError(
-                f"{folder} is a run of the method {described.method!r}, not {name!r}."
-            )
-        if recipe_name not in (None, described.recipe):
-            raise ConfigError(
-                f"{folder} is a run of the recipe {described.recipe!r}, not {recipe_name!r}."
-            )
-        name, recipe_name = described.method, described.recipe
-        config, options = described.config, described.options
+        for what, named in {"method": name, "recipe": recipe_name}.items():
+            if named not in (None, started := getattr(described, what)):
+                raise ConfigError(f"{folder} is a run of the {what} {started!r}, not {named!r}.")
+        name, recipe_name, config, options = described
         recipe = load_method(name).recipe(recipe_name)
     else:
         assert name is not None
@@ -262,14 +251,8 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
         called = f"{name} {recipe_name}" if recipes else name
         config, options, folder = _parse_training(recipe, called, asked.preset or "default", rest)
         config = with_whole_paths(config, load_method(name).load("datasets"))
-    with Run(
-        folder,
-        method=name,
-        recipe=recipe_name,
-        config=config,
-        options=options,
-        resume=asked.resume is not None,
-    ) as run:
+    whose: dict[str, Any] = {"method": name, "recipe": recipe_name, "config": config}
+    with Run(folder, **whose, options=options, resume=asked.resume is not None) as run:
         recipe.train(config, run)
         if run.is_main_process:
             write_run_report(folder)
@@ -281,7 +264,7 @@ def _parse_training(
 ) -> tuple[Any, Any, Path]:
     import tyro
 
-    from modicum.engine.run import RunOptions
+    from modicum.engine.options import RunOptions
     from modicum.options import FLAT
 
     method = called.split()[0]
@@ -289,15 +272,13 @@ def _parse_training(
         raise ConfigError(f"{called} has no preset {preset!r}. Known: {', '.join(recipe.presets)}.")
     start = recipe.presets[preset]
     out = tyro.conf.arg(help="Run folder to make.", help_behavior_hint="runs/METHOD-TIME")
-    command = dataclasses.make_dataclass(
-        "Training",
-        [
-            ("config", Annotated[recipe.config, FLAT], dataclasses.field(default=start.config)),
-            ("options", Annotated[RunOptions, FLAT], dataclasses.field(default=start.options)),
-            ("out", Annotated[Path, out], dataclasses.field(default=Path())),
-        ],
-        frozen=True,
-    )
+    parts = {
+        "config": (Annotated[recipe.config, FLAT], start.config),
+        "options": (Annotated[RunOptions, FLAT], start.options),
+        "out": (Annotated[Path, out], Path()),
+    }
+    fields = [(part, kind, dataclasses.field(default=it)) for part, (kind, it) in parts.items()]
+    command = dataclasses.make_dataclass("Training", fields, frozen=True)
     presets = "\n".join(f"  {name}: {p.about}" for name, p in recipe.presets.items())
     parsed: Any = tyro.cli(
         command,
@@ -320,9 +301,7 @@ def _parse_training(
 
 
 def render(result: Mapping[str, Any]) -> str:
-    """A verb's result as text: numbers and words in lines, lists of records as tables, a mapping of
-    such lists as a table each.
-    """
+    """A verb's result as text: tables of lists of records, also in a mapping; lines of the rest."""
     from rich.console import Console
     from rich.table import Table
 
@@ -358,17 +337,13 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
-def _lines(values: Mapping[str, Any], indent: str = "") -> list[tuple[str, Any]]:
+def _lines(values: Mapping[str, Any], indent: str = "") -> Generator[tuple[str, Any]]:
     """Nested mappings as indented lines."""
-    lines: list[tuple[str, Any]] = []
     for name, value in values.items():
-        label = indent + str(name).replace("_", " ")
-        if isinstance(value, Mapping):
-            nested = cast("Mapping[str, Any]", value)
-            lines += [(label, ""), *_lines(nested, indent + "  ")]
-        else:
-            lines.append((label, value))
-    return lines
+        nested = isinstance(value, Mapping)
+        yield indent + str(name).replace("_", " "), "" if nested else value
+        if nested:
+            yield from _lines(cast("Mapping[str, Any]", value), indent + "  ")
 
 
 def _format(value: Any) -> str:

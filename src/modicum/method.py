@@ -20,7 +20,8 @@ from modicum.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-    from modicum.engine.run import Run, RunOptions
+    from modicum.engine.options import RunOptions
+    from modicum.engine.run import Run
     from modicum.weights.saved import SavedModel
 
 Verb = Callable[..., Mapping[str, Any]]
@@ -28,7 +29,7 @@ Verb = Callable[..., Mapping[str, Any]]
 
 
 def _usual_options() -> RunOptions:
-    from modicum.engine.run import RunOptions
+    from modicum.engine.options import RunOptions
 
     return RunOptions()
 
@@ -41,7 +42,6 @@ class Preset:
     """One sentence, with the source of the numbers."""
     config: Any
     options: RunOptions = field(default_factory=_usual_options)
-    """How to execute it."""
 
 
 @dataclass(frozen=True)

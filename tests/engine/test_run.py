@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from modicum.engine.devices import to_device
+from modicum.engine.folder import read_run
 from modicum.engine.metrics import MEASURED
 from modicum.engine.random import generator, permutation
 from modicum.engine.run import (
@@ -24,7 +25,6 @@ from modicum.engine.run import (
     Run,
     RunOptions,
     TrainingError,
-    read_run,
 )
 from modicum.errors import ConfigError, DataError
 

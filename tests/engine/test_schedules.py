@@ -13,7 +13,6 @@ from torch.optim import lr_scheduler
 
 from modicum.engine.schedules import (
     cyclic,
-    halving,
     multi_step,
     one_cycle,
     polynomial,
@@ -143,15 +142,3 @@ def test_cyclic_of_few_steps() -> None:
     assert cyclic(0, 1, base=1, peak=8, final=2) == 8
     assert cyclic(0, 2, base=1, peak=8, final=2, rise_share=1.0) == 1
     assert cyclic(2, 2, base=1, peak=8, final=2, rise_share=1.0) == 8
-
-
-def test_halving_equals_pytorch() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=4, gamma=0.5)
-    for step in range(21):
-        expected = optimizer.param_groups[0]["lr"]
-        assert halving(step, peak=0.3, every=4) == pytest.approx(expected, rel=1e-12)
-        optimizer.step()
-        scheduler.step()
-    assert halving(7, peak=1.0, every=8) == 1.0
-    assert halving(8, peak=1.0, every=8) == 0.5

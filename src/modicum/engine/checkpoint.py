@@ -60,8 +60,8 @@ class _HashingFile:
 
 
 def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
@@ -74,12 +74,9 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(folder: Path, steps: int, content: dict[str, Any]) -> Path:
-    """Write `content` as the checkpoint after `steps` optimizer steps; drop the oldest ones.
+    """Write the checkpoint after so many optimizer steps; drop all but the newest.
 
-    Args:
-        folder: Where checkpoints lie; made if absent.
-        steps: Optimizer steps done.
-        content: Tensors, numbers, strings, and plain containers of them.
+    `content` is tensors, numbers, strings, and plain containers of them. The folder is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".step-{steps:08d}.saving"
@@ -111,8 +108,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     """
     found = checkpoints(folder)
     for path in found:
-        match = _NAME.fullmatch(path.name)
-        if match and _digest(path) == match[2]:
+        if _digest(path) == path.stem[-16:]:
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)
             except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -120,11 +116,8 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
                     f"{path}: whole, but not a checkpoint of modicum ({type(error).__name__}). "
                     f"Remove it to go on from the checkpoint before it."
                 ) from error
-        _log.warning(
-            "%s is damaged (its content does not match the checksum in its name); "
-            "going back to the checkpoint before it.",
-            path,
-        )
+        _log.warning("%s is damaged (its content does not match the checksum in its name); "
+                     "going back to the checkpoint before it.", path)  # fmt: skip
         # Out of the way: it must not count as one of those that are kept.
         path.rename(path.with_suffix(".damaged"))
     if found:

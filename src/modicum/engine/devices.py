@@ -25,15 +25,13 @@ def choose_device(wanted: Device) -> torch.device:
     Raises:
         ConfigError: The device asked for is not there.
     """
-    only_cpu = launched_on_cpu()
-    available = {
-        "cuda": torch.cuda.is_available() and not only_cpu,
-        "mps": torch.backends.mps.is_available() and not only_cpu,
-        "cpu": True,
-    }
+    gpus = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    available = [name for name, there in gpus.items() if there() and not launched_on_cpu()] + [
+        "cpu"
+    ]
     if wanted == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
-    if not available[wanted]:
+        return torch.device(available[0])
+    if wanted not in available:
         raise ConfigError(
             f"--device {wanted}: PyTorch finds no such GPU. Use --device cpu or auto."
         )
@@ -43,23 +41,14 @@ def choose_device(wanted: Device) -> torch.device:
 def make_accelerator(
     wanted: Device, precision: Literal["fp32", "bf16", "fp16", "mixed"], accumulate: int
 ) -> Accelerator:
-    """Accelerate's view of device, precision and processes.
-
-    Args:
-        wanted: Where to compute.
-        precision: Number format of activations.
-        accumulate: Micro-batches an optimizer step.
+    """Accelerate's view of device, precision and processes; see `RunOptions` for the arguments.
 
     Raises:
         ConfigError: The machine, or what Accelerate is set up for, does not fit.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState
-    from accelerate.utils import (
-        DistributedType,
-        GradientAccumulationPlugin,
-        InitProcessGroupKwargs,
-    )
+    from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
 
     device = choose_device(wanted)
     on_gpu = device.type == "cuda"
@@ -91,11 +80,7 @@ def make_accelerator(
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile something small.
-
-    Raises:
-        ConfigError: It fails.
-    """
+    """Compile something small; a `ConfigError` if it fails."""
     try:
         torch.compile(torch.neg)(torch.ones(2, device=device))
     except Exception as error:  # of many kinds, and none is public
@@ -109,10 +94,8 @@ def check_compiler(device: torch.device) -> None:
 def to_device(batch: Any, device: torch.device) -> Any:
     """A batch with its tensors on a device; copies to a GPU do not wait.
 
-    Args:
-        batch: Tensors in any nesting of dataclasses, named tuples, tuples, lists and dicts; what is
-            none of these stays as it is.
-        device: Where to.
+    It is tensors in any nesting of dataclasses, named tuples, tuples, lists and dicts; what is none
+    of these stays as it is.
     """
     if isinstance(batch, Tensor):
         if device.type == "cuda" and not batch.is_cuda:

@@ -6,6 +6,7 @@ PyTorch's `SyncBatchNorm` does that on GPUs only.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,11 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 
 class SumOverProcesses(torch.autograd.Function):
-    """Sum over all processes. Every process's loss depends on it, so gradients are summed too."""
+    """Sum of any shape over all processes, whose losses depend on it: gradients are summed too."""
 
     @staticmethod
     def forward(ctx: Any, local: torch.Tensor) -> torch.Tensor:
-        """The sum, of any shape."""
+        """The sum."""
         total = local.clone()
         torch.distributed.all_reduce(total)
         return total
@@ -118,9 +119,7 @@ def average_gradients(parameters: Sequence[torch.Tensor]) -> None:
     # Looking waits for the device; a process that has every gradient need not look.
     somewhere = holders.tolist() if missing else [1.0] * len(parameters)
     bucket: list[torch.Tensor] = []
-    for parameter, anywhere in zip(parameters, somewhere, strict=True):
-        if not anywhere:
-            continue
+    for parameter in itertools.compress(parameters, somewhere):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         full = sum(gradient.numel() for gradient in bucket) + parameter.grad.numel() > BUCKET

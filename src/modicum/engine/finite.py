@@ -55,12 +55,8 @@ def check_losses(losses: Sequence[UncheckedLoss]) -> None:
 def check_states(states: Mapping[str, Any], step: int) -> None:
     """Raise a `TrainingError` where a tensor, or one of a state dict, is not finite.
 
-    A finite loss can have a gradient that is not, and a run cannot recover from that.
-
-    Args:
-        states: Names with tensors or state dicts. Tensors that lie deeper, as an optimizer's do,
-            are passed over: they follow from those of its module.
-        step: Optimizer steps done, for the message.
+    A finite loss can have a gradient that is not, and a run cannot recover from that. Tensors that
+    lie deeper, as an optimizer's do, are passed over: they follow from those of its module.
     """
     for name, state in states.items():
         for key, tensor in ({name: state} if isinstance(state, Tensor) else state).items():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from modicum.errors import ConfigError
+from modicum.engine.options import RunOptions
+from modicum.errors import ConfigError, DataError
+from modicum.options import from_json
 from modicum.system.environment import describe_environment
 from modicum.system.files import FolderLock, write_text
 
@@ -44,12 +46,7 @@ class RunFolder:
             left.unlink()
 
     def describe(self, description: Mapping[str, Any], *, processes: int) -> None:
-        """Write config.json, unless it is there, and environment.json.
-
-        Args:
-            description: What the run is, JSON-able.
-            processes: Processes that train together.
-        """
+        """Write config.json, of what is JSON-able, unless it is there, and environment.json."""
         self._described = True
         config = self.path / "config.json"
         if not config.is_file():
@@ -58,13 +55,49 @@ class RunFolder:
         write_text(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
 
     def close(self, *, keep: bool) -> None:
-        """Give the folder back to other processes. Safe to call twice.
-
-        Args:
-            keep: Whether a folder that was never described stays.
-        """
+        """Give the folder back. Without `keep` one that was never described goes."""
         self._lock.release()
         if not self._described and not keep:
             with contextlib.suppress(OSError):  # of a run that never began, nothing stays
                 self._lock.path.unlink()
                 self.path.rmdir()
+
+
+class DescribedRun(NamedTuple):
+    """What a run folder was started with."""
+
+    method: str
+    recipe: str
+    config: Any
+    options: RunOptions
+
+
+def read_run(folder: Path, config_of: Callable[[str, str], type[Any]]) -> DescribedRun:
+    """What a run folder was started with.
+
+    Args:
+        folder: A run folder.
+        config_of: From the names of a method and a recipe to the configuration class.
+
+    Raises:
+        ConfigError: It is not a run folder, or was written by another version.
+        DataError: Its config.json is damaged.
+    """
+    file = folder / "config.json"
+    try:
+        described = json.loads(file.read_text())
+        names = described["method"], described["recipe"]
+        config, options = described["config"], described["run"]
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{folder}: not a run folder (it holds no config.json). Expected the folder given to "
+            f"`modicum train … --out`."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file}: not the description of a run ({error!r}). Restore it from a backup, or train "
+            f"anew in another folder."
+        ) from error
+    return DescribedRun(
+        *names, from_json(config_of(*names), config), from_json(RunOptions, options)
+    )

@@ -16,15 +16,12 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep what is freed for the next step.
+    """Let the C library keep what is freed for the next step; whether it is glibc and took it.
 
     glibc hands large blocks back to the system when they are freed, and asks for them again in the
     next step; the system then clears every page. A loop that allocates the same in every step, as
     training does, spends time so: a sixth of it for a small spiking network. The price is that the
     process stays as large as it was at its largest. Numbers do not change.
-
-    Returns:
-        Whether the C library is glibc and took it.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -22,7 +22,7 @@ MEASURED = ("seconds", "samples_per_second", "peak_memory_mib")
 
 
 class Metrics:
-    """The log of a run, `metrics.jsonl`.
+    """The log of a run, `metrics.jsonl` in its folder.
 
     Args:
         folder: The run folder.
@@ -45,11 +45,8 @@ class Metrics:
         """The newest means as text, for the progress."""
         self.samples = 0
         """Samples trained on, by all processes, since the window began."""
-        self._path = folder / "metrics.jsonl"
-        self._device = device
-        self._world = world
-        self._mean = mean
-        self._writes = writes
+        self._path, self._device = folder / "metrics.jsonl", device
+        self._world, self._mean, self._writes = world, mean, writes
         self._window: dict[str, list[Any]] = {}
         self._earlier_seconds = 0.0
         self._started = self._window_started = time.monotonic()
@@ -72,9 +69,8 @@ class Metrics:
             require("tensorboard", "tensorboard", "--tensorboard")
             from torch.utils.tensorboard.writer import SummaryWriter
 
-            self._board = SummaryWriter(
-                str(self._path.parent / "tensorboard"), purge_step=steps + 1
-            )
+            board = str(self._path.parent / "tensorboard")
+            self._board = SummaryWriter(board, purge_step=steps + 1)
 
     def start_clock(self) -> None:
         """Measure the throughput from this moment on."""
@@ -87,12 +83,11 @@ class Metrics:
     def log(self, values: Mapping[str, Tensor | float | None]) -> None:
         """Add values to the window; tensors stay where they are."""
         for name, value in values.items():
-            if value is None:
-                continue
             if isinstance(value, Tensor):
                 value = value.detach().double() if self._device.type != "mps" else value.detach()
-            entry = self._window.setdefault(name, [0.0, 0])
-            entry[0], entry[1] = entry[0] + value, entry[1] + 1
+            if value is not None:
+                total, count = self._window.get(name, (0.0, 0))
+                self._window[name] = [total + value, count + 1]
 
     def write_window(self, step: int, epoch: int) -> None:
         """Write the means of the window, over all processes, and begin the next."""
@@ -116,10 +111,8 @@ class Metrics:
         entries = self._window.values()
         sums = [torch.as_tensor(total, dtype=kind, device=self._device) for total, _ in entries]
         averaged = self._mean(torch.stack(sums)).cpu()
-        return {
-            name: [total, count]
-            for (name, (_, count)), total in zip(self._window.items(), averaged, strict=True)
-        }
+        counts = [count for _, count in entries]
+        return dict(zip(self._window, map(list, zip(averaged, counts, strict=True)), strict=True))
 
     def write(
         self,
@@ -128,14 +121,7 @@ class Metrics:
         epoch: int,
         measured: Mapping[str, float] | None = None,
     ) -> None:
-        """Write one line.
-
-        Args:
-            values: What was logged.
-            step: Optimizer steps done.
-            epoch: Number of the epoch in progress.
-            measured: What depends on the machine.
-        """
+        """Write one line: what was logged and, in `measured`, what depends on the machine."""
         if not self._writes:
             return
         line: dict[str, Any] = {"step": step, "epoch": epoch, "seconds": round(self.seconds, 3)}

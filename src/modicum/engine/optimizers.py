@@ -69,10 +69,7 @@ def layer_decay(layers: Sequence[str | Sequence[str]], decay: float) -> dict[str
     Args:
         layers: Names of the modules and parameters of each layer, from the input on.
         decay: The factor of a layer by that of the next. The last layer has `decay`, and what is in
-            none, such as a classifier, has 1.
-
-    Returns:
-        The argument `scale` of `parameter_groups`.
+            none, such as a classifier, has 1: see `scale` of `parameter_groups`.
     """
     factors: dict[str, float] = {}
     for distance, layer in zip(range(len(layers), 0, -1), layers, strict=True):
@@ -98,8 +95,7 @@ def norms_and_embeddings(network: nn.Module) -> set[str]:
 
 def _prefixes(name: str) -> list[str]:
     """`a.b.c`, `a.b` and `a` of the first."""
-    parts = name.split(".")
-    return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    return [name.rsplit(".", count)[0] for count in range(name.count(".") + 1)]
 
 
 def _factor(factors: Mapping[str, float], name: str) -> float:

@@ -25,35 +25,34 @@ loss may leave parameters out, call parts of a module, or hold gradients of grad
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import shlex
 import signal
 import time
-import types
 import typing
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from modicum.engine import checkpoint
-from modicum.engine.devices import Device, check_compiler, make_accelerator, to_device
+from modicum.engine.devices import check_compiler, make_accelerator, to_device
 from modicum.engine.distributed import average_gradients, broadcast_state, synchronise_batch_norm
 from modicum.engine.finite import TrainingError as TrainingError
 from modicum.engine.finite import UncheckedLoss, check_losses, check_states
 from modicum.engine.folder import RunFolder
 from modicum.engine.memory import keep_freed_memory
 from modicum.engine.metrics import Metrics
+from modicum.engine.options import RunOptions as RunOptions
 from modicum.engine.random import fold_keys
 from modicum.engine.signals import Interrupted, StopSignals
 from modicum.engine.state import RegisteredState
-from modicum.errors import CheckpointError, ConfigError, DataError
-from modicum.options import Ge, Gt, Options, from_json, to_json
+from modicum.errors import CheckpointError, ConfigError
+from modicum.options import to_json
 from modicum.system.progress import Progress
 from modicum.weights.saved import BEST_FILE, MODEL_FILE, HasState, save_model
 
@@ -69,33 +68,6 @@ AGREE_EVERY = 8
 _log = logging.getLogger("modicum")
 _Batch = TypeVar("_Batch", covariant=True)
 _Object = TypeVar("_Object")
-
-
-@dataclass(frozen=True)
-class RunOptions(Options):
-    """How a run is executed, whatever the method."""
-
-    seed: int = 0
-    """Seed of initialisation, data order, augmentation and dropout."""
-    device: Device = "auto"
-    """Where to compute; auto takes a GPU when there is one."""
-    precision: Literal["fp32", "bf16", "fp16", "mixed"] = "fp32"
-    """Number format of activations. mixed: bf16 or fp16, whichever the GPU has; fp32 on a CPU."""
-    accumulate: Annotated[int, Ge(1)] = 1
-    """Micro-batches an optimizer step; the batch is split, so memory falls and the step is the same
-    but for batch statistics."""
-    clip: Annotated[float, Gt(0)] | None = None
-    """Largest L2 norm of the gradient; none: no clipping."""
-    workers: Annotated[int, Ge(0)] | None = None
-    """Processes that decode data; none: chosen from the data and the cores."""
-    checkpoint_every: Annotated[float, Ge(0)] = 60.0
-    """Seconds from one checkpoint to the next, longer where checkpoints would otherwise take more
-    than 5 % of the time; 0: one after every step."""
-    tensorboard: bool = False
-    """Also write TensorBoard event files to the run folder."""
-    compile: bool = False
-    """Compile networks by torch.compile: the first steps take up to minutes, later ones less time.
-    Needs a C++ compiler, and Triton on a GPU."""
 
 
 class BatchSource(Protocol[_Batch]):
@@ -160,9 +132,7 @@ class Run:
         resume: bool = False,
         quiet: bool = False,
     ) -> None:
-        self.folder = Path(folder)
-        self.method = method
-        self.recipe = recipe
+        self.folder, self.method, self.recipe = Path(folder), method, recipe
         self.options = options = options or RunOptions()
         self.seed = options.seed
         self._config = config
@@ -178,11 +148,7 @@ class Run:
         self.epoch_ended = self.resumed = False
         self._state = RegisteredState(self.unwrap)
         self._metrics = Metrics(
-            self.folder,
-            self.device,
-            world=self.world,
-            mean=self.mean,
-            writes=self.is_main_process,
+            self.folder, self.device, world=self.world, mean=self.mean, writes=self.is_main_process
         )
         self._signals = StopSignals(quiet=self.quiet)
         self._claimed: RunFolder | None = None
@@ -190,15 +156,10 @@ class Run:
         self.last_scores: dict[str, float] = {}
         self._best: dict[str, Any] | None = None
         self._unchecked: list[UncheckedLoss] = []
-        self._samples: list[int] = []
-        self._batch = 0
-        self._enough = False
-        self._begun = False
+        self._batch, self._samples = 0, list[int]()
+        self._begun = self._enough = False
         self._loops_done = (0, 0)
-        self._checkpointed = time.monotonic()
-        self._saving_seconds = 0.0
-        self._work_ended = 0.0
-
+        self._checkpointed, self._saving_seconds, self._work_ended = time.monotonic(), 0.0, 0.0
         if self.is_main_process:
             self._claimed = RunFolder(self.folder, method=method, resume=resume)
         self._accelerator.wait_for_everyone()
@@ -209,8 +170,7 @@ class Run:
             raise
         self.resumed = self._saved is not None
         if self._saved is not None:
-            self.steps = self._saved["steps"]
-            self._best = self._saved["best"]
+            self.steps, self._best = self._saved["steps"], self._saved["best"]
             self.last_scores = self._saved["scores"]
             self._metrics.load_state_dict(self._saved["metrics"])
         torch.manual_seed(fold_keys(self.seed, "initialise") >> 1)
@@ -231,27 +191,16 @@ class Run:
             return
         self._begun = True
         if self._claimed is not None:
-            description = {
-                "method": self.method,
-                "recipe": self.recipe,
-                "config": to_json(self._config),
-                "run": to_json(self.options),
-            }
+            options = {"config": to_json(self._config), "run": to_json(self.options)}
+            description = {"method": self.method, "recipe": self.recipe} | options
             self._claimed.describe(description, processes=self.world)
         self._metrics.begin(self.steps, resumed=self.resumed, tensorboard=self.options.tensorboard)
 
     @property
     def share(self) -> dict[str, Any]:
-        """Arguments that a loader needs of the run: `Loader(samples, batch_size, **run.share)`.
-
-        That is the seed of its order, its workers, and which process's share of a batch it makes.
-        """
-        return {
-            "seed": self.seed,
-            "workers": self.options.workers,
-            "rank": self.rank,
-            "world": self.world,
-        }
+        """Arguments that a loader needs of the run: `Loader(samples, batch_size, **run.share)`."""
+        workers = self.options.workers
+        return {"seed": self.seed, "workers": workers, "rank": self.rank, "world": self.world}
 
     # Preparation
 
@@ -282,17 +231,13 @@ class Run:
             module.compile()
         return module
 
-    @contextlib.contextmanager
-    def autocast(self) -> Generator[None, None, None]:
+    def autocast(self) -> AbstractContextManager[None]:
         """The precision of the run, for what is computed by other things than prepared modules."""
-        with self._accelerator.autocast():
-            yield
+        return self._accelerator.autocast()
 
-    @contextlib.contextmanager
-    def main_process_first(self) -> Generator[None, None, None]:
+    def main_process_first(self) -> AbstractContextManager[None]:
         """Let the main process do something, and fill caches, before the others do it."""
-        with self._accelerator.main_process_first():
-            yield
+        return self._accelerator.main_process_first()
 
     def unwrap(self, module: Any) -> Any:
         """The module as it was before `prepare`, to evaluate it and to save it; else itself."""
@@ -301,12 +246,10 @@ class Run:
     def register(self, **objects: Any) -> None:
         """Name what a checkpoint holds: modules, optimizers, tensors.
 
-        Everything that changes during training and is not a function of (seed, step) belongs here.
-        When the run is resumed, this call puts the saved state into the objects.
-
-        Args:
-            objects: Things with `state_dict` and `load_state_dict`, or tensors (filled in place).
-                Every process is asked for the state, and the main process writes what it gave.
+        Everything that changes during training and is not a function of (seed, step) belongs here:
+        things with `state_dict` and `load_state_dict`, or tensors (filled in place). When the run
+        is resumed, this call puts the saved state into them. Every process is asked for the state,
+        and the main process writes what it gave.
         """
         self._state.register(objects, self._saved["objects"] if self._saved else None)
         if self._accelerator.scaler is not None and self._saved and self._saved["scaler"]:
@@ -333,9 +276,7 @@ class Run:
     def micro_batch_size(self, batch_size: int, samples: int) -> int:
         """Samples a micro-batch, over all processes: what a loader's batch must be.
 
-        Args:
-            batch_size: Samples an optimizer step that are wanted; more than there are means all.
-            samples: Samples of the training set.
+        `batch_size` is that of an optimizer step; more than there are `samples` means all of them.
 
         Raises:
             ConfigError: They cannot be split evenly over processes and micro-batches.
@@ -386,9 +327,8 @@ class Run:
                 for epoch in range(first_epoch + (self.steps - start) // per_epoch, end_epoch):
                     self.epoch = epoch
                     begin = start + (epoch - first_epoch) * per_epoch
-                    numbers = range(
-                        (self.steps - begin) * micro, min(per_epoch, end - begin) * micro
-                    )
+                    last = min(per_epoch, end - begin) * micro
+                    numbers = range((self.steps - begin) * micro, last)
                     # zip asks the numbers first, so that no batch beyond the last is drawn.
                     drawn = zip(numbers, loader.epoch(epoch, numbers.start), strict=False)
                     for self._batch, batch in drawn:
@@ -405,7 +345,7 @@ class Run:
         A run of several stages has one such loop for each, one after the other.
 
         Args:
-            until: Where the loop ends: the number of steps before it and in it.
+            until: The number of steps before the loop and in it.
             of: Steps of the whole run, for the progress that is shown.
 
         Raises:
@@ -432,10 +372,7 @@ class Run:
     def _working(self, total: int) -> Generator[Progress, None, None]:
         self._begin()
         self._metrics.start_clock()
-        with (
-            self._signals,
-            Progress("train", total, done=self.steps, quiet=self.quiet) as progress,
-        ):
+        with self._signals, Progress("train", total, done=self.steps, quiet=self.quiet) as progress:
             yield progress
             self._look_at_losses()
 
@@ -482,7 +419,7 @@ class Run:
 
         Args:
             loss: A scalar, or named terms that are summed; the names are for error messages.
-            optimizer: A prepared optimizer.
+            optimizer: Prepared.
             learning_rate: Set on every parameter group before the update, times the group's
                 `scale` if it has one.
             clip: Largest L2 norm of the gradient; none: `options.clip`.
@@ -524,11 +461,7 @@ class Run:
         return norm
 
     def _clip(self, optimizer: torch.optim.Optimizer, limit: float, norm: Tensor | None) -> Tensor:
-        """Bound the L2 norm of the gradient, which is `norm` unless it is all on this process.
-
-        Returns:
-            The norm before.
-        """
+        """Bound the gradient's L2 norm, `norm` unless all is here; returns what it was before."""
         scaler = self._accelerator.scaler
         if scaler is not None and norm is not None:  # fp16: `norm` is of scaled gradients
             norm = norm / scaler.get_scale()
@@ -548,20 +481,14 @@ class Run:
     # Logging
 
     def log(self, **values: Tensor | float | None) -> None:
-        """Log training values; metrics.jsonl gets their means over up to 20 optimizer steps.
+        """Log scalars, of which metrics.jsonl gets the means over up to 20 optimizer steps.
 
-        Args:
-            values: Scalars; None is passed over.
+        None is passed over.
         """
         self._metrics.log(values)
 
     def scores_now(self, every: int, epochs: int) -> bool:
-        """Whether the step in progress ends an epoch to score after.
-
-        Args:
-            every: Epochs from one score to the next.
-            epochs: Epochs of the run; the last is always scored.
-        """
+        """Whether the step in progress ends one of every so many epochs, or the last of them."""
         done = self.epoch + 1
         return self.epoch_ended and (done % every == 0 or done == epochs)
 
@@ -574,8 +501,7 @@ class Run:
 
         Args:
             values: Measurements.
-            best: Which of them decides; the result is written to best.safetensors when
-                it improves.
+            best: Which of them decides; the result is written to best.safetensors when it improves.
             higher_is_better: Whether a larger value of it is better.
         """
         self._metrics.pause(self._work_ended)  # measuring is no part of training's throughput
@@ -585,10 +511,10 @@ class Run:
         if best is None:
             return
         value = float(values[best])
-        if self._best is not None and math.isfinite(self._best["value"]):
-            margin = value - self._best["value"]
-            if not (margin > 0 if higher_is_better else margin < 0):
-                return
+        before = self._best["value"] if self._best else math.nan
+        improved = value > before if higher_is_better else value < before
+        if math.isfinite(before) and not improved:
+            return
         self._best = {"metric": best, "value": value, "step": self.steps + 1}
         self._look_at_losses()
         self._look_at_state(self._state.state_dict())
@@ -605,10 +531,8 @@ class Run:
     def gather(self, objects: Sequence[_Object]) -> list[_Object]:
         """The objects of all processes, those of the first process first; every process gets all.
 
-        For measures that need everything, such as average precision and rank correlation.
-
-        Args:
-            objects: What this process has, picklable; processes may have unequally many.
+        For measures that need everything, such as average precision and rank correlation. They
+        must be picklable; processes may have unequally many.
         """
         from accelerate.utils import gather_object
 
@@ -637,14 +561,9 @@ class Run:
         metrics = self._metrics.state_dict()
         if self.is_main_process:
             scaler = self._accelerator.scaler
-            content = {
-                "steps": self.steps,
-                "best": self._best,
-                "scores": self.last_scores,
-                "metrics": metrics,
-                "scaler": scaler.state_dict() if scaler is not None else {},
-                "objects": objects,
-            }
+            content = {"steps": self.steps, "best": self._best, "scores": self.last_scores}
+            content |= {"metrics": metrics, "scaler": scaler.state_dict() if scaler else {}}
+            content["objects"] = objects
             checkpoint.save_checkpoint(self.folder / "checkpoints", self.steps, content)
         self._accelerator.wait_for_everyone()
         self._metrics.pause(began)
@@ -652,23 +571,16 @@ class Run:
         self._saving_seconds = self._checkpointed - began
 
     def _look_at_state(self, objects: Mapping[str, Any]) -> None:
-        result = (
-            {}
-            if self._result is None
-            else {"the network": self.unwrap(self._result[0]).state_dict()}
-        )
-        check_states({**objects, **result}, self.steps)
+        states = dict(objects)
+        if self._result is not None:
+            states["the network"] = self.unwrap(self._result[0]).state_dict()
+        check_states(states, self.steps)
 
     def _save_result(self, name: str) -> None:
         if self._result is not None and self.is_main_process:
             module, arguments, notes = self._result
-            save_model(
-                self.folder / name,
-                self.unwrap(module),
-                method=self.method,
-                arguments=arguments,
-                notes=notes,
-            )
+            path, network, method = self.folder / name, self.unwrap(module), self.method
+            save_model(path, network, method=method, arguments=arguments, notes=notes)
 
     def finish(self) -> Any:
         """Write the result, and return it unwrapped; None if there is none."""
@@ -676,12 +588,10 @@ class Run:
         self._look_at_state(self._state.state_dict())
         self._save_result(MODEL_FILE)
         self._accelerator.wait_for_everyone()
-        if self._result is None:
-            return None
-        result = self._result[0]
-        if not isinstance(result, nn.Module):
-            return result
-        return self._accelerator.unwrap_model(result, keep_fp32_wrapper=False)
+        result = None if self._result is None else self._result[0]
+        if isinstance(result, nn.Module):
+            result = self._accelerator.unwrap_model(result, keep_fp32_wrapper=False)
+        return result
 
     def close(self) -> None:
         """Give the folder back to other processes."""
@@ -693,52 +603,8 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
-
-
-class DescribedRun(NamedTuple):
-    """What a run folder was started with."""
-
-    method: str
-    recipe: str
-    config: Any
-    options: RunOptions
-
-
-def read_run(folder: Path, config_of: Callable[[str, str], type[Any]]) -> DescribedRun:
-    """What a run folder was started with.
-
-    Args:
-        folder: A run folder.
-        config_of: From the names of a method and a recipe to the configuration class.
-
-    Raises:
-        ConfigError: It is not a run folder, or was written by another version.
-    """
-    file = folder / "config.json"
-    try:
-        described = json.loads(file.read_text())
-        names = described["method"], described["recipe"]
-        config, options = described["config"], described["run"]
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{folder}: not a run folder (it holds no config.json). Expected the folder given to "
-            f"`modicum train … --out`."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{file}: not the description of a run ({error!r}). Restore it from a backup, or train "
-            f"anew in another folder."
-        ) from error
-    return DescribedRun(
-        *names, from_json(config_of(*names), config), from_json(RunOptions, options)
-    )
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

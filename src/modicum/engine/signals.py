@@ -24,19 +24,12 @@ class Interrupted(ModicumError):  # noqa: N818 (it reports a wish, not a fault)
 
 
 class StopSignals:
-    """While entered, SIGINT and SIGTERM are noted rather than obeyed; a second one is obeyed.
-
-    Args:
-        quiet: Say nothing when one arrives.
-    """
-
-    received: int | None
-    """The first signal that arrived."""
+    """While entered, SIGINT and SIGTERM are noted rather than obeyed; a second one is obeyed."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self.received = None
-        self._quiet = quiet
-        self._received_at = 0.0
+        self.received: int | None = None
+        """The first signal that arrived."""
+        self._quiet, self._received_at = quiet, 0.0
         self._handlers: dict[int, Any] = {}
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:

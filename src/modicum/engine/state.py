@@ -12,22 +12,14 @@ from modicum.errors import ConfigError
 
 
 class RegisteredState:
-    """Objects whose state a checkpoint holds, by name.
-
-    Args:
-        unwrap: From a prepared module to the module itself.
-    """
+    """Objects whose state a checkpoint holds, by name; `unwrap` undoes what `Run.prepare` did."""
 
     def __init__(self, unwrap: Callable[[Any], Any]) -> None:
         self._unwrap = unwrap
         self._objects: dict[str, Any] = {}
 
     def register(self, objects: Mapping[str, Any], saved: Mapping[str, Any] | None) -> None:
-        """Add objects, and put saved states into them.
-
-        Args:
-            objects: Things with `state_dict` and `load_state_dict`, or tensors (filled in place).
-            saved: What `state_dict` returned in the run that is gone on with, if there is one.
+        """Add objects, see `Run.register`, and put what `state_dict` gave before into them.
 
         Raises:
             ConfigError: A name is not in `saved`.
@@ -49,10 +41,9 @@ class RegisteredState:
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all objects. Every process is asked: a state may be gathered from all."""
-        return {name: self.state_of(registered) for name, registered in self._objects.items()}
-
-    def state_of(self, registered: Any) -> Any:
-        """A tensor on the CPU, or the state dict of a module, of an optimizer or the like."""
-        if isinstance(registered, Tensor):
-            return registered.detach().cpu()
-        return self._unwrap(registered).state_dict()
+        return {
+            name: held.detach().cpu()
+            if isinstance(held, Tensor)
+            else self._unwrap(held).state_dict()
+            for name, held in self._objects.items()
+        }

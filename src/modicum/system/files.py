@@ -35,11 +35,7 @@ def to_json(value: Any) -> str:
 
 
 def what_is_wrong(error: OSError) -> str:
-    """What the system says about a file or folder, as a sentence: what, where, and how to mend it.
-
-    Args:
-        error: One with a file name.
-    """
+    """What the system says about a file or folder: what, where, and how to mend it."""
     path = Path(os.fsdecode(error.filename2 or error.filename))
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         above = next((part for part in (path, *path.parents) if part.is_file()), path)
@@ -55,9 +51,6 @@ def what_is_wrong(error: OSError) -> str:
 
 def ready_folder(path: Path) -> None:
     """Make a folder unless it is there, and try to write in it: before anything is computed for it.
-
-    Args:
-        path: The folder. What is in it stays.
 
     Raises:
         ConfigError: It cannot be made, or nothing can be written in it.
@@ -92,9 +85,7 @@ def atomic_write(path: Path) -> Generator[BinaryIO, None, None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
-        )
+        descriptor, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
     except OSError as error:
         error.filename = str(path)  # what is meant, not the temporary file
         raise

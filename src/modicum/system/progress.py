@@ -6,16 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 LINE_SECONDS = 10.0
@@ -46,13 +39,13 @@ class Progress:
         self._bar: RichProgress | None = None
         if not quiet and sys.stderr.isatty():
             self._bar = RichProgress(
-                TextColumn("{task.description}"),
+                "{task.description}",
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("left"),
+                "left",
                 TimeRemainingColumn(elapsed_when_finished=False),
-                TextColumn("{task.fields[note]}"),
+                "{task.fields[note]}",
                 console=Console(stderr=True),
             )
             self._bar.start()
@@ -88,12 +81,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

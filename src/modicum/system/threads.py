@@ -27,10 +27,6 @@ def in_threads(
     threads: int | None = None,
 ) -> list[_Value]:
     """`function` of every item, in order, by one thread for each core unless said otherwise."""
-
-    def some(chunk: Sequence[_Item]) -> list[_Value]:
-        return [function(item) for item in chunk]
-
     values: list[_Value] = []
     threads = threads or usable_cores()
     # A few for each thread: all have work until the end, and progress is seen.
@@ -38,7 +34,7 @@ def in_threads(
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
     executor = ThreadPoolExecutor(threads)
     try:
-        for made in executor.map(some, chunks):
+        for made in executor.map(lambda chunk: list(map(function, chunk)), chunks):
             values += made
             if progress is not None:
                 progress(len(values), len(items))
@@ -53,9 +49,9 @@ def state_of_files(paths: Sequence[Path]) -> str:
     def state(path: Path) -> bytes:
         try:
             status = path.stat()
+            line = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n"
         except OSError:
-            return f"{path}\0missing\n".encode(errors="surrogateescape")
-        line = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n"
+            line = f"{path}\0missing\n"
         return line.encode(errors="surrogateescape")
 
     digest = hashlib.blake2b(digest_size=16)

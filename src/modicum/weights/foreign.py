@@ -39,7 +39,7 @@ _log = logging.getLogger("modicum")
 
 
 def read_state(source: Path | str | State) -> tuple[str, dict[str, Tensor]]:
-    """The state dict in another program's weights.
+    """The state dict in another program's weights, and what to call them in messages.
 
     It is what the file holds or, where that is a dict with one of these, what it holds as
     `state_dict`, then `model`, `model_state` or `model_state_dict`. A `module.` before all names,
@@ -48,9 +48,6 @@ def read_state(source: Path | str | State) -> tuple[str, dict[str, Tensor]]:
     Args:
         source: A file, see `read_weights`; a folder of Transformers, see `weight_files`; or what
             such a file holds.
-
-    Returns:
-        What to call it in messages, and its tensors by name, on the CPU.
 
     Raises:
         CheckpointError: There is no such file, it is damaged, or it holds something else.
@@ -207,19 +204,15 @@ def fill(
         for ours, name in theirs.items()
         if ours in own and state[name].shape != own[ours].shape
     }
-    unknown = [
-        name
-        for name, ours in renamed.items()
-        if ours is not None and (ours not in own or theirs[ours] != name)
-    ]
+    used = {theirs[ours] for ours in theirs if ours in own}
+    unknown = [name for name, ours in renamed.items() if ours is not None and name not in used]
     unfit = (*missing, *misshapen)
     anew = tuple(start for start in fresh if any(name.startswith(start) for name in unfit))
+    odd_shapes = [shapes for name, shapes in misshapen.items() if not name.startswith(anew)]
     kinds = {
         "missing": [name for name in missing if not name.startswith(anew)],
         "unknown": [name for name in unknown if not (renamed[name] or "").startswith(tuple(fresh))],
-        "of another shape": [
-            shapes for name, shapes in misshapen.items() if not name.startswith(anew)
-        ],
+        "of another shape": odd_shapes,
     }
     told = [f"{len(names)} {kind} ({_few(names)})" for kind, names in kinds.items() if names]
     if told:

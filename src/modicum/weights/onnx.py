@@ -39,9 +39,9 @@ def write_onnx(
     Args:
         network: In eval mode, on the CPU. It gives a tensor, or as many as `outputs` in a tuple or
             list, of which the first axis is that of samples, if they have one.
-        inputs: What it is called with, by name; the order counts.
+        inputs: What it is called with, by name, in order.
         out: File to write.
-        outputs: Names of what it gives, in its order.
+        outputs: Names of what it gives, in order.
         dynamic: Axes whose size may change, by input or output name, with a name for each axis.
         described: JSON-able values for the file's metadata.
         trials: Other inputs to compare on.

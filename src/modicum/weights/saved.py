@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import nn
 
 from modicum.errors import CheckpointError
@@ -58,8 +57,7 @@ def save_model(
 
     Args:
         path: File to write, by convention `*.safetensors`.
-        module: A network or the like; its whole state dict is stored, parameters and buffers, as
-            float32 or whatever dtype they have.
+        module: Its whole state dict is stored, parameters and buffers, in the dtypes they have.
         method: Name of the method in the catalogue, whose `network(**arguments)` rebuilds it.
         arguments: JSON-able.
         notes: JSON-able.
@@ -100,15 +98,13 @@ def find_model(path: Path, weights: str = "last") -> Path:
     file = path / (BEST_FILE if weights == "best" else MODEL_FILE)
     if file.is_file():
         return file
+    go_on = f"go on with `modicum train … --resume {path}`"
     if weights == "best":
         hint = f"The run was never scored on held-out data; use {MODEL_FILE} (--weights last)."
     elif (path / BEST_FILE).is_file():
-        hint = (
-            f"The run has not ended: go on with `modicum train … --resume {path}`, or use the best "
-            f"network so far (--weights best)."
-        )
+        hint = f"The run has not ended: {go_on}, or use the best network so far (--weights best)."
     else:
-        hint = f"If the run was interrupted, go on with `modicum train … --resume {path}`."
+        hint = f"If the run was interrupted, {go_on}."
     raise CheckpointError(f"{path}: holds no {file.name}. {hint}")
 
 
@@ -119,23 +115,13 @@ def read_model(
     *,
     method: str | None = None,
 ) -> SavedModel:
-    """Read a network that `save_model` wrote, with its notes.
+    """Read a network that `save_model` wrote; see `modicum.method.load_saved`.
 
-    Args:
-        path: A `.safetensors` file or a run folder.
-        build: Makes the network of the name of its method and its arguments.
-        weights: For a run folder: `"last"` or `"best"`.
-        method: If given, the method the file must be of.
-
-    Raises:
-        CheckpointError: The file is absent, damaged, not modicum's, or of another method.
+    `build` makes the network of the name of its method and its arguments.
     """
     file = find_model(path, weights)
     with _opened(file, method) as (opened, metadata):
-        state: dict[str, torch.Tensor] = {
-            name: opened.get_tensor(name)
-            for name in opened.keys()  # noqa: SIM118
-        }
+        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     found = metadata["modicum.method"]
     try:
         module = build(found, json.loads(metadata["modicum.arguments"]))
@@ -152,11 +138,7 @@ def read_model(
 def read_notes(
     path: Path | str, weights: str = "last", *, method: str | None = None
 ) -> dict[str, Any]:
-    """The notes of a file that `save_model` wrote, without its network; see `read_model`.
-
-    Raises:
-        CheckpointError: The file is absent, damaged, not modicum's, or of another method.
-    """
+    """The notes of a file that `save_model` wrote, without its network; see `read_model`."""
     with _opened(find_model(Path(path), weights), method) as (_, metadata):
         return json.loads(metadata["modicum.notes"])
 

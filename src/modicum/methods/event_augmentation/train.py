@@ -14,7 +14,7 @@ from modicum import classification, events
 from modicum.classification import Logits
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run
-from modicum.engine.schedules import halving, warmup_cosine
+from modicum.engine.schedules import warmup_cosine
 from modicum.errors import ConfigError
 from modicum.events.pipeline import FramePipeline
 from modicum.methods.event_augmentation.augment import ESTF, EventDrift, EventID, EventReverse
@@ -264,7 +264,7 @@ def learning_rate(config: Config, step: int, steps_an_epoch: int) -> float:
     peak, epochs = config.fitting.learning_rate, config.fitting.epochs
     if config.schedule == "halving":
         begun = step - config.halve_after * steps_an_epoch
-        return halving(max(0, begun), peak=peak, every=10 * steps_an_epoch)
+        return peak * 0.5 ** (max(0, begun) // (10 * steps_an_epoch))
     return warmup_cosine(step, epochs * steps_an_epoch, peak=peak)
 
 
