@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 
 import forked
 from chromium import browser
+from modicum.claims import runner
 
 __all__ = ["browser"]
 
@@ -39,6 +42,14 @@ def _private_cache(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MODICUM_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that train stages of a study are forked rather than started anew."""
+    begin = functools.partial(forked.begin_worker, dict(os.environ))
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forked.FORKING)
+    monkeypatch.setattr(runner, "_follow_parent", begin)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 from torch.distributed import TCPStore
 
 from modicum.catalogue import CATALOGUE, room
+from modicum.claims import runner
 
 # The process that is forked computes nothing itself: threads and locks do not survive a fork.
 FORKING = multiprocessing.get_context("forkserver")
@@ -83,12 +85,26 @@ class Forked:
 def _run(
     function: Callable[..., Any], arguments: Any, log: Path, environment: dict[str, str]
 ) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
+    _start(environment)
     with log.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.exit(function(*arguments))
+
+
+def _start(environment: dict[str, str]) -> None:
+    """What a Python that is started with these variables does."""
+    os.environ.clear()
+    os.environ.update(environment)
+    for folder in environment.get("PYTHONPATH", "").split(os.pathsep):
+        if folder and (file := Path(folder, "sitecustomize.py")).is_file():
+            runpy.run_path(str(file))
+
+
+def begin_worker(environment: dict[str, str]) -> None:
+    """Prepare a process that trains stages of a study."""
+    _start(environment)
+    runner._follow_parent()
 
 
 def together(function: Callable[..., Any], *arguments: Any, folder: Path) -> None:

@@ -90,6 +90,7 @@ def smoke_study(fingerprint: str = "") -> Study:
     )
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_study_runs_once_and_is_remembered(capsys: pytest.CaptureFixture[str]) -> None:
     first = run_study(smoke_study(), [0, 1])
     assert [(r.arm, r.seed) for r in first.results] == [("m", 0), ("m", 1), ("b", 0), ("b", 1)]
@@ -113,6 +114,7 @@ def test_a_study_runs_once_and_is_remembered(capsys: pytest.CaptureFixture[str])
     assert {arm["arm"] for arm in summary["arms"]["vgnet"]} == {"m", "b"}
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_finished_arms_survive_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C after the first arm: its result is kept and not trained again."""
     from modicum.claims import runner

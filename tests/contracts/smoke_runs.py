@@ -1,4 +1,4 @@
-"""A smoke run of a recipe, and commands that know the toy method."""
+"""A smoke run of a recipe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 from torch import nn
 
-from modicum.cli import main
 from modicum.engine.run import Run, RunOptions
 from modicum.method import load_method
 
@@ -28,11 +27,3 @@ def smoke(name: str, recipe: str, folder: Path, seed: int = 0) -> Smoke:
     options = RunOptions(seed=seed, device="cpu")
     with Run(folder, method=name, recipe=recipe, config=config, options=options, quiet=True) as run:
         return Smoke(folder, chosen.train(config, run).eval())
-
-
-def modicum(*words: object) -> int:
-    """`modicum WORDS` in a process that was forked, see `forked`."""
-    from toy_method import install  # its folder is known once the tests run
-
-    install()
-    return main(list(map(str, words)))

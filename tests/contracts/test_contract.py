@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import smoke_runs
 import torch
 from safetensors.torch import load_file
 from smoke_runs import Smoke, smoke
@@ -103,13 +102,13 @@ def test_stopped_at_any_moment_it_resumes_to_the_same_bits(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "run"
-    start: list[object] = [*command(name, recipe), "--preset", "smoke", "--out", folder]
+    start = [*command(name, recipe), "--preset", "smoke", "--out", str(folder)]
     start += ["--checkpoint-every", "0", "--device", "cpu"]
-    resume: list[object] = ["train", name, "--resume", folder]
+    resume = ["train", name, "--resume", str(folder)]
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
         before = set(folder.glob("checkpoints/*.pt"))
         log = tmp_path / f"{number.name}.txt"
-        process = Forked(smoke_runs.modicum, *(resume if before else start), log=log)
+        process = Forked(main, resume if before else start, log=log)
         # Wait until this attempt has trained, so that the signal strikes a run in full work.
         deadline = time.monotonic() + 120
         while process.exit_code is None and not set(folder.glob("checkpoints/*.pt")) - before:
@@ -122,7 +121,7 @@ def test_stopped_at_any_moment_it_resumes_to_the_same_bits(
             assert process.wait() == 128 + number, process.said
             assert f"--resume {folder}" in process.said
             assert "Traceback" not in process.said
-    assert main(list(map(str, resume))) == 0, capsys.readouterr().err
+    assert main(resume) == 0, capsys.readouterr().err
     whole = smoke_run(name, recipe).folder
     assert same(weights(whole), weights(folder))
     assert logged(whole) == logged(folder)
@@ -134,7 +133,7 @@ def test_two_processes_equal_one(
     name: str, recipe: str, tmp_path: Path, smoke_run: Callable[[str, str], Smoke]
 ) -> None:
     words = [*command(name, recipe), "--preset", "smoke", "--device", "cpu"]
-    together(smoke_runs.modicum, *words, "--out", tmp_path / "two", folder=tmp_path)
+    together(main, [*words, "--out", str(tmp_path / "two")], folder=tmp_path)
     described = json.loads((tmp_path / "two" / "environment.json").read_text())
     assert described["processes"] == "2"
     one, two = weights(smoke_run(name, recipe).folder), weights(tmp_path / "two")

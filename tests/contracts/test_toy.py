@@ -43,7 +43,7 @@ def studied_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def studied(studied_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def studied(studied_cache: Path, monkeypatch: pytest.MonkeyPatch, forked_workers: None) -> Study:
     """The toy's study, all of whose stages are in the cache."""
     monkeypatch.setenv("MODICUM_CACHE", str(studied_cache))
     study: Study = load_method("toy").load("study")(None)
