@@ -85,7 +85,9 @@ def atomic_write(path: Path) -> Generator[BinaryIO, None, None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
+        descriptor, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
+        )
     except OSError as error:
         error.filename = str(path)  # what is meant, not the temporary file
         raise
