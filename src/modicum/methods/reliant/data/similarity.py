@@ -112,11 +112,7 @@ def _near(x: npt.NDArray[np.float64], source: Edges, target: Edges, threshold: f
 
 
 def cached_similarity_graph(features: npt.ArrayLike, threshold: float) -> Edges:
-    """As `similarity_graph`, found once for the same table and threshold.
-
-    The edges are kept in `modicum.system.cache.cache_folder()`; where they cannot be, they are
-    found again the next time.
-    """
+    """As `similarity_graph`, found once for the same table and threshold, and kept in the cache."""
     x = np.ascontiguousarray(features, dtype=np.float64)
     digest = hashlib.sha256(f"similarity 1 {x.shape} {threshold!r}".encode())
     digest.update(x.tobytes())
@@ -133,12 +129,8 @@ def cached_similarity_graph(features: npt.ArrayLike, threshold: float) -> Edges:
 
 def _equal_rows(x: npt.NDArray[np.float64]) -> Edges:
     """`(N,)`: how many other rows are equal to each."""
-    _, which, counts = np.unique(
-        x + 0.0,
-        axis=0,
-        return_inverse=True,
-        return_counts=True,  # + 0.0: -0 is 0
-    )
+    x = x + 0.0  # -0 is 0
+    _, which, counts = np.unique(x, axis=0, return_inverse=True, return_counts=True)
     return counts[which.reshape(-1)] - 1
 
 

@@ -71,9 +71,8 @@ def divide(graph: Graph, parts: int, method: Division | None = None) -> Tensor:
     if method is None:
         method = "blocks" if importlib.util.find_spec("pymetis") is None else "metis"
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    told: list[Any] = [None]
-    if not several or torch.distributed.get_rank() == 0:
-        told = [_DIVISIONS[method](graph.messages, parts)]
+    first = not several or torch.distributed.get_rank() == 0
+    told: list[Any] = [_DIVISIONS[method](graph.messages, parts) if first else None]
     if several:
         torch.distributed.broadcast_object_list(told)
     assignment = torch.as_tensor(np.asarray(told[0], np.int64))
@@ -131,8 +130,7 @@ def part_of(graph: Graph, assignment: Tensor, rank: int = 0, world: int = 1) -> 
         world: Number of processes; one holds all parts.
 
     Returns:
-        Features, labels, groups and splits of its nodes, which are numbered from 0, and a
-        `PartitionedMessageGraph`. A split may be empty.
+        Its nodes, numbered from 0, and a `PartitionedMessageGraph`. A split may be empty.
 
     Raises:
         ConfigError: A process would hold no node.
@@ -165,15 +163,9 @@ def part_of(graph: Graph, assignment: Tensor, rank: int = 0, world: int = 1) -> 
 
 
 class PartitionedMessageGraph(MessageGraph):
-    """The edges into the nodes that one process holds.
+    """The edges into the nodes that one process holds; the arguments are those of `part_of`.
 
     Its methods must be called by all processes, in the same order: most of them communicate.
-
-    Args:
-        whole: The edges of the whole graph.
-        assignment: `(N,)`, int64: the part of each node.
-        rank: Which process.
-        world: Number of processes.
 
     Attributes:
         nodes: n, the nodes it holds. N in the shapes of `MessageGraph`.
@@ -181,10 +173,6 @@ class PartitionedMessageGraph(MessageGraph):
         total_nodes: N, the nodes of the whole graph.
         world: Number of processes.
     """
-
-    numbers: Tensor
-    total_nodes: int
-    world: int
 
     def __init__(
         self, whole: MessageGraph, assignment: Tensor, rank: int = 0, world: int = 1
@@ -252,25 +240,20 @@ class PartitionedMessageGraph(MessageGraph):
         return self._out_degree
 
     def keep(self, shape: Sequence[int], p: float) -> Tensor:
-        """`shape`, which is `(n, ...)`: 0 with probability `p`, or 1; int16."""
+        """As of `MessageGraph`, drawn by part."""
         return self._keep_by_part([(rows, *shape[1:]) for rows in self._rows_of_parts], p)
 
     def keep_edges(self, p: float) -> Tensor:
-        """`(E,)`: for each entry 0 with probability `p`, or 1; int16."""
+        """As of `MessageGraph`, drawn by part."""
         return self._keep_by_part([(edges,) for edges in self._edges_of_parts], p)
 
     def _keep_by_part(self, shapes: Sequence[Sequence[int]], p: float) -> Tensor:
-        return torch.cat(
-            [
-                draw_kept(shape, p, self.device, generator)
-                for shape, generator in zip(shapes, self._generators, strict=True)
-            ]
-        )
+        drawn = zip(shapes, self._generators, strict=True)
+        return torch.cat([draw_kept(shape, p, self.device, of_part) for shape, of_part in drawn])
 
     def gather(self, x: Tensor) -> Tensor:
-        """`(width, C)` of `(n, C)`: the row of each column, fetched from its process.
-
-        Gradients are sent back there, and added.
+        """`(width, C)` of `(n, C)`: the row of each column, fetched from its process; gradients are
+        sent back there, and added.
         """
         return x if self.world == 1 else _Gather.apply(x, self)
 
@@ -297,10 +280,7 @@ class PartitionedMessageGraph(MessageGraph):
         return torch.cat([blocks[part] for part in range(len(self._blocks))])
 
     def return_halo(self, gathered: Tensor) -> Tensor:
-        """`(n, C)` of `(width, C)`: rows of the halo are sent to where they came from, and added.
-
-        The transpose of `fetch_halo`.
-        """
+        """`(n, C)` of `(width, C)`, the transpose of `fetch_halo`: rows go back and are added."""
         blocks = gathered.split(self._blocks)
         halo = torch.cat([blocks[part] for part in self._halo_blocks])
         returned = halo.new_empty(len(self._sent), *halo.shape[1:])
@@ -340,14 +320,9 @@ def _counts(values: Tensor, length: int) -> list[int]:
 
 
 def collect(graph: Graph, x: Tensor) -> Tensor:
-    """Rows of all nodes, of all processes, in the order of the whole graph; without gradient.
+    """Rows of all nodes `(N, ...)` on every process, from the rows `(n, ...)` each has of its own.
 
-    Args:
-        graph: Whole, or a part.
-        x: `(n, ...)`, the rows of the nodes of this process, numbers.
-
-    Returns:
-        `(N, ...)`, on every process; `x` where the graph is whole.
+    They are in the order of the whole graph, without gradient; `x` where the graph is whole.
     """
     messages = graph.messages
     x = x.detach()
@@ -361,14 +336,7 @@ def collect(graph: Graph, x: Tensor) -> Tensor:
 
 
 def own_rows(graph: Graph, x: Tensor) -> Tensor:
-    """The reverse of `collect`: from the rows of all nodes those of this process.
-
-    Args:
-        graph: Whole, or a part.
-        x: `(N, ...)`, in the order of the whole graph.
-
-    Returns:
-        `(n, ...)`; `x` where the graph is whole.
+    """The reverse of `collect`: from the rows of all nodes, `(N, ...)`, those of this process.
 
     Raises:
         DataError: `x` has not a row a node.
@@ -416,10 +384,6 @@ class ModuleState:
 
     For `Run.register`. The state is that of the whole graph, so that a run can go on with another
     number of processes. All processes must ask for it.
-
-    Args:
-        graph: Whole, or a part.
-        module: With the rows of this process.
     """
 
     def __init__(self, graph: Graph, module: nn.Module) -> None:
@@ -440,13 +404,7 @@ class ModuleState:
 
 
 class OptimizerState(ModuleState):
-    """As `ModuleState`, of an optimizer whose tensors are elementwise, as Adam's are.
-
-    Args:
-        graph: Whole, or a part.
-        module: Whose parameters it updates.
-        optimizer: Prepared or not.
-    """
+    """As `ModuleState`, of the module's optimizer, whose state is elementwise, as Adam's is."""
 
     def __init__(self, graph: Graph, module: nn.Module, optimizer: Optimizer) -> None:
         self._graph, self._kept = graph, optimizer
@@ -455,8 +413,7 @@ class OptimizerState(ModuleState):
         self._by_node = {n for n, p in enumerate(_parameters(optimizer)) if id(p) in of_nodes}
 
     def _with_rows(self, state: Mapping[str, Any], rows: _Rows) -> dict[str, Any]:
-        def convert(value: Any) -> Any:
-            # Adam counts its steps in a scalar.
+        def convert(value: Any) -> Any:  # Adam counts its steps in a scalar
             by_row = isinstance(value, Tensor) and value.dim() > 0
             return rows(self._graph, value) if by_row else value
 
@@ -468,15 +425,10 @@ class OptimizerState(ModuleState):
 
 
 def complete_gradients(graph: Graph, module: nn.Module, optimizer: Optimizer) -> Tensor | None:
-    """Make of what autograd left on each process the gradient of the one loss.
+    """Make of what autograd left on each process the gradient of the one loss; for `Run.step`.
 
-    For `Run.step`. Parameters that every process has get the mean of their gradients, and rows of
-    nodes, whose gradients all processes have added to, are divided by the number of processes.
-
-    Args:
-        graph: Whole, or a part.
-        module: Whose parameters the optimizer updates.
-        optimizer: Prepared or not.
+    Parameters that every process has get the mean of their gradients, and rows of nodes, whose
+    gradients all processes have added to, are divided by the number of processes.
 
     Returns:
         L2 norm of the gradient over all processes, a scalar; None where one process has it all.
