@@ -71,8 +71,9 @@ def similarity_graph(
     rows = np.arange(first, len(x))
     if len(x) < 2 or not len(rows):
         return np.empty((2, 0), np.int64)
-    # Before the tree is asked: a search among equal rows looks at all of them.
-    _refuse_if_many(_equal_rows(x)[first:].sum(), threshold, limit, len(x))
+    # Before the tree is asked: a search among equal rows looks at all of them. -0 is 0.
+    _, which, counts = np.unique(x + 0.0, axis=0, return_inverse=True, return_counts=True)
+    _refuse_if_many((counts[which.reshape(-1)] - 1)[first:].sum(), threshold, limit, len(x))
     tree = KDTree(x)
     distances, nearest = (np.asarray(found) for found in tree.query(x[first:], k=2))
     # Of equal rows, any two may be returned: then both distances are 0.
@@ -125,13 +126,6 @@ def cached_similarity_graph(features: npt.ArrayLike, threshold: float) -> Edges:
     with suppress(OSError), atomic_write(path) as file:
         np.save(file, edges)
     return edges
-
-
-def _equal_rows(x: npt.NDArray[np.float64]) -> Edges:
-    """`(N,)`: how many other rows are equal to each."""
-    x = x + 0.0  # -0 is 0
-    _, which, counts = np.unique(x, axis=0, return_inverse=True, return_counts=True)
-    return counts[which.reshape(-1)] - 1
 
 
 def _refuse_if_many(edges: Any, threshold: float, limit: int, rows: int) -> None:

@@ -22,7 +22,7 @@ from modicum.methods.reliant.graphs.graph import Graph
 Numbers = npt.NDArray[np.float64]
 
 
-def load_graph(data: str, *, drop_columns: Iterable[str] = (), **options: Any) -> Graph:
+def load_graph(data: str, *, drop_columns: Iterable[str] = ()) -> Graph:
     """A graph by name.
 
     Args:
@@ -30,7 +30,6 @@ def load_graph(data: str, *, drop_columns: Iterable[str] = (), **options: Any) -
             with the name `recidivism`, `german`, `credit` or `dblp` (both sizes). What a folder
             holds is told by the function of that name below.
         drop_columns: Features to leave out. Edges made by similarity stay as they are.
-        options: Of the function of that name.
 
     Raises:
         ConfigError: There is no data of that name, or it needs a folder.
@@ -42,9 +41,9 @@ def load_graph(data: str, *, drop_columns: Iterable[str] = (), **options: Any) -
         root = Path(folder).expanduser()
         if not root.is_dir():
             raise DataError(f"{root}: no such folder; expected the files of {name} in it.")
-        graph = FOLDERS[name](root, **options)
+        graph = FOLDERS[name](root)
     elif not named and name in WITHOUT_FOLDER:
-        graph = WITHOUT_FOLDER[name](**options)
+        graph = WITHOUT_FOLDER[name]()
     elif name in FOLDERS:
         raise ConfigError(f"--data {data}: say where its files are: --data {name}=FOLDER.")
     else:
@@ -250,20 +249,11 @@ def _build(name: str, label: Sequence[str], group: Sequence[str], **arrays: Any)
 
 
 def _assemble(
-    name: str,
-    raw: Numbers,
-    labels: npt.NDArray[Any],
-    sensitive: npt.NDArray[Any],
-    names: Sequence[str],
-    *,
-    threshold: float,
-    label: Sequence[str],
-    group: Sequence[str],
-    features: Numbers | None = None,
-    edges: Path | None = None,
-    shares: tuple[float, float] = (0.3, 0.2),
-    at_most: int | None = None,
-) -> Graph:
+    name: str, raw: Numbers, labels: npt.NDArray[Any], sensitive: npt.NDArray[Any],
+    names: Sequence[str], *, threshold: float, label: Sequence[str], group: Sequence[str],
+    features: Numbers | None = None, edges: Path | None = None,
+    shares: tuple[float, float] = (0.3, 0.2), at_most: int | None = None,
+) -> Graph:  # fmt: skip
     """A graph of a table: edges of a file, or by similarity of `raw`; splits beside it, or drawn.
 
     `features` None standardises `raw` by the training nodes.

@@ -26,13 +26,9 @@ class Splits(NamedTuple):
 
 
 def split_per_class(
-    labels: npt.ArrayLike,
-    train: float = 0.3,
-    val: float = 0.2,
-    *,
-    at_most: int | None = None,
-    seed: int = SEED,
-) -> Splits:
+    labels: npt.ArrayLike, train: float = 0.3, val: float = 0.2, *,
+    at_most: int | None = None, seed: int = SEED,
+) -> Splits:  # fmt: skip
     """Divide the nodes of each class at random, by the rule of the published splits.
 
     The numbers of each class, class 0 first, are shuffled by Python's `random` with one seed. The
@@ -71,8 +67,7 @@ def split_per_class(
 def read_splits(folder: Path) -> Splits | None:
     """The published splits of a folder, `{train,val,test}_split.npy`; None if there is none.
 
-    Raises:
-        DataError: One is missing, damaged, or holds no whole numbers.
+    A `DataError` is raised if one is missing, damaged, or holds no whole numbers.
     """
     paths = [folder / f"{name}_split.npy" for name in Splits._fields]
     if not any(path.exists() for path in paths):

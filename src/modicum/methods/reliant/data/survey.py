@@ -58,8 +58,13 @@ def data(
     found = {"source": path} | describe(graph, positive_class=positive)
     if picture is None:
         return found
+    if graph.sensitive is None:
+        raise ConfigError(f"{graph.name}: it has no sensitive attribute, so no groups to draw.")
+    names = [f"{graph.sensitive_name}: {name}" for name in graph.groups]
+    sizes, rates = (np.array([g[key] for g in found["groups"]]) for key in ("nodes", "base_rate"))
+    drawn = graph_overview(names, sizes, rates, degrees(graph), positive=graph.classes[positive])
     with atomic_write(picture) as file:
-        file.write(overview(graph, positive_class=positive))
+        file.write(drawn)
     return found | {"picture": str(picture)}
 
 
@@ -139,20 +144,6 @@ def describe(graph: Graph, *, positive_class: int = 1) -> dict[str, Any]:
     report["notes"] = list(graph.notes)
     report["usable"] = not report["problems"]
     return report
-
-
-def overview(graph: Graph, *, positive_class: int = 1) -> bytes:
-    """Groups, base rates and degrees of a graph, as the bytes of a PNG file."""
-    if graph.sensitive is None:
-        raise ConfigError(f"{graph.name}: it has no sensitive attribute, so no groups to draw.")
-    sensitive = graph.sensitive.cpu().numpy()
-    return graph_overview(
-        [f"{graph.sensitive_name}: {name}" for name in graph.groups],
-        np.bincount(sensitive, minlength=len(graph.groups)),
-        base_rates(graph.labels.cpu().numpy(), sensitive, len(graph.groups), positive_class),
-        degrees(graph),
-        positive=graph.classes[positive_class],
-    )
 
 
 def base_rates(

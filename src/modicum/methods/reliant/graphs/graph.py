@@ -92,10 +92,8 @@ class Graph:
         return dataclasses.replace(self, **moved)
 
     def without_columns(self, names: Iterable[str]) -> Graph:
-        """The same graph without some features.
-
-        Raises:
-            DataError: A name is none of a feature, or no feature is left.
+        """The same graph without some features; a `DataError` if there are none such, or none is
+        left.
         """
         names, known = list(names), self.feature_names
         if unknown := sorted(set(names) - set(known)):
@@ -133,9 +131,9 @@ class Graph:
             edges: `(2, E)` or `(E, 2)`, node numbers from 0; loops and repetitions are removed.
                 Two edges, `(2, 2)`, are read as `(2, E)`.
             labels: `(N,)`, classes 0..C-1, or -1 where unknown.
-            train: Node numbers `(M,)`, or a mask `(N,)` of booleans; so are `val` and `test`.
-            val: Nodes for early stopping.
-            test: Nodes for results.
+            train: Node numbers `(M,)`, or a mask `(N,)` of booleans.
+            val: The same.
+            test: The same.
             sensitive: `(N,)`, group of each node: 0 or 1.
             feature_names: F names; `x0`, `x1`, … if not given.
             classes: C names; the numbers if not given.
@@ -236,10 +234,7 @@ class Graph:
     def from_csr(cls, adjacency: Any, *, labels: Any, **arrays: Any) -> Self:
         """A graph from SciPy's sparse adjacency `(N, N)` and the arrays of `build`.
 
-        Entry `(u, v)`, whatever its value, is an edge from `u` to `v`.
-
-        Raises:
-            DataError: The adjacency is not sparse, or of another size, or as of `build`.
+        Entry `(u, v)`, whatever its value, is an edge from `u` to `v`. Raises as `build`.
         """
         from scipy import sparse
 
@@ -262,9 +257,7 @@ class Graph:
 
         It has `x`, `edge_index`, `y`, `train_mask`, `val_mask` and `test_mask`, and perhaps `sens`
         (as PyGDebias has it) or `sensitive`; else the groups are given, or more arrays of `build`.
-
-        Raises:
-            DataError: An attribute is missing, or as of `build`.
+        Raises as `build`.
         """
         wanted = {"x": "features", "edge_index": "edges", "y": "labels"}
         wanted |= {f"{split}_mask": split for split in ("train", "val", "test")}

@@ -20,7 +20,7 @@ import copy
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,62 +31,53 @@ from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
 from modicum.engine.distributed import SumOverProcesses
-from modicum.engine.random import fold_keys, uniform
-from modicum.errors import ConfigError, DataError, require
+from modicum.engine.random import fold_keys
+from modicum.errors import ConfigError, DataError
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.messages import MessageGraph, draw_kept
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-Division = Literal["metis", "blocks", "hash"]
-
 _Module = TypeVar("_Module", bound=nn.Module)
 _Rows = Callable[[Graph, Tensor], Tensor]
 
 
-def divide(graph: Graph, parts: int, method: Division | None = None) -> Tensor:
-    """Which part each node belongs to.
+def divide(graph: Graph, parts: int) -> Tensor:
+    """Which part each node belongs to. Of several processes the first divides and tells the others.
 
-    Of several processes the first divides and tells the others.
-
-    Args:
-        graph: The whole graph.
-        parts: Their number, P.
-        method: metis: few edges between parts of about equal size, by the library pymetis; blocks:
-            equally many nodes a part, consecutive in the reverse Cuthill-McKee order, which goes
-            breadth first; hash: at random. None: metis if it is installed, else blocks.
+    By the library pymetis, if it is installed: few edges between parts of about equal size. Else
+    equally many nodes a part, consecutive in the reverse Cuthill-McKee order, which goes breadth
+    first.
 
     Returns:
-        `(N,)`, int64, 0..P-1, on the CPU. No part is empty.
+        `(N,)`, int64, 0..P-1 of P `parts`, on the CPU. No part is empty.
 
     Raises:
         ConfigError: There are fewer nodes than parts, or a part would be empty.
-        MissingExtraError: metis is asked for and not installed.
     """
     if not 1 <= parts <= graph.nodes:
         raise ConfigError(
             f"--parts {parts}: must be at least 1 and at most the {graph.nodes} nodes of the graph."
         )
-    if method is None:
-        method = "blocks" if importlib.util.find_spec("pymetis") is None else "metis"
+    by = _by_blocks if importlib.util.find_spec("pymetis") is None else _by_metis
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     first = not several or torch.distributed.get_rank() == 0
-    told: list[Any] = [_DIVISIONS[method](graph.messages, parts) if first else None]
+    told: list[Any] = [by(graph.messages, parts) if first else None]
     if several:
         torch.distributed.broadcast_object_list(told)
     assignment = torch.as_tensor(np.asarray(told[0], np.int64))
     sizes = torch.bincount(assignment, minlength=parts)
     if not bool(sizes.all()):
         raise ConfigError(
-            f"--parts {parts}: dividing the {graph.nodes} nodes by {method} leaves part "
-            f"{int(sizes.argmin())} empty. Choose fewer parts."
+            f"--parts {parts}: dividing the {graph.nodes} nodes leaves part {int(sizes.argmin())} "
+            f"empty. Choose fewer parts."
         )
     return assignment
 
 
 def _by_metis(messages: MessageGraph, parts: int) -> Sequence[int]:
-    pymetis = require("pymetis", "graphs", "dividing a graph by metis")
+    pymetis: Any = importlib.import_module("pymetis")
     neighbours = _neighbours(messages)
     adjacency = pymetis.CSRAdjacency(neighbours.indptr, neighbours.indices)
     return pymetis.part_graph(parts, adjacency, options=pymetis.Options(seed=0)).vertex_part
@@ -99,14 +90,6 @@ def _by_blocks(messages: MessageGraph, parts: int) -> npt.NDArray[np.int64]:
     found = np.empty(messages.nodes, np.int64)
     found[order] = np.arange(messages.nodes) * parts // messages.nodes
     return found
-
-
-def _by_hash(messages: MessageGraph, parts: int) -> npt.NDArray[np.int64]:
-    shares = uniform(np.arange(messages.nodes), 1, "part of a node")[:, 0]
-    return (shares * parts).astype(np.int64)
-
-
-_DIVISIONS = {"metis": _by_metis, "blocks": _by_blocks, "hash": _by_hash}
 
 
 def _neighbours(messages: MessageGraph) -> sparse.csr_array:
@@ -299,9 +282,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *gradients: Tensor
-    ) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
         return ctx.messages.return_halo(gradients[0]), None
 
 
@@ -336,10 +317,9 @@ def collect(graph: Graph, x: Tensor) -> Tensor:
 
 
 def own_rows(graph: Graph, x: Tensor) -> Tensor:
-    """The reverse of `collect`: from the rows of all nodes, `(N, ...)`, those of this process.
+    """The reverse of `collect`: of the rows of all nodes, `(N, ...)`, those of this process.
 
-    Raises:
-        DataError: `x` has not a row a node.
+    A `DataError` is raised if `x` has not a row a node.
     """
     messages = graph.messages
     if not isinstance(messages, PartitionedMessageGraph):

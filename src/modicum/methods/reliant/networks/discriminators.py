@@ -127,9 +127,7 @@ class _UnitRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *gradients: Tensor
-    ) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # pyright: ignore
         unit, length = ctx.saved_tensors
         along = (unit * gradients[0]).sum(1, keepdim=True)
         return torch.addcmul(gradients[0], unit, along, value=-1).div_(length)
@@ -153,9 +151,7 @@ class _ProductsOfEdges(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *gradients: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         into, out = ctx.saved_tensors
         messages, weights = ctx.messages, gradients[0]
         of_into = of_out = None

@@ -46,12 +46,7 @@ class NodeClassifier(Protocol):
 
 
 class Proxies(nn.Module):
-    """The proxies of bias: a learnable row of `size` numbers a node, drawn from U[0, 1) (official
-    code).
-
-    Attributes:
-        rows: `(N, d)`, a parameter.
-    """
+    """The proxies of bias: a learnable row of `size` numbers a node, U[0, 1) (official code)."""
 
     by_node = ("rows",)
 
@@ -117,13 +112,9 @@ class Distilled(nn.Module):
     """What `build` makes these networks of, JSON-able."""
 
     def __init__(
-        self,
-        nodes: int,
-        in_features: int,
-        networks: Mapping[str, nn.Module],
-        proxy_size: int = 0,
-        visible: Sequence[int] | None = None,
-    ) -> None:
+        self, nodes: int, in_features: int, networks: Mapping[str, nn.Module],
+        proxy_size: int = 0, visible: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.nodes, self.in_features = nodes, in_features
         self.networks = nn.ModuleDict(networks)
@@ -174,12 +165,9 @@ def build_student(
 
 
 def build(
-    nodes: int,
-    in_features: int,
-    networks: Mapping[str, Mapping[str, Any]],
-    proxy_size: int = 0,
-    visible: Sequence[int] | None = None,
-) -> Distilled:
+    nodes: int, in_features: int, networks: Mapping[str, Mapping[str, Any]],
+    proxy_size: int = 0, visible: Sequence[int] | None = None,
+) -> Distilled:  # fmt: skip
     """The untrained networks of a run from what its file of weights says; see `Distilled`.
 
     For each role, `networks` has the name of the network and the arguments that make it.
@@ -200,12 +188,10 @@ def build(
         built[role] = of_role(name, **options)
     distilled = Distilled(nodes, in_features, built, proxy_size, visible)
     distilled.arguments = {
-        "nodes": nodes,
-        "in_features": in_features,
+        "nodes": nodes, "in_features": in_features,
         "networks": {role: dict(arguments) for role, arguments in networks.items()},
-        "proxy_size": proxy_size,
-        "visible": distilled.visible,
-    }
+        "proxy_size": proxy_size, "visible": distilled.visible,
+    }  # fmt: skip
     return distilled
 
 

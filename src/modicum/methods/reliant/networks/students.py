@@ -33,13 +33,12 @@ class _Attention(NamedTuple):
     """How a round averages neighbours: `propagate(weights * h, kept) / total`.
 
     That is the softmax of the scores over a node's neighbours, since the score of a message does
-    not depend on who hears it: two sparse products, and no number an edge.
+    not depend on who hears it: two sparse products, and no number an edge. The weights, `(N, 1)`,
+    are exp of the scores, the total their sums over neighbours.
     """
 
     weights: Tensor
-    """`(N, 1)`, exp of the scores."""
     total: Tensor
-    """`(N, 1)`, their sums over neighbours."""
     kept: Tensor | None
     """`(E,)`, dropout of edges; None for none."""
 
@@ -95,15 +94,9 @@ class PLP(nn.Module):
         self.mlp = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
 
     def forward(self, graph: Graph, features: Tensor, balance: Tensor | None = None) -> Tensor:
-        """Soft labels after the last round, which serve as logits.
+        """Soft labels `(N, C)` after the last round, not negative, which serve as logits.
 
-        Args:
-            graph: The graph, whose training labels are propagated.
-            features: `(N, F)`.
-            balance: `(N, 1)`, in place of the learnt one: `mean_balance` on other nodes.
-
-        Returns:
-            `(N, C)`, not negative.
+        `balance`, `(N, 1)`, is used in place of the learnt one: `mean_balance` on other nodes.
 
         Raises:
             DataError: No edge leads to some node, or the graph has other nodes than `balance`.

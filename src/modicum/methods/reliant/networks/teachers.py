@@ -114,27 +114,16 @@ class WithEmbedding(nn.Module):
 
 
 class Layered(WithEmbedding):
-    """A network of layers that pass messages, of F, `hidden`, …, `hidden` and C columns.
+    """A network of `layers` that pass messages, with `hidden` columns between them.
 
-    Args:
-        layer: Makes one of its inputs and outputs.
-        in_features: F.
-        classes: C.
-        hidden: Columns between the layers.
-        layers: Their number.
-        dropout: Probability.
+    Each is made by `layer`, of the numbers of its columns in and out.
     """
 
     @check_arguments
     def __init__(
-        self,
-        layer: Callable[[int, int], nn.Module],
-        in_features: int,
-        classes: int,
-        hidden: Count,
-        layers: Annotated[int, Ge(2)],
-        dropout: Dropout,
-    ) -> None:
+        self, layer: Callable[[int, int], nn.Module], in_features: int, classes: int,
+        hidden: Count, layers: Annotated[int, Ge(2)], dropout: Dropout,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.dropout = dropout
         widths = [in_features, *[hidden] * (layers - 1), classes]
