@@ -29,12 +29,9 @@ COLUMNS = (
 _NT_DOLLARS = 32.75
 """For one US dollar."""
 
-_MONTHS = range(1, 7)
 _UCI = (
-    "LIMIT_BAL", "SEX", "EDUCATION", "MARRIAGE", "AGE",
-    "PAY_0", *(f"PAY_{month}" for month in range(2, 7)),
-    *(f"BILL_AMT{month}" for month in _MONTHS),
-    *(f"PAY_AMT{month}" for month in _MONTHS),
+    "LIMIT_BAL", "SEX", "EDUCATION", "MARRIAGE", "AGE", *(f"PAY_{n}" for n in (0, 2, 3, 4, 5, 6)),
+    *(f"BILL_AMT{n}" for n in range(1, 7)), *(f"PAY_AMT{n}" for n in range(1, 7)),
 )  # fmt: skip
 """Columns X1 to X23 of the public file; its last, Y, is whether payment was in default."""
 
@@ -54,9 +51,8 @@ def read_credit(folder: Path) -> dict[str, Numbers]:
     Raises:
         DataError: Neither is there, or the one that is cannot be read.
     """
-    candidates = [folder / "credit.csv", *sorted(folder.glob("*.csv"))]
-    for path in candidates:
-        if path.is_file() and any(mark in "".join(_first_lines(path)) for mark in _MARKS):
+    for path in (folder / "credit.csv", *sorted(folder.glob("*.csv"))):
+        if path.is_file() and any(mark in _first_lines(path) for mark in _MARKS):
             return _columns_of(path, read_text(path))
     for path in sorted([*folder.glob("*.xls"), *folder.glob("*.xlsx")]):
         return _columns_of(path, _spreadsheet(path))
@@ -66,9 +62,9 @@ def read_credit(folder: Path) -> dict[str, Numbers]:
     )
 
 
-def _first_lines(path: Path) -> list[str]:
+def _first_lines(path: Path) -> str:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return [file.readline(), file.readline()]
+        return file.readline() + file.readline()
 
 
 def _columns_of(path: Path, text: str) -> dict[str, Numbers]:
@@ -105,8 +101,7 @@ def derive_credit(rows: Rows) -> dict[str, Numbers]:
     owed = bills.clip(min=0)
     spent = bills / limit[:, None]
     late = status > 0
-    # The columns go back in time: a run begins where a month is late and the one before, to the
-    # right, is not.
+    # Columns go back in time: a run begins where a month is late and that to the right is not.
     begins = late & ~np.pad(late[:, 1:], ((0, 0), (0, 1)))
     columns: Mapping[str, Any] = {
         "NoDefaultNextMonth": 1 - default,

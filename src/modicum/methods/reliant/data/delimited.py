@@ -37,10 +37,8 @@ class Rows:
     def column(self, name: str) -> Texts:
         """The fields of a column; a `DataError` if there is none of that name."""
         if name not in self.columns:
-            raise DataError(
-                f"{self.path}: no column is called {name!r}. Its columns: "
-                f"{', '.join(self.columns)}."
-            )
+            known = ", ".join(self.columns)
+            raise DataError(f"{self.path}: no column is called {name!r}. Its columns: {known}.")
         return self.columns[name]
 
     def numbers(self, name: str) -> npt.NDArray[np.float64]:
@@ -48,9 +46,8 @@ class Rows:
         texts = self.column(name)
         values = as_numbers(texts)
         for bad in np.flatnonzero(~np.isfinite(values)):
-            raise DataError(
-                f"{self.place(bad)}, column {name!r}: expected a number, found {texts[bad]!r}."
-            )
+            where = f"{self.place(bad)}, column {name!r}"
+            raise DataError(f"{where}: expected a number, found {texts[bad]!r}.")
         return values
 
     def place(self, row: int | np.integer) -> str:

@@ -57,12 +57,9 @@ class Encoding:
 
     @classmethod
     def fit(
-        cls,
-        rows: Rows,
-        names: Sequence[str],
-        train: npt.NDArray[np.int64],
+        cls, rows: Rows, names: Sequence[str], train: npt.NDArray[np.int64],
         standardise: bool = True,
-    ) -> Encoding:
+    ) -> Encoding:  # fmt: skip
         """Find out how the columns `names`, without missing values, become features.
 
         Columns of numbers are standardised with mean and deviation of the rows `train`, or left as

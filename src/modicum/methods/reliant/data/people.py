@@ -75,16 +75,12 @@ def positive_class(people: People, graph: Graph) -> int:
 def describe_graph(graph: Graph) -> dict[str, Any]:
     """What a run keeps of its graph, JSON-able, to know it again."""
     return {
-        "classes": list(graph.classes),
-        "groups": list(graph.groups),
-        "columns": list(graph.feature_names),
-        "label": graph.label_name,
-        "sensitive": graph.sensitive_name,
-        "graph": graph.name,
-        "nodes": graph.nodes,
+        "classes": list(graph.classes), "groups": list(graph.groups),
+        "columns": list(graph.feature_names), "label": graph.label_name,
+        "sensitive": graph.sensitive_name, "graph": graph.name, "nodes": graph.nodes,
         "fingerprint": graph.fingerprint(),
         "encoding": dataclasses.asdict(graph.encoding) if isinstance(graph, TableGraph) else None,
-    }
+    }  # fmt: skip
 
 
 def check_same_graph(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

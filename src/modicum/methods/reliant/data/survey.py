@@ -47,15 +47,13 @@ def data(
     named = table.label is None
     if named and Path(path).is_file():
         raise ConfigError(f"{path} is a file: say what is in it by --label and --sensitive.")
-    people = People(
-        path if named else "blocks", None if named else Path(path), table, (), positive_class
-    )
+    place: dict[str, Any] = {"data": path} if named else {"nodes": Path(path)}
     try:
-        graph = open_graph(people)
+        graph = open_graph(People(**place, table=table, positive_class=positive_class))
     except DataError as error:
         return {"source": path, "usable": False, "problems": [str(error)], "warnings": []}
     positive = 1 if positive_class is None else positive_class
-    found = {"source": path} | describe(graph, positive_class=positive)
+    found: dict[str, Any] = {"source": path} | describe(graph, positive_class=positive)
     if picture is None:
         return found
     if graph.sensitive is None:
@@ -117,15 +115,12 @@ def describe(graph: Graph, *, positive_class: int = 1) -> dict[str, Any]:
         "constant_columns": [graph.feature_names[place] for place in np.flatnonzero(constant)],
         "unlabelled": int((labels < 0).sum()),
         "edges": {
-            "undirected": len(np.unique(pairs)),
-            "directed": len(pairs),
+            "undirected": len(np.unique(pairs)), "directed": len(pairs),
             "self_loops": graph.messages.edges - len(pairs),
         },
         "degree": {
-            "min": int(degree.min()),
-            "median": float(np.median(degree)),
-            "mean": float(degree.mean()),
-            "max": int(degree.max()),
+            "min": int(degree.min()), "median": float(np.median(degree)),
+            "mean": float(degree.mean()), "max": int(degree.max()),
             "isolated": int((degree == 0).sum()),
         },
         "homophily": {"label": _homophily(graph, labels)},
@@ -133,7 +128,7 @@ def describe(graph: Graph, *, positive_class: int = 1) -> dict[str, Any]:
             {"class": name, "nodes": int((labels == number).sum())}
             for number, name in enumerate(graph.classes)
         ],
-    }
+    }  # fmt: skip
     if grouped:
         report["homophily"]["group"] = _homophily(graph, sensitive)
         report |= _groups(graph, labels, sensitive, positive_class)

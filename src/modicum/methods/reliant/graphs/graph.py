@@ -126,29 +126,19 @@ class Graph:
     ) -> Self:  # fmt: skip
         """Check arrays or tensors and make a graph of them.
 
-        Args:
-            features: `(N, F)`, numbers; may be sparse, of SciPy or PyTorch.
-            edges: `(2, E)` or `(E, 2)`, node numbers from 0; loops and repetitions are removed.
-                Two edges, `(2, 2)`, are read as `(2, E)`.
-            labels: `(N,)`, classes 0..C-1, or -1 where unknown.
-            train: Node numbers `(M,)`, or a mask `(N,)` of booleans.
-            val: The same.
-            test: The same.
-            sensitive: `(N,)`, group of each node: 0 or 1.
-            feature_names: F names; `x0`, `x1`, … if not given.
-            classes: C names; the numbers if not given.
-            groups: Names of the groups; the numbers if not given.
-            label_name: What the label is called.
-            sensitive_name: What the sensitive attribute is called.
-            name: What the graph is called in messages.
-            notes: Remarks for people.
-            symmetrise: Let every edge pass messages both ways. False: a graph whose edges are not
-                already symmetric is directed. None: as True, and `notes` says if it adds edges.
-            self_loops: Give every node an edge to itself.
-            many_groups: Allow more than two groups; gaps are then largest minus smallest.
-            sensitive_positive: Which of two values of `sensitive` is group 1, where they are not
-                0 and 1: numbers or texts.
-            more: Fields of a class that derives from this one.
+        Features, `(N, F)`, may be sparse, of SciPy or PyTorch. Edges, `(2, E)` or `(E, 2)`, are
+        node numbers from 0, of which loops and repetitions are removed; two edges, `(2, 2)`, are
+        read as `(2, E)`. Labels, `(N,)`, are classes 0..C-1, or -1 where unknown, and `sensitive`,
+        `(N,)`, groups 0 or 1. A split has node numbers, `(M,)`, or is a mask of booleans, `(N,)`.
+        Names that are not given are `x0`, `x1`, … for features, the numbers for classes and groups.
+
+        - `symmetrise`: Let every edge pass messages both ways. False: a graph whose edges are not
+          already symmetric is directed. None: as True, and `notes` says if it adds edges.
+        - `self_loops`: Give every node an edge to itself.
+        - `many_groups`: Allow more than two groups; gaps are then largest minus smallest.
+        - `sensitive_positive`: Which of two values of `sensitive` is group 1, where they are not 0
+          and 1: numbers or texts.
+        - `more`: Fields of a class that derives from this one.
 
         Raises:
             DataError: Something does not fit; the message says what and where.

@@ -34,8 +34,7 @@ class MessageGraph:
         self_loops: Then add one edge from every node to itself.
 
     Attributes:
-        nodes: N, the rows.
-        total_nodes: Those of all processes.
+        nodes: N, the rows; `total_nodes` of all processes.
         width: Columns of the matrix: N, or more where a part of a graph reads nodes of others.
         edges: Entries, self loops included.
         row_pointers: `(N + 1,)`: the entries of row v are `row_pointers[v]:row_pointers[v + 1]`.
@@ -49,7 +48,6 @@ class MessageGraph:
     total_nodes: int
     row_pointers: Tensor
     columns: Tensor
-    _lonely: int | None = None  # a node without neighbours, -1 if there is none
 
     def __init__(self, edges: Tensor, nodes: int, *, self_loops: bool = True) -> None:
         if edges.dim() != 2 or len(edges) != 2:
@@ -83,6 +81,8 @@ class MessageGraph:
         if self.symmetric:
             self._transposed_pointers = self.row_pointers
             self._transposed_columns = self.columns
+        # The first node that no edge leads to, if there is one.
+        self._lonely: list[int] = (row_pointers.diff() == 0).nonzero().flatten()[:1].tolist()
         self._fixed: dict[tuple[str, torch.dtype], _Matrix] = {}
 
     def to(self, device: torch.device | str) -> MessageGraph:
@@ -123,18 +123,11 @@ class MessageGraph:
         return self._transposed_pointers.diff().to(torch.float32)
 
     def require_neighbours(self) -> None:
-        """Refuse a node that no edge leads to: attention over nothing is not defined.
-
-        Raises:
-            DataError: There is one.
-        """
-        if self._lonely is None:
-            empty = (self.row_pointers.diff() == 0).nonzero().flatten()
-            self._lonely = int(empty[0]) if len(empty) else -1
-        if self._lonely >= 0:
+        """Refuse (`DataError`) a node that no edge leads to, whose attention is not defined."""
+        for node in self._lonely:
             raise DataError(
-                f"no edge leads to node {self._lonely}, so that attention over its neighbours is "
-                f"not defined. Keep self loops (self_loops=True), or remove the node."
+                f"no edge leads to node {node}, so that attention over its neighbours is not "
+                f"defined. Keep self loops (self_loops=True), or remove the node."
             )
 
     def propagate(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -160,9 +153,7 @@ class MessageGraph:
         return self.propagate(x, weights * matrix.forward.values())
 
     def dropout(self, x: Tensor, p: float, training: bool) -> Tensor:
-        """`x`, `(N, ...)`, with zeros at probability `p` if `training`, the rest scaled up: means
-        stay.
-        """
+        """`x`, `(N, ...)`, with zeros of probability `p` in training, the rest scaled up."""
         if not training or p == 0:
             return x
         return x * (self.keep(x.shape, p) * (1 / kept_share(p)))
@@ -230,9 +221,7 @@ def kept_share(p: float) -> float:
 def draw_kept(
     shape: Sequence[int], p: float, device: torch.device, generator: torch.Generator | None = None
 ) -> Tensor:
-    """0 with probability `p`, or 1; int16, drawn on `device`, by PyTorch's global generator or one
-    of that device.
-    """
+    """0 with probability `p`, or 1; int16. Without a generator, by PyTorch's global one."""
     below = round(kept_share(p) * DRAWS) - DRAWS // 2
     if below == DRAWS // 2:  # p rounds to 0
         return torch.ones(shape, dtype=torch.int16, device=device)

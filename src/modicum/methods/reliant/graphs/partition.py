@@ -162,8 +162,6 @@ class PartitionedMessageGraph(MessageGraph):
     ) -> None:
         nodes, parts = whole.nodes, int(assignment.max()) + 1
         self.total_nodes, self.world = nodes, world
-        empty = (whole.in_degree == 0).nonzero().flatten()
-        self._lonely = int(empty[0]) if len(empty) else -1
 
         order = assignment.argsort(stable=True)
         holder = assignment % world
@@ -182,6 +180,7 @@ class PartitionedMessageGraph(MessageGraph):
         entries = (row[target[inside]] * width + column[source[inside]]).sort().values
         starts = torch.arange(len(self.numbers) + 1, device=entries.device) * width
         self._store(torch.searchsorted(entries, starts), entries % width, width)
+        self._lonely = whole._lonely
 
         # What is sent: own nodes that others have in their halo, by process, then in `order`.
         leaving = own[source] & ~own[target]
@@ -235,9 +234,7 @@ class PartitionedMessageGraph(MessageGraph):
         return torch.cat([draw_kept(shape, p, self.device, of_part) for shape, of_part in drawn])
 
     def gather(self, x: Tensor) -> Tensor:
-        """`(width, C)` of `(n, C)`: the row of each column, fetched from its process; gradients are
-        sent back there, and added.
-        """
+        """`(width, C)` of `(n, C)`: the row of each column, from its process. Differentiable."""
         return x if self.world == 1 else _Gather.apply(x, self)
 
     def total(self, x: Tensor) -> Tensor:
@@ -417,11 +414,8 @@ def complete_gradients(graph: Graph, module: nn.Module, optimizer: Optimizer) ->
     if not isinstance(messages, PartitionedMessageGraph) or messages.world == 1:
         return None
     of_nodes = set(map(id, node_parameters(module).values()))
-    shared: list[Tensor] = []
-    own: list[Tensor] = []
-    for parameter in _parameters(optimizer):
-        if parameter.grad is not None:
-            (own if id(parameter) in of_nodes else shared).append(parameter.grad)
+    found = [(id(p) in of_nodes, p.grad) for p in _parameters(optimizer) if p.grad is not None]
+    own, shared = ([g for by_node, g in found if by_node == which] for which in (True, False))
     # In float64, whose squares do not overflow.
     squares = torch.zeros(1, dtype=torch.float64, device=graph.device)
     for gradient in own:

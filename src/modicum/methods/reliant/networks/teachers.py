@@ -32,7 +32,7 @@ Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 class _Aggregation(nn.Module):
     """`S(x) W^T + b`, S a sum over neighbours, taken of `x` or `x W^T`: whichever is narrower.
 
-    Starts Xavier uniform, with a bias of 0.
+    Starts Xavier uniform, with a bias of 0. W is `weight`, `(out_features, in_features)`.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool, gain: float) -> None:
@@ -55,12 +55,7 @@ class _Aggregation(nn.Module):
 
 
 class GraphConvolution(_Aggregation):
-    """`A^hops x W^T + b`, A normalised: `D_in^(-1/2) A D_out^(-1/2)`. Takes and returns `(N, ...)`.
-
-    Attributes:
-        weight: `(out_features, in_features)`.
-        bias: `(out_features,)`, or None.
-    """
+    """`A^hops x W^T + b`, A normalised: `D_in^(-1/2) A D_out^(-1/2)`."""
 
     def __init__(
         self, in_features: int, out_features: int, *, hops: int = 1, bias: bool = True
@@ -81,10 +76,6 @@ class NeighbourMean(_Aggregation):
     The neighbours u of v contain v by its self loop, so that it counts twice, as in the official
     code. The gain of the start is that of ReLU (inferred: the layer's default in the library they
     use).
-
-    Attributes:
-        weight: `(out_features, in_features)`.
-        bias: `(out_features,)`.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
