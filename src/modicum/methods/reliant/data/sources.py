@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from modicum.methods.reliant.graphs.graph import Graph
 Numbers = npt.NDArray[np.float64]
 
 
-def load_graph(data: str, *, drop_columns: Iterable[str] = ()) -> Graph:
+def load_graph(data: str, *, drop_columns: Sequence[str] = ()) -> Graph:
     """A graph by name.
 
     Args:
@@ -51,7 +51,6 @@ def load_graph(data: str, *, drop_columns: Iterable[str] = ()) -> Graph:
             f"--data {data}: expected {', '.join(WITHOUT_FOLDER)}, or NAME=FOLDER with the name "
             f"{', '.join(FOLDERS)}. A table of your own is given by --nodes."
         )
-    drop_columns = list(drop_columns)
     return graph.without_columns(drop_columns) if drop_columns else graph
 
 

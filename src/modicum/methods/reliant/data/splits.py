@@ -70,9 +70,7 @@ def read_splits(folder: Path) -> Splits | None:
     A `DataError` is raised if one is missing, damaged, or holds no whole numbers.
     """
     paths = [folder / f"{name}_split.npy" for name in Splits._fields]
-    if not any(path.exists() for path in paths):
-        return None
-    return Splits(*map(_read_split, paths))
+    return Splits(*map(_read_split, paths)) if any(path.exists() for path in paths) else None
 
 
 def _read_split(path: Path) -> Index:

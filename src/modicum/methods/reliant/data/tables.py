@@ -200,8 +200,7 @@ def join_table(graph: TableGraph, nodes: Path, edges: Path | None = None) -> Tab
     first = graph.nodes
     if edges is not None and graph.id_column is not None:
         numbers = {name: number for number, name in enumerate(graph.ids)}
-        again = next((row for row, name in enumerate(ids) if name in numbers), None)
-        if again is not None:
+        for again in (row for row, name in enumerate(ids) if name in numbers):
             raise DataError(
                 f"{rows.place(again)}: {ids[again]!r} is already in the training table. Give new "
                 f"people only; those of training are scored without --nodes."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +83,7 @@ class MessageGraph:
             self._transposed_columns = self.columns
         # The first node that no edge leads to, if there is one.
         self._lonely: list[int] = (row_pointers.diff() == 0).nonzero().flatten()[:1].tolist()
-        self._fixed: dict[tuple[str, torch.dtype], _Matrix] = {}
+        self._fixed: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def to(self, device: torch.device | str) -> MessageGraph:
         """The same on a device."""
@@ -138,7 +138,7 @@ class MessageGraph:
         """
         gathered = self.gather(at_least_float32(x))
         if weights is None:
-            return _Multiply.apply(gathered, self._fixed_matrix("ones", gathered.dtype))
+            return _Multiply.apply(gathered, *self._fixed_matrices("ones", gathered.dtype))
         return _MultiplyWeighted.apply(gathered, weights.to(gathered.dtype), self)
 
     def propagate_normalised(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -147,10 +147,10 @@ class MessageGraph:
         Entries of A are the `weights`; degrees are those without them.
         """
         x = at_least_float32(x)
-        matrix = self._fixed_matrix("normalised", x.dtype)
+        matrix, transposed = self._fixed_matrices("normalised", x.dtype)
         if weights is None:
-            return _Multiply.apply(self.gather(x), matrix)
-        return self.propagate(x, weights * matrix.forward.values())
+            return _Multiply.apply(self.gather(x), matrix, transposed)
+        return self.propagate(x, weights * matrix.values())
 
     def dropout(self, x: Tensor, p: float, training: bool) -> Tensor:
         """`x`, `(N, ...)`, with zeros of probability `p` in training, the rest scaled up."""
@@ -187,8 +187,8 @@ class MessageGraph:
         """The largest number of `x` on all processes, a scalar without gradient."""
         return x.detach().max()
 
-    def _fixed_matrix(self, kind: str, dtype: torch.dtype) -> _Matrix:
-        """A matrix that depends on the graph alone: `"ones"` or `"normalised"`."""
+    def _fixed_matrices(self, kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """`"ones"` or `"normalised"`, which depend on the graph alone, and the transpose."""
         if (kind, dtype) not in self._fixed:
             values = torch.ones(self.edges, dtype=dtype, device=self.device)
             if kind == "normalised":
@@ -197,7 +197,7 @@ class MessageGraph:
                 values = (out[self.sources] * into[self.targets]).rsqrt()
             matrix = self.matrix(values)
             transposed = matrix if self.symmetric else self.transposed(values)
-            self._fixed[kind, dtype] = _Matrix(matrix, transposed)
+            self._fixed[kind, dtype] = matrix, transposed
         return self._fixed[kind, dtype]
 
     def matrix(self, values: Tensor) -> Tensor:
@@ -233,24 +233,18 @@ def draw_kept(
     return bits.clamp_(below - 1, below).neg_().add_(below)
 
 
-class _Matrix(NamedTuple):
-    forward: Tensor
-    backward: Tensor
-    """The transpose."""
-
-
 class _Multiply(torch.autograd.Function):
     """A constant sparse matrix times `x`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: _Matrix) -> Tensor:
-        ctx.matrix = matrix
-        return multiply(matrix.forward, x)
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        return multiply(matrix, x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
-        return multiply(ctx.matrix.backward, gradients[0]), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
+        return multiply(ctx.transposed, gradients[0]), None, None
 
 
 class _MultiplyWeighted(torch.autograd.Function):

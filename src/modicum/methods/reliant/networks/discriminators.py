@@ -99,11 +99,9 @@ def pairs_of(messages: MessageGraph) -> Pairs:
         return Pairs(messages, None)
     if messages not in _pairs_of:
         source, target = messages.sources, messages.targets
-        once = source <= target
+        once, loops = source <= target, bool((source == target).any())
         half = MessageGraph(
-            torch.stack([source[once], target[once]]),
-            messages.nodes,
-            self_loops=bool((source == target).any()),
+            torch.stack([source, target])[:, once], messages.nodes, self_loops=loops
         )
         _pairs_of[messages] = Pairs(half, 1.0 + (half.sources != half.targets))
     return _pairs_of[messages]
