@@ -22,7 +22,7 @@ import types
 import typing
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union
 
 import tyro
 from annotated_types import Ge, Gt, Interval, Le, Lt
@@ -50,6 +50,8 @@ FLAT = tyro.conf.arg(name="")
 """In `Annotated`: the fields of this group are flags without a prefix."""
 
 _Options = TypeVar("_Options")
+_Result = TypeVar("_Result")
+_Given = ParamSpec("_Given")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +102,13 @@ def refuse(option: str, value: Any, expected: str) -> ConfigError:
     return ConfigError(f"--{option.replace('_', '-')} {value}: must be {expected}.")
 
 
-def check_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
+def check_arguments(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
     """A function of the same signature that holds its arguments to their annotations first."""
     signature = inspect.signature(function)
     hints = _annotations(function)
 
     @functools.wraps(function)
-    def checked(*args: Any, **kwargs: Any) -> Any:
+    def checked(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             if name in hints:
                 _check(name, value, hints[name])

@@ -483,7 +483,7 @@ def test_refuses_what_does_not_fit() -> None:
     for whose in ("discriminators", "student"):
         with pytest.raises(ConfigError, match=r"embedding of 4 columns .* one of 5 columns"):
             c.losses(whose)
-    with pytest.raises(ConfigError, match="classes: expected at least 2, found 1"):
+    with pytest.raises(ConfigError, match="--classes 1: must be at least 2"):
         Adversary(1, 64)
     with pytest.raises(ConfigError, match="width"):
         Adversary(2, 0)

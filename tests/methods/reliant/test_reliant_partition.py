@@ -21,8 +21,9 @@ from torch.optim import Adam, Optimizer
 import forked
 from modicum.engine.random import fold_keys, generator
 from modicum.engine.run import Run, RunOptions
-from modicum.errors import ConfigError, DataError, MissingExtraError
+from modicum.errors import ConfigError, DataError
 from modicum.methods.reliant.data.sources import blocks
+from modicum.methods.reliant.graphs import partition
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.messages import MessageGraph
 from modicum.methods.reliant.graphs.partition import (
@@ -247,7 +248,8 @@ def everything(graph: Graph, directed: Graph) -> dict[str, dict[str, Tensor]]:
 
 
 def parts(graph: Graph) -> Tensor:
-    return divide(graph, PARTS, "hash")
+    """A part at random for each node, so that many edges lead to others."""
+    return torch.randint(PARTS, (graph.nodes,), generator=generator("parts"))
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +394,7 @@ def test_epochs_with_dropout_on_two_processes(
 def test_dropout_makes_a_difference(alone: dict[str, dict[str, Tensor]]) -> None:
     """Without the right random numbers the tests above would fail."""
     graph = whole_graph()
-    other = distilled(part_of(graph, divide(graph, 2, "hash")), "cpf")
+    other = distilled(part_of(graph, divide(graph, 2)), "cpf")
     name = "network.balance"
     apart = (other[name] - alone["cpf"][name]).abs().max()
     assert apart > 1e-3 * alone["cpf"][name].abs().max()
@@ -433,62 +435,53 @@ def test_a_gradient_that_is_not_finite_stops_every_process(
 # Divisions
 
 
-@pytest.mark.parametrize("method", ["metis", "blocks", "hash"])
-@pytest.mark.parametrize("count", [1, 2, 7])
-def test_divisions(method: Any, count: int) -> None:
-    if method == "metis":
+@pytest.fixture(params=["metis", "blocks"])
+def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How graphs are divided, by whether pymetis is there."""
+    if request.param == "metis":
         pytest.importorskip("pymetis")
+    else:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    return request.param
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_divisions(method: str, count: int) -> None:
     for graph in (blocks(nodes=700), directed_graph()):
-        assignment = divide(graph, count, method)
+        assignment = divide(graph, count)
         assert assignment.dtype == torch.int64
         sizes = torch.bincount(assignment)
         assert len(sizes) == count
         assert sizes.max() < 1.5 * graph.nodes / count
         if method == "blocks":
             assert sizes.max() - sizes.min() <= 1
-        assert torch.equal(assignment, divide(graph, count, method))
+        assert torch.equal(assignment, divide(graph, count))
 
 
-def test_divisions_that_know_the_edges_cut_fewer() -> None:
+def test_divisions_know_the_edges_and_cut_few(method: str) -> None:
     # A chain of nodes whose numbers say nothing.
     order = torch.randperm(1000, generator=generator("chain"))
     messages = MessageGraph(torch.stack([order[:-1], order[1:]]), 1000)
     graph = dataclasses.replace(blocks(nodes=1000), messages=messages)
-
-    def cut(method: Any) -> int:
-        assignment = divide(graph, 4, method)
-        return int((assignment[messages.sources] != assignment[messages.targets]).sum())
-
-    assert cut("hash") > 600
-    assert cut("blocks") == 3
-    if importlib.util.find_spec("pymetis") is not None:
-        assert cut("metis") < 10
-
-
-def test_without_pymetis(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = whole_graph()
-    usual = divide(graph, 2)
-    found = "blocks" if importlib.util.find_spec("pymetis") is None else "metis"
-    assert torch.equal(usual, divide(graph, 2, found))  # pyright: ignore
-    monkeypatch.setitem(sys.modules, "pymetis", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert torch.equal(divide(graph, 2), divide(graph, 2, "blocks"))
-    with pytest.raises(MissingExtraError, match=r"modicum\[graphs\]"):
-        divide(graph, 2, "metis")
+    assignment = divide(graph, 4)
+    cut = int((assignment[messages.sources] != assignment[messages.targets]).sum())
+    assert cut == 3 if method == "blocks" else cut < 10
 
 
 # Bad input
 
 
-def test_what_does_not_fit() -> None:
+def test_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = whole_graph()
     for count in (0, 151):
         with pytest.raises(ConfigError, match="--parts"):
             divide(graph, count)
-    with pytest.raises(ConfigError, match="empty"):
-        divide(graph, 149, "hash")
+    for by in ("_by_metis", "_by_blocks"):
+        monkeypatch.setattr(partition, by, lambda messages, parts: [0] * messages.nodes)
+    with pytest.raises(ConfigError, match="part 1 empty"):
+        divide(graph, 2)
     with pytest.raises(ConfigError, match="3 processes"):
-        part_of(graph, divide(graph, 2, "hash"), 0, 3)
+        part_of(graph, torch.arange(150) % 2, 0, 3)
     with pytest.raises(DataError, match="150 nodes"):
         part_of(graph, torch.zeros(149, dtype=torch.int64))
     with pytest.raises(DataError, match="another graph"):

@@ -75,12 +75,15 @@ def test_similarity_refuses_what_cannot_be_connected() -> None:
         similarity_graph([1.0, 2.0], 0.5)
 
 
-def test_similarity_refuses_too_many_edges_before_they_are_made() -> None:
+def test_similarity_refuses_too_many_edges_before_they_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(DataError, match="39,999,800,000 edges for 200,000 rows"):
         similarity_graph(np.ones((200_000, 3)), 0.6)
     near = np.random.default_rng(0).random((2000, 3)) * 1e-3  # all within each other's radius
+    monkeypatch.setattr(similarity, "EDGE_LIMIT", 1_000_000)
     with pytest.raises(DataError, match="3,998,000 edges for 2,000 rows"):
-        similarity_graph(near, 0.6, limit=1_000_000)
+        similarity_graph(near, 0.6)
 
 
 def test_similarity_is_remembered_by_table_and_threshold(monkeypatch: pytest.MonkeyPatch) -> None:

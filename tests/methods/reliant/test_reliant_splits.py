@@ -37,10 +37,8 @@ def test_splits_divide_every_labelled_node_once() -> None:
     assert not np.array_equal(splits.train, split_per_class(labels, 0.4, 0.2, seed=4).train)
 
 
-def test_splits_by_counts_and_with_at_most_so_many() -> None:
+def test_splits_with_at_most_so_many() -> None:
     labels = np.array([0] * 300 + [1] * 700)
-    counted = split_per_class(labels, 20, 30)
-    assert [len(part) for part in counted] == [40, 60, 900]
     limited = split_per_class(labels, 0.5, 0.25, at_most=200)
     whole = split_per_class(labels, 0.5, 0.25)
     assert [len(part) for part in limited] == [350, 250, 250]
@@ -48,7 +46,7 @@ def test_splits_by_counts_and_with_at_most_so_many() -> None:
     np.testing.assert_array_equal(limited.test, whole.test)
 
 
-@pytest.mark.parametrize(("train", "val"), [(0.0, 0.5), (1.0, 0.2), (0.5, 0.5), (0, 5), (5, -1)])
+@pytest.mark.parametrize(("train", "val"), [(0.0, 0.5), (1.0, 0.2), (0.5, 0.5), (0.5, -0.1)])
 def test_splits_refuse_shares_that_leave_nothing(train: float, val: float) -> None:
     with pytest.raises(ConfigError):
         split_per_class([0, 1] * 10, train, val)

@@ -315,11 +315,11 @@ def test_sgc_student_hops() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"rounds": 0}, "rounds: expected at least 1, found 0"),
+        ({"rounds": 0}, "--rounds 0: must be at least 1"),
         ({"dropout": 1.0}, "dropout"),
-        ({"attention_dropout": -0.5}, "attention_dropout: expected at least 0 and below 1"),
-        ({"mlp_layers": -1}, "mlp_layers"),
-        ({"attention": "edges"}, "attention: expected features or nodes, found 'edges'"),
+        ({"attention_dropout": -0.5}, "--attention-dropout -0.5: must be at least 0 and below 1"),
+        ({"mlp_layers": -1}, "mlp-layers"),
+        ({"attention": "edges"}, "--attention edges: must be one of features, nodes"),
     ],
 )
 def test_refuses_options_out_of_range(options: dict[str, Any], told: str) -> None:

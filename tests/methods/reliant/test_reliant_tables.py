@@ -269,7 +269,7 @@ def test_join_takes_arrays_and_refuses_what_does_not_fit() -> None:
     assert joined.messages.edges == graph.messages.edges + 2 + 4
     with pytest.raises(DataError, match=r"\(nodes, 16\), found \(2, 3\)"):
         join(graph, np.ones((2, 3)), [[], []])
-    with pytest.raises(DataError, match="'merit 1' of the new node 1 is nan"):
+    with pytest.raises(DataError, match="new nodes: feature 'merit 1' of node 1 is nan"):
         join(graph, [[0.0] * 16, [0, np.nan] + [0] * 14], [[], []])
     with pytest.raises(DataError, match="names node 62"):
         join(graph, np.ones((2, 16)), [[60], [62]])

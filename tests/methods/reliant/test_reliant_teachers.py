@@ -211,13 +211,13 @@ def test_dropout_in_training_alone_and_gradients_everywhere(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        ("gcn", {"dropout": 1.0}, "dropout: expected at least 0 and below 1, found 1.0"),
-        ("gcn", {"layers": 1}, "layers: expected at least 2, found 1"),
+        ("gcn", {"dropout": 1.0}, "--dropout 1.0: must be at least 0 and below 1"),
+        ("gcn", {"layers": 1}, "--layers 1: must be at least 2"),
         ("sage", {"dropout": -0.1}, "dropout"),
-        ("gat", {"attention_dropout": 1}, "attention_dropout"),
+        ("gat", {"attention_dropout": 1}, "attention-dropout"),
         ("gat", {"heads": 0}, "heads"),
-        ("appnp", {"edge_dropout": math.nan}, "edge_dropout"),
-        ("appnp", {"teleport": 1.5}, "teleport: expected 0 to 1, found 1.5"),
+        ("appnp", {"edge_dropout": math.nan}, "edge-dropout"),
+        ("appnp", {"teleport": 1.5}, "--teleport 1.5: must be at least 0 and at most 1"),
         ("sgc", {"hops": 0}, "hops"),
         ("gcnii", {"decay": 0}, "decay"),
     ],

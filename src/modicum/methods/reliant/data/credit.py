@@ -19,32 +19,19 @@ from modicum.errors import DataError
 from modicum.methods.reliant.data.delimited import Rows, parse_rows, read_text
 
 COLUMNS = (
-    "NoDefaultNextMonth",
-    "Married",
-    "Single",
-    "Age",
-    "EducationLevel",
-    "MaxBillAmountOverLast6Months",
-    "MaxPaymentAmountOverLast6Months",
-    "MonthsWithZeroBalanceOverLast6Months",
-    "MonthsWithLowSpendingOverLast6Months",
-    "MonthsWithHighSpendingOverLast6Months",
-    "MostRecentBillAmount",
-    "MostRecentPaymentAmount",
-    "TotalOverdueCounts",
-    "TotalMonthsOverdue",
-    "HistoryOfOverduePayments",
-)
+    "NoDefaultNextMonth", "Married", "Single", "Age", "EducationLevel",
+    "MaxBillAmountOverLast6Months", "MaxPaymentAmountOverLast6Months",
+    "MonthsWithZeroBalanceOverLast6Months", "MonthsWithLowSpendingOverLast6Months",
+    "MonthsWithHighSpendingOverLast6Months", "MostRecentBillAmount", "MostRecentPaymentAmount",
+    "TotalOverdueCounts", "TotalMonthsOverdue", "HistoryOfOverduePayments",
+)  # fmt: skip
 
 _NT_DOLLARS = 32.75
 """For one US dollar."""
 
-_MONTHS = range(1, 7)
 _UCI = (
-    "LIMIT_BAL", "SEX", "EDUCATION", "MARRIAGE", "AGE",
-    "PAY_0", *(f"PAY_{month}" for month in range(2, 7)),
-    *(f"BILL_AMT{month}" for month in _MONTHS),
-    *(f"PAY_AMT{month}" for month in _MONTHS),
+    "LIMIT_BAL", "SEX", "EDUCATION", "MARRIAGE", "AGE", *(f"PAY_{n}" for n in (0, 2, 3, 4, 5, 6)),
+    *(f"BILL_AMT{n}" for n in range(1, 7)), *(f"PAY_AMT{n}" for n in range(1, 7)),
 )  # fmt: skip
 """Columns X1 to X23 of the public file; its last, Y, is whether payment was in default."""
 
@@ -58,16 +45,14 @@ Numbers = npt.NDArray[np.float64]
 def read_credit(folder: Path) -> dict[str, Numbers]:
     """The 15 columns of the Credit table, `(N,)` each.
 
-    Args:
-        folder: Has `credit.csv`, or the public file under any name as CSV, with or without the
-            line X1, X2, … above its names (an .xls file if pandas and xlrd are installed).
+    The folder has `credit.csv`, or the public file under any name as CSV, with or without the line
+    X1, X2, … above its names (an .xls file if pandas and xlrd are installed).
 
     Raises:
         DataError: Neither is there, or the one that is cannot be read.
     """
-    candidates = [folder / "credit.csv", *sorted(folder.glob("*.csv"))]
-    for path in candidates:
-        if path.is_file() and any(mark in "".join(_first_lines(path)) for mark in _MARKS):
+    for path in (folder / "credit.csv", *sorted(folder.glob("*.csv"))):
+        if path.is_file() and any(mark in _first_lines(path) for mark in _MARKS):
             return _columns_of(path, read_text(path))
     for path in sorted([*folder.glob("*.xls"), *folder.glob("*.xlsx")]):
         return _columns_of(path, _spreadsheet(path))
@@ -77,9 +62,9 @@ def read_credit(folder: Path) -> dict[str, Numbers]:
     )
 
 
-def _first_lines(path: Path) -> list[str]:
+def _first_lines(path: Path) -> str:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return [file.readline(), file.readline()]
+        return file.readline() + file.readline()
 
 
 def _columns_of(path: Path, text: str) -> dict[str, Numbers]:
@@ -104,35 +89,26 @@ def _spreadsheet(path: Path) -> str:
 
 
 def derive_credit(rows: Rows) -> dict[str, Numbers]:
-    """The columns of the Credit table from those of the public file.
+    """The columns of the Credit table, `(N,)` whole numbers each, from those of the public file.
 
-    Args:
-        rows: The public file, its columns under UCI's names or as X1 to X23 and Y.
-
-    Returns:
-        The columns `COLUMNS`, `(N,)` each, whole numbers.
-
-    Raises:
-        DataError: A column is missing, or a value is no number.
+    These are under UCI's names, or X1 to X23 and Y. A `DataError` is raised if one is missing, or a
+    value is no number.
     """
-    raw = _uci_numbers(rows)
-    limit = _tens(raw["LIMIT_BAL"])
-    bills = _tens(np.stack([raw[f"BILL_AMT{month}"] for month in _MONTHS], 1))
-    payments = _tens(np.stack([raw[f"PAY_AMT{month}"] for month in _MONTHS], 1))
-    status = np.stack([raw[name] for name in _UCI if name.startswith("PAY_") and len(name) == 5], 1)
+    table, default = _uci_numbers(rows)
+    limit, _, degree, marriage, age = table[:, :5].T
+    status, bills, payments = np.split(table[:, 5:], 3, axis=1)
+    limit, bills, payments = map(_tens, (limit, bills, payments))
     owed = bills.clip(min=0)
     spent = bills / limit[:, None]
     late = status > 0
-    # The columns go back in time: a run begins where a month is late and the one before, to the
-    # right, is not.
+    # Columns go back in time: a run begins where a month is late and that to the right is not.
     begins = late & ~np.pad(late[:, 1:], ((0, 0), (0, 1)))
-    education: Numbers = np.select([raw["EDUCATION"] == level for level in (1, 2, 3)], [3, 2, 1], 0)
     columns: Mapping[str, Any] = {
-        "NoDefaultNextMonth": 1 - raw["Y"],
-        "Married": raw["MARRIAGE"] == 1,
-        "Single": raw["MARRIAGE"] == 2,
-        "Age": raw["AGE"] < 25,
-        "EducationLevel": education,
+        "NoDefaultNextMonth": 1 - default,
+        "Married": marriage == 1,
+        "Single": marriage == 2,
+        "Age": age < 25,
+        "EducationLevel": np.select([degree == level for level in (1, 2, 3)], [3, 2, 1], 0),
         "MaxBillAmountOverLast6Months": owed.max(1),
         "MaxPaymentAmountOverLast6Months": payments.max(1),
         "MonthsWithZeroBalanceOverLast6Months": (payments > bills).sum(1),
@@ -152,21 +128,16 @@ def _tens(amounts: Numbers) -> Numbers:
     return np.round(amounts / _NT_DOLLARS, -1)
 
 
-def _uci_numbers(rows: Rows) -> dict[str, Numbers]:
-    """The columns under UCI's names, the label as Y."""
-    if "X1" in rows.columns:
-        names = {name: f"X{place}" for place, name in enumerate(_UCI, 1)}
-    else:
-        names = {name: name for name in _UCI}
-        if "PAY_0" not in rows.columns and "PAY_1" in rows.columns:
-            names["PAY_0"] = "PAY_1"
+def _uci_numbers(rows: Rows) -> tuple[Numbers, Numbers]:
+    """X1 to X23 as `(N, 23)`, and Y."""
+    names = [f"X{place}" for place in range(1, 24)] if "X1" in rows.columns else list(_UCI)
+    if "PAY_1" in rows.columns and "PAY_0" not in rows.columns:
+        names[5] = "PAY_1"
     label = next((name for name in _DEFAULT if name in rows.columns), _DEFAULT[0])
-    numbers = {name: rows.numbers(found) for name, found in names.items()}
-    numbers["Y"] = rows.numbers(label)
-    bad = np.flatnonzero(numbers["LIMIT_BAL"] < _NT_DOLLARS)
-    if len(bad):
+    table = np.stack([rows.numbers(name) for name in names], 1)
+    for bad in np.flatnonzero(table[:, 0] < _NT_DOLLARS):
         raise DataError(
-            f"{rows.place(bad[0])}, column {names['LIMIT_BAL']!r}: expected a limit in NT$, found "
-            f"{numbers['LIMIT_BAL'][bad[0]]:g}."
+            f"{rows.place(bad)}, column {names[0]!r}: expected a limit in NT$, found "
+            f"{table[bad, 0]:g}."
         )
-    return numbers
+    return table, rows.numbers(label)

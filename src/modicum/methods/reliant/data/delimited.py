@@ -35,31 +35,19 @@ class Rows:
         return len(self.lines)
 
     def column(self, name: str) -> Texts:
-        """The fields of a column.
-
-        Raises:
-            DataError: There is none of that name.
-        """
+        """The fields of a column; a `DataError` if there is none of that name."""
         if name not in self.columns:
-            raise DataError(
-                f"{self.path}: no column is called {name!r}. Its columns: "
-                f"{', '.join(self.columns)}."
-            )
+            known = ", ".join(self.columns)
+            raise DataError(f"{self.path}: no column is called {name!r}. Its columns: {known}.")
         return self.columns[name]
 
     def numbers(self, name: str) -> npt.NDArray[np.float64]:
-        """A column of finite numbers, `(N,)`.
-
-        Raises:
-            DataError: There is no such column, or a field is no finite number.
-        """
-        values = as_numbers(self.column(name))
-        bad = np.flatnonzero(~np.isfinite(values))
-        if len(bad):
-            found = self.columns[name][bad[0]]
-            raise DataError(
-                f"{self.place(bad[0])}, column {name!r}: expected a number, found {found!r}."
-            )
+        """A column of finite numbers, `(N,)`; a `DataError` if it is none."""
+        texts = self.column(name)
+        values = as_numbers(texts)
+        for bad in np.flatnonzero(~np.isfinite(values)):
+            where = f"{self.place(bad)}, column {name!r}"
+            raise DataError(f"{where}: expected a number, found {texts[bad]!r}.")
         return values
 
     def place(self, row: int | np.integer) -> str:
@@ -96,11 +84,7 @@ def _number(text: str) -> float:
 
 
 def read_text(path: Path) -> str:
-    """A file of UTF-8, with or without a byte order mark.
-
-    Raises:
-        DataError: It cannot be read, or is not UTF-8.
-    """
+    """A file of UTF-8, with or without a byte order mark; a `DataError` if it is none."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -112,24 +96,20 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
-def read_rows(path: Path, *, skip: int = 0) -> Rows:
+def read_rows(path: Path) -> Rows:
     """A table with one header line, whose delimiter is a comma, a semicolon or a tab.
 
     Fields may be quoted with `"`. Empty lines are passed over.
-
-    Args:
-        path: The file.
-        skip: Lines before the header.
 
     Raises:
         DataError: It cannot be read, has no header or no rows, a column has no name or that of
             another, or a row has another number of fields than the header.
     """
-    return parse_rows(path, read_text(path), skip)
+    return parse_rows(path, read_text(path))
 
 
 def parse_rows(path: Path, text: str, skip: int = 0) -> Rows:
-    """As `read_rows`, from the text of the file; `path` is for messages."""
+    """As `read_rows`, from a text with `skip` lines before the header; `path` is for messages."""
     records = _records(path, text)
     header = next(itertools.islice(records, skip, None), (0, []))[1]
     if not header:
@@ -147,22 +127,18 @@ def parse_rows(path: Path, text: str, skip: int = 0) -> Rows:
             f"{path}: the first line is {', '.join(header[:6])}; expected names of columns. Add a "
             f"header."
         )
-    lines: list[int] = []
-    rows: list[list[str]] = []
-    for line, fields in records:
+    rows = list(records)
+    for line, fields in rows:
         if len(fields) != len(header):
             raise DataError(
                 f"{path}, line {line}: expected {len(header)} fields as in the header, found "
                 f"{len(fields)}."
             )
-        lines.append(line)
-        rows.append(fields)
     if not rows:
         raise DataError(f"{path}: it has a header and no rows.")
-    columns = {
-        name: np.array(fields, dtype=object)
-        for name, fields in zip(header, zip(*rows, strict=True), strict=True)
-    }
+    lines, records_of_fields = zip(*rows, strict=True)
+    by_column = zip(header, zip(*records_of_fields, strict=True), strict=True)
+    columns = {name: np.array(fields, dtype=object) for name, fields in by_column}
     return Rows(path, columns, np.array(lines))
 
 
@@ -189,12 +165,8 @@ def read_edges(path: Path, ids: int | Mapping[str, int]) -> npt.NDArray[np.int64
     """A list of edges: two nodes a line, between them a comma, a semicolon, a tab or blanks.
 
     A first line that names no nodes is taken as a header. Empty lines, and lines that begin with
-    `#`, are passed over. Whole numbers may be written as floats.
-
-    Args:
-        path: The file.
-        ids: How many nodes there are, if the file has their numbers from 0; or the number of each
-            id.
+    `#`, are passed over. Whole numbers may be written as floats. `ids` is how many nodes there are,
+    if the file has their numbers from 0; or the number of each id.
 
     Returns:
         `(2, E)`, int64: numbers of nodes, in the order of the file.
@@ -206,28 +178,27 @@ def read_edges(path: Path, ids: int | Mapping[str, int]) -> npt.NDArray[np.int64
     if isinstance(ids, int) and (edges := _loaded(text, ids)) is not None:
         return edges
     pairs = list(_pairs(path, text))
-    texts = {name for _, pair in pairs for name in pair}
+    texts, first = {name for _, pair in pairs for name in pair}, pairs[0][1] if pairs else []
     if isinstance(ids, int):
         number = {name: _whole(name, ids) for name in texts}
-        header = any(np.isnan(_number(name)) for name in (pairs[0][1] if pairs else ()))
+        header = any(np.isnan(_number(name)) for name in first)
     else:
         number = {name: ids.get(name, ids.get(plain(name), -1)) for name in texts}
-        header = bool(pairs) and all(number[name] < 0 for name in pairs[0][1])
+        header = bool(first) and all(number[name] < 0 for name in first)
     pairs = pairs[header:]
     edges = np.array([[number[a], number[b]] for _, (a, b) in pairs], np.int64).reshape(-1, 2)
-    bad = np.argwhere(edges < 0)
-    if not len(bad):
-        return edges.T
-    line, pair = pairs[bad[0, 0]]
-    if isinstance(ids, int):
+    for row, column in np.argwhere(edges < 0):
+        line, pair = pairs[row]
+        if isinstance(ids, int):
+            raise DataError(
+                f"{path}, line {line}: found {' '.join(pair)}; expected two whole numbers of "
+                f"0..{ids - 1}, the rows of the table from 0."
+            )
         raise DataError(
-            f"{path}, line {line}: found {' '.join(pair)}; expected two whole numbers of "
-            f"0..{ids - 1}, the rows of the table from 0."
+            f"{path}, line {line}: {pair[column]!r} is the id of no row; expected ids such as "
+            f"{', '.join(map(repr, itertools.islice(ids, 3)))}."
         )
-    some, name = ", ".join(map(repr, itertools.islice(ids, 3))), pair[bad[0, 1]]
-    raise DataError(
-        f"{path}, line {line}: {name!r} is the id of no row; expected ids such as {some}."
-    )
+    return edges.T
 
 
 def _whole(text: str, below: int) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from modicum.data.folders import some
 from modicum.errors import DataError
 from modicum.methods.reliant.data.delimited import Rows, Texts, as_numbers
 
@@ -56,23 +57,13 @@ class Encoding:
 
     @classmethod
     def fit(
-        cls,
-        rows: Rows,
-        names: Sequence[str],
-        train: npt.NDArray[np.int64],
-        *,
+        cls, rows: Rows, names: Sequence[str], train: npt.NDArray[np.int64],
         standardise: bool = True,
-    ) -> Encoding:
-        """Find out how columns become features.
+    ) -> Encoding:  # fmt: skip
+        """Find out how the columns `names`, without missing values, become features.
 
-        Columns of numbers are standardised with mean and deviation of the training rows, columns
-        of text become one feature a value.
-
-        Args:
-            rows: The table, without missing values in these columns.
-            names: The columns that are features.
-            train: Numbers of the training rows.
-            standardise: False leaves numbers as they are.
+        Columns of numbers are standardised with mean and deviation of the rows `train`, or left as
+        they are; columns of text become one feature a value.
 
         Raises:
             DataError: No column is left, or one of text has more than `CATEGORY_LIMIT` values.
@@ -89,16 +80,10 @@ class Encoding:
         return dataclasses.replace(self, names=tuple(names))
 
     def apply(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """Features of a table.
+        """Features of a table with the columns of the training table: `(N, F)`, float64.
 
-        A text that a column did not have in training is 0 in all features of the column, and told
-        of in a warning.
-
-        Args:
-            rows: Has the columns of the training table. Those that are no features may be absent.
-
-        Returns:
-            `(N, F)`, float64, the features `names`.
+        Columns that are no features may be absent. A text that a column did not have in training
+        is 0 in all features of the column, and told of in a warning.
 
         Raises:
             DataError: A column is absent or unknown, or a value is missing or no number.
@@ -117,10 +102,10 @@ class Encoding:
         features: dict[str, npt.NDArray[np.float64]] = {}
         for column in needed:
             if column.values:
-                block = _one_hot(rows, column)
+                features.update(_one_hot(rows, column))
             else:
-                block = (rows.numbers(column.name)[:, None] - column.mean) / column.deviation
-            features.update(zip(column.features, block.T, strict=True))
+                numbers = rows.numbers(column.name)
+                features[column.name] = (numbers - column.mean) / column.deviation
         return np.stack([features[name] for name in self.names], 1)
 
 
@@ -137,24 +122,19 @@ def refuse_missing(rows: Rows, names: Iterable[str]) -> None:
 
 def _fit_column(rows: Rows, name: str, train: npt.NDArray[np.int64], standardise: bool) -> Column:
     texts = rows.columns[name]
-    numbers = as_numbers(texts)
-    if np.isnan(numbers).any():
-        values = sorted(set(texts.tolist()))
+    is_text = np.isnan(as_numbers(texts))
+    if is_text.any():
+        values, first = sorted(set(texts.tolist())), int(is_text.argmax())
         if len(values) > CATEGORY_LIMIT:
-            example = texts[int(np.isnan(numbers).argmax())]
             raise DataError(
                 f"{rows.path}: column {name!r} has {len(values):,} different texts such as "
-                f"{example!r}; more than {CATEGORY_LIMIT} look like names or ids. Leave it out "
-                f"(--drop), or name it as --id-column. Numbers are written with a point: 1.5."
+                f"{texts[first]!r}; more than {CATEGORY_LIMIT} look like names or ids. Leave it "
+                f"out (--drop), or name it as --id-column. Numbers are written with a point: 1.5."
             )
-        if np.isnan(numbers).mean() < 0.5:
-            row = int(np.isnan(numbers).argmax())
+        if is_text.mean() < 0.5:
             _log.warning(
-                "%s, column %r: taken as text because of %r, though most values are numbers. If it "
-                "is a slip, mend it.",
-                rows.place(row),
-                name,
-                texts[row],
+                f"{rows.place(first)}, column {name!r}: taken as text because of {texts[first]!r}, "
+                f"though most values are numbers. If it is a slip, mend it."
             )
         return Column(name, values=tuple(values))
     numbers = rows.numbers(name)  # refuses infinite ones
@@ -167,21 +147,15 @@ def _fit_column(rows: Rows, name: str, train: npt.NDArray[np.int64], standardise
     return Column(name, float(numbers[train].mean()), 1.0 if constant else deviation)
 
 
-def _one_hot(rows: Rows, column: Column) -> npt.NDArray[np.float64]:
-    """`(N, values)`."""
+def _one_hot(rows: Rows, column: Column) -> dict[str, npt.NDArray[np.float64]]:
+    """A feature `(N,)` of 0 or 1 for each value, by its name."""
     texts = rows.columns[column.name]
-    places = {value: place for place, value in enumerate(column.values)}
-    which = np.array([places.get(text, -1) for text in texts], np.int64)
-    unknown = np.flatnonzero(which < 0)
+    unknown = np.flatnonzero(~np.isin(texts, column.values))
     if len(unknown):
         _log.warning(
-            "%s: column %r has %d value(s) that training did not see, first %r in line %d; they "
-            "count as none of %s.",
-            rows.path,
-            column.name,
-            len(unknown),
-            texts[unknown[0]],
-            rows.lines[unknown[0]],
-            ", ".join(column.values[:8]),
+            f"{rows.path}: column {column.name!r} has {len(unknown)} value(s) that training did "
+            f"not see, first {texts[unknown[0]]!r} in line {rows.lines[unknown[0]]}; they count as "
+            f"none of {some(column.values)}."
         )
-    return (which[:, None] == np.arange(len(column.values))).astype(np.float64)
+    named = zip(column.features, column.values, strict=True)
+    return {name: (texts == value).astype(np.float64) for name, value in named}

@@ -18,6 +18,7 @@ _COLUMNS = 256
 """Features looked at together, which bounds the memory."""
 
 Measure = Literal["correlation", "presence", "auc", "sensitive"]
+Numbers = npt.NDArray[np.float64]
 
 
 class Leak(NamedTuple):
@@ -33,14 +34,11 @@ class Leak(NamedTuple):
     def __str__(self) -> str:
         if self.measure == "sensitive":
             return f"{self.column}: the sensitive attribute is among the features."
-        how = {
-            "correlation": "correlation",
-            "presence": "correlation of whether it is 0",
-            "auc": "area under the ROC curve",
-        }
+        how = {"presence": "correlation of whether it is 0", "auc": "area under the ROC curve"}
+        measure = how.get(self.measure, self.measure)
         return (
-            f"{self.column}: it alone predicts the label ({how[self.measure]} {self.value:.3f} on "
-            f"training nodes). If it is known only after the label is, drop it."
+            f"{self.column}: it alone predicts the label ({measure} {self.value:.3f} on training "
+            f"nodes). If it is known only after the label is, drop it."
         )
 
 
@@ -49,14 +47,8 @@ def leaks(graph: Graph) -> list[Leak]:
 
     On training nodes: a feature leaks if its correlation with one class against the others is
     above `CORRELATION` in size, or its area under the ROC curve above `AUC` in either direction.
-    Looked at too is whether it is 0 (inferred): TIME of Recidivism,
-    the months until the arrest that is to be predicted, shows in nothing else.
-
-    Args:
-        graph: The graph.
-
-    Returns:
-        In the order of the features.
+    Looked at too is whether it is 0 (inferred): TIME of Recidivism, the months until the arrest
+    that is to be predicted, shows in nothing else. Leaks are in the order of the features.
     """
     train = graph.train.cpu()
     labels = graph.labels.cpu()[train].numpy()
@@ -86,9 +78,6 @@ def leaks(graph: Graph) -> list[Leak]:
             if named or with_group[place] > _SAME:
                 found.append(Leak(name, "sensitive", float(with_group[place])))
     return found
-
-
-Numbers = npt.NDArray[np.float64]
 
 
 def _correlation(x: npt.NDArray[Any], positive: npt.NDArray[np.bool_]) -> Numbers:

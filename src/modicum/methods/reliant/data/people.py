@@ -50,23 +50,14 @@ class People(Options):
 
 
 def open_graph(people: People) -> Graph:
-    """The graph of some options.
-
-    Raises:
-        DataError: Its files cannot be used.
-        MissingExtraError: It needs a library that is not installed.
-    """
+    """The graph of some options; raises as `load_graph` and `read_table` do."""
     if people.nodes is None:
         return load_graph(people.data, drop_columns=people.drop)
     return read_table(people.nodes, people.table, people.drop)
 
 
 def positive_class(people: People, graph: Graph) -> int:
-    """Number of the class that is a positive decision.
-
-    Raises:
-        ConfigError: There are more than two and none is chosen, or there is none of that number.
-    """
+    """Number of the class that is a positive decision; a `ConfigError` if that cannot be told."""
     given, classes = people.positive_class, graph.classes
     named = people.table.positive_label is not None  # which is class 1
     if given is None and (len(classes) == 2 or named or graph.sensitive is None):
@@ -84,30 +75,22 @@ def positive_class(people: People, graph: Graph) -> int:
 def describe_graph(graph: Graph) -> dict[str, Any]:
     """What a run keeps of its graph, JSON-able, to know it again."""
     return {
-        "classes": list(graph.classes),
-        "groups": list(graph.groups),
-        "columns": list(graph.feature_names),
-        "label": graph.label_name,
-        "sensitive": graph.sensitive_name,
-        "graph": graph.name,
-        "nodes": graph.nodes,
+        "classes": list(graph.classes), "groups": list(graph.groups),
+        "columns": list(graph.feature_names), "label": graph.label_name,
+        "sensitive": graph.sensitive_name, "graph": graph.name, "nodes": graph.nodes,
         "fingerprint": graph.fingerprint(),
         "encoding": dataclasses.asdict(graph.encoding) if isinstance(graph, TableGraph) else None,
-    }
+    }  # fmt: skip
 
 
 def check_same_graph(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuse a graph that is not the one networks were trained on.
-
-    Args:
-        found: What `describe_graph` says of it.
-        expected: What it said of the other.
+    """Refuse a graph that is not the one networks were trained on, by what `describe_graph` says.
 
     Raises:
         DataError: It has other nodes or features; of other values there is but a warning.
     """
     nodes, columns = expected["nodes"], expected["columns"]
-    if found["nodes"] != nodes or found["columns"] != columns:
+    if (found["nodes"], found["columns"]) != (nodes, columns):
         raise DataError(
             f"{found['graph']}: the networks were trained on {nodes:,} nodes with the features "
             f"{', '.join(columns)}; found {found['nodes']:,} nodes with "

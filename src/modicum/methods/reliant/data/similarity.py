@@ -33,9 +33,7 @@ _BLOCK = 1 << 22
 """Numbers (pairs times columns) compared at a time; 32 MiB in float64."""
 
 
-def similarity_graph(
-    features: npt.ArrayLike, threshold: float, *, first: int = 0, limit: int = EDGE_LIMIT
-) -> Edges:
+def similarity_graph(features: npt.ArrayLike, threshold: float, *, first: int = 0) -> Edges:
     """Connect each row to the rows that are nearly as similar to it as the most similar one.
 
     Rows that are equal have distance 0 and are each other's best match; a row is never its own.
@@ -45,7 +43,6 @@ def similarity_graph(
         threshold: The share `theta`, above 0 and below 1; larger gives fewer edges.
         first: Only edges from the rows `first` and after are found, to rows of all numbers: what
             new rows at the end of a known table need.
-        limit: Edges above which the table is refused.
 
     Returns:
         `(2, E)`, int64: from which row (first row of the array) to which. Sorted, directed: an
@@ -71,8 +68,9 @@ def similarity_graph(
     rows = np.arange(first, len(x))
     if len(x) < 2 or not len(rows):
         return np.empty((2, 0), np.int64)
-    # Before the tree is asked: a search among equal rows looks at all of them.
-    _refuse_if_many(_equal_rows(x)[first:].sum(), threshold, limit, len(x))
+    # Before the tree is asked: a search among equal rows looks at all of them. -0 is 0.
+    _, which, counts = np.unique(x + 0.0, axis=0, return_inverse=True, return_counts=True)
+    _refuse_if_many((counts[which.reshape(-1)] - 1)[first:].sum(), threshold, len(x))
     tree = KDTree(x)
     distances, nearest = (np.asarray(found) for found in tree.query(x[first:], k=2))
     # Of equal rows, any two may be returned: then both distances are 0.
@@ -81,7 +79,7 @@ def similarity_graph(
     radius += 1e-9 * (1 + radius)
     counts = np.asarray(tree.query_ball_point(x[first:], radius, return_length=True))
     total = int(counts.sum()) - len(rows)
-    _refuse_if_many(total, threshold, limit, len(x))
+    _refuse_if_many(total, threshold, len(x))
     pairs = np.empty((total, 2), np.int64)
     filled = 0
     block = (np.cumsum(counts) - 1) // max(1, _BLOCK // x.shape[1])
@@ -112,11 +110,7 @@ def _near(x: npt.NDArray[np.float64], source: Edges, target: Edges, threshold: f
 
 
 def cached_similarity_graph(features: npt.ArrayLike, threshold: float) -> Edges:
-    """As `similarity_graph`, found once for the same table and threshold.
-
-    The edges are kept in `modicum.system.cache.cache_folder()`; where they cannot be, they are
-    found again the next time.
-    """
+    """As `similarity_graph`, found once for the same table and threshold, and kept in the cache."""
     x = np.ascontiguousarray(features, dtype=np.float64)
     digest = hashlib.sha256(f"similarity 1 {x.shape} {threshold!r}".encode())
     digest.update(x.tobytes())
@@ -131,22 +125,11 @@ def cached_similarity_graph(features: npt.ArrayLike, threshold: float) -> Edges:
     return edges
 
 
-def _equal_rows(x: npt.NDArray[np.float64]) -> Edges:
-    """`(N,)`: how many other rows are equal to each."""
-    _, which, counts = np.unique(
-        x + 0.0,
-        axis=0,
-        return_inverse=True,
-        return_counts=True,  # + 0.0: -0 is 0
-    )
-    return counts[which.reshape(-1)] - 1
-
-
-def _refuse_if_many(edges: Any, threshold: float, limit: int, rows: int) -> None:
-    if edges > limit:
+def _refuse_if_many(edges: Any, threshold: float, rows: int) -> None:
+    if edges > EDGE_LIMIT:
         raise DataError(
             f"the similarity rule gives {int(edges):,} edges for {rows:,} rows at the threshold "
-            f"{threshold}, more than {limit:,}: too many rows are equal, or nearer to each "
+            f"{threshold}, more than {EDGE_LIMIT:,}: too many rows are equal, or nearer to each "
             f"other than 1, beside which small distances do not count. Raise --similarity, scale "
             f"the columns up, remove repeated rows, or give edges of your own (--edges)."
         )

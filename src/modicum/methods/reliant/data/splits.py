@@ -26,13 +26,9 @@ class Splits(NamedTuple):
 
 
 def split_per_class(
-    labels: npt.ArrayLike,
-    train: float | int = 0.3,
-    val: float | int = 0.2,
-    *,
-    at_most: int | None = None,
-    seed: int = SEED,
-) -> Splits:
+    labels: npt.ArrayLike, train: float = 0.3, val: float = 0.2, *,
+    at_most: int | None = None, seed: int = SEED,
+) -> Splits:  # fmt: skip
     """Divide the nodes of each class at random, by the rule of the published splits.
 
     The numbers of each class, class 0 first, are shuffled by Python's `random` with one seed. The
@@ -41,51 +37,40 @@ def split_per_class(
 
     Args:
         labels: `(N,)`, classes from 0.
-        train: Share of each class (a float), or how many of it (an int).
+        train: Share of each class.
         val: The same.
         at_most: Train on at most so many of each class. The rest of its share is in no split, as
             in Credit and German (where they go is inferred).
         seed: Of the shuffle.
 
     Raises:
-        ConfigError: Nothing would be left for one of the splits, or shares are no shares.
+        ConfigError: Nothing would be left for one of the splits.
     """
-    for name, size in (("train", train), ("val", val)):
-        if size <= 0 or (isinstance(size, float) and size >= 1):
-            raise ConfigError(
-                f"{name} {size}: expected a share above 0 and below 1, or a number of nodes a "
-                f"class of at least 1."
-            )
-    if isinstance(train, float) and isinstance(val, float) and train + val >= 1:
-        raise ConfigError(f"train {train} and val {val}: nothing would be left for testing.")
+    if train <= 0 or val <= 0 or train + val >= 1:
+        raise ConfigError(
+            f"train {train} and val {val}: expected shares above 0, which leave some for testing."
+        )
     labels = np.asarray(labels)
     shuffler = random.Random(seed)
-    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    parts: list[list[int]] = [[], [], []]
     for label in range(int(labels.max(initial=-1)) + 1):
         nodes: list[int] = np.flatnonzero(labels == label).tolist()
         shuffler.shuffle(nodes)
         # Shares are added before they are rounded down: the published splits are so.
-        middle = int(train * len(nodes)) if isinstance(train, float) else train
-        if isinstance(train, float) and isinstance(val, float):
-            end = int((train + val) * len(nodes))
-        else:
-            end = middle + (int(val * len(nodes)) if isinstance(val, float) else val)
-        parts[0].extend(nodes[: middle if at_most is None else min(middle, at_most)])
-        parts[1].extend(nodes[middle:end])
-        parts[2].extend(nodes[end:])
+        middle, end = int(train * len(nodes)), int((train + val) * len(nodes))
+        parts[0] += nodes[:middle][:at_most]
+        parts[1] += nodes[middle:end]
+        parts[2] += nodes[end:]
     return Splits(*(np.array(part, np.int64) for part in parts))
 
 
 def read_splits(folder: Path) -> Splits | None:
     """The published splits of a folder, `{train,val,test}_split.npy`; None if there is none.
 
-    Raises:
-        DataError: One is missing, damaged, or holds no whole numbers.
+    A `DataError` is raised if one is missing, damaged, or holds no whole numbers.
     """
     paths = [folder / f"{name}_split.npy" for name in Splits._fields]
-    if not any(path.exists() for path in paths):
-        return None
-    return Splits(*map(_read_split, paths))
+    return Splits(*map(_read_split, paths)) if any(path.exists() for path in paths) else None
 
 
 def _read_split(path: Path) -> Index:

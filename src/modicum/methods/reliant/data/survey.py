@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
+from modicum.data.folders import some
 from modicum.errors import ConfigError, DataError
 from modicum.methods.reliant.data.leaks import leaks
 from modicum.methods.reliant.data.people import People, open_graph
@@ -22,7 +23,6 @@ from modicum.system.files import atomic_write
 Numbers = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-SPLITS = ("train", "val", "test")
 _MOST_LISTED = 20
 _SMALL = 30
 """Positive labels of a group in the test split below which its gap is mostly chance."""
@@ -47,31 +47,30 @@ def data(
     named = table.label is None
     if named and Path(path).is_file():
         raise ConfigError(f"{path} is a file: say what is in it by --label and --sensitive.")
-    people = People(
-        path if named else "blocks", None if named else Path(path), table, (), positive_class
-    )
+    place: dict[str, Any] = {"data": path} if named else {"nodes": Path(path)}
     try:
-        graph = open_graph(people)
+        graph = open_graph(People(**place, table=table, positive_class=positive_class))
     except DataError as error:
         return {"source": path, "usable": False, "problems": [str(error)], "warnings": []}
     positive = 1 if positive_class is None else positive_class
-    found = {"source": path} | describe(graph, positive_class=positive)
+    found: dict[str, Any] = {"source": path} | describe(graph, positive_class=positive)
     if picture is None:
         return found
+    if graph.sensitive is None:
+        raise ConfigError(f"{graph.name}: it has no sensitive attribute, so no groups to draw.")
+    names = [f"{graph.sensitive_name}: {name}" for name in graph.groups]
+    sizes, rates = (np.array([g[key] for g in found["groups"]]) for key in ("nodes", "base_rate"))
+    drawn = graph_overview(names, sizes, rates, degrees(graph), positive=graph.classes[positive])
     with atomic_write(picture) as file:
-        file.write(overview(graph, positive_class=positive))
+        file.write(drawn)
     return found | {"picture": str(picture)}
 
 
 def describe(graph: Graph, *, positive_class: int = 1) -> dict[str, Any]:
-    """What a graph holds.
+    """What a whole graph holds, `positive_class` being a positive decision.
 
     Base rates are the shares of positive labels in each group. Where they differ, equal shares of
     positive decisions cost accuracy, whatever decides; see `accuracy_ceiling`.
-
-    Args:
-        graph: A whole graph.
-        positive_class: The class that is a positive decision.
 
     Returns:
         A dict of plain values, ready for JSON:
@@ -105,6 +104,8 @@ def describe(graph: Graph, *, positive_class: int = 1) -> dict[str, Any]:
     sensitive = graph.sensitive.cpu().numpy() if graph.sensitive is not None else labels * 0
     names = graph.groups if grouped else ("all",)
     constant = (graph.features.amax(0) == graph.features.amin(0)).cpu().numpy()
+    to, of = _edges(graph)
+    pairs = np.minimum(to, of) * graph.nodes + np.maximum(to, of)
     degree, leaking = degrees(graph), leaks(graph)
     report: dict[str, Any] = {
         "graph": graph.name,
@@ -113,12 +114,13 @@ def describe(graph: Graph, *, positive_class: int = 1) -> dict[str, Any]:
         "features": graph.features.shape[1],
         "constant_columns": [graph.feature_names[place] for place in np.flatnonzero(constant)],
         "unlabelled": int((labels < 0).sum()),
-        "edges": _edge_counts(graph),
+        "edges": {
+            "undirected": len(np.unique(pairs)), "directed": len(pairs),
+            "self_loops": graph.messages.edges - len(pairs),
+        },
         "degree": {
-            "min": int(degree.min()),
-            "median": float(np.median(degree)),
-            "mean": float(degree.mean()),
-            "max": int(degree.max()),
+            "min": int(degree.min()), "median": float(np.median(degree)),
+            "mean": float(degree.mean()), "max": int(degree.max()),
             "isolated": int((degree == 0).sum()),
         },
         "homophily": {"label": _homophily(graph, labels)},
@@ -126,7 +128,7 @@ def describe(graph: Graph, *, positive_class: int = 1) -> dict[str, Any]:
             {"class": name, "nodes": int((labels == number).sum())}
             for number, name in enumerate(graph.classes)
         ],
-    }
+    }  # fmt: skip
     if grouped:
         report["homophily"]["group"] = _homophily(graph, sensitive)
         report |= _groups(graph, labels, sensitive, positive_class)
@@ -139,30 +141,12 @@ def describe(graph: Graph, *, positive_class: int = 1) -> dict[str, Any]:
     return report
 
 
-def overview(graph: Graph, *, positive_class: int = 1) -> bytes:
-    """Groups, base rates and degrees of a graph, as the bytes of a PNG file."""
-    if graph.sensitive is None:
-        raise ConfigError(f"{graph.name}: it has no sensitive attribute, so no groups to draw.")
-    sensitive = graph.sensitive.cpu().numpy()
-    return graph_overview(
-        [f"{graph.sensitive_name}: {name}" for name in graph.groups],
-        np.bincount(sensitive, minlength=len(graph.groups)),
-        base_rates(graph.labels.cpu().numpy(), sensitive, len(graph.groups), positive_class),
-        degrees(graph),
-        positive=graph.classes[positive_class],
-    )
-
-
 def base_rates(
     labels: Integers, sensitive: Integers, groups: int, positive_class: int = 1
 ) -> Numbers:
     """`(groups,)`: the share of positive labels in each group, NaN where no label is known.
 
-    Args:
-        labels: `(N,)`, -1 where unknown.
-        sensitive: `(N,)`, group of each node.
-        groups: How many there are.
-        positive_class: The class that is a positive decision.
+    Of the labels `(N,)`, -1 where unknown, and the group of each node, `(N,)`.
     """
     known = np.bincount(sensitive[labels >= 0], minlength=groups)
     positive = np.bincount(sensitive[labels == positive_class], minlength=groups)
@@ -177,14 +161,7 @@ def accuracy_ceiling(shares: npt.ArrayLike, base_rates: npt.ArrayLike) -> float:
     group, so that of all nodes at least `sum_a w_a |r - b_a|` are wrong. This is convex and
     piecewise linear in `r`, so that the least of it is at one of the `b_a`. Decisions that know the
     labels attain it. It is about the nodes that shares and base rates are of; the derivation is
-    ours.
-
-    Args:
-        shares: `(G,)`, share of the nodes in each group, or numbers of nodes.
-        base_rates: `(G,)`, share of positive labels in each group.
-
-    Returns:
-        A fraction, 0 to 1.
+    ours. `shares`, `(G,)`, may be numbers of nodes; the result is a fraction.
     """
     weights, rates = np.asarray(shares, np.float64), np.asarray(base_rates, np.float64)
     wrong = np.abs(rates[:, None] - rates) @ weights
@@ -193,27 +170,20 @@ def accuracy_ceiling(shares: npt.ArrayLike, base_rates: npt.ArrayLike) -> float:
 
 def degrees(graph: Graph) -> Integers:
     """`(N,)`: how many other nodes send messages to each node."""
-    rows, columns = graph.messages.targets, graph.messages.sources
-    return np.bincount(rows[rows != columns].cpu().numpy(), minlength=graph.nodes)
+    return np.bincount(_edges(graph)[0], minlength=graph.nodes)
 
 
-def _edge_counts(graph: Graph) -> dict[str, int]:
-    rows, columns = graph.messages.targets, graph.messages.sources
-    loops = int((rows == columns).sum())
-    directed = graph.messages.edges - loops
-    undirected = directed // 2
-    if not graph.messages.symmetric:
-        other = rows != columns
-        pair = rows.minimum(columns) * graph.nodes + rows.maximum(columns)
-        undirected = len(pair[other].unique())
-    return {"undirected": undirected, "directed": directed, "self_loops": loops}
+def _edges(graph: Graph) -> tuple[Integers, Integers]:
+    """To which node each edge leads, and from which; without self loops."""
+    to, of = graph.messages.targets.cpu().numpy(), graph.messages.sources.cpu().numpy()
+    return to[to != of], of[to != of]
 
 
 def _homophily(graph: Graph, values: Integers) -> dict[str, float]:
     """Share of edges whose ends have the same value, and what chance would make of them."""
-    target, source = graph.messages.targets.cpu().numpy(), graph.messages.sources.cpu().numpy()
-    known = (target != source) & (values[target] >= 0) & (values[source] >= 0)
-    to, of = values[target[known]], values[source[known]]
+    to, of = (values[ends] for ends in _edges(graph))
+    known = (to >= 0) & (of >= 0)
+    to, of = to[known], of[known]
     if not len(to):
         return {"within": float("nan"), "expected": float("nan")}
     kinds = int(values.max()) + 1
@@ -226,9 +196,8 @@ def _groups(
 ) -> dict[str, Any]:
     """The groups, and what their base rates let one expect."""
     count = len(graph.groups)
-    nodes, labelled = (
-        np.bincount(of, minlength=count) for of in (sensitive, sensitive[labels >= 0])
-    )
+    nodes = np.bincount(sensitive, minlength=count)
+    labelled = np.bincount(sensitive[labels >= 0], minlength=count)
     rates = base_rates(labels, sensitive, count, positive_class)
     found: dict[str, Any] = {
         "groups": [
@@ -247,7 +216,7 @@ def _splits(
 ) -> list[dict[str, Any]]:
     """A row for each split and group."""
     rows: list[dict[str, Any]] = []
-    for split in SPLITS:
+    for split in ("train", "val", "test"):
         index = getattr(graph, split).cpu().numpy()
         y, s = labels[index], sensitive[index]
         rates = base_rates(y, s, len(names), positive_class)
@@ -296,7 +265,7 @@ def _warnings(report: dict[str, Any], graph: Graph, positive_class: int) -> list
             f"{isolated:,} of {graph.nodes:,} nodes have no neighbour and hear only of themselves."
         )
     if constant:
-        shown = ", ".join(constant[:_MOST_LISTED]) + (", …" if constant[_MOST_LISTED:] else "")
+        shown = some(constant, _MOST_LISTED)
         warnings.append(f"{len(constant)} features have the same value for all nodes: {shown}.")
     if len(graph.classes) > 2:
         warnings.append(

@@ -13,19 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from modicum.data.folders import some
 from modicum.errors import ConfigError, DataError
-from modicum.methods.reliant.data.delimited import (
-    Rows,
-    Texts,
-    as_numbers,
-    plain,
-    read_edges,
-    read_rows,
-)
+from modicum.methods.reliant.data.delimited import Rows, as_numbers, plain, read_edges, read_rows
 from modicum.methods.reliant.data.encoding import Encoding, is_missing, refuse_missing
 from modicum.methods.reliant.data.similarity import cached_similarity_graph, similarity_graph
 from modicum.methods.reliant.data.splits import Splits, split_per_class
-from modicum.methods.reliant.graphs.graph import Graph
+from modicum.methods.reliant.graphs.graph import Graph, as_features
 from modicum.methods.reliant.graphs.messages import MessageGraph
 from modicum.options import Interval, Options, refuse
 
@@ -53,12 +47,8 @@ class TableGraph(Graph):
     def without_columns(self, names: Iterable[str]) -> TableGraph:
         """The same graph without some features. See `Graph.without_columns`."""
         kept = super().without_columns(names)
-        return dataclasses.replace(
-            self,
-            features=kept.features,
-            feature_names=kept.feature_names,
-            encoding=self.encoding.keep(kept.feature_names),
-        )
+        assert isinstance(kept, TableGraph)
+        return dataclasses.replace(kept, encoding=self.encoding.keep(kept.feature_names))
 
 
 @dataclass(frozen=True)
@@ -121,28 +111,23 @@ def read_table(nodes: Path, table: Table, drop: Sequence[str] = ()) -> TableGrap
     if label is None:
         raise ConfigError(f"{nodes}: say which column is the label (--label).")
     rows = read_rows(nodes)
-    named = [
-        name for name in (label, sensitive, table.id_column, table.split_column) if name is not None
-    ]
+    special = (label, sensitive, table.id_column, table.split_column)
+    named = [name for name in special if name is not None]
     for name in named:
         rows.column(name)
     if len(set(named)) != len(named):
         raise ConfigError(
             f"label, sensitive, id and split must be different columns; found {', '.join(named)}."
         )
-    feature_columns = [
-        name
-        for name in rows.columns
-        if name not in drop and (name not in named or (table.keep_sensitive and name == sensitive))
-    ]
+    hidden = {*drop} | ({*named} - {sensitive} if table.keep_sensitive else {*named})
+    feature_columns = [name for name in rows.columns if name not in hidden]
     complete = [*feature_columns, *([sensitive] if sensitive else [])]
     ids = _ids(rows, table.id_column)
     kept, notes = _usable(rows, complete, table.skip_bad)
     whole, rows = rows, rows.take(kept)
 
     labels, classes = _coded(rows, label, table.positive_label, "--positive-label")
-    groups: tuple[str, ...] = ()
-    group: npt.NDArray[np.int64] | None = None
+    group, groups = None, ()
     if sensitive is not None:
         group, groups = _coded(rows, sensitive, table.sensitive_positive, "--sensitive-positive")
         if len(groups) > 2 and not table.many_groups:
@@ -162,42 +147,35 @@ def read_table(nodes: Path, table: Table, drop: Sequence[str] = ()) -> TableGrap
                 f"rows and {len(classes)} classes. Give more rows, other shares, or a column that "
                 f"divides them (--split-column)."
             )
-    encoding = Encoding.fit(rows, feature_columns, splits.train, standardise=table.standardise)
-    encoding = _without(encoding, [name for name in drop if name not in whole.columns], nodes)
+    encoding = Encoding.fit(rows, feature_columns, splits.train, table.standardise)
+    dropped = [name for name in drop if name not in whole.columns]
+    if unknown := [name for name in dropped if name not in encoding.names]:
+        raise DataError(
+            f"{nodes}: --drop {unknown[0]}: there is no column or feature of that name. Features: "
+            f"{', '.join(encoding.names)}."
+        )
+    encoding = encoding.keep(name for name in encoding.names if name not in dropped)
     features = encoding.apply(rows)
     if table.edges is not None:
         numbers = {name: number for number, name in enumerate(ids)}
-        found = read_edges(table.edges, len(whole) if table.id_column is None else numbers)
-        pairs = _renumber(found, kept, len(whole))
+        pairs = read_edges(table.edges, len(whole) if table.id_column is None else numbers)
+        place = np.full(len(whole), -1)
+        place[kept] = np.arange(len(kept))
+        pairs = place[pairs]
+        pairs = pairs[:, (pairs >= 0).all(0)]
     else:
         pairs = cached_similarity_graph(features, table.similarity)
         notes.append(f"Edges by similarity of the features, threshold {table.similarity:g}.")
-    unlabelled = int((labels < 0).sum())
-    if unlabelled:
+    if unlabelled := int((labels < 0).sum()):
         notes.append(f"{unlabelled:,} rows have no label and are in no split.")
-    graph = Graph.build(
-        symmetrise=True,
-        features=features,
-        edges=pairs,
-        labels=labels,
-        sensitive=group,
-        **splits._asdict(),
-        feature_names=encoding.names,
-        classes=classes,
-        groups=groups or None,
-        label_name=label,
-        sensitive_name=sensitive or "sensitive",
-        name=nodes.name,
-        notes=notes,
-        many_groups=table.many_groups,
-    )
-    return TableGraph(
-        **{field.name: getattr(graph, field.name) for field in dataclasses.fields(graph)},
-        encoding=encoding,
+    return TableGraph.build(
+        symmetrise=True, features=features, edges=pairs, labels=labels, sensitive=group,
+        **splits._asdict(), feature_names=encoding.names, classes=classes, groups=groups or None,
+        label_name=label, sensitive_name=sensitive or "sensitive", name=nodes.name, notes=notes,
+        many_groups=table.many_groups, encoding=encoding, id_column=table.id_column,
         ids=tuple(ids[number] for number in kept.tolist()),
-        id_column=table.id_column,
         similarity=table.similarity if table.edges is None else None,
-    )
+    )  # fmt: skip
 
 
 def join_table(graph: TableGraph, nodes: Path, edges: Path | None = None) -> TableGraph:
@@ -211,7 +189,7 @@ def join_table(graph: TableGraph, nodes: Path, edges: Path | None = None) -> Tab
             edges by the similarity rule of the training table, from new rows to all.
 
     Returns:
-        The graph, its `ids` with those of the new people; they begin at `graph.nodes`.
+        The graph, its `ids` with those of the new people, who begin at `graph.nodes`.
 
     Raises:
         DataError: The table or the edges do not fit, or edges are missing.
@@ -222,8 +200,7 @@ def join_table(graph: TableGraph, nodes: Path, edges: Path | None = None) -> Tab
     first = graph.nodes
     if edges is not None and graph.id_column is not None:
         numbers = {name: number for number, name in enumerate(graph.ids)}
-        again = next((row for row, name in enumerate(ids) if name in numbers), None)
-        if again is not None:
+        for again in (row for row, name in enumerate(ids) if name in numbers):
             raise DataError(
                 f"{rows.place(again)}: {ids[again]!r} is already in the training table. Give new "
                 f"people only; those of training are scored without --nodes."
@@ -246,33 +223,16 @@ def join_table(graph: TableGraph, nodes: Path, edges: Path | None = None) -> Tab
 
 
 def join(graph: AnyGraph, new_features: Any, new_edges: Any) -> AnyGraph:
-    """New nodes appended to a graph.
+    """M nodes appended to a graph of N: features `(M, F)`, edges `(2, E)` of numbers below N + M.
 
     The new nodes have no label (-1) and are in no split, and the graph has no groups any more:
-    they are not needed to predict. The edges that were there stay as they are.
-
-    Args:
-        graph: The graph, of N nodes.
-        new_features: `(M, F)`, its features.
-        new_edges: `(2, E)`, numbers below N + M, of which N and above are the new nodes; made
-            symmetric if the graph is.
+    they are not needed to predict. The edges that were there stay as they are; new ones are made
+    symmetric if the graph is.
 
     Raises:
         DataError: The shapes do not fit, a feature is not finite, or an edge names no node.
     """
-    features = torch.as_tensor(np.asarray(new_features), dtype=torch.float32)
-    expected = graph.features.shape[1]
-    if features.dim() != 2 or features.shape[1] != expected:
-        raise DataError(
-            f"{graph.name}: expected new features of the shape (nodes, {expected}), found "
-            f"{tuple(features.shape)}."
-        )
-    if not bool(features.isfinite().all()):
-        row, column = (~features.isfinite()).nonzero()[0].tolist()
-        raise DataError(
-            f"{graph.name}: feature {graph.feature_names[column]!r} of the new node {row} is "
-            f"{float(features[row, column])}; expected finite numbers."
-        )
+    features = as_features(new_features, f"{graph.name}, new nodes", graph.feature_names)
     edges = torch.as_tensor(np.asarray(new_edges), dtype=torch.int64)
     messages = graph.messages
     if messages.symmetric:
@@ -292,16 +252,15 @@ def _ids(rows: Rows, column: str | None) -> list[str]:
     """What each row is called."""
     if column is None:
         return [str(number) for number in range(len(rows))]
-    refuse_missing(rows, [column]) if column in rows.columns else rows.column(column)
-    ids: list[str] = rows.columns[column].tolist()
-    if len(set(ids)) != len(ids):
-        first: dict[str, int] = {}
-        for row, name in enumerate(ids):
-            if first.setdefault(name, row) != row:
-                raise DataError(
-                    f"{rows.place(row)}, column {column!r}: {name!r} is also in line "
-                    f"{rows.lines[first[name]]}; expected an id that is there once."
-                )
+    ids: list[str] = rows.column(column).tolist()
+    refuse_missing(rows, [column])
+    first: dict[str, int] = {}
+    for row, name in enumerate(ids):
+        if first.setdefault(name, row) != row:
+            raise DataError(
+                f"{rows.place(row)}, column {column!r}: {name!r} is also in line "
+                f"{rows.lines[first[name]]}; expected an id that is there once."
+            )
     return ids
 
 
@@ -309,12 +268,11 @@ def _usable(
     rows: Rows, columns: Sequence[str], skip_bad: bool
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Numbers of the rows without missing values, and a remark if that is not all."""
-    if not skip_bad:
-        refuse_missing(rows, columns)
-        return np.arange(len(rows)), []
     bad = np.zeros(len(rows), np.bool_)
     for name in columns:
         bad |= is_missing(rows.columns[name])
+    if not skip_bad:
+        refuse_missing(rows, columns)
     if not bad.any():
         return np.arange(len(rows)), []
     note = (
@@ -328,68 +286,43 @@ def _usable(
 def _coded(
     rows: Rows, column: str, positive: str | None, option: str
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """A column's values as numbers from 0, -1 where one is missing, and their names."""
+    """A column's values as numbers from 0, -1 where one is missing, and their names.
+
+    These are in the order of numbers, or else of letters, the positive one moved to the second
+    place.
+    """
     texts = rows.columns[column]
     missing = is_missing(texts)
     written = {text: plain(text) for text in set(texts[~missing].tolist())}
-    names = _in_order(set(written.values()))
-    if len(names) < 2 or len(names) > CLASS_LIMIT:
-        some = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    names = sorted(set(written.values()))
+    if not np.isnan(as_numbers(np.array(names, dtype=object))).any():
+        names.sort(key=float)
+    if not 2 <= len(names) <= CLASS_LIMIT:
         raise DataError(
-            f"{rows.path}: the column {column!r} has {len(names):,} different values ({some}); "
-            f"expected from two to {CLASS_LIMIT}."
+            f"{rows.path}: the column {column!r} has {len(names):,} different values "
+            f"({some(names)}); expected from two to {CLASS_LIMIT}."
         )
     if positive is not None:
-        if plain(positive) not in names:
+        positive = plain(positive)
+        if positive not in names:
             raise DataError(
                 f"{rows.path}: {option} {positive}: the column {column!r} has the values "
                 f"{', '.join(names)}."
             )
-        names.remove(plain(positive))
-        names.insert(1, plain(positive))
+        names.remove(positive)
+        names.insert(1, positive)
     codes = {name: code for code, name in enumerate(names)}
     coded = [-1 if gone else codes[written[t]] for t, gone in zip(texts, missing, strict=True)]
     return np.array(coded, np.int64), tuple(names)
-
-
-def _in_order(names: set[str]) -> list[str]:
-    """Numbers by size, or texts by letter."""
-    texts: Texts = np.array(sorted(names), dtype=object)
-    numbers = as_numbers(texts)
-    return list(texts if np.isnan(numbers).any() else texts[np.argsort(numbers)])
 
 
 def _named_splits(rows: Rows, column: str, labels: npt.NDArray[np.int64]) -> Splits:
     texts = rows.columns[column]
     missing = is_missing(texts)
     split = np.array([_SPLITS.get(text.lower(), -1) for text in texts])
-    bad = np.flatnonzero((split < 0) & ~missing)
-    if len(bad):
+    for bad in np.flatnonzero((split < 0) & ~missing):
         raise DataError(
-            f"{rows.place(bad[0])}, column {column!r}: expected train, val, test or nothing, found "
-            f"{texts[bad[0]]!r}."
+            f"{rows.place(bad)}, column {column!r}: expected train, val, test or nothing, found "
+            f"{texts[bad]!r}."
         )
     return Splits(*(np.flatnonzero((split == part) & (labels >= 0)) for part in range(3)))
-
-
-def _without(encoding: Encoding, features: Sequence[str], path: Path) -> Encoding:
-    """The encoding without some features by name."""
-    unknown = [name for name in features if name not in encoding.names]
-    if unknown:
-        raise DataError(
-            f"{path}: --drop {unknown[0]}: there is no column or feature of that name. Features: "
-            f"{', '.join(encoding.names)}."
-        )
-    return encoding.keep(name for name in encoding.names if name not in features)
-
-
-def _renumber(
-    edges: npt.NDArray[np.int64], kept: npt.NDArray[np.int64], nodes: int
-) -> npt.NDArray[np.int64]:
-    """Edges between rows of the file as edges between kept rows; the others are left out."""
-    if len(kept) == nodes:
-        return edges
-    number = np.full(nodes, -1)
-    number[kept] = np.arange(len(kept))
-    edges = number[edges]
-    return edges[:, (edges >= 0).all(0)]

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
+from modicum.data.folders import some
 from modicum.errors import DataError
 from modicum.methods.reliant.graphs.messages import MessageGraph
 
@@ -73,11 +75,11 @@ class Graph:
     def fingerprint(self) -> str:
         """Changes whenever the graph does."""
         digest = hashlib.sha256()
-        tensors = [self.features, self.labels, self.train, self.val, self.test]
-        tensors += [self.messages.row_pointers, self.messages.columns]
-        tensors += [] if self.sensitive is None else [self.sensitive]
-        for tensor in tensors:
-            digest.update(tensor.cpu().numpy().tobytes())
+        for tensor in (
+            self.features, self.labels, self.train, self.val, self.test,
+            self.messages.row_pointers, self.messages.columns, self.sensitive,
+        ):  # fmt: skip
+            digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> Graph:
@@ -90,102 +92,72 @@ class Graph:
         return dataclasses.replace(self, **moved)
 
     def without_columns(self, names: Iterable[str]) -> Graph:
-        """The same graph without some features.
-
-        Raises:
-            DataError: A name is none of a feature, or no feature is left.
+        """The same graph without some features; a `DataError` if there are none such, or none is
+        left.
         """
-        names = list(names)
-        unknown = sorted(set(names) - set(self.feature_names))
-        if unknown:
+        names, known = list(names), self.feature_names
+        if unknown := sorted(set(names) - set(known)):
             raise DataError(
                 f"{self.name}: no feature is called {', '.join(unknown)}. Its features: "
-                f"{', '.join(self.feature_names)}."
+                f"{', '.join(known)}."
             )
-        kept = [place for place, name in enumerate(self.feature_names) if name not in names]
+        kept = [place for place, name in enumerate(known) if name not in names]
         if not kept:
             raise DataError(f"{self.name}: no feature is left when {', '.join(names)} are dropped.")
         return dataclasses.replace(
             self,
             features=self.features[:, kept].contiguous(),
-            feature_names=tuple(self.feature_names[place] for place in kept),
+            feature_names=tuple(known[place] for place in kept),
         )
 
     @classmethod
     def build(
-        cls,
-        *,
-        features: Any,
-        edges: Any,
-        labels: Any,
-        train: Any,
-        val: Any,
-        test: Any,
+        cls, *,
+        features: Any, edges: Any, labels: Any, train: Any, val: Any, test: Any,
         sensitive: Any = None,
         feature_names: Sequence[str] | None = None,
         classes: Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
-        label_name: str = "label",
-        sensitive_name: str = "sensitive",
-        name: str = "graph",
+        label_name: str = "label", sensitive_name: str = "sensitive", name: str = "graph",
         notes: Sequence[str] = (),
-        symmetrise: bool | None = None,
-        self_loops: bool = True,
-        many_groups: bool = False,
+        symmetrise: bool | None = None, self_loops: bool = True, many_groups: bool = False,
         sensitive_positive: Any = None,
-    ) -> Graph:
+        **more: Any,
+    ) -> Self:  # fmt: skip
         """Check arrays or tensors and make a graph of them.
 
-        Args:
-            features: `(N, F)`, numbers; may be sparse, of SciPy or PyTorch.
-            edges: `(2, E)` or `(E, 2)`, node numbers from 0; loops and repetitions are removed.
-                Two edges, `(2, 2)`, are read as `(2, E)`.
-            labels: `(N,)`, classes 0..C-1, or -1 where unknown.
-            train: Node numbers `(M,)`, or a mask `(N,)` of booleans; so are `val` and `test`.
-            val: Nodes for early stopping.
-            test: Nodes for results.
-            sensitive: `(N,)`, group of each node: 0 or 1.
-            feature_names: F names; `x0`, `x1`, … if not given.
-            classes: C names; the numbers if not given.
-            groups: Names of the groups; the numbers if not given.
-            label_name: What the label is called.
-            sensitive_name: What the sensitive attribute is called.
-            name: What the graph is called in messages.
-            notes: Remarks for people.
-            symmetrise: Let every edge pass messages both ways. False: a graph whose edges are not
-                already symmetric is directed. None: as True, and `notes` says if it adds edges.
-            self_loops: Give every node an edge to itself.
-            many_groups: Allow more than two groups; gaps are then largest minus smallest.
-            sensitive_positive: Which of two values of `sensitive` is group 1, where they are not
-                0 and 1: numbers or texts.
+        Features, `(N, F)`, may be sparse, of SciPy or PyTorch. Edges, `(2, E)` or `(E, 2)`, are
+        node numbers from 0, of which loops and repetitions are removed; two edges, `(2, 2)`, are
+        read as `(2, E)`. Labels, `(N,)`, are classes 0..C-1, or -1 where unknown, and `sensitive`,
+        `(N,)`, groups 0 or 1. A split has node numbers, `(M,)`, or is a mask of booleans, `(N,)`.
+        Names that are not given are `x0`, `x1`, … for features, the numbers for classes and groups.
+
+        - `symmetrise`: Let every edge pass messages both ways. False: a graph whose edges are not
+          already symmetric is directed. None: as True, and `notes` says if it adds edges.
+        - `self_loops`: Give every node an edge to itself.
+        - `many_groups`: Allow more than two groups; gaps are then largest minus smallest.
+        - `sensitive_positive`: Which of two values of `sensitive` is group 1, where they are not 0
+          and 1: numbers or texts.
+        - `more`: Fields of a class that derives from this one.
 
         Raises:
             DataError: Something does not fit; the message says what and where.
         """
-        x = _numbers(features, "features", name).to(torch.float32)
-        if x.dim() != 2 or not x.numel():
-            raise DataError(
-                f"{name}: expected features of the shape (nodes, features), found {tuple(x.shape)}."
-            )
-        nodes = len(x)
-        if not bool(x.isfinite().all()):
-            row, column = (int(v[0]) for v in (~x.isfinite()).nonzero(as_tuple=True))
-            raise DataError(
-                f"{name}: feature {column} of node {row} is {float(x[row, column])}; expected "
-                f"finite numbers. Remove the row, or fill the value in."
-            )
+        x = as_features(features, name)
+        nodes, columns = x.shape
         y = _integers(labels, nodes, "labels", name)
-        if int(y.max()) < 1 or int(y.min()) < -1:
+        largest = int(y.max())
+        if largest < 1 or int(y.min()) < -1:
             raise DataError(
                 f"{name}: expected labels 0..C-1 with C at least 2, or -1 where unknown; found "
-                f"{_few(y.unique().tolist())}."
+                f"{some(map(str, y.unique().tolist()))}."
             )
-        if classes is not None and int(y.max()) >= len(classes):
+        if classes is not None and largest >= len(classes):
             raise DataError(
-                f"{name}: label {int(y.max())} is outside of the {len(classes)} classes "
+                f"{name}: label {largest} is outside of the {len(classes)} classes "
                 f"{', '.join(classes)}."
             )
-        classes = tuple(classes or map(str, range(int(y.max()) + 1)))
+        classes = tuple(classes or map(str, range(largest + 1)))
         s = None
         if sensitive is not None:
             what = f"sensitive attribute {sensitive_name!r}"
@@ -196,85 +168,63 @@ class Graph:
             found = s.unique().tolist()
             if found != [0, 1] and not many_groups:
                 raise DataError(
-                    f"{name}: the {what} must be 0 or 1 and have both; found {_few(found)}. Say "
-                    f"which value is 1 (sensitive_positive), or allow more groups (many_groups), "
-                    f"whose gap is the largest minus the smallest."
+                    f"{name}: the {what} must be 0 or 1 and have both; found "
+                    f"{some(map(str, found))}. Say which value is 1 (sensitive_positive), or allow "
+                    f"more groups (many_groups), whose gap is the largest minus the smallest."
                 )
             if found != list(range(max(2, len(found)))):
                 raise DataError(
                     f"{name}: the {what} must number its groups 0, 1, …, two at least and none "
-                    f"without a node; found {_few(found)}."
+                    f"without a node; found {some(map(str, found))}."
                 )
             groups = tuple(groups or map(str, found))
             if len(groups) != len(found):
                 raise DataError(f"{name}: {len(groups)} names for {len(found)} groups.")
-        splits = {
-            "train": _indices(train, nodes, "train", name),
-            "val": _indices(val, nodes, "val", name),
-            "test": _indices(test, nodes, "test", name),
-        }
+        given = {"train": train, "val": val, "test": test}
+        splits = {split: _indices(index, nodes, split, name) for split, index in given.items()}
         taken = torch.cat(list(splits.values()))
-        if len(taken.unique()) != len(taken):
-            repeated = int((torch.bincount(taken, minlength=nodes) > 1).nonzero()[0])
-            where = [split for split, index in splits.items() if bool((index == repeated).any())]
+        repeated = (torch.bincount(taken, minlength=nodes) > 1).nonzero().flatten().tolist()
+        if repeated:
+            where = [split for split, index in splits.items() if repeated[0] in index.tolist()]
             raise DataError(
-                f"{name}: node {repeated} is there twice, in the split(s) {', '.join(where)}. "
+                f"{name}: node {repeated[0]} is there twice, in the split(s) {', '.join(where)}. "
                 f"Splits must not overlap."
             )
-        unlabelled = (y[taken] < 0).nonzero()
+        unlabelled = taken[y[taken] < 0]
         if len(unlabelled):
-            raise DataError(
-                f"{name}: node {int(taken[unlabelled[0, 0]])} is in a split but has no label."
-            )
-        missing = sorted(set(range(len(classes))) - set(y[splits["train"]].tolist()))
-        if missing:
+            raise DataError(f"{name}: node {int(unlabelled[0])} is in a split but has no label.")
+        if missing := sorted(set(range(len(classes))) - set(y[splits["train"]].tolist())):
             raise DataError(
                 f"{name}: no node of the class {classes[missing[0]]!r} is in the training split."
             )
-        feature_names = tuple(feature_names or (f"x{column}" for column in range(x.shape[1])))
-        if len(feature_names) != x.shape[1]:
+        feature_names = tuple(feature_names or (f"x{column}" for column in range(columns)))
+        if len(feature_names) != columns:
             raise DataError(
-                f"{name}: {len(feature_names)} names for {x.shape[1]} features; expected as many."
+                f"{name}: {len(feature_names)} names for {columns} features; expected as many."
             )
-        pairs = _edges(edges, nodes, name)
+        pairs = one_way = _edges(edges, nodes, name)
         notes = list(notes)
-        given = pairs
         if symmetrise is not False:
-            pairs = torch.cat([pairs, pairs.flip(0)], 1)
+            pairs = torch.cat([one_way, one_way.flip(0)], 1)
         if symmetrise is None:
-            before, after = (len(torch.unique(e[0] * nodes + e[1])) for e in (given, pairs))
+            before, after = (len(torch.unique(e[0] * nodes + e[1])) for e in (one_way, pairs))
             if after > before:
                 notes.append(
                     f"{after - before:,} of {before:,} edges had no edge back, and have one now "
                     f"(symmetrise)."
                 )
+        messages = MessageGraph(pairs, nodes, self_loops=self_loops)
         return cls(
-            features=x,
-            labels=y,
-            sensitive=s,
-            messages=MessageGraph(pairs, nodes, self_loops=self_loops),
-            **splits,
-            feature_names=feature_names,
-            classes=classes,
-            groups=tuple(groups or ()),
-            label_name=label_name,
-            sensitive_name=sensitive_name,
-            name=name,
-            notes=tuple(notes),
-        )
+            x, y, s, messages, **splits, feature_names=feature_names, classes=classes,
+            groups=tuple(groups or ()), label_name=label_name, sensitive_name=sensitive_name,
+            name=name, notes=tuple(notes), **more,
+        )  # fmt: skip
 
     @classmethod
-    def from_csr(cls, adjacency: Any, *, labels: Any, **arrays: Any) -> Graph:
-        """A graph from SciPy's sparse adjacency and arrays.
+    def from_csr(cls, adjacency: Any, *, labels: Any, **arrays: Any) -> Self:
+        """A graph from SciPy's sparse adjacency `(N, N)` and the arrays of `build`.
 
-        Args:
-            adjacency: `(N, N)`, any SciPy sparse matrix or array; entry `(u, v)` is an edge from
-                `u` to `v`, whatever its value.
-            labels: `(N,)`, as of `build`.
-            arrays: More of `build`'s.
-
-        Raises:
-            DataError: The adjacency is not sparse, or of another size, or as of `build`.
+        Entry `(u, v)`, whatever its value, is an edge from `u` to `v`. Raises as `build`.
         """
         from scipy import sparse
 
@@ -292,41 +242,46 @@ class Graph:
         return cls.build(edges=np.stack([coo.row, coo.col]), labels=labels, **arrays)
 
     @classmethod
-    def from_pyg(cls, data: Any, *, sensitive: Any = None, **arrays: Any) -> Graph:
+    def from_pyg(cls, data: Any, *, sensitive: Any = None, **arrays: Any) -> Self:
         """A graph from PyTorch Geometric's `Data`, which is not imported for it.
 
-        Args:
-            data: With `x`, `edge_index`, `y`, `train_mask`, `val_mask` and `test_mask`, and perhaps
-                `sens` (as PyGDebias has it) or `sensitive`.
-            sensitive: `(N,)`, the group of each node, if `data` does not have it.
-            arrays: More of `build`'s.
-
-        Raises:
-            DataError: An attribute is missing, or as of `build`.
+        It has `x`, `edge_index`, `y`, `train_mask`, `val_mask` and `test_mask`, and perhaps `sens`
+        (as PyGDebias has it) or `sensitive`; else the groups are given, or more arrays of `build`.
+        Raises as `build`.
         """
-        wanted = ("x", "edge_index", "y", "train_mask", "val_mask", "test_mask")
-        missing = [name for name in wanted if getattr(data, name, None) is None]
-        if missing:
+        wanted = {"x": "features", "edge_index": "edges", "y": "labels"}
+        wanted |= {f"{split}_mask": split for split in ("train", "val", "test")}
+        if missing := [name for name in wanted if getattr(data, name, None) is None]:
             raise DataError(
                 f"{type(data).__name__}: it has no {', '.join(missing)}; expected "
                 f"{', '.join(wanted)}."
             )
         for name in ("sens", "sensitive"):
             sensitive = getattr(data, name, None) if sensitive is None else sensitive
-        return cls.build(
-            features=data.x,
-            edges=data.edge_index,
-            labels=data.y,
-            sensitive=sensitive,
-            train=data.train_mask,
-            val=data.val_mask,
-            test=data.test_mask,
-            **arrays,
+        found = {argument: getattr(data, name) for name, argument in wanted.items()}
+        return cls.build(**found, sensitive=sensitive, **arrays)
+
+
+def as_features(values: Any, name: str, names: Sequence[str] = ()) -> Tensor:
+    """Features `(N, F)` as float32, of these names where there are any; `name` is for messages.
+
+    Raises:
+        DataError: They have another shape, or are not finite numbers.
+    """
+    x = _numbers(values, "features", name).to(torch.float32)
+    if x.dim() != 2 or (x.shape[1] != len(names) if names else not x.numel()):
+        raise DataError(
+            f"{name}: expected features of the shape (nodes, {len(names) or 'features'}), found "
+            f"{tuple(x.shape)}."
         )
-
-
-def _few(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
+    if not bool(x.isfinite().all()):
+        row, column = (~x.isfinite()).nonzero()[0].tolist()
+        raise DataError(
+            f"{name}: feature {repr(names[column]) if names else column} of node {row} is "
+            f"{float(x[row, column])}; expected finite numbers. Remove the row, or fill the value "
+            f"in."
+        )
+    return x
 
 
 def _numbers(values: Any, what: str, name: str) -> Tensor:
@@ -364,7 +319,7 @@ def _one_of_two(
     if len(found) != 2 or positive not in found:
         raise DataError(
             f"{name}: the {what} must have two values, one of them {positive!r} "
-            f"(sensitive_positive); found {_few(found)}."
+            f"(sensitive_positive); found {some(map(str, found))}."
         )
     found.remove(positive)
     return (array == positive).astype(np.int64), (str(found[0]), str(positive))
@@ -398,16 +353,9 @@ def _indices(values: Any, nodes: int, split: str, name: str) -> Tensor:
         index = index.nonzero().flatten()
     elif index.dim() != 1:
         raise DataError(f"{name}: the {split} split has the shape {tuple(index.shape)}, not (M,).")
-    elif bool(_fractional(index).any()):
-        bad = float(index[_fractional(index)][0])
-        raise DataError(f"{name}: the {split} split names node {bad}; expected whole numbers.")
-    index = index.to(torch.int64)
     if not len(index):
         raise DataError(f"{name}: the {split} split is empty.")
-    if int(index.min()) < 0 or int(index.max()) >= nodes:
-        bad = int(index[(index < 0) | (index >= nodes)][0])
-        raise DataError(f"{name}: the {split} split names node {bad}; there are 0..{nodes - 1}.")
-    return index
+    return _node_numbers(index, nodes, f"the {split} split", name)
 
 
 def _edges(values: Any, nodes: int, name: str) -> Tensor:
@@ -418,17 +366,18 @@ def _edges(values: Any, nodes: int, name: str) -> Tensor:
             f"{name}: expected edges of the shape (2, E) or (E, 2), found {tuple(edges.shape)}."
         )
     edges = edges if len(edges) == 2 else edges.T
-    bad = _fractional(edges).nonzero()
-    if len(bad):
+    return _node_numbers(edges, nodes, "edge {}", name).contiguous()
+
+
+def _node_numbers(x: Tensor, nodes: int, who: str, name: str) -> Tensor:
+    """Numbers of nodes as int64; `who` says who names a wrong one, `{}` in it for its place."""
+    wrong, expected = _fractional(x), "expected whole numbers"
+    if not bool(wrong.any()):
+        x = x.to(torch.int64)
+        wrong, expected = (x < 0) | (x >= nodes), f"there are 0..{nodes - 1}"
+    if bool(wrong.any()):
+        bad = tuple(wrong.nonzero()[0])
         raise DataError(
-            f"{name}: edge {int(bad[0, 1])} names node {float(edges[tuple(bad[0])])}; expected "
-            f"whole numbers."
+            f"{name}: {who.format(int(bad[-1]))} names node {x[bad].item()}; {expected}."
         )
-    edges = edges.to(torch.int64)
-    if edges.numel() and (int(edges.min()) < 0 or int(edges.max()) >= nodes):
-        bad = ((edges < 0) | (edges >= nodes)).nonzero()[0]
-        raise DataError(
-            f"{name}: edge {int(bad[1])} names node {int(edges[tuple(bad)])}; there are "
-            f"0..{nodes - 1}."
-        )
-    return edges.contiguous()
+    return x

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,8 +34,7 @@ class MessageGraph:
         self_loops: Then add one edge from every node to itself.
 
     Attributes:
-        nodes: N, the rows.
-        total_nodes: Those of all processes.
+        nodes: N, the rows; `total_nodes` of all processes.
         width: Columns of the matrix: N, or more where a part of a graph reads nodes of others.
         edges: Entries, self loops included.
         row_pointers: `(N + 1,)`: the entries of row v are `row_pointers[v]:row_pointers[v + 1]`.
@@ -46,14 +45,9 @@ class MessageGraph:
         DataError: `edges` has another shape, or names a node there is none of.
     """
 
-    nodes: int
     total_nodes: int
-    width: int
-    edges: int
     row_pointers: Tensor
     columns: Tensor
-    symmetric: bool
-    _lonely: int | None = None  # a node without neighbours, -1 if there is none
 
     def __init__(self, edges: Tensor, nodes: int, *, self_loops: bool = True) -> None:
         if edges.dim() != 2 or len(edges) != 2:
@@ -72,14 +66,10 @@ class MessageGraph:
 
     def _store(self, row_pointers: Tensor, columns: Tensor, width: int) -> None:
         """Take the matrix `(N, width)`, its columns ascending within each row."""
-        self.nodes = len(row_pointers) - 1
-        self.width = width
-        self.edges = len(columns)
+        self.nodes, self.width, self.edges = len(row_pointers) - 1, width, len(columns)
         # A product with 32-bit indices takes half as long.
-        small = max(self.edges, self.width) < 2**31
-        dtype = torch.int32 if small else torch.int64
-        self.row_pointers = row_pointers.to(dtype)
-        self.columns = columns.to(dtype)
+        dtype = torch.int32 if max(self.edges, width) < 2**31 else torch.int64
+        self.row_pointers, self.columns = row_pointers.to(dtype), columns.to(dtype)
         self._transposed_order = torch.argsort(self.columns, stable=True).to(dtype)
         self._transposed_pointers = _pointers(self.columns, width).to(dtype)
         self._transposed_columns = self.targets[self._transposed_order].to(dtype)
@@ -91,7 +81,9 @@ class MessageGraph:
         if self.symmetric:
             self._transposed_pointers = self.row_pointers
             self._transposed_columns = self.columns
-        self._fixed: dict[tuple[str, torch.dtype], _Matrix] = {}
+        # The first node that no edge leads to, if there is one.
+        self._lonely: list[int] = (row_pointers.diff() == 0).nonzero().flatten()[:1].tolist()
+        self._fixed: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def to(self, device: torch.device | str) -> MessageGraph:
         """The same on a device."""
@@ -131,61 +123,37 @@ class MessageGraph:
         return self._transposed_pointers.diff().to(torch.float32)
 
     def require_neighbours(self) -> None:
-        """Refuse a node that no edge leads to: attention over nothing is not defined.
-
-        Raises:
-            DataError: There is one.
-        """
-        if self._lonely is None:
-            empty = (self.row_pointers.diff() == 0).nonzero().flatten()
-            self._lonely = int(empty[0]) if len(empty) else -1
-        if self._lonely >= 0:
+        """Refuse (`DataError`) a node that no edge leads to, whose attention is not defined."""
+        for node in self._lonely:
             raise DataError(
-                f"no edge leads to node {self._lonely}, so that attention over its neighbours is "
-                f"not defined. Keep self loops (self_loops=True), or remove the node."
+                f"no edge leads to node {node}, so that attention over its neighbours is not "
+                f"defined. Keep self loops (self_loops=True), or remove the node."
             )
 
     def propagate(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """What each node receives: the sum of `weights * x[u]` over the edges u -> v into it.
 
-        Differentiable, once, in `x` and in `weights`. For the latter two `(E, C)` tensors are made.
-
-        Args:
-            x: `(N, C)`.
-            weights: `(E,)`, of each entry; None for 1.
-
-        Returns:
-            `(N, C)`, float32 or better.
+        Takes `x`, `(N, C)`, and a weight for each entry, `(E,)`, None for 1; returns `(N, C)`,
+        float32 or better. Differentiable, once, in both; for weights two `(E, C)` tensors are made.
         """
         gathered = self.gather(at_least_float32(x))
         if weights is None:
-            return _Multiply.apply(gathered, self._fixed_matrix("ones", gathered.dtype))
+            return _Multiply.apply(gathered, *self._fixed_matrices("ones", gathered.dtype))
         return _MultiplyWeighted.apply(gathered, weights.to(gathered.dtype), self)
 
     def propagate_normalised(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
-        """`D_in^(-1/2) A D_out^(-1/2) x`, with degrees below 1 taken as 1.
+        """`D_in^(-1/2) A D_out^(-1/2) x`, with degrees below 1 taken as 1. See `propagate`.
 
-        Args:
-            x: `(N, C)`.
-            weights: `(E,)`, entries of A; None for 1. Degrees are those without weights.
-
-        Returns:
-            `(N, C)`, float32 or better. Differentiable as of `propagate`.
+        Entries of A are the `weights`; degrees are those without them.
         """
         x = at_least_float32(x)
-        matrix = self._fixed_matrix("normalised", x.dtype)
+        matrix, transposed = self._fixed_matrices("normalised", x.dtype)
         if weights is None:
-            return _Multiply.apply(self.gather(x), matrix)
-        return self.propagate(x, weights * matrix.forward.values())
+            return _Multiply.apply(self.gather(x), matrix, transposed)
+        return self.propagate(x, weights * matrix.values())
 
     def dropout(self, x: Tensor, p: float, training: bool) -> Tensor:
-        """Zeros with probability `p`, the rest scaled up, so that means stay.
-
-        Args:
-            x: `(N, ...)`, a row a node.
-            p: Probability, `0 <= p < 1`.
-            training: False returns `x`.
-        """
+        """`x`, `(N, ...)`, with zeros of probability `p` in training, the rest scaled up."""
         if not training or p == 0:
             return x
         return x * (self.keep(x.shape, p) * (1 / kept_share(p)))
@@ -219,31 +187,27 @@ class MessageGraph:
         """The largest number of `x` on all processes, a scalar without gradient."""
         return x.detach().max()
 
-    def _fixed_matrix(self, kind: str, dtype: torch.dtype) -> _Matrix:
-        """A matrix that depends on the graph alone: `"ones"` or `"normalised"`."""
+    def _fixed_matrices(self, kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """`"ones"` or `"normalised"`, which depend on the graph alone, and the transpose."""
         if (kind, dtype) not in self._fixed:
             values = torch.ones(self.edges, dtype=dtype, device=self.device)
             if kind == "normalised":
                 out = self.gather(self.out_degree.to(dtype).clamp(min=1)[:, None]).flatten()
                 into = self.in_degree.to(dtype).clamp(min=1)
                 values = (out[self.sources] * into[self.targets]).rsqrt()
-            matrix = self._matrix(values)
-            transposed = matrix if self.symmetric else self._transposed(values)
-            self._fixed[kind, dtype] = _Matrix(matrix, transposed)
+            matrix = self.matrix(values)
+            transposed = matrix if self.symmetric else self.transposed(values)
+            self._fixed[kind, dtype] = matrix, transposed
         return self._fixed[kind, dtype]
 
-    def _matrix(self, values: Tensor) -> Tensor:
+    def matrix(self, values: Tensor) -> Tensor:
         """`(N, width)`, sparse."""
         return _csr(self.row_pointers, self.columns, values, (self.nodes, self.width))
 
-    def _transposed(self, values: Tensor) -> Tensor:
-        """`(width, N)`, sparse: the transpose of `_matrix(values)`."""
-        return _csr(
-            self._transposed_pointers,
-            self._transposed_columns,
-            values.index_select(0, self._transposed_order),
-            (self.width, self.nodes),
-        )
+    def transposed(self, values: Tensor) -> Tensor:
+        """`(width, N)`, sparse: the transpose of `matrix(values)`."""
+        values, shape = values.index_select(0, self._transposed_order), (self.width, self.nodes)
+        return _csr(self._transposed_pointers, self._transposed_columns, values, shape)
 
 
 def kept_share(p: float) -> float:
@@ -255,19 +219,9 @@ def kept_share(p: float) -> float:
 
 
 def draw_kept(
-    shape: Sequence[int],
-    p: float,
-    device: torch.device,
-    generator: torch.Generator | None = None,
+    shape: Sequence[int], p: float, device: torch.device, generator: torch.Generator | None = None
 ) -> Tensor:
-    """0 with probability `p`, or 1; int16.
-
-    Args:
-        shape: Of the tensor.
-        p: Probability.
-        device: Of the tensor.
-        generator: On that device; None for PyTorch's global one.
-    """
+    """0 with probability `p`, or 1; int16. Without a generator, by PyTorch's global one."""
     below = round(kept_share(p) * DRAWS) - DRAWS // 2
     if below == DRAWS // 2:  # p rounds to 0
         return torch.ones(shape, dtype=torch.int16, device=device)
@@ -279,27 +233,18 @@ def draw_kept(
     return bits.clamp_(below - 1, below).neg_().add_(below)
 
 
-class _Matrix(NamedTuple):
-    """A sparse matrix and its transpose."""
-
-    forward: Tensor
-    backward: Tensor
-
-
 class _Multiply(torch.autograd.Function):
     """A constant sparse matrix times `x`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: _Matrix) -> Tensor:
-        ctx.matrix = matrix
-        return _times(matrix.forward, x)
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        return multiply(matrix, x)
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *gradients: Tensor
-    ) -> tuple[Tensor, None]:
-        return _times(ctx.matrix.backward, gradients[0]), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
+        return multiply(ctx.transposed, gradients[0]), None, None
 
 
 class _MultiplyWeighted(torch.autograd.Function):
@@ -309,27 +254,22 @@ class _MultiplyWeighted(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weights: Tensor, graph: MessageGraph) -> Tensor:
         ctx.graph = graph
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weights)
-        matrix = graph._matrix(weights.detach())  # pyright: ignore[reportPrivateUsage]
-        return _times(matrix, x)
+        return multiply(graph.matrix(weights.detach()), x)
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *gradients: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         x, weights = ctx.saved_tensors
-        graph: MessageGraph = ctx.graph
-        gradient = gradients[0]
+        graph, gradient = ctx.graph, gradients[0]
         of_x = of_weights = None
         if ctx.needs_input_grad[0]:
-            transposed = graph._transposed(weights)  # pyright: ignore[reportPrivateUsage]
-            of_x = _times(transposed, gradient)
+            of_x = multiply(graph.transposed(weights), gradient)
         if ctx.needs_input_grad[1]:
             of_weights = (gradient[graph.targets] * x[graph.sources]).sum(1)
         return of_x, of_weights, None
 
 
-def _times(matrix: Tensor, x: Tensor) -> Tensor:
+def multiply(matrix: Tensor, x: Tensor) -> Tensor:
     """`matrix @ x`, in full precision also inside autocast, whose types `torch.sparse` lacks."""
     with torch.autocast(x.device.type, enabled=False):
         return matrix @ x

@@ -20,7 +20,7 @@ import copy
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,63 +31,53 @@ from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
 from modicum.engine.distributed import SumOverProcesses
-from modicum.engine.random import fold_keys, uniform
-from modicum.errors import ConfigError, DataError, require
+from modicum.engine.random import fold_keys
+from modicum.errors import ConfigError, DataError
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.messages import MessageGraph, draw_kept
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-Division = Literal["metis", "blocks", "hash"]
-
 _Module = TypeVar("_Module", bound=nn.Module)
 _Rows = Callable[[Graph, Tensor], Tensor]
 
 
-def divide(graph: Graph, parts: int, method: Division | None = None) -> Tensor:
-    """Which part each node belongs to.
+def divide(graph: Graph, parts: int) -> Tensor:
+    """Which part each node belongs to. Of several processes the first divides and tells the others.
 
-    Of several processes the first divides and tells the others.
-
-    Args:
-        graph: The whole graph.
-        parts: Their number, P.
-        method: metis: few edges between parts of about equal size, by the library pymetis; blocks:
-            equally many nodes a part, consecutive in the reverse Cuthill-McKee order, which goes
-            breadth first; hash: at random. None: metis if it is installed, else blocks.
+    By the library pymetis, if it is installed: few edges between parts of about equal size. Else
+    equally many nodes a part, consecutive in the reverse Cuthill-McKee order, which goes breadth
+    first.
 
     Returns:
-        `(N,)`, int64, 0..P-1, on the CPU. No part is empty.
+        `(N,)`, int64, 0..P-1 of P `parts`, on the CPU. No part is empty.
 
     Raises:
         ConfigError: There are fewer nodes than parts, or a part would be empty.
-        MissingExtraError: metis is asked for and not installed.
     """
     if not 1 <= parts <= graph.nodes:
         raise ConfigError(
             f"--parts {parts}: must be at least 1 and at most the {graph.nodes} nodes of the graph."
         )
-    if method is None:
-        method = "blocks" if importlib.util.find_spec("pymetis") is None else "metis"
+    by = _by_blocks if importlib.util.find_spec("pymetis") is None else _by_metis
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    told: list[Any] = [None]
-    if not several or torch.distributed.get_rank() == 0:
-        told = [_DIVISIONS[method](graph.messages, parts)]
+    first = not several or torch.distributed.get_rank() == 0
+    told: list[Any] = [by(graph.messages, parts) if first else None]
     if several:
         torch.distributed.broadcast_object_list(told)
     assignment = torch.as_tensor(np.asarray(told[0], np.int64))
     sizes = torch.bincount(assignment, minlength=parts)
     if not bool(sizes.all()):
         raise ConfigError(
-            f"--parts {parts}: dividing the {graph.nodes} nodes by {method} leaves part "
-            f"{int(sizes.argmin())} empty. Choose fewer parts."
+            f"--parts {parts}: dividing the {graph.nodes} nodes leaves part {int(sizes.argmin())} "
+            f"empty. Choose fewer parts."
         )
     return assignment
 
 
 def _by_metis(messages: MessageGraph, parts: int) -> Sequence[int]:
-    pymetis = require("pymetis", "graphs", "dividing a graph by metis")
+    pymetis: Any = importlib.import_module("pymetis")
     neighbours = _neighbours(messages)
     adjacency = pymetis.CSRAdjacency(neighbours.indptr, neighbours.indices)
     return pymetis.part_graph(parts, adjacency, options=pymetis.Options(seed=0)).vertex_part
@@ -100,14 +90,6 @@ def _by_blocks(messages: MessageGraph, parts: int) -> npt.NDArray[np.int64]:
     found = np.empty(messages.nodes, np.int64)
     found[order] = np.arange(messages.nodes) * parts // messages.nodes
     return found
-
-
-def _by_hash(messages: MessageGraph, parts: int) -> npt.NDArray[np.int64]:
-    shares = uniform(np.arange(messages.nodes), 1, "part of a node")[:, 0]
-    return (shares * parts).astype(np.int64)
-
-
-_DIVISIONS = {"metis": _by_metis, "blocks": _by_blocks, "hash": _by_hash}
 
 
 def _neighbours(messages: MessageGraph) -> sparse.csr_array:
@@ -131,8 +113,7 @@ def part_of(graph: Graph, assignment: Tensor, rank: int = 0, world: int = 1) -> 
         world: Number of processes; one holds all parts.
 
     Returns:
-        Features, labels, groups and splits of its nodes, which are numbered from 0, and a
-        `PartitionedMessageGraph`. A split may be empty.
+        Its nodes, numbered from 0, and a `PartitionedMessageGraph`. A split may be empty.
 
     Raises:
         ConfigError: A process would hold no node.
@@ -165,15 +146,9 @@ def part_of(graph: Graph, assignment: Tensor, rank: int = 0, world: int = 1) -> 
 
 
 class PartitionedMessageGraph(MessageGraph):
-    """The edges into the nodes that one process holds.
+    """The edges into the nodes that one process holds; the arguments are those of `part_of`.
 
     Its methods must be called by all processes, in the same order: most of them communicate.
-
-    Args:
-        whole: The edges of the whole graph.
-        assignment: `(N,)`, int64: the part of each node.
-        rank: Which process.
-        world: Number of processes.
 
     Attributes:
         nodes: n, the nodes it holds. N in the shapes of `MessageGraph`.
@@ -182,17 +157,11 @@ class PartitionedMessageGraph(MessageGraph):
         world: Number of processes.
     """
 
-    numbers: Tensor
-    total_nodes: int
-    world: int
-
     def __init__(
         self, whole: MessageGraph, assignment: Tensor, rank: int = 0, world: int = 1
     ) -> None:
         nodes, parts = whole.nodes, int(assignment.max()) + 1
         self.total_nodes, self.world = nodes, world
-        empty = (whole.in_degree == 0).nonzero().flatten()
-        self._lonely = int(empty[0]) if len(empty) else -1
 
         order = assignment.argsort(stable=True)
         holder = assignment % world
@@ -211,6 +180,7 @@ class PartitionedMessageGraph(MessageGraph):
         entries = (row[target[inside]] * width + column[source[inside]]).sort().values
         starts = torch.arange(len(self.numbers) + 1, device=entries.device) * width
         self._store(torch.searchsorted(entries, starts), entries % width, width)
+        self._lonely = whole._lonely
 
         # What is sent: own nodes that others have in their halo, by process, then in `order`.
         leaving = own[source] & ~own[target]
@@ -252,26 +222,19 @@ class PartitionedMessageGraph(MessageGraph):
         return self._out_degree
 
     def keep(self, shape: Sequence[int], p: float) -> Tensor:
-        """`shape`, which is `(n, ...)`: 0 with probability `p`, or 1; int16."""
+        """As of `MessageGraph`, drawn by part."""
         return self._keep_by_part([(rows, *shape[1:]) for rows in self._rows_of_parts], p)
 
     def keep_edges(self, p: float) -> Tensor:
-        """`(E,)`: for each entry 0 with probability `p`, or 1; int16."""
+        """As of `MessageGraph`, drawn by part."""
         return self._keep_by_part([(edges,) for edges in self._edges_of_parts], p)
 
     def _keep_by_part(self, shapes: Sequence[Sequence[int]], p: float) -> Tensor:
-        return torch.cat(
-            [
-                draw_kept(shape, p, self.device, generator)
-                for shape, generator in zip(shapes, self._generators, strict=True)
-            ]
-        )
+        drawn = zip(shapes, self._generators, strict=True)
+        return torch.cat([draw_kept(shape, p, self.device, of_part) for shape, of_part in drawn])
 
     def gather(self, x: Tensor) -> Tensor:
-        """`(width, C)` of `(n, C)`: the row of each column, fetched from its process.
-
-        Gradients are sent back there, and added.
-        """
+        """`(width, C)` of `(n, C)`: the row of each column, from its process. Differentiable."""
         return x if self.world == 1 else _Gather.apply(x, self)
 
     def total(self, x: Tensor) -> Tensor:
@@ -297,10 +260,7 @@ class PartitionedMessageGraph(MessageGraph):
         return torch.cat([blocks[part] for part in range(len(self._blocks))])
 
     def return_halo(self, gathered: Tensor) -> Tensor:
-        """`(n, C)` of `(width, C)`: rows of the halo are sent to where they came from, and added.
-
-        The transpose of `fetch_halo`.
-        """
+        """`(n, C)` of `(width, C)`, the transpose of `fetch_halo`: rows go back and are added."""
         blocks = gathered.split(self._blocks)
         halo = torch.cat([blocks[part] for part in self._halo_blocks])
         returned = halo.new_empty(len(self._sent), *halo.shape[1:])
@@ -319,9 +279,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *gradients: Tensor
-    ) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
         return ctx.messages.return_halo(gradients[0]), None
 
 
@@ -340,14 +298,9 @@ def _counts(values: Tensor, length: int) -> list[int]:
 
 
 def collect(graph: Graph, x: Tensor) -> Tensor:
-    """Rows of all nodes, of all processes, in the order of the whole graph; without gradient.
+    """Rows of all nodes `(N, ...)` on every process, from the rows `(n, ...)` each has of its own.
 
-    Args:
-        graph: Whole, or a part.
-        x: `(n, ...)`, the rows of the nodes of this process, numbers.
-
-    Returns:
-        `(N, ...)`, on every process; `x` where the graph is whole.
+    They are in the order of the whole graph, without gradient; `x` where the graph is whole.
     """
     messages = graph.messages
     x = x.detach()
@@ -361,17 +314,9 @@ def collect(graph: Graph, x: Tensor) -> Tensor:
 
 
 def own_rows(graph: Graph, x: Tensor) -> Tensor:
-    """The reverse of `collect`: from the rows of all nodes those of this process.
+    """The reverse of `collect`: of the rows of all nodes, `(N, ...)`, those of this process.
 
-    Args:
-        graph: Whole, or a part.
-        x: `(N, ...)`, in the order of the whole graph.
-
-    Returns:
-        `(n, ...)`; `x` where the graph is whole.
-
-    Raises:
-        DataError: `x` has not a row a node.
+    A `DataError` is raised if `x` has not a row a node.
     """
     messages = graph.messages
     if not isinstance(messages, PartitionedMessageGraph):
@@ -416,10 +361,6 @@ class ModuleState:
 
     For `Run.register`. The state is that of the whole graph, so that a run can go on with another
     number of processes. All processes must ask for it.
-
-    Args:
-        graph: Whole, or a part.
-        module: With the rows of this process.
     """
 
     def __init__(self, graph: Graph, module: nn.Module) -> None:
@@ -440,13 +381,7 @@ class ModuleState:
 
 
 class OptimizerState(ModuleState):
-    """As `ModuleState`, of an optimizer whose tensors are elementwise, as Adam's are.
-
-    Args:
-        graph: Whole, or a part.
-        module: Whose parameters it updates.
-        optimizer: Prepared or not.
-    """
+    """As `ModuleState`, of the module's optimizer, whose state is elementwise, as Adam's is."""
 
     def __init__(self, graph: Graph, module: nn.Module, optimizer: Optimizer) -> None:
         self._graph, self._kept = graph, optimizer
@@ -455,8 +390,7 @@ class OptimizerState(ModuleState):
         self._by_node = {n for n, p in enumerate(_parameters(optimizer)) if id(p) in of_nodes}
 
     def _with_rows(self, state: Mapping[str, Any], rows: _Rows) -> dict[str, Any]:
-        def convert(value: Any) -> Any:
-            # Adam counts its steps in a scalar.
+        def convert(value: Any) -> Any:  # Adam counts its steps in a scalar
             by_row = isinstance(value, Tensor) and value.dim() > 0
             return rows(self._graph, value) if by_row else value
 
@@ -468,15 +402,10 @@ class OptimizerState(ModuleState):
 
 
 def complete_gradients(graph: Graph, module: nn.Module, optimizer: Optimizer) -> Tensor | None:
-    """Make of what autograd left on each process the gradient of the one loss.
+    """Make of what autograd left on each process the gradient of the one loss; for `Run.step`.
 
-    For `Run.step`. Parameters that every process has get the mean of their gradients, and rows of
-    nodes, whose gradients all processes have added to, are divided by the number of processes.
-
-    Args:
-        graph: Whole, or a part.
-        module: Whose parameters the optimizer updates.
-        optimizer: Prepared or not.
+    Parameters that every process has get the mean of their gradients, and rows of nodes, whose
+    gradients all processes have added to, are divided by the number of processes.
 
     Returns:
         L2 norm of the gradient over all processes, a scalar; None where one process has it all.
@@ -485,11 +414,8 @@ def complete_gradients(graph: Graph, module: nn.Module, optimizer: Optimizer) ->
     if not isinstance(messages, PartitionedMessageGraph) or messages.world == 1:
         return None
     of_nodes = set(map(id, node_parameters(module).values()))
-    shared: list[Tensor] = []
-    own: list[Tensor] = []
-    for parameter in _parameters(optimizer):
-        if parameter.grad is not None:
-            (own if id(parameter) in of_nodes else shared).append(parameter.grad)
+    found = [(id(p) in of_nodes, p.grad) for p in _parameters(optimizer) if p.grad is not None]
+    own, shared = ([g for by_node, g in found if by_node == which] for which in (True, False))
     # In float64, whose squares do not overflow.
     squares = torch.zeros(1, dtype=torch.float64, device=graph.device)
     for gradient in own:

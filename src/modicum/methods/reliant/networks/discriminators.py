@@ -10,22 +10,19 @@ Distillation", KDD 2022.
 from __future__ import annotations
 
 import weakref
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from modicum.methods.reliant.graphs.messages import MessageGraph
-from modicum.methods.reliant.networks.teachers import check_at_least
+from modicum.methods.reliant.graphs.messages import MessageGraph, multiply
+from modicum.methods.reliant.networks.teachers import Count
+from modicum.options import Ge, check_arguments
 
 
 class LogitDiscriminator(nn.Module):
-    """`out(relu(z + hidden(z)))` of logits `z`: the class, and whose logits they are.
-
-    Args:
-        classes: C.
-    """
+    """`out(relu(z + hidden(z)))` of logits `z`: the class, and whose logits they are."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -38,11 +35,7 @@ class LogitDiscriminator(nn.Module):
 
 
 class _Diagonal(nn.Module):
-    """`scale * sum_k diagonal_k a_k b_k`, a learnt product of two embeddings.
-
-    Args:
-        width: H.
-    """
+    """`scale * sum_k diagonal_k a_k b_k`, a learnt product of two embeddings of `width`, H."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -56,54 +49,31 @@ class _Diagonal(nn.Module):
 
 
 class EdgeDiscriminator(_Diagonal):
-    """Scores an edge by the embeddings at its ends: the learnt product of the two.
-
-    Args:
-        width: H.
-    """
+    """Scores an edge by the embeddings at its ends: the learnt product of the two."""
 
     def forward(self, messages: MessageGraph, rows: Tensor) -> Tensor:
-        """`(E,)`, the score of each entry of `messages`.
-
-        Args:
-            messages: The edges.
-            rows: `(N, H)`, embeddings of length 1.
-        """
+        """`(E,)`, the score of each entry of `messages`, of embeddings of length 1, `(N, H)`."""
         return _ProductsOfEdges.apply(rows * self.weights, messages.gather(rows), messages)
 
 
 class GlobalDiscriminator(_Diagonal):
-    """Scores a node by its embedding and a summary of all: the learnt product of the two.
-
-    Args:
-        width: H.
-    """
+    """Scores a node by its embedding and a summary of all: the learnt product of the two."""
 
     def forward(self, rows: Tensor, summary: Tensor) -> Tensor:
-        """`(N,)`, the score of each node.
-
-        Args:
-            rows: `(N, H)`, embeddings of length 1.
-            summary: `(H,)`.
-        """
+        """`(N,)`, the score of each node, of embeddings of length 1, `(N, H)`, and `(H,)`."""
         return rows @ (self.weights * summary)
 
 
 class Adversary(nn.Module):
-    """The three discriminators, which are trained together.
-
-    Args:
-        classes: C.
-        width: H, columns of the embeddings of teacher and student.
+    """The three discriminators, trained together; `width` is that of the embeddings, H.
 
     Raises:
         ConfigError: An argument is out of range.
     """
 
-    def __init__(self, classes: int, width: int) -> None:
+    @check_arguments
+    def __init__(self, classes: Annotated[int, Ge(2)], width: Count) -> None:
         super().__init__()
-        check_at_least(2, classes=classes)
-        check_at_least(1, width=width)
         self.logit = LogitDiscriminator(classes)
         self.edge = EdgeDiscriminator(width)
         self.whole = GlobalDiscriminator(width)
@@ -129,11 +99,9 @@ def pairs_of(messages: MessageGraph) -> Pairs:
         return Pairs(messages, None)
     if messages not in _pairs_of:
         source, target = messages.sources, messages.targets
-        once = source <= target
+        once, loops = source <= target, bool((source == target).any())
         half = MessageGraph(
-            torch.stack([source[once], target[once]]),
-            messages.nodes,
-            self_loops=bool((source == target).any()),
+            torch.stack([source, target])[:, once], messages.nodes, self_loops=loops
         )
         _pairs_of[messages] = Pairs(half, 1.0 + (half.sources != half.targets))
     return _pairs_of[messages]
@@ -157,9 +125,7 @@ class _UnitRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *gradients: Tensor
-    ) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # pyright: ignore
         unit, length = ctx.saved_tensors
         along = (unit * gradients[0]).sum(1, keepdim=True)
         return torch.addcmul(gradients[0], unit, along, value=-1).div_(length)
@@ -178,23 +144,19 @@ class _ProductsOfEdges(torch.autograd.Function):
         ctx.save_for_backward(
             into if ctx.needs_input_grad[1] else None, out if ctx.needs_input_grad[0] else None
         )
-        places = messages._matrix(into.new_zeros(messages.edges))  # pyright: ignore[reportPrivateUsage]
+        places = messages.matrix(into.new_zeros(messages.edges))
         return torch.sparse.sampled_addmm(places, into, out.T, beta=0.0).values()
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *gradients: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         into, out = ctx.saved_tensors
-        messages: MessageGraph = ctx.messages
-        weights = gradients[0]
+        messages, weights = ctx.messages, gradients[0]
         of_into = of_out = None
-        with full_precision(weights):
-            if ctx.needs_input_grad[0]:
-                of_into = messages._matrix(weights) @ out  # pyright: ignore[reportPrivateUsage]
-            if ctx.needs_input_grad[1]:
-                of_out = messages._transposed(weights) @ into  # pyright: ignore[reportPrivateUsage]
+        if ctx.needs_input_grad[0]:
+            of_into = multiply(messages.matrix(weights), out)
+        if ctx.needs_input_grad[1]:
+            of_out = multiply(messages.transposed(weights), into)
         return of_into, of_out, None
 
 

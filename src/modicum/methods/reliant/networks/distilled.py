@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -12,26 +13,18 @@ from modicum.engine.random import generator
 from modicum.errors import ConfigError
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.networks.students import PLP, DecoupledStudent, GCNStudent, SGCStudent
-from modicum.methods.reliant.networks.teachers import APPNP, GAT, GCN, GCNII, SGC, GraphSAGE
+from modicum.methods.reliant.networks.teachers import APPNP, GAT, GCN, GCNII, SGC, Count, GraphSAGE
+from modicum.options import check_arguments
 
 TeacherName = Literal["gcn", "sage", "gat", "appnp", "sgc", "gcnii"]
 StudentName = Literal["plp", "sgc", "gcn", "decoupled"]
 
 TEACHERS: Mapping[TeacherName, Callable[..., nn.Module]] = {
-    "gcn": GCN,
-    "sage": GraphSAGE,
-    "gat": GAT,
-    "appnp": APPNP,
-    "sgc": SGC,
-    "gcnii": GCNII,
-}
+    "gcn": GCN, "sage": GraphSAGE, "gat": GAT, "appnp": APPNP, "sgc": SGC, "gcnii": GCNII
+}  # fmt: skip
 STUDENTS: Mapping[StudentName, Callable[..., nn.Module]] = {
-    "plp": PLP,
-    "sgc": SGCStudent,
-    "gcn": GCNStudent,
-    "decoupled": DecoupledStudent,
-}
-
+    "plp": PLP, "sgc": SGCStudent, "gcn": GCNStudent, "decoupled": DecoupledStudent
+}  # fmt: skip
 
 OWN = "own"
 """Stands for the name of a network that is not ours."""
@@ -45,32 +38,21 @@ class NodeClassifier(Protocol):
     """
 
     def __call__(self, graph: Graph, features: Tensor) -> Tensor:
-        """Logits `(N, C)` of every node.
+        """Logits `(N, C)` of every node; `graph.messages` passes messages.
 
-        Args:
-            graph: The graph; `graph.messages` passes messages.
-            features: `(N, F)`, in place of `graph.features`: students see proxies appended to them.
+        `features`, `(N, F)`, are used in place of `graph.features`: students see proxies appended.
         """
         ...
 
 
 class Proxies(nn.Module):
-    """The proxies of bias: a learnable row a node, drawn from U[0, 1) (official code).
-
-    Args:
-        nodes: N.
-        size: d, numbers a row.
-
-    Raises:
-        ConfigError: `size` is below 1.
-    """
+    """The proxies of bias: a learnable row of `size` numbers a node, U[0, 1) (official code)."""
 
     by_node = ("rows",)
 
-    def __init__(self, nodes: int, size: int = 2) -> None:
+    @check_arguments
+    def __init__(self, nodes: int, size: Count = 2) -> None:
         super().__init__()
-        if size < 1:
-            raise ConfigError(f"--proxy-size {size}: must be at least 1.")
         self.rows = nn.Parameter(torch.rand(nodes, size))
 
     @classmethod
@@ -90,14 +72,13 @@ class Proxies(nn.Module):
         return torch.cat([features, self.rows], 1)
 
     def append_mean(self, graph: Graph, features: Tensor) -> Tensor:
-        """Mean mode: `(N, F + d)`, every node with the same row, which cannot tell groups apart.
-
-        No gradient flows to the proxies: the student's step leaves them as they are.
-        """
+        """Mean mode: `(N, F + d)`, every node with the same row, which cannot tell groups apart."""
         return append_row(features, self.mean(graph))
 
     def mean(self, graph: Graph) -> Tensor:
-        """`(d,)`: the mean row over the nodes of all processes, without gradient."""
+        """`(d,)`: the mean row over the nodes of all processes, without gradient: the student's
+        step leaves the proxies as they are.
+        """
         rows = self.rows.detach()
         total = graph.messages.total(torch.cat([rows.sum(0), rows.new_tensor([float(len(rows))])]))
         return total[:-1] / total[-1]
@@ -131,13 +112,9 @@ class Distilled(nn.Module):
     """What `build` makes these networks of, JSON-able."""
 
     def __init__(
-        self,
-        nodes: int,
-        in_features: int,
-        networks: Mapping[str, nn.Module],
-        proxy_size: int = 0,
-        visible: Sequence[int] | None = None,
-    ) -> None:
+        self, nodes: int, in_features: int, networks: Mapping[str, nn.Module],
+        proxy_size: int = 0, visible: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.nodes, self.in_features = nodes, in_features
         self.networks = nn.ModuleDict(networks)
@@ -175,37 +152,25 @@ class Distilled(nn.Module):
 
 
 def build_teacher(name: TeacherName, in_features: int, classes: int, **options: Any) -> nn.Module:
-    """A teacher by name; `options` are its own."""
+    """A teacher by name, with options of its own."""
     return TEACHERS[name](in_features, classes, **options)
 
 
 def build_student(
     name: StudentName, in_features: int, classes: int, nodes: int, **options: Any
 ) -> nn.Module:
-    """A student by name; `nodes` are those of the graph, for the student that keeps one number a
-    node (PLP).
-    """
-    if name == "plp":
-        return PLP(in_features, classes, nodes, **options)
-    return STUDENTS[name](in_features, classes, **options)
+    """A student by name; `nodes` are those of the graph, of which PLP keeps a number each."""
+    of_nodes = {"nodes": nodes} if name == "plp" else {}
+    return STUDENTS[name](in_features, classes, **of_nodes, **options)
 
 
 def build(
-    nodes: int,
-    in_features: int,
-    networks: Mapping[str, Mapping[str, Any]],
-    proxy_size: int = 0,
-    visible: Sequence[int] | None = None,
-) -> Distilled:
-    """The untrained networks of a run from what its file of weights says.
+    nodes: int, in_features: int, networks: Mapping[str, Mapping[str, Any]],
+    proxy_size: int = 0, visible: Sequence[int] | None = None,
+) -> Distilled:  # fmt: skip
+    """The untrained networks of a run from what its file of weights says; see `Distilled`.
 
-    Args:
-        nodes: N of the graph they were trained on.
-        in_features: F, its columns.
-        networks: For each role (`teacher`, `plain`, `reliant`) the name of its network and the
-            arguments that make it.
-        proxy_size: Of `Distilled`, and so is `visible`.
-        visible: Numbers of the features the RELIANT student sees.
+    For each role, `networks` has the name of the network and the arguments that make it.
 
     Raises:
         ConfigError: A network was the user's own, which only the user can build.
@@ -219,33 +184,25 @@ def build(
                 f"the {role} network of this file was built by a program of yours. Build it there, "
                 f"and load the tensors named networks.{role}.* into it."
             )
-        if role == "teacher":
-            built[role] = build_teacher(name, **options)
-        else:
-            built[role] = build_student(name, nodes=nodes, **options)
+        of_role = build_teacher if role == "teacher" else partial(build_student, nodes=nodes)
+        built[role] = of_role(name, **options)
     distilled = Distilled(nodes, in_features, built, proxy_size, visible)
     distilled.arguments = {
-        "nodes": nodes,
-        "in_features": in_features,
+        "nodes": nodes, "in_features": in_features,
         "networks": {role: dict(arguments) for role, arguments in networks.items()},
-        "proxy_size": proxy_size,
-        "visible": distilled.visible,
-    }
+        "proxy_size": proxy_size, "visible": distilled.visible,
+    }  # fmt: skip
     return distilled
 
 
 def example(network: nn.Module) -> tuple[Graph]:
     """A small random graph of the size the networks were trained on."""
     assert isinstance(network, Distilled)
-    random = generator("example")
-    nodes = network.nodes
-    return (
-        Graph.build(
-            features=torch.randn(nodes, network.in_features, generator=random),
-            edges=torch.randint(0, nodes, (2, 4 * nodes), generator=random),
-            labels=torch.arange(nodes) % 2,
-            train=range(nodes // 2),
-            val=range(nodes // 2, nodes - 2),
-            test=range(nodes - 2, nodes),
-        ),
-    )
+    random, nodes = generator("example"), network.nodes
+    graph = Graph.build(
+        features=torch.randn(nodes, network.in_features, generator=random),
+        edges=torch.randint(0, nodes, (2, 4 * nodes), generator=random),
+        labels=torch.arange(nodes) % 2,
+        train=range(nodes // 2), val=range(nodes // 2, nodes - 2), test=range(nodes - 2, nodes),
+    )  # fmt: skip
+    return (graph,)

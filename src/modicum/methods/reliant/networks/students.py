@@ -1,26 +1,23 @@
 """The networks that are taught: CPF's label propagation, and GraphAKD's graph convolutions.
 
-Called as teachers are: `network(graph, features)` returns logits `(N, C)`. Layers are those of the
-official code.
+Called and made as teachers are: `network(graph, features)` returns logits `(N, C)`. Layers are
+those of the official code.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from modicum.errors import ConfigError, DataError
+from modicum.errors import DataError
 from modicum.methods.reliant.graphs.messages import MessageGraph
-from modicum.methods.reliant.networks.teachers import (
-    GraphConvolution,
-    WithEmbedding,
-    check_at_least,
-    check_dropout,
-)
+from modicum.methods.reliant.networks.teachers import Count, Dropout, GraphConvolution, Layered
+from modicum.options import Ge, check_arguments
 
 if TYPE_CHECKING:
     from modicum.methods.reliant.graphs.graph import Graph
@@ -36,13 +33,12 @@ class _Attention(NamedTuple):
     """How a round averages neighbours: `propagate(weights * h, kept) / total`.
 
     That is the softmax of the scores over a node's neighbours, since the score of a message does
-    not depend on who hears it: two sparse products, and no number an edge.
+    not depend on who hears it: two sparse products, and no number an edge. The weights, `(N, 1)`,
+    are exp of the scores, the total their sums over neighbours.
     """
 
     weights: Tensor
-    """`(N, 1)`, exp of the scores."""
     total: Tensor
-    """`(N, 1)`, their sums over neighbours."""
     kept: Tensor | None
     """`(E,)`, dropout of edges; None for none."""
 
@@ -75,35 +71,18 @@ class PLP(nn.Module):
         balance: `(N, 1)`, a parameter: lambda of CPF.
         score: `(1, F)` or `(N, 1)`, a parameter: what makes the scores.
         mlp: The linear layers.
-
-    Raises:
-        ConfigError: An argument is out of range.
     """
 
+    @check_arguments
     def __init__(
-        self,
-        in_features: int,
-        classes: int,
-        nodes: int,
-        *,
-        rounds: int = 9,
-        mlp_layers: int = 2,
-        hidden: int = 64,
-        dropout: float = 0.8,
-        attention_dropout: float = 0.2,
-        attention: Attention = "features",
+        self, in_features: int, classes: int, nodes: int, *,
+        rounds: Count = 9, mlp_layers: Annotated[int, Ge(0)] = 2, hidden: Count = 64,
+        dropout: Dropout = 0.8, attention_dropout: Dropout = 0.2, attention: Attention = "features",
         tied_dropout: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
-        check_dropout(dropout=dropout, attention_dropout=attention_dropout)
-        check_at_least(1, rounds=rounds)
-        check_at_least(0, mlp_layers=mlp_layers)
-        if attention not in get_args(Attention):
-            raise ConfigError(f"attention: expected features or nodes, found {attention!r}")
-        self.classes = classes
-        self.rounds = rounds
-        self.dropout = dropout
-        self.attention_dropout = attention_dropout
+        self.classes, self.rounds = classes, rounds
+        self.dropout, self.attention_dropout = dropout, attention_dropout
         self.attention: Attention = attention
         self.by_node = ("balance",) if attention == "features" else ("balance", "score")
         self.tied_dropout = tied_dropout
@@ -115,20 +94,12 @@ class PLP(nn.Module):
         self.mlp = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
 
     def forward(self, graph: Graph, features: Tensor, balance: Tensor | None = None) -> Tensor:
-        """Soft labels after the last round, which serve as logits.
+        """Soft labels `(N, C)` after the last round, not negative, which serve as logits.
 
-        Args:
-            graph: The graph, whose training labels are propagated.
-            features: `(N, F)`.
-            balance: `(N, 1)`, in place of the learnt one; `mean_balance` for a graph of other
-                nodes.
-
-        Returns:
-            `(N, C)`, not negative.
+        `balance`, `(N, 1)`, is used in place of the learnt one: `mean_balance` on other nodes.
 
         Raises:
-            DataError: No edge leads to some node, or the graph has other nodes than those trained
-                on and `balance` is not given.
+            DataError: No edge leads to some node, or the graph has other nodes than `balance`.
         """
         messages = graph.messages
         messages.require_neighbours()
@@ -152,16 +123,14 @@ class PLP(nn.Module):
 
     def scores(self, graph: Graph, features: Tensor) -> Tensor:
         """What makes a node heard by its neighbours: `(N, 1)`, before the softmax."""
-        dropout = graph.messages.dropout
-        if self.attention == "nodes":
-            return dropout(self.score, self.dropout, self.training)
-        return dropout(features, self.dropout, self.training) @ self.score.T
+        of_features = self.attention == "features"
+        x = features if of_features else self.score
+        x = graph.messages.dropout(x, self.dropout, self.training)
+        return x @ self.score.T if of_features else x
 
     def mean_balance(self, nodes: int) -> Tensor:
-        """The mean of the learnt balances, for each of `nodes` other nodes: `(nodes, 1)`.
-
-        Inferred: it is not published how a student that keeps a number a node predicts for nodes it
-        was not trained on.
+        """The mean of the learnt balances, for each of `nodes` other nodes: `(nodes, 1)` (inferred:
+        it is not published how the student predicts for nodes it was not trained on).
         """
         return self.balance.detach().mean().expand(nodes, 1)
 
@@ -203,40 +172,19 @@ class PLP(nn.Module):
             )
 
 
-class SGCStudent(WithEmbedding):
+class SGCStudent(Layered):
     """Graph convolutions of `hops` propagations each, ReLU and dropout between: GraphAKD's student.
 
     Its embedding is what the last but one layer puts out, after ReLU and before dropout.
-
-    Args:
-        in_features: F.
-        classes: C.
-        hidden: Columns between the layers.
-        layers: Graph convolutions.
-        dropout: Probability.
-        hops: Propagations a layer.
-
-    Raises:
-        ConfigError: An argument is out of range.
     """
 
+    @check_arguments
     def __init__(
-        self,
-        in_features: int,
-        classes: int,
-        *,
-        hidden: int = 64,
-        layers: int = 3,
-        dropout: float = 0.5,
-        hops: int = 1,
-    ) -> None:
-        super().__init__()
-        check_dropout(dropout=dropout)
-        check_at_least(2, layers=layers)
-        check_at_least(1, hops=hops, hidden=hidden)
-        self.dropout = dropout
-        widths = [in_features, *[hidden] * (layers - 1), classes]
-        self.layers = nn.ModuleList(GraphConvolution(*pair, hops=hops) for pair in pairwise(widths))
+        self, in_features: int, classes: int, *,
+        hidden: int = 64, layers: int = 3, dropout: float = 0.5, hops: Count = 1,
+    ) -> None:  # fmt: skip
+        layer = partial(GraphConvolution, hops=hops)
+        super().__init__(layer, in_features, classes, hidden, layers, dropout)
 
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(N, C)` and embedding `(N, hidden)`."""
@@ -245,7 +193,7 @@ class SGCStudent(WithEmbedding):
         x = embedding = first(messages, features)
         for layer in others:
             embedding = x.relu()
-            x = layer(messages, messages.dropout(embedding, self.dropout, self.training))
+            x = layer(messages, self.drop(messages, embedding))
         return x, embedding
 
 
@@ -259,34 +207,17 @@ class GCNStudent(SGCStudent):
 class DecoupledStudent(nn.Module):
     """An MLP on features that were propagated 0 to k times (as SIGN and SGC do; inferred here).
 
-    Args:
-        in_features: F + d.
-        classes: C.
-        hops: k.
-        proxy_size: d, the last columns, which are not propagated: a constant has no neighbours.
-        hidden: Columns between the layers.
-        layers: Linear layers.
-        dropout: Probability, before all but the first.
-
-    Raises:
-        ConfigError: An argument is out of range.
+    The last `proxy_size` columns, d, are not propagated: a constant has no neighbours. k is `hops`;
+    dropout is before all linear layers but the first.
     """
 
+    @check_arguments
     def __init__(
-        self,
-        in_features: int,
-        classes: int,
-        *,
-        hops: int = 2,
-        proxy_size: int = 0,
-        hidden: int = 64,
-        layers: int = 3,
-        dropout: float = 0.5,
-    ) -> None:
+        self, in_features: int, classes: int, *,
+        hops: Annotated[int, Ge(0)] = 2, proxy_size: int = 0, hidden: Count = 64, layers: Count = 3,
+        dropout: Dropout = 0.5,
+    ) -> None:  # fmt: skip
         super().__init__()
-        check_dropout(dropout=dropout)
-        check_at_least(1, layers=layers)
-        check_at_least(0, hops=hops)
         self.hops, self.proxy_size = hops, proxy_size
         first = (in_features - proxy_size) * (hops + 1) + proxy_size
         widths = [first, *[hidden] * (layers - 1), classes]
@@ -302,12 +233,7 @@ class DecoupledStudent(nn.Module):
         return self.of_rows(torch.cat(hops_of(graph, x, self.hops), 1), proxies)
 
     def of_rows(self, rows: Tensor, proxies: Tensor) -> Tensor:
-        """Logits `(B, C)` of some nodes.
-
-        Args:
-            rows: `(B, F * (k + 1))`: of `PropagatedFeatures`.
-            proxies: `(B, d)`.
-        """
+        """Logits `(B, C)` of some nodes: rows of `PropagatedFeatures`, proxies `(B, d)`."""
         return self.mlp(torch.cat([rows, proxies], 1))
 
 

@@ -1,88 +1,95 @@
 """The graph networks that teach: GCN and GraphSAGE of the results, and four more.
 
 Every network is called as `network(graph, features)` and returns logits `(N, C)`; those with an
-embedding also have `network.embed(graph, features)`, which returns it beside the logits. Layers,
-sizes and dropout are those of the official code; what was not found there is called inferred.
+embedding also have `network.embed(graph, features)`, which returns it beside the logits. All are
+made of `in_features`, F, and `classes`, C, and raise a `ConfigError` for an option out of its
+range. Layers, sizes and dropout are those of the official code; what was not found there is called
+inferred.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modicum.errors import ConfigError
 from modicum.methods.reliant.graphs.messages import MessageGraph
+from modicum.options import Ge, Gt, Interval, check_arguments
 
 if TYPE_CHECKING:
     from modicum.methods.reliant.graphs.graph import Graph
 
-
-def check_dropout(**shares: float) -> None:
-    """Refuse probabilities of dropout outside of `[0, 1)`.
-
-    Raises:
-        ConfigError: One is.
-    """
-    for name, share in shares.items():
-        if not 0 <= share < 1:
-            raise ConfigError(f"{name}: expected at least 0 and below 1, found {share}")
+Count: TypeAlias = Annotated[int, Ge(1)]
+Dropout: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
+Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 
 
-def check_at_least(least: int, **counts: int) -> None:
-    """Refuse counts below `least`.
+class _Aggregation(nn.Module):
+    """`S(x) W^T + b`, S a sum over neighbours, taken of `x` or `x W^T`: whichever is narrower.
 
-    Raises:
-        ConfigError: One is.
-    """
-    for name, count in counts.items():
-        if count < least:
-            raise ConfigError(f"{name}: expected at least {least}, found {count}")
-
-
-class GraphConvolution(nn.Module):
-    """`A^k x W^T + b`, A normalised: `D_in^(-1/2) A D_out^(-1/2)`.
-
-    Starts Xavier uniform, with a bias of 0.
-
-    Args:
-        in_features: Columns of `x`.
-        out_features: Columns out.
-        hops: k.
-        bias: Whether to add `b`.
-
-    Attributes:
-        weight: `(out_features, in_features)`.
-        bias: `(out_features,)`, or None.
+    Starts Xavier uniform, with a bias of 0. W is `weight`, `(out_features, in_features)`.
     """
 
-    def __init__(
-        self, in_features: int, out_features: int, *, hops: int = 1, bias: bool = True
-    ) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: bool, gain: float) -> None:
         super().__init__()
-        self.hops = hops
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-        nn.init.xavier_uniform_(self.weight)
+        nn.init.xavier_uniform_(self.weight, gain=gain)
+
+    def aggregate(self, messages: MessageGraph, x: Tensor) -> Tensor:
+        """`S(x)`."""
+        raise NotImplementedError
 
     def forward(self, messages: MessageGraph, x: Tensor) -> Tensor:
         """Takes `(N, in_features)` and returns `(N, out_features)`."""
         outputs, inputs = self.weight.shape
-        if outputs < inputs:  # pass messages where there are fewer columns
-            x = x @ self.weight.T
+        if outputs >= inputs:
+            return functional.linear(self.aggregate(messages, x), self.weight, self.bias)
+        x = self.aggregate(messages, x @ self.weight.T)
+        return x if self.bias is None else x + self.bias
+
+
+class GraphConvolution(_Aggregation):
+    """`A^hops x W^T + b`, A normalised: `D_in^(-1/2) A D_out^(-1/2)`."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, hops: int = 1, bias: bool = True
+    ) -> None:
+        super().__init__(in_features, out_features, bias, gain=1.0)
+        self.hops = hops
+
+    def aggregate(self, messages: MessageGraph, x: Tensor) -> Tensor:
+        """`A^hops x`."""
         for _ in range(self.hops):
             x = messages.propagate_normalised(x)
-        if outputs < inputs:
-            return x if self.bias is None else x + self.bias
-        return functional.linear(x, self.weight, self.bias)
+        return x
+
+
+class NeighbourMean(_Aggregation):
+    """GraphSAGE's "gcn" aggregator: `W (x_v + sum of x_u) / (degree(v) + 1) + b`.
+
+    The neighbours u of v contain v by its self loop, so that it counts twice, as in the official
+    code. The gain of the start is that of ReLU (inferred: the layer's default in the library they
+    use).
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=True, gain=math.sqrt(2))
+
+    def aggregate(self, messages: MessageGraph, x: Tensor) -> Tensor:
+        """`(x_v + sum of x_u) / (degree(v) + 1)`."""
+        return (x + messages.propagate(x)) / (messages.in_degree + 1)[:, None]
 
 
 class WithEmbedding(nn.Module):
     """A network with an embedding, which GraphAKD compares."""
+
+    dropout: float
 
     def forward(self, graph: Graph, features: Tensor) -> Tensor:
         """Logits `(N, C)` of `features`, `(N, F)`."""
@@ -92,38 +99,39 @@ class WithEmbedding(nn.Module):
         """Logits `(N, C)` and embedding `(N, H)`."""
         raise NotImplementedError
 
+    def drop(self, messages: MessageGraph, x: Tensor) -> Tensor:
+        """`x`, `(N, ...)`, with dropout in training."""
+        return messages.dropout(x, self.dropout, self.training)
 
-class GCN(WithEmbedding):
+
+class Layered(WithEmbedding):
+    """A network of `layers` that pass messages, with `hidden` columns between them.
+
+    Each is made by `layer`, of the numbers of its columns in and out.
+    """
+
+    @check_arguments
+    def __init__(
+        self, layer: Callable[[int, int], nn.Module], in_features: int, classes: int,
+        hidden: Count, layers: Annotated[int, Ge(2)], dropout: Dropout,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.dropout = dropout
+        widths = [in_features, *[hidden] * (layers - 1), classes]
+        self.layers = nn.ModuleList(layer(*pair) for pair in pairwise(widths))
+
+
+class GCN(Layered):
     """Graph convolutions with ReLU between them; dropout before all but the first.
 
-    Its embedding is what the first layer puts out, after ReLU.
-
-    Args:
-        in_features: F.
-        classes: C.
-        hidden: Columns between the layers.
-        layers: Graph convolutions.
-        dropout: Probability.
-
-    Raises:
-        ConfigError: An argument is out of range.
+    Its embedding, of `hidden` columns, is what the first layer puts out, after ReLU.
     """
 
     def __init__(
-        self,
-        in_features: int,
-        classes: int,
-        *,
-        hidden: int = 64,
-        layers: int = 3,
-        dropout: float = 0.8,
-    ) -> None:
-        super().__init__()
-        check_dropout(dropout=dropout)
-        check_at_least(2, layers=layers)
-        self.dropout = dropout
-        widths = [in_features, *[hidden] * (layers - 1), classes]
-        self.layers = nn.ModuleList(GraphConvolution(*pair) for pair in pairwise(widths))
+        self, in_features: int, classes: int, *,
+        hidden: int = 64, layers: int = 3, dropout: float = 0.8,
+    ) -> None:  # fmt: skip
+        super().__init__(GraphConvolution, in_features, classes, hidden, layers, dropout)
 
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(N, C)` and embedding `(N, hidden)`."""
@@ -131,80 +139,29 @@ class GCN(WithEmbedding):
         first, *others, last = self.layers
         x = embedding = first(messages, features).relu()
         for layer in others:
-            x = layer(messages, messages.dropout(x, self.dropout, self.training)).relu()
-        return last(messages, messages.dropout(x, self.dropout, self.training)), embedding
+            x = layer(messages, self.drop(messages, x)).relu()
+        return last(messages, self.drop(messages, x)), embedding
 
 
-class NeighbourMean(nn.Module):
-    """GraphSAGE's "gcn" aggregator: `W (x_v + sum of x_u) / (degree(v) + 1) + b`.
-
-    The neighbours u of v contain v by its self loop, so that it counts twice, as in the official
-    code. Starts Xavier uniform with the gain of ReLU (inferred: the
-    layer's default in the library they use), with a bias of 0.
-
-    Args:
-        in_features: Columns of `x`.
-        out_features: Columns out.
-
-    Attributes:
-        weight: `(out_features, in_features)`.
-        bias: `(out_features,)`.
-    """
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features))
-        nn.init.xavier_uniform_(self.weight, gain=math.sqrt(2))
-
-    def forward(self, messages: MessageGraph, x: Tensor) -> Tensor:
-        """Takes `(N, in_features)` and returns `(N, out_features)`."""
-        outputs, inputs = self.weight.shape
-        if outputs < inputs:
-            x = x @ self.weight.T
-        x = (x + messages.propagate(x)) / (messages.in_degree + 1)[:, None]
-        return x + self.bias if outputs < inputs else functional.linear(x, self.weight, self.bias)
-
-
-class GraphSAGE(WithEmbedding):
+class GraphSAGE(Layered):
     """Means over neighbourhoods with ReLU between them; dropout on the input and between.
 
-    Its embedding is what the first layer puts out, before ReLU.
-
-    Args:
-        in_features: F.
-        classes: C.
-        hidden: Columns between the layers.
-        layers: Means.
-        dropout: Probability.
-
-    Raises:
-        ConfigError: An argument is out of range.
+    Its embedding, of `hidden` columns, is what the first layer puts out, before ReLU.
     """
 
     def __init__(
-        self,
-        in_features: int,
-        classes: int,
-        *,
-        hidden: int = 128,
-        layers: int = 4,
-        dropout: float = 0.5,
-    ) -> None:
-        super().__init__()
-        check_dropout(dropout=dropout)
-        check_at_least(2, layers=layers)
-        self.dropout = dropout
-        widths = [in_features, *[hidden] * (layers - 1), classes]
-        self.layers = nn.ModuleList(NeighbourMean(*pair) for pair in pairwise(widths))
+        self, in_features: int, classes: int, *,
+        hidden: int = 128, layers: int = 4, dropout: float = 0.5,
+    ) -> None:  # fmt: skip
+        super().__init__(NeighbourMean, in_features, classes, hidden, layers, dropout)
 
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(N, C)` and embedding `(N, hidden)`."""
         messages = graph.messages
         first, *others = self.layers
-        x = embedding = first(messages, messages.dropout(features, self.dropout, self.training))
+        x = embedding = first(messages, self.drop(messages, features))
         for layer in others:
-            x = layer(messages, messages.dropout(x.relu(), self.dropout, self.training))
+            x = layer(messages, self.drop(messages, x.relu()))
         return x, embedding
 
 
@@ -212,13 +169,8 @@ class GraphAttention(nn.Module):
     """Attention over in-neighbours, `heads` times: GAT without bias and residual.
 
     The weight of u -> v is the softmax over the neighbours u of `leaky(l . W x_u + r . W x_v)`,
-    with a slope of 0.2. Starts Xavier normal with the gain of ReLU (inferred).
-
-    Args:
-        in_features: Columns of `x`.
-        out_features: Columns out, a head.
-        heads: Attentions beside each other.
-        attention_dropout: Probability that an edge is left out of a head, after the softmax.
+    with a slope of 0.2. Starts Xavier normal with the gain of ReLU (inferred). After the softmax an
+    edge is left out of a head with a probability of `attention_dropout`.
 
     Attributes:
         weight: `(heads * out_features, in_features)`.
@@ -263,128 +215,69 @@ class GraphAttention(nn.Module):
 
 
 class GAT(WithEmbedding):
-    """Two layers of attention: heads concatenated after the first, averaged after the second.
+    """Two layers of attention: `heads` heads concatenated after the first, one after the second.
 
-    Its embedding is what the first layer puts out, after ReLU (inferred).
-
-    Args:
-        in_features: F.
-        classes: C.
-        hidden: Columns of a head of the first layer.
-        heads: Heads of the first layer; the second has one.
-        dropout: Probability, on the input of each layer.
-        attention_dropout: Probability that an edge is left out.
-
-    Raises:
-        ConfigError: An argument is out of range.
+    Dropout is on the input of each layer, `attention_dropout` on the edges. The embedding, of
+    `heads * hidden` columns, is what the first layer puts out, after ReLU (inferred).
     """
 
+    @check_arguments
     def __init__(
-        self,
-        in_features: int,
-        classes: int,
-        *,
-        hidden: int = 8,
-        heads: int = 8,
-        dropout: float = 0.6,
-        attention_dropout: float = 0.6,
-    ) -> None:
+        self, in_features: int, classes: int, *,
+        hidden: Count = 8, heads: Count = 8, dropout: Dropout = 0.6,
+        attention_dropout: Dropout = 0.6,
+    ) -> None:  # fmt: skip
         super().__init__()
-        check_dropout(dropout=dropout, attention_dropout=attention_dropout)
-        check_at_least(1, heads=heads, hidden=hidden)
         self.dropout = dropout
-        self.layers = nn.ModuleList(
-            [
-                GraphAttention(in_features, hidden, heads, attention_dropout),
-                GraphAttention(heads * hidden, classes, 1, attention_dropout),
-            ]
-        )
+        first = GraphAttention(in_features, hidden, heads, attention_dropout)
+        last = GraphAttention(heads * hidden, classes, 1, attention_dropout)
+        self.layers = nn.ModuleList([first, last])
 
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `(N, C)` and embedding `(N, heads * hidden)`.
-
-        Raises:
-            DataError: No edge leads to some node.
-        """
+        """Logits `(N, C)` and embedding; a `DataError` if no edge leads to some node."""
         messages = graph.messages
         first, last = self.layers
-        x = first(messages, messages.dropout(features, self.dropout, self.training))
-        embedding = x.flatten(1).relu()
-        x = last(messages, messages.dropout(embedding, self.dropout, self.training))
-        return x.mean(1), embedding
+        embedding = first(messages, self.drop(messages, features)).flatten(1).relu()
+        return last(messages, self.drop(messages, embedding)).mean(1), embedding
 
 
 class APPNP(WithEmbedding):
     """Two linear layers, then personalised PageRank: `h <- (1 - t) A h + t h_0`, A normalised.
 
-    Its embedding is what the first layer puts out, after ReLU (inferred).
-
-    Args:
-        in_features: F.
-        classes: C.
-        hidden: Columns between the linear layers.
-        steps: Of propagation.
-        teleport: t.
-        dropout: Probability, before both linear layers.
-        edge_dropout: Probability that an edge is left out of a step.
-
-    Raises:
-        ConfigError: An argument is out of range.
+    It takes `steps` steps with t the `teleport`. Dropout is before both linear layers; each step
+    leaves an edge out with a probability of `edge_dropout`. The embedding, of `hidden` columns, is
+    what the first layer puts out, after ReLU (inferred).
     """
 
+    @check_arguments
     def __init__(
-        self,
-        in_features: int,
-        classes: int,
-        *,
-        hidden: int = 64,
-        steps: int = 10,
-        teleport: float = 0.1,
-        dropout: float = 0.5,
-        edge_dropout: float = 0.5,
-    ) -> None:
+        self, in_features: int, classes: int, *,
+        hidden: Count = 64, steps: Count = 10, teleport: Share = 0.1, dropout: Dropout = 0.5,
+        edge_dropout: Dropout = 0.5,
+    ) -> None:  # fmt: skip
         super().__init__()
-        check_dropout(dropout=dropout, edge_dropout=edge_dropout)
-        check_at_least(1, steps=steps)
-        if not 0 <= teleport <= 1:
-            raise ConfigError(f"teleport: expected 0 to 1, found {teleport}")
-        self.steps = steps
-        self.teleport = teleport
-        self.dropout = dropout
-        self.edge_dropout = edge_dropout
+        self.steps, self.teleport = steps, teleport
+        self.dropout, self.edge_dropout = dropout, edge_dropout
         self.layers = nn.ModuleList([nn.Linear(in_features, hidden), nn.Linear(hidden, classes)])
 
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(N, C)` and embedding `(N, hidden)`."""
         messages = graph.messages
         first, last = self.layers
-        embedding = first(messages.dropout(features, self.dropout, self.training)).relu()
-        start = h = last(messages.dropout(embedding, self.dropout, self.training))
+        embedding = first(self.drop(messages, features)).relu()
+        start = h = last(self.drop(messages, embedding))
         for _ in range(self.steps):
-            if self.training:
-                kept = messages.edge_dropout(self.edge_dropout)
-                h = messages.propagate_normalised(h, kept)
-            else:
-                h = messages.propagate_normalised(h)
-            h = torch.lerp(h, start, self.teleport)
+            kept = messages.edge_dropout(self.edge_dropout) if self.training else None
+            h = torch.lerp(messages.propagate_normalised(h, kept), start, self.teleport)
         return h, embedding
 
 
 class SGC(nn.Module):
-    """One linear map without bias of the features after `hops` normalised propagations.
+    """One linear map without bias of the features after `hops` normalised propagations."""
 
-    Args:
-        in_features: F.
-        classes: C.
-        hops: Propagations.
-
-    Raises:
-        ConfigError: `hops` is below 1.
-    """
-
-    def __init__(self, in_features: int, classes: int, *, hops: int = 2) -> None:
+    @check_arguments
+    def __init__(self, in_features: int, classes: int, *, hops: Count = 2) -> None:
         super().__init__()
-        check_at_least(1, hops=hops)
         self.layer = GraphConvolution(in_features, classes, hops=hops, bias=False)
 
     def forward(self, graph: Graph, features: Tensor) -> Tensor:
@@ -396,43 +289,19 @@ class GCNII(WithEmbedding):
     """Deep graph convolutions that keep a share of their input and of themselves.
 
     Chen et al., "Simple and Deep Graph Convolutional Networks", ICML 2020: with
-    `b_l = log(decay / l + 1)`, layer l makes `m = (1 - t) A h + t h_0` into
-    `relu((1 - b_l) m + b_l m W_l)`. Sizes are inferred. Its embedding is `h_0` (inferred).
-
-    Args:
-        in_features: F.
-        classes: C.
-        hidden: Columns between the layers.
-        layers: Graph convolutions.
-        teleport: t.
-        decay: How much the first layers transform; later ones do less.
-        dropout: Probability, before every layer.
-
-    Raises:
-        ConfigError: An argument is out of range.
+    `b_l = log(decay / l + 1)` and t the `teleport`, layer l makes `m = (1 - t) A h + t h_0` into
+    `relu((1 - b_l) m + b_l m W_l)`, and dropout is before every layer. Sizes are inferred. The
+    embedding, of `hidden` columns, is `h_0` (inferred).
     """
 
+    @check_arguments
     def __init__(
-        self,
-        in_features: int,
-        classes: int,
-        *,
-        hidden: int = 64,
-        layers: int = 8,
-        teleport: float = 0.1,
-        decay: float = 0.5,
-        dropout: float = 0.6,
-    ) -> None:
+        self, in_features: int, classes: int, *,
+        hidden: Count = 64, layers: Count = 8, teleport: Share = 0.1,
+        decay: Annotated[float, Gt(0)] = 0.5, dropout: Dropout = 0.6,
+    ) -> None:  # fmt: skip
         super().__init__()
-        check_dropout(dropout=dropout)
-        check_at_least(1, layers=layers)
-        if not 0 <= teleport <= 1:
-            raise ConfigError(f"teleport: expected 0 to 1, found {teleport}")
-        if decay <= 0:
-            raise ConfigError(f"decay: expected above 0, found {decay}")
-        self.teleport = teleport
-        self.decay = decay
-        self.dropout = dropout
+        self.teleport, self.decay, self.dropout = teleport, decay, dropout
         self.first = nn.Linear(in_features, hidden)
         self.layers = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(layers))
         self.last = nn.Linear(hidden, classes)
@@ -440,9 +309,9 @@ class GCNII(WithEmbedding):
     def embed(self, graph: Graph, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(N, C)` and embedding `(N, hidden)`."""
         messages = graph.messages
-        h = start = self.first(messages.dropout(features, self.dropout, self.training)).relu()
+        h = start = self.first(self.drop(messages, features)).relu()
         for depth, layer in enumerate(self.layers, start=1):
-            h = messages.propagate_normalised(messages.dropout(h, self.dropout, self.training))
+            h = messages.propagate_normalised(self.drop(messages, h))
             mixed = torch.lerp(h, start, self.teleport)
             h = torch.lerp(mixed, layer(mixed), math.log(self.decay / depth + 1)).relu()
-        return self.last(messages.dropout(h, self.dropout, self.training)), start
+        return self.last(self.drop(messages, h)), start
