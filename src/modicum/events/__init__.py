@@ -6,8 +6,8 @@ from modicum.events.check import fingerprint
 from modicum.events.container import EventBatch, Events
 from modicum.events.datasets import has_splits, open_digits, open_recordings
 from modicum.events.division import Division
-from modicum.events.errors import EventFormatError
 from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings
+from modicum.events.formats.recording import EventFormatError
 from modicum.events.loader import Batch, Loader
 from modicum.events.options import Fitting, Framing, Reading, Recordings, open_unseen
 from modicum.events.reading import detect, read, windows

@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 def usable(
     files: FileRecordings,
     *,
+    memory_limit: int,
     not_followed: Sequence[BadFile] = (),
     skip_bad: bool = False,
-    memory_limit: int,
     progress: Progress | None = None,
 ) -> EventSet:
     """The recordings that can be used, decoded into memory if their files fit there.
@@ -44,9 +44,9 @@ def usable(
 
     Args:
         files: A set of at least one recording.
+        memory_limit: Bytes of decoded events.
         not_followed: Symbolic links that were left out already.
         skip_bad: Leave unusable files out, with a warning, rather than raise.
-        memory_limit: Bytes of decoded events.
         progress: Called with (files done, files in all).
 
     Raises:
@@ -80,12 +80,7 @@ def usable(
         if isinstance(found, list):
             recordings.update(zip(numbers, found, strict=True))
     return MemoryRecordings(
-        kept.classes,
-        kept.labels,
-        kept.names,
-        kept.layout,
-        kept.height,
-        kept.width,
+        *(kept.classes, kept.labels, kept.names, kept.layout, kept.height, kept.width),
         tuple(recordings[number] for number in good.tolist()),
         skipped=skipped,
     )
@@ -102,8 +97,8 @@ def fingerprint(event_set: EventSet) -> str:
     if isinstance(event_set, MemoryRecordings):
         for recording in event_set.recordings:
             digest.update(len(recording).to_bytes(8, "little"))
-            for column in (recording.t, recording.x, recording.y, recording.p):
-                digest.update(column.tobytes())
+            for name in "txyp":
+                digest.update(getattr(recording, name).tobytes())
     elif isinstance(event_set, FileRecordings):
         paths = [event_set.path(number) for number in range(len(event_set))]
         digest.update(state_of_files(paths).encode() + event_set.convention.encode())
@@ -135,15 +130,14 @@ def _decoded(files: FileRecordings, numbers: Sequence[int]) -> list[Events] | st
 
 def _what_seems_wrong(files: FileRecordings, numbers: Sequence[int]) -> str | None:
     """Why the file of these recordings cannot be used, as its size and start show; else None."""
-    path = files.path(numbers[0])
-    if wrong := _wrong_size(path):
+    path, sensor = files.path(numbers[0]), (files.height, files.width)
+    wrong = _wrong_size(path)
+    if wrong or path.suffix.casefold() in _BARE:
         return wrong
-    if path.suffix.casefold() not in _BARE:
-        sensor = (files.height, files.width)
-        try:
-            next(windows(path, 1, sensor=sensor, convention=files.convention), None)
-        except DataError as error:
-            return _without_path(error, path)
+    try:
+        next(windows(path, 1, sensor=sensor, convention=files.convention), None)
+    except DataError as error:
+        return _without_path(error, path)
     return None
 
 

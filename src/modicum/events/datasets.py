@@ -72,11 +72,10 @@ def open_recordings(
     | `mnist-dvs-scale4`, `-scale8`, `-scale16` | `grabbed_data<digit>/scale<s>/` | `tet` |
     | `dvs-gesture` | `user<uu>_<light>.aedat` and `_labels.csv` | its own, by users |
 
-    `mnist-dvs` alone will do where only one scale is there. Splits stand in for each other as in
-    `modicum.images.open_images`: "val" and "test" are the same where there is only one of them; to
-    choose anything by validation, use `EventSet.hold_out` on the training recordings. What the
-    data is, how it was divided and which way up it was read stands in `EventSet.layout`; print it
-    beside results.
+    `mnist-dvs` alone will do where only one scale is there. "val" and "test" are the same where
+    there is only one of them; to choose anything by validation, use `EventSet.hold_out` on the
+    training recordings. What the data is, how it was divided and which way up it was read stands in
+    `EventSet.layout`: print it beside results.
 
     Sets whose files need at most `memory_limit` bytes are decoded at once. Of others the sizes and
     starts of files are looked at, and the rest is found when a file is decoded: for every batch
@@ -135,13 +134,12 @@ def open_recordings(
         None if found.spans is None else np.array(found.spans, dtype=np.int64).reshape(-1, 2),
         convention,
     )
-    if found.split != "all":
-        if division is not None:
-            raise ConfigError(
-                f"division: {root} comes divided ({found.layout}), so {division!r} has no "
-                f"meaning; leave it out."
-            )
-    elif holdout:
+    if found.split != "all" and division is not None:
+        raise ConfigError(
+            f"division: {root} comes divided ({found.layout}), so {division!r} has no meaning; "
+            f"leave it out."
+        )
+    if found.split == "all" and holdout:
         rule = division or (known.division if known else "hash")
         files = _part(files, split, holdout, rule, division_seed)
         if not len(files):
@@ -149,7 +147,7 @@ def open_recordings(
                 f"{root}: nothing can be held out of classes with a single recording each. Add "
                 f"recordings, or divide the folder into train/ and test/."
             )
-    elif split != "train":
+    elif found.split == "all" and split != "train":
         raise ConfigError(
             f"holdout: {root} has no {split} split, and with holdout=0 none is made. Give the "
             f"share to hold out, such as 0.1."
@@ -157,19 +155,15 @@ def open_recordings(
     log.info("%s: %s; %s: %d recordings", root, files.layout, split, len(files))
     return usable(
         files,
+        memory_limit=memory_limit,
         not_followed=found.bad,
         skip_bad=skip_bad,
-        memory_limit=memory_limit,
         progress=progress,
     )
 
 
 def has_splits(source: str | Path) -> bool:
-    """Whether a data set comes divided, rather than as one folder that `open_recordings` divides.
-
-    Raises:
-        DataError: As `open_recordings`.
-    """
+    """Whether a data set comes divided; otherwise `open_recordings` divides it."""
     if str(source) == "digits":
         return True
     known, root = known_and_root(str(source))
@@ -183,16 +177,9 @@ def open_digits(
     variation: str | Variation = "clean",
     seed: int = 0,
 ) -> MemoryRecordings:
-    """The built-in set "digits", or a part or variation of it: recordings that are simulated now.
+    """The built-in set "digits", or a part or variation of it, as a set.
 
-    Args:
-        split: "train" (1,200 recordings) or "test" (597).
-        count: How many, the first of the split; none: all. A thousand take about two seconds.
-        variation: A name of `modicum.events.simulator.VARIATIONS`, or your own.
-        seed: For the pixels' thresholds and the noise.
-
-    Raises:
-        ConfigError: There is no such split or variation, or not so many digits.
+    The options are those of `modicum.events.digit_recordings`. A thousand take about two seconds.
     """
     made = digit_recordings(split, count, seed=seed, variation=variation)
     named = variation if isinstance(variation, str) else "a variation of your own"
@@ -208,11 +195,7 @@ def open_digits(
 
 
 def known_and_root(source: str) -> tuple[DataSet | None, Path]:
-    """The data set a source names, if it names one, and its folder.
-
-    Raises:
-        ConfigError: There is no such data set, or it is named without a folder.
-    """
+    """The data set a source names, if it names one, and its folder."""
     name, equals, path = source.partition("=")
     if equals and name.casefold() in DATA_SETS:
         known, root = DATA_SETS[name.casefold()], Path(path)

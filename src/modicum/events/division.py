@@ -41,9 +41,6 @@ def divide(
         share: Share of each class, above 0 and below 1.
         division: The rule.
         seed: For `"random"`.
-
-    Raises:
-        ConfigError: `share` is not between 0 and 1.
     """
     check_share(share)
     if division == "hash":

@@ -38,17 +38,10 @@ OBJECTS = (
     *("dog", "frog", "horse", "ship", "truck"),
 )
 GESTURES = (
-    "hand clapping",
-    "right hand wave",
-    "left hand wave",
-    "right arm clockwise",
-    "right arm counter-clockwise",
-    "left arm clockwise",
-    "left arm counter-clockwise",
-    "arm roll",
-    "air drums",
-    "air guitar",
-    "other gestures",
+    *("hand clapping", "right hand wave", "left hand wave"),
+    *("right arm clockwise", "right arm counter-clockwise"),
+    *("left arm clockwise", "left arm counter-clockwise", "arm roll"),
+    *("air drums", "air guitar", "other gestures"),
 )
 GESTURE_USERS_TO_TRAIN = 23
 """DVS128 Gesture's training split is users 1 to 23 of 29."""

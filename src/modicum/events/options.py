@@ -96,20 +96,11 @@ class Framing(Options):
     resize: Resize = "bilinear"
     """How frames are resized."""
 
-    def pipeline(
-        self, event_set: EventSet, convention: Convention, size: int | None
-    ) -> FramePipeline:
+    def pipeline(self, of: EventSet, convention: Convention, size: int | None) -> FramePipeline:
         """How recordings of a set become frames of `size` pixels; none: of the sensor's size."""
-        return FramePipeline(
-            event_set.height,
-            event_set.width,
-            convention,
-            self.time_steps,
-            self.split_by,
-            self.normalise,
-            size,
-            self.resize,
-        )
+        sensor = (of.height, of.width, convention)
+        frames = (self.time_steps, self.split_by, self.normalise)
+        return FramePipeline(*sensor, *frames, size, self.resize)
 
 
 @dataclass(frozen=True)

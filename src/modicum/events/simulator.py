@@ -90,8 +90,7 @@ def simulate(
             f"simulate: intensities go from {low} to {high}, expected 0 to 1. Divide by the "
             f"largest; to make the light brighter, use Conditions.gain."
         )
-    if not batched:
-        pictures = pictures[None]
+    pictures = pictures if batched else pictures[None]
     numbers = index + np.arange(len(pictures)) if isinstance(index, int) else np.asarray(index)
     if numbers.shape != (len(pictures),):
         raise DataError(
@@ -189,9 +188,7 @@ VARIATIONS: Mapping[str, Variation] = MappingProxyType(
         "log_negated": Variation(conditions=Conditions(negate=True)),
         "reversed_motion": Variation(path=TRIANGLE[::-1]),
         "larger_motion": Variation(path=tuple((x * 7 / 4, y * 7 / 4) for x, y in TRIANGLE)),
-        "threshold_1.6": Variation(
-            conditions=Conditions(threshold_on=1.6 * 0.25, threshold_off=1.6 * 0.25)
-        ),
+        "threshold_1.6": Variation(conditions=Conditions(1.6 * 0.25, 1.6 * 0.25)),
         "on_off_mismatch": Variation(conditions=Conditions(threshold_on=0.18, threshold_off=0.45)),
         "inverted": Variation(conditions=Conditions(invert=True)),
         "illumination_ramp": Variation(conditions=Conditions(gain=_ramp)),
@@ -295,11 +292,7 @@ def _between(pictures: Floats, start: float, length: int, axis: int) -> Floats:
 
 
 def _animation(file: Path, usual: float) -> tuple[list[npt.NDArray[np.uint8]], list[float]]:
-    """The RGB pictures of an image file, and how many microseconds each is shown.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
+    """The RGB pictures of an image file, and how many microseconds each is shown."""
     with opened(file) as image:
         if getattr(image, "n_frames", 1) == 1:
             return [decode_image(file)], [usual]

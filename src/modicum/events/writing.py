@@ -70,15 +70,8 @@ class _CannotHoldError(Exception):
 
 def _npz(events: Events) -> bytes:
     stream = io.BytesIO()
-    np.savez(
-        stream,
-        t=events.t,
-        x=events.x,
-        y=events.y,
-        p=events.p,
-        height=np.int64(events.height),
-        width=np.int64(events.width),
-    )
+    columns = {name: getattr(events, name) for name in "txyp"}
+    np.savez(stream, **columns, height=np.int64(events.height), width=np.int64(events.width))
     return stream.getvalue()
 
 
@@ -121,10 +114,8 @@ def _bin(events: Events) -> bytes:
     records = np.zeros((len(events) + needed, atis.RECORD), np.uint8)
     records[:, 1] = atis.MARKER
     word = t | (events.p.astype(np.int64) << atis.TIME_BITS)
-    bytes_of_word = [word >> 16, word >> 8 & 0xFF, word & 0xFF]
-    records[np.arange(len(events)) + markers] = np.stack(
-        [events.x, events.y, *bytes_of_word], axis=1
-    ).astype(np.uint8)
+    columns = (events.x, events.y, word >> 16, word >> 8 & 0xFF, word & 0xFF)
+    records[np.arange(len(events)) + markers] = np.stack(columns, axis=1).astype(np.uint8)
     return records.tobytes()
 
 
@@ -138,11 +129,9 @@ def _dat(events: Events) -> bytes:
             "times are stored modulo 2^32 us, 71 minutes, and these cannot be told from that. Sort "
             "them, and subtract the first time."
         )
-    header = (
-        f"% Data file containing CD events.\n% Version 2\n"
-        f"% Height {events.height}\n% Width {events.width}\n"
-    )
-    return header.encode() + bytes([prophesee.CHANGE_DETECTION, prophesee.RECORD]) + words.tobytes()
+    header = f"% Version 2\n% Height {events.height}\n% Width {events.width}\n"
+    kind = bytes([prophesee.CHANGE_DETECTION, prophesee.RECORD])
+    return f"% Data file containing CD events.\n{header}".encode() + kind + words.tobytes()
 
 
 def _check_range(events: Events, largest_x: int, largest_y: int) -> None:
@@ -156,11 +145,6 @@ def _check_range(events: Events, largest_x: int, largest_y: int) -> None:
 
 
 _ENCODERS: dict[str, Callable[[Events], bytes]] = {
-    ".npz": _npz,
-    ".npy": _npy,
-    ".h5": _h5,
-    ".hdf5": _h5,
-    ".dat": _dat,
-    ".bin": _bin,
-    ".bs2": _bin,
+    **{".npz": _npz, ".npy": _npy, ".h5": _h5, ".hdf5": _h5},
+    **{".dat": _dat, ".bin": _bin, ".bs2": _bin},
 }

@@ -135,8 +135,7 @@ class SpikingNetwork(nn.Module):
         self._check(x, "(batch, time, channels, height, width)", 4 if images else 5)
         if images:
             x = x.contiguous(memory_format=torch.channels_last)
-            for index, layer in enumerate(self.features):
-                x = layer(x, self.arguments["time_steps"]) if index == 0 else layer(x)
+            x = self.features[1:](self.features[0](x, self.arguments["time_steps"]))
         else:
             if x.shape[1] == 0:
                 raise DataError(f"expected at least 1 time step, found T=0 in {tuple(x.shape)}")
@@ -180,9 +179,7 @@ class SpikingNetwork(nn.Module):
     def _check(self, x: Tensor, shape: str, rank: int) -> None:
         channels, size = self.arguments["in_channels"], self.arguments["size"]
         if x.dim() != rank:
-            hint = ""
-            if x.dim() == 4:
-                hint = "; for static images, build the network with time_steps=T"
+            hint = "; for static images, build the network with time_steps=T" * (x.dim() == 4)
             raise DataError(f"expected frames of shape {shape}, found {tuple(x.shape)}{hint}")
         if not x.is_floating_point():
             raise DataError(f"expected frames of a floating-point dtype, found {x.dtype}")
@@ -210,20 +207,12 @@ def _check_arguments(
     size: list[int],
     num_classes: int,
     in_channels: int,
-    downsampling: str,
-    head: str,
-    neuron: Mapping[str, Any],
-    norm_weight: float,
-    zero_bias: bool,
     time_steps: int | None,
+    **others: Any,
 ) -> None:
-    del neuron, norm_weight, zero_bias
-    for name, value, known in (
-        ("downsampling", downsampling, get_args(Downsampling)),
-        ("head", head, get_args(Head)),
-    ):
-        if value not in known:
-            raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {value!r}")
+    for name, known in (("downsampling", get_args(Downsampling)), ("head", get_args(Head))):
+        if others[name] not in known:
+            raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {others[name]!r}")
     if not layout or any(
         item == "pool" if place == 0 else item == layout[place - 1] == "pool"
         for place, item in enumerate(layout)
@@ -262,12 +251,7 @@ class Architecture(TypedDict, total=False):
     linear: Callable[..., nn.Linear]
 
 
-VGGSNN_LAYOUT: Layout = (
-    *(64, 128, "pool"),
-    *(256, 256, "pool"),
-    *(512, 512, "pool"),
-    *(512, 512, "pool"),
-)
+VGGSNN_LAYOUT: Layout = (64, 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 NDA_VGG11_LAYOUT: Layout = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, 512, 512)
 
 

@@ -142,9 +142,7 @@ class SpikeStatistics:
 
     def _counted(self) -> int:
         if not self.samples:
-            raise DataError(
-                "nothing was counted: call the network inside `with count_spikes(network):`"
-            )
+            raise DataError("nothing was counted: call the network inside `with count_spikes(…):`")
         return self.samples
 
     def attach(self, network: SpikingNetwork) -> list[RemovableHandle]:
@@ -181,9 +179,8 @@ class SpikeStatistics:
 
     def _read(self, name: str, synapses: Synapses, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         # An image that stays for time steps, the second argument, is read once.
-        frames: Tensor = (
-            inputs[0].detach() if len(inputs) == 2 else inputs[0].detach().flatten(0, 1)
-        )
+        seen: Tensor = inputs[0].detach()
+        frames = seen if len(inputs) == 2 else seen.flatten(0, 1)
         per_synapse, per_output = 1, 0
         if isinstance(synapses, AdaptiveSynapses):
             per_synapse = synapses.operations_per_synapse
@@ -203,14 +200,10 @@ class SpikeStatistics:
 
 
 def fan_out(synapses: Synapses, frames: Tensor) -> Tensor:
-    """How many synapses a spike at each place reaches.
+    """How many synapses, zero-padded, a spike reaches from each place: float64, `(H, W)`.
 
-    Args:
-        synapses: A convolution, zero-padded, or a linear layer.
-        frames: Its input, `(N, channels, H, W)` or `(N, features)`; only the shape matters.
-
-    Returns:
-        float64, `(H, W)`, or `()` for a linear layer.
+    Of `frames`, their inputs `(N, channels, H, W)` or `(N, features)`, only the shape matters. For
+    a linear layer the result is `()`.
     """
     if isinstance(synapses, nn.Linear):
         return torch.tensor(float(synapses.out_features), dtype=torch.float64, device=frames.device)

@@ -1,4 +1,4 @@
-"""Test sets under other light: what a classifier trained on clean recordings is tried on.
+"""Accuracy under other light, which a classifier trained on clean recordings is tried on.
 
 Of the built-in digits every variation is simulated anew. Of recordings only what an operation on
 events gives can be had, and of that the exact part: a negated scene flips polarities and nothing
@@ -12,11 +12,14 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
+from torch import Tensor, nn
 
 from modicum import events
+from modicum.classification import accuracies
 from modicum.engine.random import SampleRandom
 from modicum.events.operations import drift_space, reverse_polarity, reverse_time
 from modicum.events.simulator import VARIATIONS
+from modicum.methods.event_augmentation.train import Pipeline, logits_of
 
 Change = Callable[[events.EventBatch, SampleRandom], events.EventBatch]
 
@@ -81,3 +84,30 @@ def variations(
 def claimed(data: str) -> tuple[str, ...]:
     """The names of the variations that the claim's mean is taken over."""
     return SHIFTED_DIGITS if data == "digits" else tuple(OPERATIONS)
+
+
+def accuracy(
+    network: nn.Module,
+    variation: Variation,
+    pipeline: Pipeline,
+    *,
+    mapping: Tensor | None = None,
+    workers: int | None = 0,
+) -> float:
+    """Top-1 accuracy in percent.
+
+    Args:
+        network: In eval mode.
+        variation: The recordings.
+        pipeline: What becomes of them.
+        mapping: The network's number of each class of the set; none: the same.
+        workers: Processes that read files.
+    """
+    recordings, change = variation
+    augment = [change] if change else []
+    loader = events.Loader(
+        recordings, 64, representation=pipeline, augment=augment, workers=workers
+    )
+    device = next(network.parameters()).device
+    logits = logits_of(network)
+    return accuracies(logits, loader, ks=(1,), device=device, mapping=mapping, quiet=True)["top1"]

@@ -69,10 +69,7 @@ class EventDrop(EventTransform):
     def apply(self, events: OneOrBatch, drops: Drops, random: Random = 0) -> OneOrBatch:
         """Recordings, sorted by time, less what is told; one without events left stays as it was.
 
-        Args:
-            events: One recording, or a batch of B.
-            drops: What is dropped.
-            random: Which events the kind `"random"` drops; see `EventTransform`.
+        `random` decides which events the kind `"random"` drops; see `EventTransform`.
         """
 
         def drop(batch: EventBatch) -> EventBatch:
@@ -105,13 +102,7 @@ class EventDrop(EventTransform):
 
 
 def time_window(batch: EventBatch, start: Floats, share: Floats) -> Fragments:
-    """The time `last start <= t <= last (start + share)`, where last is a recording's last time.
-
-    Args:
-        batch: Recordings.
-        start: Where the window starts, as a share of the last time, (B,).
-        share: How long it is, likewise.
-    """
+    """The time `last start <= t <= last (start + share)`, where last is a recording's last time."""
     _, last = first_and_last(batch)
     low, high = np.ceil(last * start), np.floor(last * (start + share))
     return Fragments(low.astype(np.int64), high.astype(np.int64))
