@@ -4,8 +4,7 @@ from modicum.data.folders import Split
 from modicum.events.camera import IDEAL, Conditions
 from modicum.events.check import fingerprint
 from modicum.events.container import EventBatch, Events
-from modicum.events.datasets import has_splits, open_digits, open_recordings
-from modicum.events.division import Division
+from modicum.events.datasets import open_digits, open_recordings
 from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings
 from modicum.events.formats.recording import EventFormatError
 from modicum.events.loader import Batch, Loader
@@ -35,7 +34,6 @@ __all__ = [
     "VARIATIONS",
     "Batch",
     "Conditions",
-    "Division",
     "EventBatch",
     "EventFormatError",
     "EventSet",
@@ -56,7 +54,6 @@ __all__ = [
     "event_frame",
     "fingerprint",
     "frames",
-    "has_splits",
     "normalise_frames",
     "open_digits",
     "open_recordings",

@@ -71,12 +71,8 @@ def record(
 ) -> EventBatch:
     """What cameras would record of a batch of videos, in a loop over time alone.
 
-    Args:
-        pictures: Intensities (B, H, W) at each time.
-        times: Microseconds, (T,).
-        conditions: The cameras and the light.
-        seed: For the random numbers.
-        index: Number of each sample, (B,).
+    `pictures` are intensities (B, H, W) at each of the times in microseconds, (T,); `index` has the
+    number of each sample, (B,), for its random numbers.
     """
     seconds = (times - times[0]) / 1e6
     gain = conditions.gain(seconds) if callable(conditions.gain) else conditions.gain

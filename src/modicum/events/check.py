@@ -39,18 +39,12 @@ def usable(
 ) -> EventSet:
     """The recordings that can be used, decoded into memory if their files fit there.
 
-    Each file is decoded once. Of files that do not fit, the size, the header and the first event
-    are looked at.
-
-    Args:
-        files: A set of at least one recording.
-        memory_limit: Bytes of decoded events.
-        not_followed: Symbolic links that were left out already.
-        skip_bad: Leave unusable files out, with a warning, rather than raise.
-        progress: Called with (files done, files in all).
+    Each file is decoded once. Of files that do not fit into `memory_limit` bytes of decoded events,
+    the size, the header and the first event are looked at. `not_followed` are symbolic links that
+    were left out already.
 
     Raises:
-        DataError: Files cannot be used, or none is left of a class.
+        DataError: Files cannot be used and `skip_bad` is not set, or none is left of a class.
     """
     held: dict[str, list[int]] = {}  # the recordings of each file, which may hold several
     for number, name in enumerate(files.files.tolist()):
@@ -125,7 +119,7 @@ def _decoded(files: FileRecordings, numbers: Sequence[int]) -> list[Events] | st
     try:
         return _wrong_size(path) or list(files.read(np.array(numbers)))
     except DataError as error:
-        return _without_path(error, path)
+        return str(error).removeprefix(str(path)).lstrip(":, ")
 
 
 def _what_seems_wrong(files: FileRecordings, numbers: Sequence[int]) -> str | None:
@@ -137,7 +131,7 @@ def _what_seems_wrong(files: FileRecordings, numbers: Sequence[int]) -> str | No
     try:
         next(windows(path, 1, sensor=sensor, convention=files.convention), None)
     except DataError as error:
-        return _without_path(error, path)
+        return str(error).removeprefix(str(path)).lstrip(":, ")
     return None
 
 
@@ -151,10 +145,6 @@ def _wrong_size(path: Path) -> str | None:
     if path.suffix.casefold() in _BARE and size % 5:
         return f"expected events of 5 bytes, found {size:,} bytes. Unpack the archive again."
     return None
-
-
-def _without_path(error: DataError, path: Path) -> str:
-    return str(error).removeprefix(str(path)).lstrip(":, ")
 
 
 def _summary(bad: Sequence[BadFile], count: int, verdict: str) -> str:

@@ -95,7 +95,7 @@ class Events(_Columns):
         height: int | None = None,
         width: int | None = None,
     ) -> Self:
-        """Events from columns of any number type, every value checked.
+        """Events from columns of any number type; a `DataError` for values that are none.
 
         Args:
             t: Microseconds; fractions of one are rounded down.
@@ -104,10 +104,6 @@ class Events(_Columns):
             p: Polarities, coded 0 and 1, -1 and 1, or bool.
             height: Rows of the sensor; none: just enough for the largest y.
             width: Columns of the sensor; none: just enough for the largest x.
-
-        Raises:
-            ValueError: Unequal lengths, NaN, fractions in x, y or p, pixels outside the sensor,
-                other polarities, or a sensor without pixels.
         """
         columns = {n: np.asarray(c) for n, c in (("t", t), ("x", x), ("y", y), ("p", p))}
         lengths = {name: column.shape for name, column in columns.items()}

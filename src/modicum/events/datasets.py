@@ -94,8 +94,7 @@ def open_recordings(
             as large as they need. Of more files than fit into memory some from all over the folder
             are looked at for that; an event outside is then an error when it is read.
         convention: Which way up AEDAT 2.0 is read.
-        skip_bad: Leave unusable files out, with a warning, rather than raise. They are listed in
-            `EventSet.skipped`.
+        skip_bad: Leave unusable files out, with a warning, and list them in `EventSet.skipped`.
         memory_limit: See above.
         progress: Called with (files done, files in all) while files are decoded or checked.
 
@@ -119,15 +118,15 @@ def open_recordings(
         raise DataError(f"{root}: there is no such folder. Check the path.")
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder of recordings. If it is an archive, unpack it.")
-    found = (known.find if known else find_class_folders)(root, split)
-    if known and sensor not in (None, known.sensor):
+    found = known.find(root, split)
+    if known.sensor and sensor not in (None, known.sensor):
         raise ConfigError(f"sensor: that of {known.title} is {known.sensor}; leave it out.")
-    size = known.sensor if known else sensor or _size_needed(root, convention, memory_limit)
+    size = known.sensor or sensor or _size_needed(root, convention, memory_limit)
     files = FileRecordings(
         found.classes,
         torch.tensor(found.labels, dtype=torch.int64),
         np.array(_names(found), dtype=np.str_),
-        _description(known, root, found, convention),
+        _description(known, found, convention),
         *size,
         root,
         np.array(found.files, dtype=np.str_),
@@ -140,8 +139,7 @@ def open_recordings(
             f"leave it out."
         )
     if found.split == "all" and holdout:
-        rule = division or (known.division if known else "hash")
-        files = _part(files, split, holdout, rule, division_seed)
+        files = _part(files, split, holdout, division or known.division, division_seed)
         if not len(files):
             raise DataError(
                 f"{root}: nothing can be held out of classes with a single recording each. Add "
@@ -167,7 +165,7 @@ def has_splits(source: str | Path) -> bool:
     if str(source) == "digits":
         return True
     known, root = known_and_root(str(source))
-    return (known.find if known else find_class_folders)(root, "val").split != "all"
+    return known.find(root, "val").split != "all"
 
 
 def open_digits(
@@ -194,30 +192,29 @@ def open_digits(
     )
 
 
-def known_and_root(source: str) -> tuple[DataSet | None, Path]:
-    """The data set a source names, if it names one, and its folder."""
+def known_and_root(source: str) -> tuple[DataSet, Path]:
+    """What is known of the data set that a source names, and its folder."""
     name, equals, path = source.partition("=")
     if equals and name.casefold() in DATA_SETS:
-        known, root = DATA_SETS[name.casefold()], Path(path)
-    elif equals and "/" not in name and not Path(source).exists():
+        return DATA_SETS[name.casefold()], Path(path)
+    root = Path(source)
+    if equals and "/" not in name and not root.exists():
         raise ConfigError(
             f"{source}: there is no data set {name!r}; known are {', '.join(DATA_SETS)}. A folder "
             f"of your own is given without a name."
         )
-    else:
-        known, root = None, Path(source)
     if name.casefold() in DATA_SETS and not equals and not root.exists():
         raise ConfigError(
             f"{source}: a published data set; say where it lies: {source}=FOLDER. Nothing is "
             f"downloaded."
         )
-    return known, root
+    return DataSet(root.name, None, {}, find_class_folders), root
 
 
-def _description(known: DataSet | None, root: Path, found: Found, convention: Convention) -> str:
+def _description(known: DataSet, found: Found, convention: Convention) -> str:
     """What a set is, for people: its layout, how much of it is there, which way up it is read."""
-    parts = [known.title if known else root.name, found.layout]
-    expected = known.counts.get(found.split) if known else None
+    parts = [known.title, found.layout]
+    expected = known.counts.get(found.split)
     if expected not in (None, len(found.files)):
         parts.append(f"{len(found.files):,} of {expected:,} recordings")
     if found.spans is None and any(file.endswith(".aedat") for file in found.files):

@@ -56,11 +56,6 @@ class Fragments:
         """These fragments where `chosen` (B,) is true; nothing of the other recordings."""
         return replace(self, start=np.where(chosen, self.start, self.end + 1))
 
-    def __getitem__(self, rows: npt.NDArray[np.bool_]) -> Fragments:
-        """The fragments of some recordings, by a mask (B,)."""
-        box = None if self.box is None else self.box[rows]
-        return Fragments(self.start[rows], self.end[rows], box)
-
 
 def as_batch(events: Events | EventBatch) -> EventBatch:
     """A batch as it is, one recording as a batch of one."""

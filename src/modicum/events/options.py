@@ -125,8 +125,7 @@ def open_unseen(
     """The recordings to measure a trained classifier on, read as those it was trained on.
 
     Args:
-        notes: What is stored beside its weights: those of `Recordings.notes`, with the pipeline of
-            a sensor.
+        notes: Those of `Recordings.notes` beside its weights, with the pipeline of a sensor.
         data: As of `Recordings`. If the classifier was trained on it, it is divided as then.
             Another folder without parts is taken whole.
         split: Part of the data.

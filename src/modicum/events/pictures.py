@@ -67,9 +67,6 @@ def animation(events: Events, count: int | None = None, *, seconds: float = 4.0)
         count: Frames, each of an equal part of the time. None: 40, less where there would be fewer
             than 200 events in a frame, but 10 at least.
         seconds: How long it plays. A bar below the frames shows the progress.
-
-    Raises:
-        ValueError: `count` is less than 1.
     """
     if count is None:
         count = min(40, max(10, len(events) // 200))

@@ -62,9 +62,6 @@ def read(
         strict: Refuse files that are cut off. Otherwise what is whole is read, with a warning.
         sort: Put events in the order of time; otherwise they have the order of the file.
 
-    Returns:
-        Events with every pixel within the sensor.
-
     Raises:
         EventFormatError: The file breaks its format, or has events outside the sensor.
         DataError: The file cannot be read at all.
@@ -111,11 +108,10 @@ def windows(
 
 
 def detect(source: Source | File) -> Format:
-    """The format of a recording: by what it starts with, and where that says nothing, by its name.
+    """The format of a recording: by what it starts with, where that says nothing by its name.
 
     Raises:
         EventFormatError: It is of no known format, or of a version that is not read.
-        DataError: It cannot be read.
     """
     file = source if isinstance(source, File) else File.open(source, strict=True)
     data = file.data
@@ -216,10 +212,8 @@ def _columns(count: int) -> tuple[npt.NDArray[Any], ...]:
 
 
 def _events(columns: tuple[npt.NDArray[Any], ...], count: int, sensor: Size | None) -> Events:
-    if 4 * count < 3 * len(columns[0]):  # do not hold on to much more memory than is used
-        t, x, y, p = (column[:count].copy() for column in columns)
-    else:
-        t, x, y, p = (column[:count] for column in columns)
+    wasteful = 4 * count < 3 * len(columns[0])  # do not hold on to much more memory than is used
+    t, x, y, p = (column[:count].copy() if wasteful else column[:count] for column in columns)
     height, width = sensor or (int(y.max(initial=0)) + 1, int(x.max(initial=0)) + 1)
     return Events(t, x, y, p, height, width)
 

@@ -159,20 +159,11 @@ def est(
     """The event spike tensor (Gehrig et al., ICCV 2019) with its fixed, trilinear kernel.
 
     With `s = t / t1` of its recording, an event adds `s * max(0, 1 - |(bins - 1) s - i|)` to bin i
-    of its pixel and polarity. Times count from 0, not from the first event.
+    of its pixel and polarity. Times count from 0, not from the first event, and none is below. Of C
+    bins, 2 or more, the result is `(2C, H, W)`: C bins of OFF events, then C bins of ON.
 
-    Args:
-        events: One recording or a batch.
-        bins: Number of bins for each polarity, C, 2 or more.
-        official_kernel: The authors' code gives 0 in place of 1 exactly at the centre of a bin, so
-            that the last event of each recording vanishes. True does the same.
-        dtype: Of the result.
-
-    Returns:
-        `(2C, H, W)`: C bins of OFF events, then C bins of ON.
-
-    Raises:
-        DataError: A time is below 0.
+    With `official_kernel`, the kernel is 0 in place of 1 exactly at the centre of a bin, as in the
+    authors' code, so that the last event of each recording vanishes.
     """
     if bins < 2:
         raise ConfigError(f"est: found {bins} bins, expected 2 or more.")

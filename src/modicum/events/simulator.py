@@ -59,15 +59,13 @@ def simulate(
         steps: For a still picture: positions from one waypoint to the next, which makes T
             `(len(path) - 1) * steps + 1`. They should lie a pixel apart or less.
         seed: For the pixels' thresholds and the noise.
-        index: Number of the sample, or of each of the batch, `(B,)`; a sample's random numbers
-            depend on the seed and its number only. An int is the number of the first.
+        index: Number of the sample, or of each of the batch, `(B,)`; an int is that of the first.
 
     Returns:
         Events from `times[0]` to `times[-1]` in order of time, an `EventBatch` for a batch.
 
     Raises:
-        ValueError: Wrong shapes, values outside 0 to 1, times that do not increase, or a path
-            without two waypoints.
+        DataError: Wrong shapes, values outside 0 to 1, or times that do not increase.
     """
     pictures = np.asarray(video)
     still, batched = pictures.ndim == 2, pictures.ndim == 4
@@ -129,9 +127,6 @@ def simulate_file(
         frame_rate: Pictures a second, for a folder, or an animation that does not say.
         size: (height, width) of the sensor, to which pictures are resized. None: the pictures'.
         seed: For the pixels' thresholds and the noise.
-
-    Raises:
-        ValueError: There is no picture, one cannot be read, or their sizes differ.
     """
     source = Path(source)
     if not frame_rate > 0:
@@ -231,9 +226,6 @@ def digit_recordings(
         steps: Positions from one waypoint to the next.
         seed: For the pixels' thresholds and the noise of each recording.
         variation: A name of `VARIATIONS`, or your own.
-
-    Raises:
-        ConfigError: There is no such split or variation, or not so many digits.
     """
     if split not in ("train", "test"):
         raise ConfigError(f"split: found {split!r}, expected 'train' or 'test'.")

@@ -41,7 +41,7 @@ def survey(
 
     Args:
         path: A file, or a folder that is searched with all its subfolders; or `NAME=FOLDER` and
-            "digits" as for `modicum.events.open_recordings`.
+            "digits" as for `modicum.events.open_recordings`, which says what is raised.
         sensor: See `modicum.events.read`. None: that of NAME, if there is one.
         convention: See `modicum.events.read`.
         progress: Called with (files done, files in all).
@@ -61,15 +61,12 @@ def survey(
 
         Of "digits", which are simulated when they are used, there is no more than `source`,
         `usable`, `problems`, `warnings`, `layout`, `recordings`, `splits` and `sensors`.
-
-    Raises:
-        DataError: There is no such file or folder.
-        ConfigError: There is no such data set, or it is named without a folder.
     """
     report: dict[str, Any] = {"source": str(path), "usable": False, "problems": [], "warnings": []}
     if str(path) == "digits":
         return report | _digits()
-    root, sensor = _root_and_sensor(str(path), sensor)
+    known, root = known_and_root(str(path))
+    sensor = sensor or known.sensor
     names, ignored = _find(root)
     files = [root / name if root.is_dir() else root for name in names]
     looks = in_threads(lambda file: _look(file, sensor, convention), files, progress)
@@ -98,12 +95,6 @@ def survey(
     }
     _judge(report, bad)
     return report
-
-
-def _root_and_sensor(source: str, sensor: Size | None) -> tuple[Path, Size | None]:
-    """The folder or file of a source, and the sensor given or known of a published data set."""
-    known, root = known_and_root(source)
-    return root, sensor or (known.sensor if known else None)
 
 
 def _digits() -> dict[str, Any]:
@@ -249,7 +240,8 @@ def find_sample(
         digits = [Path("digits/train", str(number)) for number in range(DIGIT_COUNTS["train"])]
         number = _place(digits, sample)
         return str(digits[number]), open_digits("train", number + 1).recordings[number]
-    root, sensor = _root_and_sensor(source, sensor)
+    known, root = known_and_root(source)
+    sensor = sensor or known.sensor
     names, _ = _find(root)
     name = names[_place(names, sample)]
     path = root / name if root.is_dir() else root

@@ -21,16 +21,9 @@ from torch import Tensor
 
 from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError, DataError
+from modicum.events import operations
 from modicum.events.container import EventBatch, Events
-from modicum.events.operations import (
-    Fragments,
-    Integers,
-    OneOrBatch,
-    decreases,
-    in_order,
-    keep_or_restore,
-    one_or_batch,
-)
+from modicum.events.operations import Fragments, Integers, OneOrBatch, keep_or_restore
 
 Array: TypeAlias = npt.NDArray[Any]
 Draws: TypeAlias = npt.NDArray[np.float64]
@@ -77,9 +70,6 @@ class EventTransform(ABC):
             signed: Whether the polarity of an array is coded -1 and 1 rather than 0 and 1; none:
                 if a -1 occurs.
             assume_sorted: Time must not decrease. With False the events are sorted first.
-
-        Raises:
-            ValueError: Values that are no events (see `Events.of`), decreasing times, no `sensor`.
         """
         if isinstance(events, EventBatch):
             return self._transform(events, random, assume_sorted)
@@ -100,12 +90,12 @@ class EventTransform(ABC):
     @staticmethod
     def _apply(events: OneOrBatch, change: Callable[[EventBatch], EventBatch]) -> OneOrBatch:
         """One recording or a batch changed, with recordings restored of which nothing is left."""
-        return one_or_batch(lambda batch: keep_or_restore(batch, change(batch)))(events)
+        return operations.one_or_batch(lambda batch: keep_or_restore(batch, change(batch)))(events)
 
     def _transform(self, batch: EventBatch, random: Random, assume_sorted: bool) -> EventBatch:
         if not assume_sorted:
-            batch = in_order(batch)
-        elif len(places := decreases(batch.t, batch.lengths)):
+            batch = operations.in_order(batch)
+        elif len(places := operations.decreases(batch.t, batch.lengths)):
             place = int(places[0])
             raise DataError(
                 f"events: time goes back from {batch.t[place - 1]} to {batch.t[place]} us at event "

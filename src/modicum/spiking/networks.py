@@ -116,20 +116,15 @@ class SpikingNetwork(nn.Module):
         self.classifier = linear(channels * height * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits at every time step; their mean over time (`read_out`) classifies.
+        """Logits `(B, T, num_classes)` at every time step; their mean (`read_out`) classifies.
 
         Frames are held channels-last inside, which is the faster layout on CPUs for convolution
         and normalisation alike.
 
         Args:
             x: Frames `(B, T, in_channels, H, W)`, or images `(B, in_channels, H, W)` if the network
-                was built with `time_steps`; floating point, of the network's size.
-
-        Returns:
-            `(B, T, num_classes)`.
-
-        Raises:
-            DataError: Shape or dtype of `x` is not as above.
+                was built with `time_steps`; floating point, of the network's size. A `DataError`
+                says what else was found.
         """
         images = x.dim() == 4 and self.arguments["time_steps"] is not None
         self._check(x, "(batch, time, channels, height, width)", 4 if images else 5)
@@ -149,13 +144,11 @@ class SpikingNetwork(nn.Module):
 
         Args:
             x: Frame `(B, in_channels, H, W)`.
-            state: What the step before returned; None at the beginning of a sequence.
+            state: What the step before returned, of this batch and network (else a `DataError`);
+                None at the beginning of a sequence.
 
         Returns:
             Logits `(B, num_classes)` and the state for the next step.
-
-        Raises:
-            DataError: `x` is not as above, or the state is of another batch or network.
         """
         self._check(x, "(batch, channels, height, width)", 4)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -229,9 +222,6 @@ def _check_arguments(
     ):
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name}: expected whole numbers of at least 1, found {value!r}")
-
-
-# Published networks
 
 
 class Architecture(TypedDict, total=False):

@@ -212,15 +212,12 @@ class LIF(nn.Module):
         Args:
             x: Currents `(T, B, ...)`, floating point.
             state: Potential `(B, ...)` to start from, as an earlier call returned it; None for 0.
+                A `DataError` says what does not fit `x`.
             return_state: Return the potential after the last step as well.
 
         Returns:
             Spikes, 0 or 1, with the shape, dtype and memory layout of `x`; or `(spikes, state)`.
             The state has passed the reset of the last step, but for reset `"next_step"`.
-
-        Raises:
-            DataError: `x` has no time or batch dimension, no step, or is not floating point, or the
-                state is of another shape.
         """
         if x.dim() < 2 or not x.is_floating_point():
             raise DataError(

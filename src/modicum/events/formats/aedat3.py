@@ -21,11 +21,7 @@ RECORD = 8
 """Bytes a polarity event."""
 POLARITY = 1
 """The type of packets that are read; frames, accelerations and so on are skipped."""
-CHIPS: dict[bytes, Size] = {
-    b"DVS128": (128, 128),
-    b"DAVIS240": (180, 240),
-    b"DAVIS346": (260, 346),
-}
+CHIPS: dict[bytes, Size] = {b"DVS128": (128, 128), b"DAVIS240": (180, 240), b"DAVIS346": (260, 346)}
 """Sensor sizes by what the header calls the source."""
 
 _HEADER = struct.Struct("<hhiiiiii")

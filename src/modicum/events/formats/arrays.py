@@ -40,9 +40,6 @@ _LARGEST_RATIO = 1032
 """DEFLATE makes nothing smaller than this."""
 
 
-# .npy
-
-
 class _Header(NamedTuple):
     dtype: np.dtype[Any]
     fortran_order: bool
@@ -124,9 +121,6 @@ def _in_seconds(t: npt.NDArray[Any]) -> bool:
         return False
     with np.errstate(all="ignore"):  # of numbers that are none, which are refused later
         return bool((np.abs(t) < _SECONDS_BELOW).all() and (t != np.floor(t)).any())
-
-
-# .npz
 
 
 def npz(file: File) -> Recording:
@@ -216,18 +210,8 @@ class _Member:
         return self.file.error(0, f"the array {self.name}: {what}")
 
 
-_ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,  # other compression
-    RuntimeError,  # encrypted
-    OSError,
-    ValueError,
-)
-
-
-# .h5
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+"""Of a damaged archive; a `RuntimeError` of one that is encrypted or compressed otherwise."""
 
 
 def h5(file: File) -> Recording:
@@ -300,9 +284,6 @@ def _h5_error(file: File, error: Exception) -> Exception:
     return file.error(0, f"HDF5 cannot read it: {error}.{hint}")
 
 
-# All
-
-
 def _checked(
     file: File,
     count: int,
@@ -321,8 +302,7 @@ def _checked(
             events = Events.of(t, x, y, p)
         except ValueError as error:
             raise file.error(
-                here,
-                f"counting from event {start:,}: {str(error).removeprefix('events: ')}",
+                here, f"counting from event {start:,}: {str(error).removeprefix('events: ')}"
             ) from error
         signed, has_zero = signed or bool((p < 0).any()), has_zero or bool((p == 0).any())
         if signed and has_zero:

@@ -25,18 +25,9 @@ from torch import Tensor
 
 from modicum.engine.random import SampleRandom, fold_keys
 from modicum.errors import ConfigError
-from modicum.events import EventBatch, frame_operations, operations
+from modicum.events import EventBatch, frame_operations, operations, transforms
 from modicum.events.operations import Border, Fragments, OneOrBatch
-from modicum.events.transforms import (
-    Draws,
-    EventTransform,
-    between,
-    check_probability,
-    check_share,
-    random_box,
-    random_frame_window,
-    random_window,
-)
+from modicum.events.transforms import Draws, EventTransform, between
 
 
 def drawn_modes(p: float, modes: Sequence[str], draws: Draws) -> npt.NDArray[np.str_]:
@@ -51,7 +42,7 @@ def occurring(modes: npt.NDArray[np.str_]) -> Iterator[tuple[str, npt.NDArray[np
         yield mode, modes == mode
 
 
-def check_modes(transform: EventTransform, modes: Sequence[str], known: Sequence[str]) -> None:
+def check_modes(transform: object, modes: Sequence[str], known: Sequence[str]) -> None:
     """Refuse an empty choice of modes, or one with a mode that is not known (`ConfigError`)."""
     if isinstance(modes, str) or not modes or not set(modes) <= set(known):
         raise ConfigError(
@@ -72,21 +63,21 @@ class _OnFragments(EventTransform):
     """Smallest and largest side of the fragment's box, as a share of the sensor's; none: no box."""
 
     def __post_init__(self) -> None:
-        check_probability(self, "p")
-        check_share(self, "ratio", self.ratio)
-        check_share(self, "box", self.box or (1.0, 1.0))
+        transforms.check_probability(self, "p")
+        transforms.check_share(self, "ratio", self.ratio)
+        transforms.check_share(self, "box", self.box or (1.0, 1.0))
 
     def _fragments(self, samples: EventBatch | Tensor, draws: Draws) -> Fragments:
         """The part of each sample that may be changed, by 6 numbers each: (B,6)."""
         if isinstance(samples, EventBatch):
-            window = random_window(Fragments.whole(samples), draws[:, :2], self.ratio)
+            window = transforms.random_window(Fragments.whole(samples), draws[:, :2], self.ratio)
             height, width = samples.height, samples.width
         else:
-            window = random_frame_window(samples, draws[:, :2], self.ratio)
+            window = transforms.random_frame_window(samples, draws[:, :2], self.ratio)
             height, width = samples.shape[-2:]
         if self.box is None:
             return window
-        return replace(window, box=random_box(draws[:, 2:], self.box, height, width))
+        return replace(window, box=transforms.random_box(draws[:, 2:], self.box, height, width))
 
 
 @dataclass(frozen=True)

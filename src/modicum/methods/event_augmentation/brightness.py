@@ -68,13 +68,7 @@ def _digits(part: Literal["train", "test"], name: str) -> events.EventSet:
 def variations(
     data: str, test_set: events.EventSet, split: events.Split = "test"
 ) -> dict[str, Variation]:
-    """The test sets by name, the clean one left out.
-
-    Args:
-        data: `Recordings.data`.
-        test_set: The clean recordings.
-        split: Which split they are of.
-    """
+    """The test sets by name, the clean one left out; `data` is that of `Recordings`."""
     if data == "digits":
         part: Literal["train", "test"] = "train" if split == "train" else "test"
         return {name: Variation(_digits(part, name)) for name in VARIATIONS if name != "clean"}
@@ -94,14 +88,9 @@ def accuracy(
     mapping: Tensor | None = None,
     workers: int | None = 0,
 ) -> float:
-    """Top-1 accuracy in percent.
+    """Top-1 accuracy in percent of a network in eval mode.
 
-    Args:
-        network: In eval mode.
-        variation: The recordings.
-        pipeline: What becomes of them.
-        mapping: The network's number of each class of the set; none: the same.
-        workers: Processes that read files.
+    `mapping` is the network's number of each class of the set; none: the same.
     """
     recordings, change = variation
     augment = [change] if change else []

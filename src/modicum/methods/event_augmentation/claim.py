@@ -137,9 +137,7 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
             scatter(one[0]),
         ),
         Picture(
-            "The same as frames",
-            "As recorded, in eight parts of equal time.",
-            frame_strip(one[0]),
+            "The same as frames", "As recorded, in eight parts of equal time.", frame_strip(one[0])
         ),
         Picture(
             "The same, augmented",

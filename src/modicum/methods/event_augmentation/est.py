@@ -71,10 +71,9 @@ class ValueLayer(nn.Module):
 
 
 class QuantizationLayer(nn.Module):
-    """From events to the event spike tensor, differentiable in the kernel's weights.
+    """From events to the event spike tensor of 2 bins or more for each polarity.
 
-    Args:
-        bins: Number of bins for each polarity, C, 2 or more.
+    It is differentiable in the kernel's weights.
     """
 
     def __init__(self, bins: int) -> None:
@@ -87,12 +86,9 @@ class QuantizationLayer(nn.Module):
     def forward(self, events: EventBatch) -> Tensor:
         """Add `s * kernel(s - i / (C - 1))` of each event to bin i, with its time `s = t / max t`.
 
-        Args:
-            events: B recordings; they may be empty, and in any order. Times count from 0, and no
-                time is below. Unlike the authors' code, it leaves the caller's times as they are.
-
-        Returns:
-            `(B, 2C, H, W)` on the weights' device: C bins of OFF events, then C of ON.
+        The events of B recordings may be in any order; times count from 0 (a `DataError` below) and
+        unlike in the authors' code stay as they are. The result is `(B, 2C, H, W)` on the weights'
+        device: C bins of OFF events, then C of ON.
         """
         refuse_negative_times(events)
         weight = next(self.value_layer.parameters())
@@ -116,10 +112,8 @@ class QuantizationLayer(nn.Module):
 class EstClassifier(nn.Module):
     """The learned event spike tensor, then ResNet-34.
 
-    Args:
-        num_classes: Number of classes.
-        bins: Number of bins for each polarity; 9 in the paper.
-        size: Pixels a side that the classifier sees.
+    `bins` is their number for each polarity, 9 in the paper; `size` are the pixels a side that the
+    classifier sees.
     """
 
     def __init__(self, num_classes: int, bins: int = 9, *, size: int = 224) -> None:

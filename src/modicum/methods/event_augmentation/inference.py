@@ -88,14 +88,9 @@ def evaluate(
                     classifier.network, variation, pipeline, mapping=mapping, workers=workers
                 )
                 progress.advance(done, name)
-    return result | _cost(classifier)
-
-
-def _cost(classifier: Trained) -> dict[str, Any]:
-    """Parameters, and latency of one made-up recording."""
-    recording = example_recording(classifier.pipeline)
-    inputs = on_device(classifier.pipeline(recording), classifier.device)
-    return {
+    recording = example_recording(pipeline)
+    inputs = on_device(pipeline(recording), classifier.device)
+    return result | {
         "parameters": sum(p.numel() for p in classifier.network.parameters()),
         "latency_ms": {
             **latency(classifier.network, inputs),

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from modicum import classification, events
+from modicum import classification, events, images
 from modicum.classification import Logits
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run
@@ -20,7 +20,7 @@ from modicum.methods.event_augmentation.augment import ESTF, EventDrift, EventID
 from modicum.methods.event_augmentation.checkpoints import load_est
 from modicum.methods.event_augmentation.est import EstClassifier
 from modicum.methods.event_augmentation.event_drop import EstShiftFlip, EventDrop
-from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll, cutmix
+from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll
 from modicum.methods.event_augmentation.networks import KINDS
 from modicum.methods.event_augmentation.resnet import ResNet34
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
@@ -113,11 +113,7 @@ def pipeline_for(config: Config, event_set: events.EventSet) -> Pipeline:
 
 
 def build_network(config: Config, pipeline: Pipeline, classes: int) -> nn.Module:
-    """The untrained network a configuration asks for.
-
-    Raises:
-        CheckpointError: `init` cannot be used.
-    """
+    """The untrained network a configuration asks for; a `CheckpointError` if `init` is unusable."""
     if isinstance(pipeline, FramePipeline):
         return SPIKING[config.network](size=pipeline.input_size, num_classes=classes)
     if pipeline.kind == "est":
@@ -192,7 +188,8 @@ def train(config: Config, run: Run) -> nn.Module:
         **run.share,
     )
 
-    network = build_network(config, pipeline, len(train_set.classes))
+    classes = len(train_set.classes)
+    network = build_network(config, pipeline, classes)
     optimizer = torch.optim.Adam(
         network.parameters(), lr=fitting.learning_rate, weight_decay=fitting.weight_decay
     )
@@ -203,12 +200,14 @@ def train(config: Config, run: Run) -> nn.Module:
 
     spiking = isinstance(pipeline, FramePipeline)
     criterion = LOSSES[config.loss] if spiking else nn.functional.cross_entropy
+    mix = images.Mix(cutmix=1.0, probability=config.cutmix, each="sample")
     steps_an_epoch = len(loader) // run.options.accumulate
     for batch in run.batches(loader, epochs=fitting.epochs):
         network.train()
         inputs, target = batch.input, batch.label
-        if config.cutmix:
-            inputs, target = mixed(batch, config, run, len(train_set.classes))
+        if mix.probability:
+            made = mix(inputs, SampleRandom(run.seed, run.epoch, batch.index.cpu().numpy()))
+            inputs, target = made.images, made.targets(images.soft_targets(target, classes))
         loss = criterion(network(inputs), target)
         rate = learning_rate(config, run.steps, steps_an_epoch)
         run.step(loss, optimizer, learning_rate=rate)
@@ -216,15 +215,6 @@ def train(config: Config, run: Run) -> nn.Module:
         if run.scores_now(fitting.score_every, fitting.epochs):
             run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
     return run.finish()
-
-
-def mixed(batch: events.Batch, config: Config, run: Run, classes: int) -> tuple[Tensor, Tensor]:
-    """Frames with boxes of others, and the probabilities `(B, classes)` of their labels."""
-    random = SampleRandom(run.seed, run.epoch, batch.index.cpu().numpy())
-    made = cutmix(batch.input, random, p=config.cutmix)
-    label = nn.functional.one_hot(batch.label, classes).float()
-    weight = made.weight.to(label.device)[:, None]
-    return made.frames, weight * label + (1 - weight) * label[made.partner]
 
 
 def learning_rate(config: Config, step: int, steps_an_epoch: int) -> float:
