@@ -1,4 +1,7 @@
-"""Event-camera recordings: container, file formats, representations, simulator."""
+"""Event-camera recordings: container, file formats, representations, simulator.
+
+Representations take one recording or a batch; those of a batch have its axis, B, in front.
+"""
 
 from modicum.data.folders import Split
 from modicum.events.camera import IDEAL, Conditions

@@ -258,7 +258,8 @@ class EventDrift(_OnFragments):
         velocity = between(draws[:, 2:4], -largest, largest)
         return Drifts(
             drawn_modes(self.p, self.modes, draws),
-            *(*shift.T, *velocity.T),
+            *shift.T,  # dx, dy
+            *velocity.T,  # vx, vy
             dt=dt if self.per_polarity else dt[:, 0],
             fragments=self._fragments(samples, draws[:, 6:]),
         )
