@@ -247,7 +247,8 @@ class EventBatch(_Columns):
             return [self[number] for number in range(self.size)[key]]
         number = range(self.size)[key]  # an IndexError, and negative numbers count from the end
         part = slice(int(self.starts[number]), int(self.starts[number + 1]))
-        return Events(*(getattr(self, name)[part] for name in "txyp"), self.height, self.width)
+        columns = (self.t[part], self.x[part], self.y[part], self.p[part])
+        return Events(*columns, self.height, self.width)
 
     def __iter__(self) -> Iterator[Events]:
         return (self[number] for number in range(self.size))

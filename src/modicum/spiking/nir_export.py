@@ -210,8 +210,8 @@ def _run_stateless(node: Any, kind: str, name: str, x: Tensor) -> Tensor:
     if kind == "Flatten":
         return x.flatten(1)
     if kind == "AvgPool2d":
-        sides = (_pair(side) for side in (node.kernel_size, node.stride, node.padding))
-        return functional.avg_pool2d(x, *sides)
+        size, stride, padding = _pair(node.kernel_size), _pair(node.stride), _pair(node.padding)
+        return functional.avg_pool2d(x, size, stride, padding)
     if kind not in ("Affine", "Conv2d"):
         raise DataError(f"the NIR node {name!r} is of the kind {kind}, which is not interpreted")
     weight, bias = (

@@ -181,7 +181,7 @@ def train(config: Config, run: Run) -> nn.Module:
         train_set,
         run.micro_batch_size(fitting.batch_size, len(train_set)),
         representation=pipeline,
-        augment=[] if config.on_frames or change is None else [change],
+        augment=[change] if change and not config.on_frames else [],
         frame_augment=[change] if config.on_frames else [],
         shuffle=True,
         drop_last=True,
