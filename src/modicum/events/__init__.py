@@ -1,13 +1,15 @@
-"""Event-camera recordings: container, file formats, representations, simulator."""
+"""Event-camera recordings: container, file formats, representations, simulator.
+
+Representations take one recording or a batch; those of a batch have its axis, B, in front.
+"""
 
 from modicum.data.folders import Split
 from modicum.events.camera import IDEAL, Conditions
 from modicum.events.check import fingerprint
 from modicum.events.container import EventBatch, Events
-from modicum.events.datasets import has_splits, open_digits, open_recordings
-from modicum.events.division import Division
-from modicum.events.errors import EventFormatError
+from modicum.events.datasets import open_digits, open_recordings
 from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings
+from modicum.events.formats.recording import EventFormatError
 from modicum.events.loader import Batch, Loader
 from modicum.events.options import Fitting, Framing, Reading, Recordings, open_unseen
 from modicum.events.reading import detect, read, windows
@@ -35,7 +37,6 @@ __all__ = [
     "VARIATIONS",
     "Batch",
     "Conditions",
-    "Division",
     "EventBatch",
     "EventFormatError",
     "EventSet",
@@ -56,7 +57,6 @@ __all__ = [
     "event_frame",
     "fingerprint",
     "frames",
-    "has_splits",
     "normalise_frames",
     "open_digits",
     "open_recordings",

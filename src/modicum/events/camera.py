@@ -67,20 +67,12 @@ IDEAL = Conditions(threshold_sigma=0.0, noise_rate=0.0)
 
 
 def record(
-    pictures: Iterable[Floats],
-    times: Integers,
-    conditions: Conditions,
-    seed: int,
-    index: Integers,
+    pictures: Iterable[Floats], times: Integers, conditions: Conditions, seed: int, index: Integers
 ) -> EventBatch:
     """What cameras would record of a batch of videos, in a loop over time alone.
 
-    Args:
-        pictures: Intensities (B, H, W) at each time.
-        times: Microseconds, (T,).
-        conditions: The cameras and the light.
-        seed: For the random numbers.
-        index: Number of each sample, (B,).
+    `pictures` are intensities (B, H, W) at each of the times in microseconds, (T,); `index` has the
+    number of each sample, (B,), for its random numbers.
     """
     seconds = (times - times[0]) / 1e6
     gain = conditions.gain(seconds) if callable(conditions.gain) else conditions.gain
@@ -95,7 +87,7 @@ def record(
     reference = level.copy()  # the level at each pixel's last event
     on, off = _thresholds(conditions, seed, index, shape[1] * shape[2])
     fires_on, fires_off = on * (1 - _TIE), -off * (1 - _TIE)
-    found: list[Fired] = [_noise(conditions, seed, index, shape, int(times[0]), int(times[-1]))]
+    found: list[Fired] = [_noise(conditions, seed, index, shape, times)]
     for now, step_gain, picture in steps:
         previous, level = level, _log_brightness(picture, step_gain, conditions)
         change = level - reference
@@ -126,27 +118,17 @@ def _log_brightness(picture: Floats, log_gain: np.float64, conditions: Condition
     return -level if conditions.negate else level
 
 
-def _thresholds(
-    conditions: Conditions, seed: int, index: Integers, area: int
-) -> tuple[Floats, Floats]:
+def _thresholds(conditions: Conditions, seed: int, index: Integers, area: int) -> list[Floats]:
     """ON and OFF thresholds of each pixel, (B * H * W,), never below a tenth of the mean."""
     draws = torch.from_numpy(uniform(index, area, seed, "thresholds of the pixels").ravel())
     normal = torch.special.ndtri(draws.clamp_min_(2.0**-54)).numpy()
     deviation = conditions.threshold_sigma * normal
-    on, off = (
-        np.maximum(mean + deviation, 0.1 * mean)
-        for mean in (conditions.threshold_on, conditions.threshold_off)
-    )
-    return on, off
+    means = (conditions.threshold_on, conditions.threshold_off)
+    return [np.maximum(mean + deviation, 0.1 * mean) for mean in means]
 
 
 def _noise(
-    conditions: Conditions,
-    seed: int,
-    index: Integers,
-    shape: tuple[int, ...],
-    start: int,
-    end: int,
+    conditions: Conditions, seed: int, index: Integers, shape: tuple[int, ...], times: Integers
 ) -> Fired:
     """Events of a Poisson process a sample: pixel in the batch, time, whether ON.
 
@@ -154,37 +136,27 @@ def _noise(
     number has ten standard deviations to spare.
     """
     area = shape[1] * shape[2]
-    rate = conditions.noise_rate * area / 1e6
-    mean = rate * (end - start)
+    rate, duration = conditions.noise_rate * area / 1e6, int(times[-1] - times[0])
+    mean = rate * duration
     if mean == 0:
         nothing = np.zeros(0, np.int64)
         return nothing, nothing, np.zeros(0, np.bool_)
     draws = int(mean + 10 * np.sqrt(mean) + 10)
     gaps = -np.log1p(-uniform(index, draws, seed, "gaps of the noise")) / rate
     time = np.cumsum(gaps, axis=1)
-    sample, number = np.nonzero(time < end - start)
+    sample, number = np.nonzero(time < duration)
     pixel_and_sign = np.floor(uniform(index, draws, seed, "pixels of the noise") * (2 * area))
     drawn = pixel_and_sign.astype(np.int64)[sample, number]
-    return sample * area + drawn // 2, start + time[sample, number].astype(np.int64), drawn % 2 > 0
+    when = times[0] + time[sample, number].astype(np.int64)
+    return sample * area + drawn // 2, when, drawn % 2 > 0
 
 
-def _batch_of(
-    found: Sequence[Fired],
-    shape: tuple[int, ...],
-    times: Integers,
-) -> EventBatch:
+def _batch_of(found: Sequence[Fired], shape: tuple[int, ...], times: Integers) -> EventBatch:
     """Events in order of sample, then time, from (pixel in the batch, time, whether ON)."""
     count, height, width = shape
     place, time, rises = (np.concatenate(column) for column in zip(*found, strict=True))
     sample, pixel = np.divmod(place, height * width)
     order = np.argsort(sample * (times[-1] - times[0] + 1) + time - times[0], kind="stable")
     row, column = np.divmod(pixel[order], width)
-    return EventBatch(
-        t=time[order],
-        x=column.astype(np.int16),
-        y=row.astype(np.int16),
-        p=rises[order].astype(np.uint8),
-        height=height,
-        width=width,
-        starts=np.concatenate([[0], np.cumsum(np.bincount(sample, minlength=count))]),
-    )
+    starts = np.concatenate([[0], np.cumsum(np.bincount(sample, minlength=count))])
+    return EventBatch(time[order], column, row, rises[order], height, width, starts)

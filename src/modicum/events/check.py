@@ -32,25 +32,19 @@ log = logging.getLogger(__name__)
 def usable(
     files: FileRecordings,
     *,
+    memory_limit: int,
     not_followed: Sequence[BadFile] = (),
     skip_bad: bool = False,
-    memory_limit: int,
     progress: Progress | None = None,
 ) -> EventSet:
     """The recordings that can be used, decoded into memory if their files fit there.
 
-    Each file is decoded once. Of files that do not fit, the size, the header and the first event
-    are looked at.
-
-    Args:
-        files: A set of at least one recording.
-        not_followed: Symbolic links that were left out already.
-        skip_bad: Leave unusable files out, with a warning, rather than raise.
-        memory_limit: Bytes of decoded events.
-        progress: Called with (files done, files in all).
+    Each file is decoded once. Of files that do not fit into `memory_limit` bytes of decoded events,
+    the size, the header and the first event are looked at. `not_followed` are symbolic links that
+    were left out already.
 
     Raises:
-        DataError: Files cannot be used, or none is left of a class.
+        DataError: Files cannot be used and `skip_bad` is not set, or none is left of a class.
     """
     held: dict[str, list[int]] = {}  # the recordings of each file, which may hold several
     for number, name in enumerate(files.files.tolist()):
@@ -80,12 +74,7 @@ def usable(
         if isinstance(found, list):
             recordings.update(zip(numbers, found, strict=True))
     return MemoryRecordings(
-        kept.classes,
-        kept.labels,
-        kept.names,
-        kept.layout,
-        kept.height,
-        kept.width,
+        *(kept.classes, kept.labels, kept.names, kept.layout, kept.height, kept.width),
         tuple(recordings[number] for number in good.tolist()),
         skipped=skipped,
     )
@@ -102,8 +91,8 @@ def fingerprint(event_set: EventSet) -> str:
     if isinstance(event_set, MemoryRecordings):
         for recording in event_set.recordings:
             digest.update(len(recording).to_bytes(8, "little"))
-            for column in (recording.t, recording.x, recording.y, recording.p):
-                digest.update(column.tobytes())
+            for name in "txyp":
+                digest.update(getattr(recording, name).tobytes())
     elif isinstance(event_set, FileRecordings):
         paths = [event_set.path(number) for number in range(len(event_set))]
         digest.update(state_of_files(paths).encode() + event_set.convention.encode())
@@ -130,20 +119,19 @@ def _decoded(files: FileRecordings, numbers: Sequence[int]) -> list[Events] | st
     try:
         return _wrong_size(path) or list(files.read(np.array(numbers)))
     except DataError as error:
-        return _without_path(error, path)
+        return str(error).removeprefix(str(path)).lstrip(":, ")
 
 
 def _what_seems_wrong(files: FileRecordings, numbers: Sequence[int]) -> str | None:
     """Why the file of these recordings cannot be used, as its size and start show; else None."""
-    path = files.path(numbers[0])
-    if wrong := _wrong_size(path):
+    path, sensor = files.path(numbers[0]), (files.height, files.width)
+    wrong = _wrong_size(path)
+    if wrong or path.suffix.casefold() in _BARE:
         return wrong
-    if path.suffix.casefold() not in _BARE:
-        sensor = (files.height, files.width)
-        try:
-            next(windows(path, 1, sensor=sensor, convention=files.convention), None)
-        except DataError as error:
-            return _without_path(error, path)
+    try:
+        next(windows(path, 1, sensor=sensor, convention=files.convention), None)
+    except DataError as error:
+        return str(error).removeprefix(str(path)).lstrip(":, ")
     return None
 
 
@@ -157,10 +145,6 @@ def _wrong_size(path: Path) -> str | None:
     if path.suffix.casefold() in _BARE and size % 5:
         return f"expected events of 5 bytes, found {size:,} bytes. Unpack the archive again."
     return None
-
-
-def _without_path(error: DataError, path: Path) -> str:
-    return str(error).removeprefix(str(path)).lstrip(":, ")
 
 
 def _summary(bad: Sequence[BadFile], count: int, verdict: str) -> str:

@@ -67,11 +67,7 @@ class _Columns:
         return replace(self, **changes)
 
     def on_sensor(self, height: int, width: int) -> Self:
-        """The same events on a sensor that is at least as large.
-
-        Raises:
-            ValueError: It is smaller.
-        """
+        """The same events on a sensor that is at least as large; a `DataError` if it is smaller."""
         if self.height > height or self.width > width:
             raise DataError(
                 f"events: the recording needs a sensor of {self.height} x {self.width} pixels "
@@ -85,8 +81,7 @@ class _Columns:
 class Events(_Columns):
     """One recording: columns `t, x, y, p` and the sensor's `height` and `width`. Immutable.
 
-    The constructor looks at shapes alone. Use `Events.of` for data of unknown origin: it checks
-    every value.
+    The constructor looks at shapes alone; `Events.of` checks every value of unknown origin.
     """
 
     @classmethod
@@ -100,7 +95,7 @@ class Events(_Columns):
         height: int | None = None,
         width: int | None = None,
     ) -> Self:
-        """Events from columns of any number type, every value checked.
+        """Events from columns of any number type; a `DataError` for values that are none.
 
         Args:
             t: Microseconds; fractions of one are rounded down.
@@ -109,10 +104,6 @@ class Events(_Columns):
             p: Polarities, coded 0 and 1, -1 and 1, or bool.
             height: Rows of the sensor; none: just enough for the largest y.
             width: Columns of the sensor; none: just enough for the largest x.
-
-        Raises:
-            ValueError: Unequal lengths, NaN, fractions in x, y or p, pixels outside the sensor,
-                other polarities, or a sensor without pixels.
         """
         columns = {n: np.asarray(c) for n, c in (("t", t), ("x", x), ("y", y), ("p", p))}
         lengths = {name: column.shape for name, column in columns.items()}
@@ -132,24 +123,14 @@ class Events(_Columns):
                     f"and {width} columns: expected 0 to {size - 1}. Give the sensor's real size, "
                     f"or crop the events."
                 )
-        return cls(
-            whole["t"].astype(np.int64, copy=False),
-            whole["x"].astype(np.int16),
-            whole["y"].astype(np.int16),
-            _zero_or_one(whole["p"]),
-            height,
-            width,
-        )
+        columns = (whole["t"], whole["x"], whole["y"], _zero_or_one(whole["p"]))
+        return cls(*columns, height, width)
 
     @classmethod
     def from_structured(
         cls, array: Array, *, height: int | None = None, width: int | None = None
     ) -> Self:
-        """Events from a structured array with fields t, x, y, p in any order, as tonic has them.
-
-        Raises:
-            ValueError: A field is missing, or a value is wrong; see `of`.
-        """
+        """Events from a structured array with fields t, x, y, p in any order, as tonic has them."""
         names = array.dtype.names or ()
         if missing := [name for name in "txyp" if name not in names]:
             raise DataError(
@@ -159,10 +140,7 @@ class Events(_Columns):
         return cls.of(*(array[name] for name in "txyp"), height=height, width=width)
 
     def to_structured(self, order: str = "xytp") -> Array:
-        """A structured array with fields in the given order, of tonic's types: `(N,)`.
-
-        x and y are int16, t is int64, p is bool.
-        """
+        """A structured array (N,) of tonic's types: t is int64, x and y are int16, p is bool."""
         kinds = {"t": np.int64, "x": np.int16, "y": np.int16, "p": np.bool_}
         made = np.empty(len(self), dtype=[(name, kinds[name]) for name in order])
         for name in order:
@@ -178,16 +156,9 @@ class Events(_Columns):
         height: int | None = None,
         width: int | None = None,
     ) -> Self:
-        """Events from an array `(N, 4)`.
+        """Events from an array `(N, 4)` of integers, or floats without fractions.
 
-        Args:
-            array: Integers, or floats without fractions.
-            columns: What its columns are, such as `"xytp"` or `"txyp"`.
-            height: As for `of`.
-            width: As for `of`.
-
-        Raises:
-            ValueError: Another shape, or a value is wrong; see `of`.
+        `columns` says what its columns are. For the sensor's size and what is raised see `of`.
         """
         values = np.asarray(array)
         if values.ndim != 2 or values.shape[1] != 4 or sorted(columns) != sorted("txyp"):
@@ -195,8 +166,8 @@ class Events(_Columns):
                 f"events: an array of shape {values.shape} with the columns {columns!r}; expected "
                 f"(N, 4) and the letters t, x, y, p once each."
             )
-        named = {name: values[:, place] for place, name in enumerate(columns)}
-        return cls.of(*(named[name] for name in "txyp"), height=height, width=width)
+        order = (values[:, columns.index(name)] for name in "txyp")
+        return cls.of(*order, height=height, width=width)
 
     def to_array(self, columns: str = "xytp", *, signed: bool = False) -> npt.NDArray[np.int64]:
         """An array `(N, 4)`, int64; with `signed`, polarity is -1 and 1."""
@@ -216,9 +187,7 @@ class Events(_Columns):
 
     def sort(self) -> Self:
         """The events in order of time; those at the same time keep their order."""
-        if self.is_sorted:
-            return self
-        return self[np.argsort(self.t, kind="stable")]
+        return self if self.is_sorted else self[np.argsort(self.t, kind="stable")]
 
     def __getitem__(self, key: slice | Array) -> Self:
         """Some of the events: by a slice, indices or a mask."""
@@ -238,11 +207,7 @@ class EventBatch(_Columns):
 
     @classmethod
     def of(cls, recordings: Sequence[Events]) -> Self:
-        """Put recordings together; the sensor is as large as the largest of them needs.
-
-        Raises:
-            ValueError: There is no recording.
-        """
+        """Put one recording or more together; the sensor is as large as the largest needs."""
         if not recordings:
             raise DataError("events: a batch needs at least one recording.")
         if len(recordings) == 1:
@@ -309,11 +274,7 @@ def _check_sensor(height: int, width: int) -> None:
 
 
 def _whole(name: str, column: Array) -> Array:
-    """A column as integers.
-
-    Raises:
-        ValueError: It holds something else.
-    """
+    """A column as integers; a `DataError` if it holds something else."""
     if column.dtype == np.bool_:
         return column.astype(np.uint8)
     if column.dtype.kind not in "iuf":
@@ -334,11 +295,7 @@ def _whole(name: str, column: Array) -> Array:
 
 
 def _zero_or_one(p: Array) -> npt.NDArray[np.uint8]:
-    """Polarity coded 0 and 1, from that or from -1 and 1.
-
-    Raises:
-        ValueError: Another value.
-    """
+    """Polarity coded 0 and 1, from that or from -1 and 1; a `DataError` of another value."""
     low, high = p.min(initial=0), p.max(initial=0)
     if low < -1 or high > 1 or (low == -1 and (p == 0).any()):
         values = np.unique(p).tolist()

@@ -72,11 +72,10 @@ def open_recordings(
     | `mnist-dvs-scale4`, `-scale8`, `-scale16` | `grabbed_data<digit>/scale<s>/` | `tet` |
     | `dvs-gesture` | `user<uu>_<light>.aedat` and `_labels.csv` | its own, by users |
 
-    `mnist-dvs` alone will do where only one scale is there. Splits stand in for each other as in
-    `modicum.images.open_images`: "val" and "test" are the same where there is only one of them; to
-    choose anything by validation, use `EventSet.hold_out` on the training recordings. What the
-    data is, how it was divided and which way up it was read stands in `EventSet.layout`; print it
-    beside results.
+    `mnist-dvs` alone will do where only one scale is there. "val" and "test" are the same where
+    there is only one of them; to choose anything by validation, use `EventSet.hold_out` on the
+    training recordings. What the data is, how it was divided and which way up it was read stands in
+    `EventSet.layout`: print it beside results.
 
     Sets whose files need at most `memory_limit` bytes are decoded at once. Of others the sizes and
     starts of files are looked at, and the rest is found when a file is decoded: for every batch
@@ -95,8 +94,7 @@ def open_recordings(
             as large as they need. Of more files than fit into memory some from all over the folder
             are looked at for that; an event outside is then an error when it is read.
         convention: Which way up AEDAT 2.0 is read.
-        skip_bad: Leave unusable files out, with a warning, rather than raise. They are listed in
-            `EventSet.skipped`.
+        skip_bad: Leave unusable files out, with a warning, and list them in `EventSet.skipped`.
         memory_limit: See above.
         progress: Called with (files done, files in all) while files are decoded or checked.
 
@@ -120,36 +118,34 @@ def open_recordings(
         raise DataError(f"{root}: there is no such folder. Check the path.")
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder of recordings. If it is an archive, unpack it.")
-    found = (known.find if known else find_class_folders)(root, split)
-    if known and sensor not in (None, known.sensor):
+    found = known.find(root, split)
+    if known.sensor and sensor not in (None, known.sensor):
         raise ConfigError(f"sensor: that of {known.title} is {known.sensor}; leave it out.")
-    size = known.sensor if known else sensor or _size_needed(root, convention, memory_limit)
+    size = known.sensor or sensor or _size_needed(root, convention, memory_limit)
     files = FileRecordings(
         found.classes,
         torch.tensor(found.labels, dtype=torch.int64),
         np.array(_names(found), dtype=np.str_),
-        _description(known, root, found, convention),
+        _description(known, found, convention),
         *size,
         root,
         np.array(found.files, dtype=np.str_),
         None if found.spans is None else np.array(found.spans, dtype=np.int64).reshape(-1, 2),
         convention,
     )
-    if found.split != "all":
-        if division is not None:
-            raise ConfigError(
-                f"division: {root} comes divided ({found.layout}), so {division!r} has no "
-                f"meaning; leave it out."
-            )
-    elif holdout:
-        rule = division or (known.division if known else "hash")
-        files = _part(files, split, holdout, rule, division_seed)
+    if found.split != "all" and division is not None:
+        raise ConfigError(
+            f"division: {root} comes divided ({found.layout}), so {division!r} has no meaning; "
+            f"leave it out."
+        )
+    if found.split == "all" and holdout:
+        files = _part(files, split, holdout, division or known.division, division_seed)
         if not len(files):
             raise DataError(
                 f"{root}: nothing can be held out of classes with a single recording each. Add "
                 f"recordings, or divide the folder into train/ and test/."
             )
-    elif split != "train":
+    elif found.split == "all" and split != "train":
         raise ConfigError(
             f"holdout: {root} has no {split} split, and with holdout=0 none is made. Give the "
             f"share to hold out, such as 0.1."
@@ -157,23 +153,19 @@ def open_recordings(
     log.info("%s: %s; %s: %d recordings", root, files.layout, split, len(files))
     return usable(
         files,
+        memory_limit=memory_limit,
         not_followed=found.bad,
         skip_bad=skip_bad,
-        memory_limit=memory_limit,
         progress=progress,
     )
 
 
 def has_splits(source: str | Path) -> bool:
-    """Whether a data set comes divided, rather than as one folder that `open_recordings` divides.
-
-    Raises:
-        DataError: As `open_recordings`.
-    """
+    """Whether a data set comes divided; otherwise `open_recordings` divides it."""
     if str(source) == "digits":
         return True
     known, root = known_and_root(str(source))
-    return (known.find if known else find_class_folders)(root, "val").split != "all"
+    return known.find(root, "val").split != "all"
 
 
 def open_digits(
@@ -183,16 +175,9 @@ def open_digits(
     variation: str | Variation = "clean",
     seed: int = 0,
 ) -> MemoryRecordings:
-    """The built-in set "digits", or a part or variation of it: recordings that are simulated now.
+    """The built-in set "digits", or a part or variation of it, as a set.
 
-    Args:
-        split: "train" (1,200 recordings) or "test" (597).
-        count: How many, the first of the split; none: all. A thousand take about two seconds.
-        variation: A name of `modicum.events.simulator.VARIATIONS`, or your own.
-        seed: For the pixels' thresholds and the noise.
-
-    Raises:
-        ConfigError: There is no such split or variation, or not so many digits.
+    The options are those of `modicum.events.digit_recordings`. A thousand take about two seconds.
     """
     made = digit_recordings(split, count, seed=seed, variation=variation)
     named = variation if isinstance(variation, str) else "a variation of your own"
@@ -207,34 +192,29 @@ def open_digits(
     )
 
 
-def known_and_root(source: str) -> tuple[DataSet | None, Path]:
-    """The data set a source names, if it names one, and its folder.
-
-    Raises:
-        ConfigError: There is no such data set, or it is named without a folder.
-    """
+def known_and_root(source: str) -> tuple[DataSet, Path]:
+    """What is known of the data set that a source names, and its folder."""
     name, equals, path = source.partition("=")
     if equals and name.casefold() in DATA_SETS:
-        known, root = DATA_SETS[name.casefold()], Path(path)
-    elif equals and "/" not in name and not Path(source).exists():
+        return DATA_SETS[name.casefold()], Path(path)
+    root = Path(source)
+    if equals and "/" not in name and not root.exists():
         raise ConfigError(
             f"{source}: there is no data set {name!r}; known are {', '.join(DATA_SETS)}. A folder "
             f"of your own is given without a name."
         )
-    else:
-        known, root = None, Path(source)
     if name.casefold() in DATA_SETS and not equals and not root.exists():
         raise ConfigError(
             f"{source}: a published data set; say where it lies: {source}=FOLDER. Nothing is "
             f"downloaded."
         )
-    return known, root
+    return DataSet(root.name, None, {}, find_class_folders), root
 
 
-def _description(known: DataSet | None, root: Path, found: Found, convention: Convention) -> str:
+def _description(known: DataSet, found: Found, convention: Convention) -> str:
     """What a set is, for people: its layout, how much of it is there, which way up it is read."""
-    parts = [known.title if known else root.name, found.layout]
-    expected = known.counts.get(found.split) if known else None
+    parts = [known.title, found.layout]
+    expected = known.counts.get(found.split)
     if expected not in (None, len(found.files)):
         parts.append(f"{len(found.files):,} of {expected:,} recordings")
     if found.spans is None and any(file.endswith(".aedat") for file in found.files):

@@ -31,19 +31,10 @@ def divide(
     division: Division,
     seed: int = 0,
 ) -> npt.NDArray[np.bool_]:
-    """Which samples are for testing, (N,).
+    """Which samples are for testing, (N,): a share of each class, above 0 and below 1.
 
     Every class keeps at least one sample for training and, if it has two, gives at least one away.
-
-    Args:
-        names: Names in numeric order within each class.
-        labels: Class of each, (N,).
-        share: Share of each class, above 0 and below 1.
-        division: The rule.
-        seed: For `"random"`.
-
-    Raises:
-        ConfigError: `share` is not between 0 and 1.
+    `names` are in numeric order within each class; `seed` is for the rule `"random"`.
     """
     check_share(share)
     if division == "hash":

@@ -112,18 +112,12 @@ class FileRecordings(EventSet):
     def subset(self, index: npt.NDArray[np.int64]) -> Self:
         """See `SampleSet.subset`."""
         return dataclasses.replace(
-            self,
-            labels=self.labels[torch.from_numpy(index)],
-            names=self.names[index],
+            super().subset(index),
             files=self.files[index],
             spans=None if self.spans is None else self.spans[index],
         )
 
     def decode(self, path: Path) -> Events:
-        """A whole file, sorted by time, as this set reads it.
-
-        Raises:
-            DataError: It cannot be decoded, or has events outside the sensor.
-        """
+        """A whole file, sorted by time, as this set reads it."""
         size = (self.height, self.width)
         return read(path, sensor=size, convention=self.convention, sort=True)

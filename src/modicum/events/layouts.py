@@ -12,6 +12,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,17 +39,10 @@ OBJECTS = (
     *("dog", "frog", "horse", "ship", "truck"),
 )
 GESTURES = (
-    "hand clapping",
-    "right hand wave",
-    "left hand wave",
-    "right arm clockwise",
-    "right arm counter-clockwise",
-    "left arm clockwise",
-    "left arm counter-clockwise",
-    "arm roll",
-    "air drums",
-    "air guitar",
-    "other gestures",
+    *("hand clapping", "right hand wave", "left hand wave"),
+    *("right arm clockwise", "right arm counter-clockwise"),
+    *("left arm clockwise", "left arm counter-clockwise", "arm roll"),
+    *("air drums", "air guitar", "other gestures"),
 )
 GESTURE_USERS_TO_TRAIN = 23
 """DVS128 Gesture's training split is users 1 to 23 of 29."""
@@ -74,10 +68,10 @@ class Found:
 
 
 class DataSet(NamedTuple):
-    """What is known of a published data set."""
+    """What is known of a published data set, or of a folder of one's own."""
 
     title: str
-    sensor: Size
+    sensor: Size | None
     """Height and width in pixels."""
     counts: Mapping[str, int]
     """Recordings of each split; of "all" for what comes without splits."""
@@ -167,38 +161,32 @@ def _cifar10_dvs(root: Path, split: Split) -> Found:
     return _in_tree(recognise(root, RECORDINGS), split, OBJECTS)
 
 
-def _mnist_dvs(scale: int | None) -> Callable[[Path, Split], Found]:
+def _mnist_dvs(root: Path, split: Split, scale: int | None = None) -> Found:
     """`grabbed_data<d>/scale<s>/`: the same 1,000 samples of each digit at three scales.
 
     The scales are not mixed: a digit would be in the training and in the test split.
     """
-
-    def find(root: Path, split: Split) -> Found:
-        scales: dict[int, list[str]] = {}
-        for digit in DIGITS:
-            for folder in (root / f"grabbed_data{digit}").glob("scale*"):
-                number = re.fullmatch(r"scale0*(\d+)", folder.name)
-                if number and folder.is_dir():
-                    scales.setdefault(int(number[1]), []).append(
-                        folder.relative_to(root).as_posix()
-                    )
-        chosen = next(iter(scales)) if scale is None and len(scales) == 1 else scale
-        if chosen is None and scales:
-            raise DataError(
-                f"{root}: the digits are there at the scales {some(map(str, sorted(scales)))}; "
-                f"together they would be in training and test. Choose one, such as "
-                f"mnist-dvs-scale{min(scales)}={root}."
-            )
-        folders = tuple(scales.get(chosen or 0, ()))
-        if len(folders) != len(DIGITS):
-            raise DataError(
-                f"{root}: expected grabbed_data0/scale{chosen or 4}/ to grabbed_data9/, found "
-                f"{some(folders)}. Unpack the ten archives side by side."
-            )
-        layout = f"grabbed_data<digit>/{Path(folders[0]).name}/"
-        return _in_tree(Tree(root, layout, folders, DIGITS, {"all": root}, RECORDINGS), split)
-
-    return find
+    scales: dict[int, list[str]] = {}
+    for digit in DIGITS:
+        for folder in (root / f"grabbed_data{digit}").glob("scale*"):
+            number = re.fullmatch(r"scale0*(\d+)", folder.name)
+            if number and folder.is_dir():
+                scales.setdefault(int(number[1]), []).append(folder.relative_to(root).as_posix())
+    chosen = next(iter(scales)) if scale is None and len(scales) == 1 else scale
+    if chosen is None and scales:
+        raise DataError(
+            f"{root}: the digits are there at the scales {some(map(str, sorted(scales)))}; "
+            f"together they would be in training and test. Choose one, such as "
+            f"mnist-dvs-scale{min(scales)}={root}."
+        )
+    folders = tuple(scales.get(chosen or 0, ()))
+    if len(folders) != len(DIGITS):
+        raise DataError(
+            f"{root}: expected grabbed_data0/scale{chosen or 4}/ to grabbed_data9/, found "
+            f"{some(folders)}. Unpack the ten archives side by side."
+        )
+    layout = f"grabbed_data<digit>/{Path(folders[0]).name}/"
+    return _in_tree(Tree(root, layout, folders, DIGITS, {"all": root}, RECORDINGS), split)
 
 
 def _dvs_gesture(root: Path, split: Split) -> Found:
@@ -260,6 +248,8 @@ def _gesture_intervals(path: Path) -> list[tuple[int, int, int]]:
     return found
 
 
+_MNIST_DVS = DataSet("MNIST-DVS", (128, 128), {"all": 10_000}, _mnist_dvs, "tet")
+_GESTURES = {"train": 1_176, "test": 288}
 DATA_SETS: Mapping[str, DataSet] = {
     "n-mnist": DataSet("N-MNIST", (34, 34), {"train": 60_000, "test": 10_000}, _n_mnist),
     "n-caltech101": DataSet(
@@ -270,16 +260,14 @@ DATA_SETS: Mapping[str, DataSet] = {
     ),
     "n-cars": DataSet("N-CARS", (100, 120), {"train": 15_422, "test": 8_607}, _n_cars),
     "cifar10-dvs": DataSet("CIFAR10-DVS", (128, 128), {"all": 10_000}, _cifar10_dvs, "tet"),
-    "mnist-dvs": DataSet("MNIST-DVS", (128, 128), {"all": 10_000}, _mnist_dvs(None), "tet"),
+    "mnist-dvs": _MNIST_DVS,
     **{
-        f"mnist-dvs-scale{scale}": DataSet(
-            f"MNIST-DVS, scale {scale}", (128, 128), {"all": 10_000}, _mnist_dvs(scale), "tet"
+        f"mnist-dvs-scale{scale}": _MNIST_DVS._replace(
+            title=f"MNIST-DVS, scale {scale}", find=partial(_mnist_dvs, scale=scale)
         )
         for scale in (4, 8, 16)
     },
-    "dvs-gesture": DataSet(
-        "DVS128 Gesture", (128, 128), {"train": 1_176, "test": 288}, _dvs_gesture
-    ),
+    "dvs-gesture": DataSet("DVS128 Gesture", (128, 128), _GESTURES, _dvs_gesture),
 }
 """The data sets that are known by name."""
 

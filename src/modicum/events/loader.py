@@ -47,12 +47,8 @@ class Loader(loader.Loader[Batch]):
         representation: Representation | None = None,
         augment: Sequence[Augmentation] = (),
         frame_augment: Sequence[FrameAugmentation] = (),
-        seed: int = 0,
-        shuffle: bool = False,
-        drop_last: bool = False,
         workers: int | None = None,
-        rank: int = 0,
-        world: int = 1,
+        **order: Any,
     ) -> None:
         """Describe the batches; nothing is read yet.
 
@@ -67,20 +63,14 @@ class Loader(loader.Loader[Batch]):
                 the CPU, for networks that learn their representation.
             augment: Changes recordings before that, in order.
             frame_augment: Changes what the representation made, in order.
-            seed: Key of the order and of the augmentations' random numbers.
-            shuffle: Whether the order changes with the epoch; otherwise it is the set's.
-            drop_last: Leave out the last recordings of an epoch that do not fill a batch. Without
-                it the last batch is smaller, and a process's share of it may be empty.
             workers: Processes that read and transform; 0 does both in this process. None: 0 for
                 recordings in memory, else one fewer than there are cores, at least 1 and at most 8.
-            rank: Number of this process among `world`. It takes the `rank`-th contiguous share of
-                every batch, so the shares of all processes together are the batch of one process.
-            world: Number of processes that train together.
+            **order: Of `modicum.data.loader.Loader`: `seed`, `shuffle`, `drop_last`, `rank` and
+                `world`.
 
         Raises:
-            ConfigError: `batch_size` is not a positive multiple of `world`, `rank` is not in
-                `range(world)`, `drop_last` leaves nothing, `workers` is negative, or there is
-                something to do with frames and no representation that makes them.
+            ConfigError: As `modicum.data.loader.Loader`; or there is something to do with frames
+                and no representation that makes them.
         """
         if frame_augment and representation is None:
             raise ConfigError(
@@ -90,17 +80,8 @@ class Loader(loader.Loader[Batch]):
         self.event_set = event_set
         if workers is None and not isinstance(event_set, FileRecordings):
             workers = 0
-        super().__init__(
-            len(event_set),
-            batch_size,
-            _Maker(event_set, tuple(augment), representation, tuple(frame_augment)),
-            seed=seed,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            workers=workers,
-            rank=rank,
-            world=world,
-        )
+        make = _Maker(event_set, tuple(augment), representation, tuple(frame_augment))
+        super().__init__(len(event_set), batch_size, make, workers=workers, **order)
 
 
 class _Maker(NamedTuple):

@@ -12,7 +12,7 @@ The definitions are inferred from the abstracts of arXiv 2207.11659.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, Literal, Protocol, TypeAlias, TypeVar
 
@@ -55,11 +55,6 @@ class Fragments:
     def only(self, chosen: npt.NDArray[np.bool_]) -> Fragments:
         """These fragments where `chosen` (B,) is true; nothing of the other recordings."""
         return replace(self, start=np.where(chosen, self.start, self.end + 1))
-
-    def __getitem__(self, rows: npt.NDArray[np.bool_]) -> Fragments:
-        """The fragments of some recordings, by a mask (B,)."""
-        box = None if self.box is None else self.box[rows]
-        return Fragments(self.start[rows], self.end[rows], box)
 
 
 def as_batch(events: Events | EventBatch) -> EventBatch:
@@ -105,7 +100,7 @@ def reverse_time(
     """
     fragments = Fragments.whole(events) if fragments is None else fragments
     chosen = _choose(events, fragments)
-    if not chosen.count:
+    if not chosen.bounds[-1]:
         return events
     turn = chosen.spread(fragments.start + fragments.end)
     flip = np.uint8(couple_polarity)
@@ -157,22 +152,17 @@ def drift_space(
     *,
     border: Border = "drop",
 ) -> EventBatch:
-    """Shift fragments over the sensor: `x' = x + dx`, `y' = y + dy`.
+    """Shift fragments over the sensor: `x' = x + dx`, `y' = y + dy`, whole pixels, (B,) or one.
 
-    Args:
-        events: Recordings.
-        dx: Pixels to the right, whole numbers, (B,) or one.
-        dy: Pixels down, likewise.
-        fragments: What to shift; none: whole recordings.
-        border: Events that leave the sensor are dropped, or come in again on the other side
-            ("wrap": modulo the width and the height).
+    Events that leave the sensor are dropped, or come in again on the other side (`border` "wrap":
+    modulo the width and the height).
 
     Raises:
-        ValueError: A shift is larger than the sensor, or "clip" was asked for.
+        DataError: A shift is larger than the sensor.
+        ConfigError: "clip" was asked for.
     """
     chosen = _choose(events, fragments)
-    across = chosen.spread(_shifts(events, dx, "dx", events.width).astype(np.int16))
-    down = chosen.spread(_shifts(events, dy, "dy", events.height).astype(np.int16))
+    across, down = (chosen.spread(s.astype(np.int16)) for s in _shifts(events, dx=dx, dy=dy))
     return _shifted(events, chosen, across, down, border)
 
 
@@ -194,9 +184,8 @@ def drift_velocity(
     chosen = _choose(events, fragments)
     share = events.t[chosen.index] - chosen.spread(fragments.start)
     share = share / chosen.spread(np.maximum(fragments.end - fragments.start, 1))
-    across = chosen.spread(_shifts(events, vx, "vx", events.width)) * share
-    down = chosen.spread(_shifts(events, vy, "vy", events.height)) * share
-    across, down = (np.rint(shift, out=shift).astype(np.int16) for shift in (across, down))
+    shifts = (chosen.spread(largest) * share for largest in _shifts(events, vx=vx, vy=vy))
+    across, down = (np.rint(shift, out=shift).astype(np.int16) for shift in shifts)
     return _shifted(events, chosen, across, down, border)
 
 
@@ -208,15 +197,10 @@ def drift_time(
     *,
     border: Border = "drop",
 ) -> EventBatch:
-    """Shift fragments in time: `t' = t + dt`.
+    """Shift fragments in time: `t' = t + dt` microseconds, (B,) or one, (B,2) for OFF and ON.
 
-    Args:
-        events: Recordings.
-        dt: Microseconds, (B,) or one; (B,2) holds one for OFF and one for ON events.
-        fragments: What to shift; none: whole recordings.
-        border: What becomes of events before the first or after the last event of the recording:
-            they are dropped, come in again at the other end ("wrap": modulo last - first + 1), or
-            stay at the end ("clip").
+    Events that come before the first or after the last event of the recording are dropped, come in
+    again at the other end (`border` "wrap": modulo last - first + 1), or stay at the end ("clip").
     """
     chosen = _choose(events, fragments)
     first, last = (chosen.spread(time) for time in first_and_last(events))
@@ -274,7 +258,7 @@ def crop_space(events: EventBatch, box: npt.ArrayLike, *, resize: bool = False) 
 def drop_fragments(events: EventBatch, fragments: Fragments) -> EventBatch:
     """All events but those of the fragments."""
     chosen = _choose(events, fragments)
-    return _take(events, *_kept(events, chosen.index, np.zeros(chosen.count, np.bool_)))
+    return _take(events, *_kept(events, chosen.index, np.zeros(chosen.bounds[-1], np.bool_)))
 
 
 def keep_or_restore(before: EventBatch, after: EventBatch) -> EventBatch:
@@ -284,10 +268,8 @@ def keep_or_restore(before: EventBatch, after: EventBatch) -> EventBatch:
         return after
     if before.size == 1:
         return before
-    names = ("t", "x", "y", "p")
-    both = after.replace(
-        **{name: np.concatenate([getattr(after, name), getattr(before, name)]) for name in names}
-    )
+    columns = {name: np.concatenate([getattr(b, name) for b in (after, before)]) for name in "txyp"}
+    both = after.replace(**columns)
     low = np.where(lost, before.starts[:-1] + len(after), after.starts[:-1])
     lengths = np.where(lost, before.lengths, after.lengths)
     return _take(both, _ranges(low, low + lengths), lengths)
@@ -317,10 +299,6 @@ class _Chosen:
     bounds: Integers
     """Where each recording starts among them, and the end of the last: (B + 1,)."""
 
-    @property
-    def count(self) -> int:
-        return int(self.bounds[-1])
-
     def spread(self, values: Array) -> Array:
         """The value (B,) of its recording for each event; just one if only one is needed."""
         counts = np.diff(self.bounds)
@@ -329,11 +307,7 @@ class _Chosen:
 
 
 def _choose(batch: EventBatch, fragments: Fragments | None) -> _Chosen:
-    """Find the events of fragments.
-
-    Raises:
-        ValueError: The fragments are not one a recording, or a box is not on the sensor.
-    """
+    """Find the events of fragments, which are refused if a box is not on the sensor."""
     if fragments is None:
         return _Chosen(slice(0, len(batch)), batch.starts)
     if not fragments.start.shape == fragments.end.shape == (batch.size,):
@@ -350,9 +324,7 @@ def _choose(batch: EventBatch, fragments: Fragments | None) -> _Chosen:
     else:
         index = _ranges(low, high)
     chosen = _Chosen(index, np.concatenate([[0], np.cumsum(high - low)]))
-    if fragments.box is None:
-        return chosen
-    return _in_box(batch, chosen, fragments.box)
+    return chosen if fragments.box is None else _in_box(batch, chosen, fragments.box)
 
 
 def _in_box(batch: EventBatch, chosen: _Chosen, box: Integers) -> _Chosen:
@@ -375,21 +347,14 @@ def _in_box(batch: EventBatch, chosen: _Chosen, box: Integers) -> _Chosen:
 
 
 def search(batch: EventBatch, times: Integers, side: Literal["left", "right"]) -> Integers:
-    """`np.searchsorted` in each recording, all at once.
+    """`np.searchsorted` in each recording, all at once, for times (B,) or (B, T).
 
-    Args:
-        batch: Recordings sorted by time.
-        times: Microseconds to look for in each recording, (B,) or (B, T).
-        side: "left": the first event at this time or later; "right": the first that is later.
-
-    Returns:
-        The places of these events in the batch, or the ends of their recordings, as `times`.
+    "left" finds the first event at this time or later, "right" the first that is later: its place
+    in the batch, or the end of the recording.
     """
     shape = (-1,) + (1,) * (times.ndim - 1)
-    low, high = (
-        np.broadcast_to(ends.reshape(shape), times.shape)
-        for ends in (batch.starts[:-1], batch.starts[1:])
-    )
+    low, high = batch.starts[:-1].reshape(shape), batch.starts[1:].reshape(shape)
+    low, high, _ = np.broadcast_arrays(low, high, times)
     while (low < high).any():  # once for every doubling of the longest recording
         middle = (low + high) // 2
         found = batch.t[np.minimum(middle, len(batch) - 1)]
@@ -415,12 +380,9 @@ def _reversed(
 ) -> list[Array]:
     """Columns of events from the last to the first, but those at the same time in their order.
 
-    Args:
-        columns: What to reverse, (N,) each.
-        t: The times after the reversal, (N,).
-        bounds: Where each recording starts among them, and the end of the last. Each is reversed.
-        opposite: First plus last place of the recording of each event, (N,), or one for all: the
-            reversal brings event `opposite - i` to place i.
+    `t` are the times after the reversal. Each recording is reversed by itself: they start at
+    `bounds`, and event `opposite - i` comes to place i, where `opposite` is first plus last place
+    of the recording of each event, (N,), or one for all.
     """
     count = len(t)
     begins = np.ones(count + 1, np.bool_)  # whether a group of events at one time begins here
@@ -443,8 +405,7 @@ def _reversed(
 def _swapped(begins: npt.NDArray[np.bool_]) -> Integers:
     """The places 0..n - 1, each group of them backwards: `first + last - i` instead of i.
 
-    Args:
-        begins: Whether a group begins here, (n + 1,); the last is the end.
+    `begins` says whether a group begins here, (n + 1,); the last is the end.
     """
     places = np.arange(len(begins) - 1)
     tied = ~(begins[:-1] & begins[1:])  # in a group of two or more
@@ -491,7 +452,7 @@ def _put(column: Array, index: slice | Integers, values: Array) -> Array:
 
 def _take(batch: EventBatch, index: slice | Integers, lengths: Integers) -> EventBatch:
     """A batch of the events at `index`, of which the first `lengths[0]` are recording 0, ..."""
-    columns = {"t": batch.t, "x": batch.x, "y": batch.y, "p": batch.p}
+    columns: dict[str, Array] = {name: getattr(batch, name) for name in "txyp"}
     for name, column in columns.items():
         # `take` is faster than indexing, but copies what a slice does not need to.
         columns[name] = column[index] if isinstance(index, slice) else column.take(index)
@@ -553,13 +514,14 @@ def _per_recording(batch: EventBatch, values: npt.ArrayLike, name: str) -> Array
     return np.broadcast_to(array, (batch.size,))
 
 
-def _shifts(batch: EventBatch, values: npt.ArrayLike, name: str, size: int) -> Array:
-    """Shifts (B,) in pixels, none larger than the sensor."""
-    shifts = _per_recording(batch, values, name)
-    largest = np.abs(shifts).max(initial=0)
-    if not largest <= size:
-        raise DataError(
-            f"{name}: a drift of {largest} pixels on a sensor of {batch.height} x {batch.width} "
-            f"(height x width); expected {size} at most."
-        )
-    return shifts
+def _shifts(batch: EventBatch, **values: npt.ArrayLike) -> Iterator[Array]:
+    """Shifts (B,) in pixels, first of columns, then of rows; none is larger than the sensor."""
+    for (name, shift), size in zip(values.items(), (batch.width, batch.height), strict=True):
+        shifts = _per_recording(batch, shift, name)
+        largest = np.abs(shifts).max(initial=0)
+        if not largest <= size:
+            raise DataError(
+                f"{name}: a drift of {largest} pixels on a sensor of {batch.height} x "
+                f"{batch.width} (height x width); expected {size} at most."
+            )
+        yield shifts

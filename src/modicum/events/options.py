@@ -96,20 +96,11 @@ class Framing(Options):
     resize: Resize = "bilinear"
     """How frames are resized."""
 
-    def pipeline(
-        self, event_set: EventSet, convention: Convention, size: int | None
-    ) -> FramePipeline:
+    def pipeline(self, of: EventSet, convention: Convention, size: int | None) -> FramePipeline:
         """How recordings of a set become frames of `size` pixels; none: of the sensor's size."""
-        return FramePipeline(
-            event_set.height,
-            event_set.width,
-            convention,
-            self.time_steps,
-            self.split_by,
-            self.normalise,
-            size,
-            self.resize,
-        )
+        sensor = (of.height, of.width, convention)
+        frames = (self.time_steps, self.split_by, self.normalise)
+        return FramePipeline(*sensor, *frames, size, self.resize)
 
 
 @dataclass(frozen=True)
@@ -134,8 +125,7 @@ def open_unseen(
     """The recordings to measure a trained classifier on, read as those it was trained on.
 
     Args:
-        notes: What is stored beside its weights: those of `Recordings.notes`, with the pipeline of
-            a sensor.
+        notes: Those of `Recordings.notes` beside its weights, with the pipeline of a sensor.
         data: As of `Recordings`. If the classifier was trained on it, it is divided as then.
             Another folder without parts is taken whole.
         split: Part of the data.

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 from modicum.events.container import Events
 from modicum.events.representations import frames
 from modicum.report.pictures import png
 
 ON, OFF = "#0b5fb0", "#d9600f"
-_ON_RGB, _OFF_RGB = (11, 95, 176), (217, 96, 15)
 _MOST_POINTS = 20_000
 _ANIMATION_SIDE = 256
 _GREY = 170
@@ -29,10 +28,6 @@ def scatter(events: Events, *, title: str = "") -> bytes:
     """Draw events as points in (time, x, y), as the bytes of a PNG file.
 
     Of more than 20,000 events, every n-th is drawn.
-
-    Args:
-        events: A recording.
-        title: Drawn above it.
     """
     from matplotlib.figure import Figure
 
@@ -42,16 +37,7 @@ def scatter(events: Events, *, title: str = "") -> bytes:
 
 
 def frame_strip(events: Events, count: int = 8, *, title: str = "") -> bytes:
-    """Draw a recording as frames side by side, as the bytes of a PNG file.
-
-    Args:
-        events: A recording.
-        count: Frames, each of an equal part of the time.
-        title: Drawn above them.
-
-    Raises:
-        ValueError: `count` is less than 1.
-    """
+    """Draw a recording as frames of equal time side by side, as the bytes of a PNG file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.25 * count, 1.25 * events.height / events.width + 0.5))
@@ -62,12 +48,7 @@ def frame_strip(events: Events, count: int = 8, *, title: str = "") -> bytes:
 
 
 def overview(events: Events, *, title: str = "") -> bytes:
-    """Draw the scatter with the frames below it, as the bytes of a PNG file.
-
-    Args:
-        events: A recording.
-        title: Drawn above it.
-    """
+    """Draw the scatter with the frames below it, as the bytes of a PNG file."""
     from matplotlib.figure import Figure
 
     shape = min(1.5, events.height / events.width)
@@ -86,9 +67,6 @@ def animation(events: Events, count: int | None = None, *, seconds: float = 4.0)
         count: Frames, each of an equal part of the time. None: 40, less where there would be fewer
             than 200 events in a frame, but 10 at least.
         seconds: How long it plays. A bar below the frames shows the progress.
-
-    Raises:
-        ValueError: `count` is less than 1.
     """
     if count is None:
         count = min(40, max(10, len(events) // 200))
@@ -100,14 +78,8 @@ def animation(events: Events, count: int | None = None, *, seconds: float = 4.0)
         bar[1:, : round(bar.shape[1] * (number + 1) / count)] = _GREY
         pictures.append(Image.fromarray(np.concatenate([enlarged, bar])))
     buffer = io.BytesIO()
-    pictures[0].save(
-        buffer,
-        format="GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=max(20, round(1000 * seconds / count)),
-        loop=0,
-    )
+    options = {"duration": max(20, round(1000 * seconds / count)), "loop": 0}
+    pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], **options)
     return buffer.getvalue()
 
 
@@ -130,9 +102,8 @@ def _draw_scatter(figure: Any, events: Events, title: str) -> None:
     axes.set_xlabel("time (ms)", fontsize=9, labelpad=12)
     axes.set_ylabel("x", fontsize=9)
     axes.set_zlabel("y", fontsize=9)
-    axes.set_xlim(0, max(1e-3, milliseconds.max(initial=0)))
-    axes.set_ylim(0, events.width)
-    axes.set_zlim(events.height, 0)  # rows count from the top
+    end = max(1e-3, milliseconds.max(initial=0))
+    axes.set(xlim=(0, end), ylim=(0, events.width), zlim=(events.height, 0))  # rows from the top
     axes.tick_params(labelsize=8)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.zaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -151,10 +122,8 @@ def _draw_frames(figure: Any, events: Events, count: int) -> None:
     figure.subplots_adjust(left=0.02, right=0.98, wspace=0.06, bottom=0.02, top=0.86)
     for number, (axes, picture) in enumerate(zip(row, pictures, strict=True)):
         axes.imshow(picture, interpolation="nearest")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for side in axes.spines.values():
-            side.set_color("#b9bdc2")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_color("#b9bdc2")
         start = events.duration * number / count / 1000
         axes.set_title(f"{start:,.0f} ms", fontsize=8, pad=3)
 
@@ -166,7 +135,7 @@ def _coloured(events: Events, count: int) -> npt.NDArray[np.uint8]:
     full = max(1.0, float(np.quantile(positive, 0.98))) if len(positive) else 1.0
     # A single event is to be seen as well.
     ink = np.where(counts > 0, 0.3 + 0.7 * np.minimum(1, counts / full), 0)[..., None]
-    off, on = (np.array(colour) / 255 for colour in (_OFF_RGB, _ON_RGB))
+    off, on = (np.array(ImageColor.getrgb(colour)) / 255 for colour in (OFF, ON))
     light = (1 - ink[:, 0] * (1 - off)) * (1 - ink[:, 1] * (1 - on))
     return np.rint(255 * light).astype(np.uint8)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from torch import Tensor
+from typing_extensions import Self
 
 from modicum.events.container import EventBatch
 from modicum.events.formats.aedat2 import Convention
@@ -17,8 +18,11 @@ Resize = Literal["bilinear", "nearest"]
 
 
 @dataclass(frozen=True)
-class FramePipeline:
-    """Count events in frames, bring the counts to a range, resize. Stored with the weights."""
+class SensorPipeline:
+    """What makes of recordings of a sensor a network's input. Stored with the weights.
+
+    Called with recordings that need a larger sensor, it raises a `DataError`.
+    """
 
     height: int
     """Rows of the sensor."""
@@ -26,6 +30,21 @@ class FramePipeline:
     """Columns of the sensor."""
     convention: Convention
     """Which way up AEDAT 2.0 is read."""
+
+    def to_notes(self) -> dict[str, Any]:
+        """What is stored beside the weights, JSON-able."""
+        return asdict(self)
+
+    @classmethod
+    def from_notes(cls, notes: Mapping[str, Any]) -> Self:
+        """The pipeline that `to_notes` described."""
+        return cls(**notes)
+
+
+@dataclass(frozen=True)
+class FramePipeline(SensorPipeline):
+    """Count events in frames, bring the counts to a range, resize."""
+
     steps: int
     """Frames, T."""
     split_by: SplitBy
@@ -38,11 +57,7 @@ class FramePipeline:
     """How frames get that size."""
 
     def __call__(self, events: EventBatch) -> Tensor:
-        """Recordings of the sensor to frames `(B, T, 2, height, width)`, float32.
-
-        Raises:
-            DataError: A recording needs a larger sensor than the network was trained for.
-        """
+        """Recordings of the sensor to frames `(B, T, 2, height, width)`, float32."""
         whole = events.on_sensor(self.height, self.width)
         counts = normalise_frames(frames(whole, self.steps, self.split_by), self.normalise)
         return counts if self.size is None else resize_frames(counts, self.size, self.resize)
@@ -51,12 +66,3 @@ class FramePipeline:
     def input_size(self) -> tuple[int, int]:
         """Height and width of the frames."""
         return (self.size, self.size) if self.size is not None else (self.height, self.width)
-
-    def to_notes(self) -> dict[str, Any]:
-        """What is stored beside the weights, JSON-able."""
-        return asdict(self)
-
-    @classmethod
-    def from_notes(cls, notes: Mapping[str, Any]) -> FramePipeline:
-        """The pipeline that `to_notes` described."""
-        return cls(**notes)

@@ -62,9 +62,6 @@ def read(
         strict: Refuse files that are cut off. Otherwise what is whole is read, with a warning.
         sort: Put events in the order of time; otherwise they have the order of the file.
 
-    Returns:
-        Events with every pixel within the sensor.
-
     Raises:
         EventFormatError: The file breaks its format, or has events outside the sensor.
         DataError: The file cannot be read at all.
@@ -98,23 +95,9 @@ def windows(
     """Read a recording of any length in pieces; together they are what `read` gives.
 
     Memory for one window is used. Where neither the file nor `sensor` tells the size of the sensor,
-    the file is decoded twice, first to find it.
-
-    Args:
-        source: As for `read`, and so are the other options.
-        events: How many events a window holds; the last one has the rest.
-        format: See `read`.
-        sensor: See `read`.
-        convention: See `read`.
-        keep_invalid: See `read`.
-        strict: See `read`.
-
-    Yields:
-        Windows that are not empty, in the order of the file.
-
-    Raises:
-        ConfigError: `events` is less than 1.
-        EventFormatError: See `read`; after the windows that came before the damage.
+    the file is decoded twice, first to find it. Windows are not empty and hold `events` events, the
+    last one the rest. The other options and what is raised are those of `read`; windows before
+    damage come before its error.
     """
     if events < 1:
         raise ConfigError(f"windows of {events} events: expected 1 at least.")
@@ -124,17 +107,13 @@ def windows(
     yield from _gather(file, recording, size, events)
 
 
-def detect(source: Source) -> Format:
-    """The format of a recording: by what it starts with, and where that says nothing, by its name.
+def detect(source: Source | File) -> Format:
+    """The format of a recording: by what it starts with, where that says nothing by its name.
 
     Raises:
         EventFormatError: It is of no known format, or of a version that is not read.
-        DataError: It cannot be read.
     """
-    return _detect(File.open(source, strict=True))
-
-
-def _detect(file: File) -> Format:
+    file = source if isinstance(source, File) else File.open(source, strict=True)
     data = file.data
     version = aedat_version(data)
     if version is not None:
@@ -169,7 +148,7 @@ def open_file(
     ):
         if value not in known:
             raise ConfigError(f"{name} {value!r}: expected one of {', '.join(known)}.")
-    match format or _detect(file):
+    match format or detect(file):
         case "atis":
             return atis.recording(file)
         case "prophesee":
@@ -233,10 +212,8 @@ def _columns(count: int) -> tuple[npt.NDArray[Any], ...]:
 
 
 def _events(columns: tuple[npt.NDArray[Any], ...], count: int, sensor: Size | None) -> Events:
-    if 4 * count < 3 * len(columns[0]):  # do not hold on to much more memory than is used
-        t, x, y, p = (column[:count].copy() for column in columns)
-    else:
-        t, x, y, p = (column[:count] for column in columns)
+    wasteful = 4 * count < 3 * len(columns[0])  # do not hold on to much more memory than is used
+    t, x, y, p = (column[:count].copy() if wasteful else column[:count] for column in columns)
     height, width = sensor or (int(y.max(initial=0)) + 1, int(x.max(initial=0)) + 1)
     return Events(t, x, y, p, height, width)
 

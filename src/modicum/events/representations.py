@@ -1,9 +1,13 @@
 """From event streams to dense tensors that networks take: frames, voxel grids, EST, time surfaces.
 
-Every function takes one recording (`Events`) or a ragged batch of them (`EventBatch`) and works on
-the whole batch at once. Results are torch tensors on the CPU, float32 unless said otherwise; a
-batch has one more axis, B, in front. Polarity channels are OFF, then ON. Events must be in order of
-time within their recording. A recording without events gives zeros.
+Every function of `events` takes one recording (`Events`) or a ragged batch of them (`EventBatch`)
+and works on the whole batch at once. Results are torch tensors on the CPU, of the type `dtype`; a
+batch has one more axis, B, in front of the shapes told. Polarity channels are OFF, then ON. A
+recording without events gives zeros.
+
+Raises:
+    ConfigError: A number of steps or bins below 1 (for `est` 2), or an option of no known value.
+    DataError: An event lies outside the sensor, or times decrease within a recording.
 """
 
 from __future__ import annotations
@@ -57,45 +61,31 @@ def frames(
 
     Returns:
         `(T, 2, H, W)`, or `(B, T, 2, H, W)` for a batch.
-
-    Raises:
-        ValueError: `steps` or `clip` is below 1, an event lies outside the sensor, or times
-            decrease.
     """
     if clip is not None and clip < 1:
         raise ConfigError(f"frames: found clip={clip}, expected 1 or more, or None.")
     batch = _checked(events, steps)
     bounds = _frame_bounds(batch, steps, split_by)
     area = batch.height * batch.width
-    counts = np.zeros(batch.size * steps * 2 * area, np.int32)
+    counts = np.zeros((batch.size, steps, 2, batch.height, batch.width), np.int32)
     for part in _chunks(len(batch)):
         cell = _numbers_of_runs(bounds, part) * 2 * area + _cells(batch, part)
         # Measured against np.bincount: as fast, and without a temporary as large as the result.
-        np.add.at(counts, cell, np.int32(1))
+        np.add.at(counts.reshape(-1), cell, np.int32(1))
     largest = clip
     if not dtype.is_floating_point:
         largest = min(torch.iinfo(dtype).max, clip or torch.iinfo(dtype).max)
     if largest is not None:
         np.minimum(counts, largest, out=counts)
-    shape = (batch.size, steps, 2, batch.height, batch.width)
-    return _like(events, torch.from_numpy(counts).to(dtype).view(shape))
+    return _like(events, torch.from_numpy(counts).to(dtype))
 
 
 def event_count(
     events: Events | EventBatch, *, binary: bool = False, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Count the events of each pixel and polarity over the whole recording.
+    """Count the events of each pixel and polarity over the whole recording, `(2, H, W)`.
 
-    Args:
-        events: One recording or a batch.
-        binary: Give 1 for any positive count, as EventDrop's code does despite the name.
-        dtype: See `frames`.
-
-    Returns:
-        `(2, H, W)`, or `(B, 2, H, W)` for a batch.
-
-    Raises:
-        ValueError: See `frames`.
+    `binary` gives 1 for any positive count, as EventDrop's code does despite the name.
     """
     return frames(events, 1, clip=1 if binary else None, dtype=dtype).squeeze(-4)
 
@@ -103,19 +93,10 @@ def event_count(
 def event_frame(
     events: Events | EventBatch, *, binary: bool = False, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Count the events of each pixel, of both polarities together, over the whole recording.
+    """Count the events of each pixel, of both polarities together, `(1, H, W)`.
 
-    Args:
-        events: One recording or a batch.
-        binary: Make the map of each polarity binary before adding them, so values are 0, 1 and 2,
-            as EventDrop's code does.
-        dtype: See `frames`.
-
-    Returns:
-        `(1, H, W)`, or `(B, 1, H, W)` for a batch.
-
-    Raises:
-        ValueError: See `frames`.
+    `binary` makes the map of each polarity binary before adding them, so values are 0, 1 and 2, as
+    EventDrop's code does.
     """
     return event_count(events, binary=binary, dtype=dtype).sum(-3, keepdim=True, dtype=dtype)
 
@@ -127,7 +108,7 @@ def voxel_grid(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Sum events in bins of time, without polarity channels.
+    """Sum events in C bins of time, without polarity channels: `(C, H, W)`.
 
     - `"bilinear"` (Rebecq et al., E2VID; tonic): an event at `s = bins (t - t0) / (t1 - t0)` gives
       its polarity, -1 or 1, to the bins floor(s) and floor(s) + 1 in proportion to its nearness.
@@ -136,17 +117,8 @@ def voxel_grid(
       t = 0 belong to the first bin. Times count from 0, not from the first event.
     - `"eventdrop_official"`: as EventDrop's code has it, which loses the events at t = 0.
 
-    Args:
-        events: One recording or a batch.
-        bins: Number of bins, C.
-        kind: Which of the definitions.
-        dtype: Of the result.
-
-    Returns:
-        `(C, H, W)`, or `(B, C, H, W)` for a batch.
-
     Raises:
-        ValueError: See `frames`; or a time below 0 for EventDrop's kinds.
+        DataError: A time below 0, for EventDrop's kinds.
     """
     batch = _checked(events, bins)
     first, last = first_and_last(batch)
@@ -187,20 +159,11 @@ def est(
     """The event spike tensor (Gehrig et al., ICCV 2019) with its fixed, trilinear kernel.
 
     With `s = t / t1` of its recording, an event adds `s * max(0, 1 - |(bins - 1) s - i|)` to bin i
-    of its pixel and polarity. Times count from 0, not from the first event.
+    of its pixel and polarity. Times count from 0, not from the first event, and none is below. Of C
+    bins, 2 or more, the result is `(2C, H, W)`: C bins of OFF events, then C bins of ON.
 
-    Args:
-        events: One recording or a batch.
-        bins: Number of bins for each polarity, C, 2 or more.
-        official_kernel: The authors' code gives 0 in place of 1 exactly at the centre of a bin, so
-            that the last event of each recording vanishes. True does the same.
-        dtype: Of the result.
-
-    Returns:
-        `(2C, H, W)`, or `(B, 2C, H, W)` for a batch: C bins of OFF events, then C bins of ON.
-
-    Raises:
-        ValueError: See `frames`; or `bins` is below 2, or a time below 0.
+    With `official_kernel`, the kernel is 0 in place of 1 exactly at the centre of a bin, as in the
+    authors' code, so that the last event of each recording vanishes.
     """
     if bins < 2:
         raise ConfigError(f"est: found {bins} bins, expected 2 or more.")
@@ -233,18 +196,7 @@ def time_surface(
 
     It is taken at the ends of `steps` parts of equal time (see `frames`), the last of which is the
     time of the last event; 0 where nothing has fired yet. After Lagorce et al., "HOTS" (2017).
-
-    Args:
-        events: One recording or a batch.
-        steps: Number of surfaces, T.
-        decay: Microseconds after which 1 has become 1/e.
-        dtype: Of the result.
-
-    Returns:
-        `(T, 2, H, W)`, or `(B, T, 2, H, W)` for a batch.
-
-    Raises:
-        ValueError: See `frames`; or `decay` is not positive.
+    `decay` is in microseconds, the result `(T, 2, H, W)`.
     """
     if not decay > 0:
         raise ConfigError(f"time_surface: found decay={decay}, expected microseconds above 0.")
@@ -267,16 +219,13 @@ def time_surface(
 def resize_frames(
     frames: Tensor, size: int | tuple[int, int], mode: Literal["bilinear", "nearest"] = "bilinear"
 ) -> Tensor:
-    """Resize the last two axes, as spiking networks of 48 x 48 inputs are fed.
+    """Frames `(..., H, W)` of any number type as float32 `(..., height, width)`.
 
     Args:
-        frames: `(..., H, W)`, such as `(B, T, 2, H, W)`, any number type.
-        size: New side, or (height, width).
+        frames: Such as `(B, T, 2, H, W)`.
+        size: New side, or (height, width), such as 48.
         mode: `"bilinear"` averages over what a new pixel covers, as TET's preparation through
             Pillow does; `"nearest"` picks one, as NDA's does.
-
-    Returns:
-        `(..., height, width)`, float32.
     """
     height, width = (size, size) if isinstance(size, int) else size
     stacked = frames.reshape(-1, 1, *frames.shape[-2:]).float()
@@ -287,15 +236,10 @@ def resize_frames(
 
 
 def normalise_frames(frames: Tensor, how: Literal["max", "none", "clip1"]) -> Tensor:
-    """Bring counts to the range a recipe expects.
+    """Bring counts `(..., 2, H, W)` to the range a recipe expects, as float32.
 
-    Args:
-        frames: Counts, `(..., 2, H, W)`.
-        how: `"max"` divides each frame by its own largest count, of both polarities (TET);
-            `"clip1"` makes counts 0 or 1; `"none"` leaves them (NDA).
-
-    Returns:
-        The same shape, float32.
+    `"max"` divides each frame by its own largest count, of both polarities (TET); `"clip1"` makes
+    counts 0 or 1; `"none"` leaves them (NDA).
 
     Raises:
         ConfigError: There is no such way.
@@ -318,11 +262,7 @@ def normalise_frames(frames: Tensor, how: Literal["max", "none", "clip1"]) -> Te
 
 
 def refuse_negative_times(batch: EventBatch) -> None:
-    """Check what EST and EventDrop's voxel grid need, which divide times by the largest.
-
-    Raises:
-        DataError: A time is below 0.
-    """
+    """Raise a `DataError` for times below 0, for what divides times by the largest."""
     if len(batch) and batch.t.min() < 0:
         raise DataError(
             f"events: found a time of {batch.t.min()} us; this representation divides times by the "
@@ -336,38 +276,25 @@ def _sum_shares(
     shares: Callable[[slice, Integers], Iterator[Shares]],
     dtype: torch.dtype,
 ) -> Tensor:
-    """Sum what events give to the cells of a grid.
+    """The grid `(B, channels, H, W)` of the sums of what events give to its cells.
 
-    Args:
-        batch: The events.
-        channels: Channels of the grid.
-        shares: Called with a part of the events and the recording of each; yields channels `(n,)`
-            and what each event adds to its pixel there, `(n,)`. Other channels than the grid has
-            are left out.
-        dtype: Of the result.
-
-    Returns:
-        `(B, channels, H, W)`.
+    `shares` is called with a part of the events and the recording of each. It yields channels
+    `(n,)` and what each event adds to its pixel there; channels that are not there are left out.
     """
     area = batch.height * batch.width
-    sums = np.zeros(batch.size * channels * area)
+    sums = np.zeros((batch.size, channels, batch.height, batch.width))
     for part in _chunks(len(batch)):
         sample = _numbers_of_runs(batch.starts, part)
         pixel = _pixels(batch, part)
         for channel, weight in shares(part, sample):
             inside = (channel >= 0) & (channel < channels)
             cell = (sample * channels + np.where(inside, channel, 0)) * area + pixel
-            np.add.at(sums, cell, np.where(inside, weight, 0.0))
-    shape = (batch.size, channels, batch.height, batch.width)
-    return torch.from_numpy(sums).to(dtype).view(shape)
+            np.add.at(sums.reshape(-1), cell, np.where(inside, weight, 0.0))
+    return torch.from_numpy(sums).to(dtype)
 
 
 def _checked(events: Events | EventBatch, parts: int) -> EventBatch:
-    """The events as a batch, if a representation can be made of them.
-
-    Raises:
-        ValueError: See `frames`.
-    """
+    """The events as a batch; raises what the text of this module says."""
     if parts < 1:
         raise ConfigError(f"representations: found {parts} steps or bins, expected 1 or more.")
     batch = EventBatch.of([events]) if isinstance(events, Events) else events

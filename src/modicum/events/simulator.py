@@ -59,15 +59,13 @@ def simulate(
         steps: For a still picture: positions from one waypoint to the next, which makes T
             `(len(path) - 1) * steps + 1`. They should lie a pixel apart or less.
         seed: For the pixels' thresholds and the noise.
-        index: Number of the sample, or of each of the batch, `(B,)`; a sample's random numbers
-            depend on the seed and its number only. An int is the number of the first.
+        index: Number of the sample, or of each of the batch, `(B,)`; an int is that of the first.
 
     Returns:
         Events from `times[0]` to `times[-1]` in order of time, an `EventBatch` for a batch.
 
     Raises:
-        ValueError: Wrong shapes, values outside 0 to 1, times that do not increase, or a path
-            without two waypoints.
+        DataError: Wrong shapes, values outside 0 to 1, or times that do not increase.
     """
     pictures = np.asarray(video)
     still, batched = pictures.ndim == 2, pictures.ndim == 4
@@ -90,8 +88,7 @@ def simulate(
             f"simulate: intensities go from {low} to {high}, expected 0 to 1. Divide by the "
             f"largest; to make the light brighter, use Conditions.gain."
         )
-    if not batched:
-        pictures = pictures[None]
+    pictures = pictures if batched else pictures[None]
     numbers = index + np.arange(len(pictures)) if isinstance(index, int) else np.asarray(index)
     if numbers.shape != (len(pictures),):
         raise DataError(
@@ -130,9 +127,6 @@ def simulate_file(
         frame_rate: Pictures a second, for a folder, or an animation that does not say.
         size: (height, width) of the sensor, to which pictures are resized. None: the pictures'.
         seed: For the pixels' thresholds and the noise.
-
-    Raises:
-        ValueError: There is no picture, one cannot be read, or their sizes differ.
     """
     source = Path(source)
     if not frame_rate > 0:
@@ -189,9 +183,7 @@ VARIATIONS: Mapping[str, Variation] = MappingProxyType(
         "log_negated": Variation(conditions=Conditions(negate=True)),
         "reversed_motion": Variation(path=TRIANGLE[::-1]),
         "larger_motion": Variation(path=tuple((x * 7 / 4, y * 7 / 4) for x, y in TRIANGLE)),
-        "threshold_1.6": Variation(
-            conditions=Conditions(threshold_on=1.6 * 0.25, threshold_off=1.6 * 0.25)
-        ),
+        "threshold_1.6": Variation(conditions=Conditions(1.6 * 0.25, 1.6 * 0.25)),
         "on_off_mismatch": Variation(conditions=Conditions(threshold_on=0.18, threshold_off=0.45)),
         "inverted": Variation(conditions=Conditions(invert=True)),
         "illumination_ramp": Variation(conditions=Conditions(gain=_ramp)),
@@ -234,9 +226,6 @@ def digit_recordings(
         steps: Positions from one waypoint to the next.
         seed: For the pixels' thresholds and the noise of each recording.
         variation: A name of `VARIATIONS`, or your own.
-
-    Raises:
-        ConfigError: There is no such split or variation, or not so many digits.
     """
     if split not in ("train", "test"):
         raise ConfigError(f"split: found {split!r}, expected 'train' or 'test'.")
@@ -295,11 +284,7 @@ def _between(pictures: Floats, start: float, length: int, axis: int) -> Floats:
 
 
 def _animation(file: Path, usual: float) -> tuple[list[npt.NDArray[np.uint8]], list[float]]:
-    """The RGB pictures of an image file, and how many microseconds each is shown.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
+    """The RGB pictures of an image file, and how many microseconds each is shown."""
     with opened(file) as image:
         if getattr(image, "n_frames", 1) == 1:
             return [decode_image(file)], [usual]

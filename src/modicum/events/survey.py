@@ -15,9 +15,8 @@ import numpy as np
 from modicum.errors import ConfigError, DataError, ModicumError
 from modicum.events.container import Events
 from modicum.events.datasets import known_and_root, open_digits
-from modicum.events.errors import EventFormatError
 from modicum.events.formats.aedat2 import Convention
-from modicum.events.formats.recording import Size
+from modicum.events.formats.recording import EventFormatError, Size
 from modicum.events.layouts import DATA_SETS, in_numeric_order
 from modicum.events.reading import SUFFIXES, detect, windows
 from modicum.events.simulator import DIGIT_COUNTS
@@ -42,7 +41,7 @@ def survey(
 
     Args:
         path: A file, or a folder that is searched with all its subfolders; or `NAME=FOLDER` and
-            "digits" as for `modicum.events.open_recordings`.
+            "digits" as for `modicum.events.open_recordings`, which says what is raised.
         sensor: See `modicum.events.read`. None: that of NAME, if there is one.
         convention: See `modicum.events.read`.
         progress: Called with (files done, files in all).
@@ -62,25 +61,18 @@ def survey(
 
         Of "digits", which are simulated when they are used, there is no more than `source`,
         `usable`, `problems`, `warnings`, `layout`, `recordings`, `splits` and `sensors`.
-
-    Raises:
-        DataError: There is no such file or folder.
-        ConfigError: There is no such data set, or it is named without a folder.
     """
     report: dict[str, Any] = {"source": str(path), "usable": False, "problems": [], "warnings": []}
     if str(path) == "digits":
         return report | _digits()
     known, root = known_and_root(str(path))
-    sensor = sensor or (known.sensor if known else None)
+    sensor = sensor or known.sensor
     names, ignored = _find(root)
     files = [root / name if root.is_dir() else root for name in names]
     looks = in_threads(lambda file: _look(file, sensor, convention), files, progress)
     good = [look for look in looks if not look.reason]
-    bad = [
-        {"file": str(name), "reason": look.reason}
-        for name, look in zip(names, looks, strict=True)
-        if look.reason
-    ]
+    named = zip(names, looks, strict=True)
+    bad = [{"file": str(name), "reason": look.reason} for name, look in named if look.reason]
     lasting = [look for look in good if look.duration > 0]
     events = sum(look.events for look in good)
     report |= {
@@ -152,11 +144,7 @@ def _look(path: Path, sensor: Size | None, convention: Convention) -> _Look:
 
 
 def _find(root: Path) -> tuple[list[Path], Counter[str]]:
-    """The recordings below a folder, in numeric order; of other files the number by suffix.
-
-    Raises:
-        DataError: There is no such file or folder.
-    """
+    """The recordings below a folder, in numeric order; of other files the number by suffix."""
     if not root.exists():
         raise DataError(f"{root}: there is no such file or folder. Check the path.")
     if not root.is_dir():
@@ -253,20 +241,16 @@ def find_sample(
         number = _place(digits, sample)
         return str(digits[number]), open_digits("train", number + 1).recordings[number]
     known, root = known_and_root(source)
+    sensor = sensor or known.sensor
     names, _ = _find(root)
     name = names[_place(names, sample)]
-    sensor = sensor or (known.sensor if known else None)
     path = root / name if root.is_dir() else root
     first = windows(path, _MOST_DRAWN, sensor=sensor, convention=convention, strict=False)
     return str(name), next(first, Events.of([], [], [], []))
 
 
 def _place(names: Sequence[Path], sample: str) -> int:
-    """Which of the recordings is meant by a name or a number.
-
-    Raises:
-        ConfigError: None is.
-    """
+    """Which of the recordings is meant by a name or a number."""
     if Path(sample) in names:
         return names.index(Path(sample))
     if sample.isdecimal() and int(sample) < len(names):

@@ -21,15 +21,9 @@ from torch import Tensor
 
 from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError, DataError
+from modicum.events import operations
 from modicum.events.container import EventBatch, Events
-from modicum.events.operations import (
-    Fragments,
-    OneOrBatch,
-    decreases,
-    in_order,
-    keep_or_restore,
-    one_or_batch,
-)
+from modicum.events.operations import Fragments, Integers, OneOrBatch, keep_or_restore
 
 Array: TypeAlias = npt.NDArray[Any]
 Draws: TypeAlias = npt.NDArray[np.float64]
@@ -76,9 +70,6 @@ class EventTransform(ABC):
             signed: Whether the polarity of an array is coded -1 and 1 rather than 0 and 1; none:
                 if a -1 occurs.
             assume_sorted: Time must not decrease. With False the events are sorted first.
-
-        Raises:
-            ValueError: Values that are no events (see `Events.of`), decreasing times, no `sensor`.
         """
         if isinstance(events, EventBatch):
             return self._transform(events, random, assume_sorted)
@@ -93,21 +84,18 @@ class EventTransform(ABC):
 
         All axes before T together count the samples. The random numbers are those that events
         would be transformed by. A sample that would be left empty is given back unchanged.
-
-        Raises:
-            ValueError: Another shape, or no frame.
         """
         return transform_frames(frames, random, self._on_frames)
 
     @staticmethod
     def _apply(events: OneOrBatch, change: Callable[[EventBatch], EventBatch]) -> OneOrBatch:
         """One recording or a batch changed, with recordings restored of which nothing is left."""
-        return one_or_batch(lambda batch: keep_or_restore(batch, change(batch)))(events)
+        return operations.one_or_batch(lambda batch: keep_or_restore(batch, change(batch)))(events)
 
     def _transform(self, batch: EventBatch, random: Random, assume_sorted: bool) -> EventBatch:
         if not assume_sorted:
-            batch = in_order(batch)
-        elif len(places := decreases(batch.t, batch.lengths)):
+            batch = operations.in_order(batch)
+        elif len(places := operations.decreases(batch.t, batch.lengths)):
             place = int(places[0])
             raise DataError(
                 f"events: time goes back from {batch.t[place - 1]} to {batch.t[place]} us at event "
@@ -126,9 +114,8 @@ def transform_frames(
     frames: Frames, random: Random, transform: Callable[[Tensor, SampleRandom], Tensor]
 ) -> Frames:
     """Apply a transform of tensors (B,T,2,H,W) to frames of `EventTransform.frames`."""
-    tensor = (
-        frames if isinstance(frames, Tensor) else torch.from_numpy(np.ascontiguousarray(frames))
-    )
+    given = isinstance(frames, Tensor)
+    tensor = frames if given else torch.from_numpy(np.ascontiguousarray(frames))
     if tensor.ndim < 4 or tensor.shape[-3] != 2 or 0 in tensor.shape[-4:]:
         raise DataError(
             f"frames: found the shape {tuple(tensor.shape)}; expected [..., T, 2, height, width] "
@@ -136,15 +123,11 @@ def transform_frames(
         )
     batch = tensor.reshape(-1, *tensor.shape[-4:])
     changed = transform(batch, samples(random, len(batch))).reshape(tensor.shape)
-    return cast(Frames, changed if isinstance(frames, Tensor) else changed.numpy())
+    return cast(Frames, changed if given else changed.numpy())
 
 
 def samples(random: Random, count: int) -> SampleRandom:
-    """The random numbers of `count` samples, from a seed, a generator, or as they are.
-
-    Raises:
-        ValueError: They are the numbers of another count of samples.
-    """
+    """The random numbers of `count` samples, from a seed, a generator, or as they are."""
     if isinstance(random, np.random.Generator):
         random = int(random.integers(2**63))
     if not isinstance(random, SampleRandom):
@@ -163,12 +146,7 @@ def random_window(whole: Fragments, draws: Draws, ratio: tuple[float, float]) ->
     """A part of each recording: its length is a `ratio` of the whole, its place uniform.
 
     With `D = end - start` of the whole, `L = r D`: the part is `ta = floor(start + u (D - L))` to
-    `floor(ta + L)` (inferred).
-
-    Args:
-        whole: First and last time of each recording.
-        draws: Two numbers a recording, (B,2).
-        ratio: Smallest and largest r.
+    `floor(ta + L)` (inferred). Two numbers each are needed, (B,2); r is between those of `ratio`.
     """
     duration = whole.end - whole.start
     length = between(draws[:, 0], *ratio) * duration
@@ -186,9 +164,7 @@ def random_frame_window(frames: Tensor, draws: Draws, ratio: tuple[float, float]
     return Fragments(start, start + length - 1)
 
 
-def random_box(
-    draws: Draws, ratio: tuple[float, float], height: int, width: int
-) -> npt.NDArray[np.int64]:
+def random_box(draws: Draws, ratio: tuple[float, float], height: int, width: int) -> Integers:
     """A box (x0, y0, x1, y1), ends included, (B,4), by four numbers each: (B,4).
 
     Its sides are, each by itself, a `ratio` of the sensor's, to the nearest pixel (inferred); its
@@ -213,10 +189,8 @@ def check_probability(transform: object, *names: str) -> None:
     """Refuse fields that are not probabilities (`ConfigError`)."""
     for name in names:
         if not 0 <= getattr(transform, name) <= 1:
-            raise ConfigError(
-                f"{type(transform).__name__}: {name} is {getattr(transform, name)}; expected a "
-                f"probability, 0 to 1."
-            )
+            found = f"{type(transform).__name__}: {name} is {getattr(transform, name)}"
+            raise ConfigError(f"{found}; expected a probability, 0 to 1.")
 
 
 def _from_array(array: Array, columns: str, sensor: tuple[int, int] | None) -> Events:
@@ -238,16 +212,14 @@ def _from_array(array: Array, columns: str, sensor: tuple[int, int] | None) -> E
 
 def _to_array(events: Events, like: Array, columns: str, signed: bool | None) -> Array:
     """Events as an array of the type of another, with its columns and coding of polarity."""
-    if like.dtype.names is not None:
-        made = np.empty(len(events), like.dtype)
-        places = {name: made[name] for name in "txyp"}
-        coded = like["p"]
-    else:
-        made = np.empty((len(events), 4), like.dtype)
-        places = {name: made[:, columns.index(name)] for name in "txyp"}
-        coded = like[:, columns.index("p")]
+    named = like.dtype.names is not None
+    made = np.empty(len(events) if named else (len(events), 4), like.dtype)
+    places, coded = (
+        {name: array[name] if named else array[:, columns.index(name)] for name in "txyp"}
+        for array in (made, like)
+    )
     for name, place in places.items():
         place[...] = getattr(events, name)
-    if signed or (signed is None and coded.dtype.kind in "if" and (coded < 0).any()):
+    if signed or (signed is None and coded["p"].dtype.kind in "if" and (coded["p"] < 0).any()):
         places["p"][...] = 2 * events.p.astype(np.int8) - 1
     return made

@@ -47,16 +47,16 @@ def data(
         return found
     name, events = find_sample(path, sample, sensor, convention)
     title = f"{name}: {len(events):,} events, {events.height} x {events.width} pixels"
-    drawn: dict[str, Any] = {"sample": name}
+    found["sample"] = name
     if picture is not None:
         with atomic_write(picture) as file:
             file.write(pictures.overview(events, title=title))
-        drawn["picture"] = str(picture)
+        found["picture"] = str(picture)
     if gif is not None:
         with atomic_write(gif) as file:
             file.write(pictures.animation(events))
-        drawn["gif"] = str(gif)
-    return found | drawn
+        found["gif"] = str(gif)
+    return found
 
 
 def convert(
@@ -85,10 +85,8 @@ def convert(
     recording = open_file(file, format, reading.convention, keep_invalid)
     events = whole(file, recording, reading.sensor, sort)
     write(target, events)
-    known, holds_size = (
-        reading.sensor or recording.sensor,
-        target.suffix.lower() not in WITHOUT_SIZE,
-    )
+    known = reading.sensor or recording.sensor
+    holds_size = target.suffix.lower() not in WITHOUT_SIZE
     if not known and holds_size:
         _log.warning(
             "%s does not store the size of its sensor; the %d x %d pixels (height x width) written "

@@ -60,25 +60,14 @@ def encode(suffix: str, events: Events) -> bytes:
         )
     try:
         return _ENCODERS[suffix](events)
-    except _CannotHoldError as error:
+    except DataError as error:
         raise DataError(f"{suffix} cannot hold these events: {error} Or write .npz.") from None
-
-
-class _CannotHoldError(Exception):
-    """A format cannot hold some events."""
 
 
 def _npz(events: Events) -> bytes:
     stream = io.BytesIO()
-    np.savez(
-        stream,
-        t=events.t,
-        x=events.x,
-        y=events.y,
-        p=events.p,
-        height=np.int64(events.height),
-        width=np.int64(events.width),
-    )
+    columns = {name: getattr(events, name) for name in "txyp"}
+    np.savez(stream, **columns, height=np.int64(events.height), width=np.int64(events.width))
     return stream.getvalue()
 
 
@@ -108,23 +97,21 @@ def _bin(events: Events) -> bytes:
     t = events.t - (markers << atis.MARKER_SHIFT)
     if t.min(initial=0) < 0:
         place = int(np.argmax(t < 0))
-        raise _CannotHoldError(
+        raise DataError(
             f"the time of event {place:,} is {events.t[place]:,} us, too far before that of an "
             f"event before it. Sort them."
         )
     needed = int(markers[-1]) if len(events) else 0
     if needed > _MOST_MARKERS:
-        raise _CannotHoldError(
+        raise DataError(
             f"times go up to {events.t.max():,} us, for which {needed:,} overflow markers of "
             f"8,192 us would be needed. Subtract the first time."
         )
     records = np.zeros((len(events) + needed, atis.RECORD), np.uint8)
     records[:, 1] = atis.MARKER
     word = t | (events.p.astype(np.int64) << atis.TIME_BITS)
-    bytes_of_word = [word >> 16, word >> 8 & 0xFF, word & 0xFF]
-    records[np.arange(len(events)) + markers] = np.stack(
-        [events.x, events.y, *bytes_of_word], axis=1
-    ).astype(np.uint8)
+    columns = (events.x, events.y, word >> 16, word >> 8 & 0xFF, word & 0xFF)
+    records[np.arange(len(events)) + markers] = np.stack(columns, axis=1).astype(np.uint8)
     return records.tobytes()
 
 
@@ -134,33 +121,26 @@ def _dat(events: Events) -> bytes:
     words[:, 0] = events.t & 0xFFFFFFFF
     words[:, 1] = events.x | events.y.astype(np.uint32) << 14 | events.p.astype(np.uint32) << 28
     if len(events) and not np.array_equal(prophesee.unwrap(words[:, 0])[0], events.t):
-        raise _CannotHoldError(
+        raise DataError(
             "times are stored modulo 2^32 us, 71 minutes, and these cannot be told from that. Sort "
             "them, and subtract the first time."
         )
-    header = (
-        f"% Data file containing CD events.\n% Version 2\n"
-        f"% Height {events.height}\n% Width {events.width}\n"
-    )
-    return header.encode() + bytes([prophesee.CHANGE_DETECTION, prophesee.RECORD]) + words.tobytes()
+    header = f"% Version 2\n% Height {events.height}\n% Width {events.width}\n"
+    kind = bytes([prophesee.CHANGE_DETECTION, prophesee.RECORD])
+    return f"% Data file containing CD events.\n{header}".encode() + kind + words.tobytes()
 
 
 def _check_range(events: Events, largest_x: int, largest_y: int) -> None:
     x, y = int(events.x.max(initial=0)), int(events.y.max(initial=0))
     if x > largest_x or y > largest_y:
-        raise _CannotHoldError(
+        raise DataError(
             f"x goes up to {x} and y up to {y}; the largest are x = {largest_x}, y = {largest_y}."
         )
     if (earliest := int(events.t.min(initial=0))) < 0:
-        raise _CannotHoldError(f"the earliest time is {earliest:,} us; times must not be negative.")
+        raise DataError(f"the earliest time is {earliest:,} us; times must not be negative.")
 
 
 _ENCODERS: dict[str, Callable[[Events], bytes]] = {
-    ".npz": _npz,
-    ".npy": _npy,
-    ".h5": _h5,
-    ".hdf5": _h5,
-    ".dat": _dat,
-    ".bin": _bin,
-    ".bs2": _bin,
+    **{".npz": _npz, ".npy": _npy, ".h5": _h5, ".hdf5": _h5},
+    **{".dat": _dat, ".bin": _bin, ".bs2": _bin},
 }

@@ -1,6 +1,6 @@
 """Spiking neural networks: neurons, layers, networks, losses, statistics of spikes."""
 
-from modicum.spiking.layers import AdaptiveSynapses, AveragePool, SpikingLayer
+from modicum.spiking.layers import SpikingLayer
 from modicum.spiking.losses import mean_cross_entropy, tet_loss
 from modicum.spiking.networks import (
     BUILDERS,
@@ -12,14 +12,11 @@ from modicum.spiking.networks import (
     vggsnn_stride,
 )
 from modicum.spiking.neurons import LIF
-from modicum.spiking.statistics import SpikeStatistics, count_spikes
+from modicum.spiking.statistics import count_spikes
 
 __all__ = [
     "BUILDERS",
     "LIF",
-    "AdaptiveSynapses",
-    "AveragePool",
-    "SpikeStatistics",
     "SpikingLayer",
     "SpikingNetwork",
     "count_spikes",

@@ -56,16 +56,13 @@ class SpikingLayer(nn.Module):
         self.neuron = neuron
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        """Spikes of a sequence.
+        """Spikes `(T, B, ...)` of a sequence.
 
         Args:
             x: `(T, B, ...)`; or one frame `(B, ...)` that stays for `time_steps`, whose currents
                 are computed once. The statistics of the normalisation are the same, except that
                 `running_var` is corrected for the smaller number of samples.
             time_steps: T of a frame that stays.
-
-        Returns:
-            `(T, B, ...)`.
         """
         if time_steps is not None:
             return self.neuron(self.currents(x).expand(time_steps, *([-1] * x.dim())))
@@ -84,9 +81,8 @@ class SpikingLayer(nn.Module):
     def currents(self, x: Tensor) -> Tensor:
         """Normalised currents `(N, outputs, ...)` of inputs `(N, inputs, ...)`."""
         synapses = self.synapses
-        if self.norm.training or (
-            isinstance(synapses, nn.Conv2d) and synapses.padding_mode != "zeros"
-        ):
+        padded = isinstance(synapses, nn.Conv2d) and synapses.padding_mode != "zeros"
+        if self.norm.training or padded:
             return self.norm(synapses(x))
         scale, shift = scale_and_shift(self.norm)
         if isinstance(synapses, AdaptiveSynapses):
@@ -108,10 +104,9 @@ def one_step(synapses: nn.Module, *, begins: bool) -> Generator[None, None, None
 
 
 class AveragePool(nn.Module):
-    """Average pooling of every frame of a sequence `(T, B, C, H, W)`.
+    """Average pooling of every frame of a sequence `(T, B, C, H, W)`, in square windows.
 
-    Args:
-        size: Width of the square window and its stride, in pixels; 0 for the whole frame.
+    `size` is their width and stride in pixels; 0 for the whole frame.
     """
 
     def __init__(self, size: int) -> None:
@@ -121,11 +116,8 @@ class AveragePool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, C, H, W)` to `(T, B, C, H // size, W // size)`, or to `(T, B, C, 1, 1)`."""
         frames = x.flatten(0, 1)
-        if self.size == 0:
-            pooled = functional.adaptive_avg_pool2d(frames, 1)
-        else:
-            pooled = functional.avg_pool2d(frames, self.size)
-        return pooled.unflatten(0, (len(x), -1))
+        pool = functional.avg_pool2d if self.size else functional.adaptive_avg_pool2d
+        return pool(frames, self.size or 1).unflatten(0, (len(x), -1))
 
     def extra_repr(self) -> str:
         """The size."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,14 +12,11 @@ from modicum.errors import ConfigError
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of the logits' mean over time.
+    """Cross entropy of the logits' mean over time, the mean over the batch.
 
     Args:
         logits: `(B, T, K)`.
         labels: `(B,)`, int64 in [0, K); or probabilities `(B, K)`.
-
-    Returns:
-        A number, the mean over the batch.
     """
     return functional.cross_entropy(logits.mean(1), labels)
 
@@ -39,9 +35,6 @@ def tet_loss(
         regularisation: l, in [0, 1].
         target: What the logits are pulled towards.
 
-    Returns:
-        A number, the mean over batch and time.
-
     Raises:
         ConfigError: `regularisation` or `target` is out of range.
     """
@@ -51,14 +44,9 @@ def tet_loss(
             f"{target}"
         )
     steps = logits.shape[1]
-    every = functional.cross_entropy(
-        logits.flatten(0, 1), torch.repeat_interleave(labels, steps, dim=0)
-    )
+    every = functional.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(steps, dim=0))
     return (1 - regularisation) * every + regularisation * (logits - target).square().mean()
 
 
-LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean": mean_cross_entropy,
-    "tet": tet_loss,
-}
+LOSSES: Mapping[str, Callable[..., Tensor]] = {"mean": mean_cross_entropy, "tet": tet_loss}
 """The losses by name: of logits `(B, T, K)` and labels, as above."""

@@ -116,27 +116,21 @@ class SpikingNetwork(nn.Module):
         self.classifier = linear(channels * height * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits at every time step; their mean over time (`read_out`) classifies.
+        """Logits `(B, T, num_classes)` at every time step; their mean (`read_out`) classifies.
 
         Frames are held channels-last inside, which is the faster layout on CPUs for convolution
         and normalisation alike.
 
         Args:
             x: Frames `(B, T, in_channels, H, W)`, or images `(B, in_channels, H, W)` if the network
-                was built with `time_steps`; floating point, of the network's size.
-
-        Returns:
-            `(B, T, num_classes)`.
-
-        Raises:
-            DataError: Shape or dtype of `x` is not as above.
+                was built with `time_steps`; floating point, of the network's size. A `DataError`
+                says what else was found.
         """
         images = x.dim() == 4 and self.arguments["time_steps"] is not None
         self._check(x, "(batch, time, channels, height, width)", 4 if images else 5)
         if images:
             x = x.contiguous(memory_format=torch.channels_last)
-            for index, layer in enumerate(self.features):
-                x = layer(x, self.arguments["time_steps"]) if index == 0 else layer(x)
+            x = self.features[1:](self.features[0](x, self.arguments["time_steps"]))
         else:
             if x.shape[1] == 0:
                 raise DataError(f"expected at least 1 time step, found T=0 in {tuple(x.shape)}")
@@ -150,13 +144,11 @@ class SpikingNetwork(nn.Module):
 
         Args:
             x: Frame `(B, in_channels, H, W)`.
-            state: What the step before returned; None at the beginning of a sequence.
+            state: What the step before returned, of this batch and network (else a `DataError`);
+                None at the beginning of a sequence.
 
         Returns:
             Logits `(B, num_classes)` and the state for the next step.
-
-        Raises:
-            DataError: `x` is not as above, or the state is of another batch or network.
         """
         self._check(x, "(batch, channels, height, width)", 4)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -180,9 +172,7 @@ class SpikingNetwork(nn.Module):
     def _check(self, x: Tensor, shape: str, rank: int) -> None:
         channels, size = self.arguments["in_channels"], self.arguments["size"]
         if x.dim() != rank:
-            hint = ""
-            if x.dim() == 4:
-                hint = "; for static images, build the network with time_steps=T"
+            hint = "; for static images, build the network with time_steps=T" * (x.dim() == 4)
             raise DataError(f"expected frames of shape {shape}, found {tuple(x.shape)}{hint}")
         if not x.is_floating_point():
             raise DataError(f"expected frames of a floating-point dtype, found {x.dtype}")
@@ -210,20 +200,12 @@ def _check_arguments(
     size: list[int],
     num_classes: int,
     in_channels: int,
-    downsampling: str,
-    head: str,
-    neuron: Mapping[str, Any],
-    norm_weight: float,
-    zero_bias: bool,
     time_steps: int | None,
+    **others: Any,
 ) -> None:
-    del neuron, norm_weight, zero_bias
-    for name, value, known in (
-        ("downsampling", downsampling, get_args(Downsampling)),
-        ("head", head, get_args(Head)),
-    ):
-        if value not in known:
-            raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {value!r}")
+    for name, known in (("downsampling", get_args(Downsampling)), ("head", get_args(Head))):
+        if others[name] not in known:
+            raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {others[name]!r}")
     if not layout or any(
         item == "pool" if place == 0 else item == layout[place - 1] == "pool"
         for place, item in enumerate(layout)
@@ -240,9 +222,6 @@ def _check_arguments(
     ):
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name}: expected whole numbers of at least 1, found {value!r}")
-
-
-# Published networks
 
 
 class Architecture(TypedDict, total=False):
@@ -262,12 +241,7 @@ class Architecture(TypedDict, total=False):
     linear: Callable[..., nn.Linear]
 
 
-VGGSNN_LAYOUT: Layout = (
-    *(64, 128, "pool"),
-    *(256, 256, "pool"),
-    *(512, 512, "pool"),
-    *(512, 512, "pool"),
-)
+VGGSNN_LAYOUT: Layout = (64, 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 NDA_VGG11_LAYOUT: Layout = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, 512, 512)
 
 

@@ -144,7 +144,7 @@ class LIF(nn.Module):
         for name, value in (("threshold", threshold), ("surrogate_scale", surrogate_scale)):
             if not 0 < value < math.inf:
                 raise ConfigError(f"{name}: expected a finite number above 0, found {value}")
-        self.arguments: dict[str, Any] = {
+        constants: dict[str, Any] = {
             "decay": decay,
             "threshold": threshold,
             "reset": reset,
@@ -152,18 +152,9 @@ class LIF(nn.Module):
             "surrogate_scale": surrogate_scale,
             "fires_at_threshold": fires_at_threshold,
             "detach_reset": detach_reset,
-            "decay_input": decay_input,
         }
-        self.dynamics = Dynamics(
-            decay,
-            1 - decay if decay_input else 1.0,
-            threshold,
-            reset,
-            surrogate,
-            surrogate_scale,
-            fires_at_threshold,
-            detach_reset,
-        )
+        self.arguments: dict[str, Any] = constants | {"decay_input": decay_input}
+        self.dynamics = Dynamics(gain=1 - decay if decay_input else 1.0, **constants)
 
     @classmethod
     def tet(cls) -> LIF:
@@ -187,15 +178,8 @@ class LIF(nn.Module):
     ) -> LIF:
         """The `LIFNode` of SpikingJelly with its arctangent surrogate.
 
-        Args:
-            tau: Time constant in steps, above 1.
-            threshold: Potential at which a neuron fires.
-            decay_input: Divide the input by `tau`.
-            reset: `"hard"` (its `v_reset=0.`) or `"soft"` (its `v_reset=None`).
-            detach_reset: Let no gradient through the spike that resets.
-
-        Raises:
-            ConfigError: An argument is out of range.
+        The time constant `tau` is in steps, above 1; with `decay_input`, the input is divided by
+        it. The reset is `"hard"` (its `v_reset=0.`) or `"soft"` (its `v_reset=None`).
         """
         if not 1 < tau < math.inf:
             raise ConfigError(f"tau: expected a finite number of steps above 1, found {tau}")
@@ -211,15 +195,7 @@ class LIF(nn.Module):
 
     @classmethod
     def snntorch(cls, *, beta: float = 0.5, threshold: float = 1.0) -> LIF:
-        """The `Leaky` of snnTorch: subtraction at the next step, fast sigmoid.
-
-        Args:
-            beta: Factor of the potential from step to step.
-            threshold: Potential above which a neuron fires.
-
-        Raises:
-            ConfigError: An argument is out of range.
-        """
+        """The `Leaky` of snnTorch with decay `beta`: subtraction at the next step, fast sigmoid."""
         return cls(
             decay=beta,
             threshold=threshold,
@@ -236,15 +212,12 @@ class LIF(nn.Module):
         Args:
             x: Currents `(T, B, ...)`, floating point.
             state: Potential `(B, ...)` to start from, as an earlier call returned it; None for 0.
+                A `DataError` says what does not fit `x`.
             return_state: Return the potential after the last step as well.
 
         Returns:
             Spikes, 0 or 1, with the shape, dtype and memory layout of `x`; or `(spikes, state)`.
             The state has passed the reset of the last step, but for reset `"next_step"`.
-
-        Raises:
-            DataError: `x` has no time or batch dimension, no step, or is not floating point, or the
-                state is of another shape.
         """
         if x.dim() < 2 or not x.is_floating_point():
             raise DataError(
@@ -272,11 +245,7 @@ class LIF(nn.Module):
         return (spikes, after) if return_state else spikes
 
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One time step: `x` is `(B, ...)`, and so are the spikes and the state returned.
-
-        Raises:
-            DataError: As `forward`.
-        """
+        """One time step: `x` is `(B, ...)`, and so are the spikes and the state returned."""
         spikes, state = self.forward(x[None], state, return_state=True)
         return spikes[0], state
 
@@ -298,18 +267,13 @@ def _scan(
     # The strides of a frame, so that channels-last stays channels-last, also if x is expanded.
     strides = (frame.numel(), *frame.stride())
     spikes = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
-    kept = None
-    if keep:
-        kept = torch.empty_strided(x.shape, strides, dtype=dtype, device=x.device)
-        membranes = kept.unbind()
-    else:
-        membranes = [frame] * len(x)
+    kept = torch.empty_strided(x.shape, strides, dtype=dtype, device=x.device) if keep else None
+    membranes = [frame] * len(x) if kept is None else kept.unbind()
     fires = torch.ge if neuron.fires_at_threshold else torch.gt
     threshold, late = neuron.threshold, neuron.reset == "next_step"
     v = torch.zeros_like(frame) if state is None else state.to(dtype, copy=True)
-    before: Tensor | None = None  # the spikes that a late reset is still to follow
-    if late and state is not None:
-        before = fires(state, threshold).to(dtype)
+    # The spikes that a late reset is still to follow.
+    before = fires(state, threshold).to(dtype) if late and state is not None else None
     for current, m, s in zip(x.unbind(), membranes, spikes.unbind(), strict=True):
         if neuron.gain == 1:
             torch.add(current, v, alpha=neuron.decay, out=m)
@@ -386,13 +350,8 @@ class _Scan(torch.autograd.Function):
         decay_tensor = torch.tensor(decay, dtype=frame.dtype)  # torch.sub takes no first number
         factor, factor_tensor = 1.0, torch.ones_like(decay_tensor)
         subtracted = threshold if neuron.reset == "soft" else 0.0
-        for m, s, grad_s, grad_x in zip(
-            reversed(membranes.unbind()),
-            reversed(spikes.unbind()),
-            reversed(grad_spikes.unbind()),
-            reversed(grad.unbind()),
-            strict=True,
-        ):
+        steps = (membranes, spikes, grad_spikes, grad)
+        for m, s, grad_s, grad_x in zip(*(reversed(x.unbind()) for x in steps), strict=True):
             torch.sub(m, threshold, out=h)
             scale = surrogate_(h, neuron.surrogate_scale)
             now = grad_x if grad_x.dtype == frame.dtype else torch.empty_like(frame)

@@ -50,16 +50,8 @@ Array = npt.NDArray[np.float32]
 def to_nir(network: SpikingNetwork, *, dt: float = DEFAULT_DT) -> Any:
     """The graph of a network in eval mode: Input, then Conv2d, LIF, AvgPool2d, Flatten, Affine.
 
-    Args:
-        network: The network; left as it is.
-        dt: Seconds from one frame to the next, above 0.
-
-    Returns:
-        A `nir.NIRGraph`; `nir.write` writes it.
-
-    Raises:
-        ConfigError: NIR cannot express the network; the message says what and how to mend it.
-        MissingExtraError: The library is not installed.
+    A frame is the input of `dt` seconds. The result is a `nir.NIRGraph`, which `nir.write` writes;
+    what is raised is told by `export_nir`.
     """
     nir = require("nir", "events", "NIR export")
     if not 0 < dt < float("inf"):
@@ -110,19 +102,12 @@ def export_nir(
 ) -> NIRCheck:
     """Write a network as a `.nir` file that, read back and run, fires the same spikes.
 
-    Args:
-        network: The network; its mode is left as it is.
-        path: File to write, by convention `*.nir`; it appears whole.
-        frames: What to compare on, as the network takes it; see `compare`.
-        dt: Seconds from one frame to the next.
-
-    Returns:
-        The comparison. Potentials are rounded otherwise, so that a neuron may cross its threshold
-        in the one and not in the other, and change what follows.
+    `frames` is what to compare on. Potentials are rounded otherwise, so that a neuron may cross its
+    threshold in the one and not in the other, and change what follows.
 
     Raises:
         CheckpointError: More spikes differ than `TOLERANCE`; nothing is written.
-        ConfigError: NIR cannot express the network.
+        ConfigError: NIR cannot express the network; the message says what and how to mend it.
         DataError: The network does not take `frames`.
         MissingExtraError: The library is not installed.
     """
@@ -144,13 +129,10 @@ def export_nir(
 
 @torch.no_grad()
 def compare(network: SpikingNetwork, graph: Any, frames: Tensor) -> NIRCheck:
-    """Run a network in eval mode and a graph on the same frames.
+    """Run a network in eval mode and a graph as of `to_nir` on the same frames.
 
-    Args:
-        network: The network; its mode is left as it is.
-        graph: A graph as of `to_nir`.
-        frames: `(B, T, in_channels, H, W)`; or images `(B, in_channels, H, W)` if the network was
-            built with `time_steps`, which the graph is given at each of these steps.
+    These are `(B, T, in_channels, H, W)`; or images `(B, in_channels, H, W)` if the network was
+    built with `time_steps`, which the graph is given at each of these steps.
     """
     ours: list[Tensor] = []
     handles = [
@@ -185,16 +167,9 @@ def run_graph(graph: Any, frames: Tensor) -> dict[str, Tensor]:
     """What every node of a chain of NIR nodes puts out: an interpreter that shares nothing with
     the networks here, to check files with.
 
-    Args:
-        graph: A `nir.NIRGraph`, as `nir.read` returns it, without branches, of the nodes that
-            `to_nir` writes, with `dt` in its metadata.
-        frames: `(B, T, ...)`, floating point.
-
-    Returns:
-        Outputs `(B, T, ...)` by the names of the nodes, in order.
-
-    Raises:
-        DataError: The graph branches, or has another node.
+    The graph is as `nir.read` returns it, without branches (else a `DataError`), of the nodes that
+    `to_nir` writes. Frames `(B, T, ...)` and outputs, by the names of the nodes in order, are
+    floating point.
     """
     nexts: dict[str, str] = dict(graph.edges)
     names = [name for name in graph.nodes if name not in nexts.values()]
@@ -235,9 +210,8 @@ def _run_stateless(node: Any, kind: str, name: str, x: Tensor) -> Tensor:
     if kind == "Flatten":
         return x.flatten(1)
     if kind == "AvgPool2d":
-        return functional.avg_pool2d(
-            x, _pair(node.kernel_size), _pair(node.stride), _pair(node.padding)
-        )
+        size, stride, padding = _pair(node.kernel_size), _pair(node.stride), _pair(node.padding)
+        return functional.avg_pool2d(x, size, stride, padding)
     if kind not in ("Affine", "Conv2d"):
         raise DataError(f"the NIR node {name!r} is of the kind {kind}, which is not interpreted")
     weight, bias = (

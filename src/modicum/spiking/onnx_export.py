@@ -29,14 +29,8 @@ def write_spiking_onnx(
 ) -> dict[str, Any]:
     """Write a network with its read-out, for any batch size and the number of steps of `samples`.
 
-    Args:
-        network: In eval mode, on the CPU.
-        samples: Input of the shape it is for, `(B, ...)`, some samples: what is compared.
-        out: File to write.
-        described: JSON-able values for the file's metadata.
-
-    Returns:
-        See `modicum.weights.onnx.write_onnx`, which says what is raised too.
+    The network is in eval mode, on the CPU, and compared on the samples `(B, ...)`; for the rest
+    see `modicum.weights.onnx.write_onnx`.
     """
     return write_onnx(
         MeanOverTime(network).eval(),

@@ -28,7 +28,7 @@ Synapses: TypeAlias = nn.Conv2d | nn.Linear
 
 @contextmanager
 def count_spikes(network: nn.Module) -> Generator[SpikeStatistics, None, None]:
-    """Count in every forward pass while the context is open.
+    """Count in every forward pass of a `SpikingNetwork` while the context is open.
 
         with count_spikes(network) as counted, torch.no_grad():
             for frames, _ in loader:
@@ -36,16 +36,7 @@ def count_spikes(network: nn.Module) -> Generator[SpikeStatistics, None, None]:
         print(counted.spikes_per_sample)
 
     Whole sequences and images are counted, over any number of batches; `SpikingNetwork.step` is
-    not.
-
-    Args:
-        network: A `SpikingNetwork`; its mode is left as it is.
-
-    Yields:
-        The statistics, which may be read inside the context or after it.
-
-    Raises:
-        ConfigError: It is another network.
+    not. The statistics may be read inside the context or after it.
     """
     if not isinstance(network, SpikingNetwork):
         raise ConfigError(f"expected a SpikingNetwork, found a {type(network).__name__}")
@@ -142,9 +133,7 @@ class SpikeStatistics:
 
     def _counted(self) -> int:
         if not self.samples:
-            raise DataError(
-                "nothing was counted: call the network inside `with count_spikes(network):`"
-            )
+            raise DataError("nothing was counted: call the network inside `with count_spikes(…):`")
         return self.samples
 
     def attach(self, network: SpikingNetwork) -> list[RemovableHandle]:
@@ -181,13 +170,11 @@ class SpikeStatistics:
 
     def _read(self, name: str, synapses: Synapses, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         # An image that stays for time steps, the second argument, is read once.
-        frames: Tensor = (
-            inputs[0].detach() if len(inputs) == 2 else inputs[0].detach().flatten(0, 1)
-        )
-        per_synapse, per_output = 1, 0
-        if isinstance(synapses, AdaptiveSynapses):
-            per_synapse = synapses.operations_per_synapse
-            per_output = synapses.operations_per_output
+        seen: Tensor = inputs[0].detach()
+        frames = seen if len(inputs) == 2 else seen.flatten(0, 1)
+        adaptive = isinstance(synapses, AdaptiveSynapses)
+        per_synapse = synapses.operations_per_synapse if adaptive else 1
+        per_output = synapses.operations_per_output if adaptive else 0
         outputs = len(frames) * _output_of_one(synapses, frames).numel()
         self._multiply_accumulates += outputs * per_output
         if self._spikes_per_unit is None:
@@ -203,14 +190,10 @@ class SpikeStatistics:
 
 
 def fan_out(synapses: Synapses, frames: Tensor) -> Tensor:
-    """How many synapses a spike at each place reaches.
+    """How many synapses, zero-padded, a spike reaches from each place: float64, `(H, W)`.
 
-    Args:
-        synapses: A convolution, zero-padded, or a linear layer.
-        frames: Its input, `(N, channels, H, W)` or `(N, features)`; only the shape matters.
-
-    Returns:
-        float64, `(H, W)`, or `()` for a linear layer.
+    Of `frames`, their inputs `(N, channels, H, W)` or `(N, features)`, only the shape matters. For
+    a linear layer the result is `()`.
     """
     if isinstance(synapses, nn.Linear):
         return torch.tensor(float(synapses.out_features), dtype=torch.float64, device=frames.device)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from modicum.engine.random import SampleRandom
-from modicum.errors import ConfigError, DataError
-from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll, cutmix, move_pixels
+from modicum.errors import ConfigError
+from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll, move_pixels
 
 STEPS = {
     "nda": NDA(),
@@ -98,28 +98,6 @@ def test_the_modes_are_equally_likely():
     made = NDA(0, roll=3)(frames, 0)
     full = made.flatten(1).all(dim=1)  # rolls, and turns too small to matter
     assert 1 / 3 - 0.03 < full.float().mean() < 1 / 3 + 0.12
-
-
-def test_cutmix():
-    count = 400
-    frames = (torch.arange(count).view(-1, 1, 1, 1, 1) + 1).expand(count, 2, 2, 20, 30)
-    mixed = cutmix(frames, 0)
-    own = mixed.frames == frames
-    other = mixed.frames == frames[mixed.partner]
-    assert (own | other).all()
-    assert torch.allclose(own.float().mean(dim=(1, 2, 3, 4)), mixed.weight)
-    pasted = mixed.partner != torch.arange(count)
-    assert abs(pasted.float().mean() - 0.5) < 0.07
-    assert (mixed.weight[~pasted] == 1).all()
-    assert mixed.weight[pasted].min() < 0.3
-    assert torch.equal(own[:, 0, 0], own[:, 1, 1])
-    assert cutmix(frames[:1], 0, p=1).weight.tolist() == [1.0]
-    everyone = cutmix(frames, 0, p=1).partner
-    assert everyone.sort().values.tolist() == list(range(count))
-    again = cutmix(frames, SampleRandom(0, 0, np.arange(count)))
-    assert torch.equal(again.frames, mixed.frames)
-    with pytest.raises(DataError, match=r"\(2, 2, 20, 30\)"):
-        cutmix(frames[0], 0)
 
 
 @pytest.mark.parametrize(

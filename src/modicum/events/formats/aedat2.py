@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from modicum.events.formats.recording import BLOCK, Block, File, Recording, aedat_version, places
+from modicum.events.formats.recording import BLOCK, Block, File, Recording, check_aedat, places
 
 RECORD = 8
 """Bytes an event."""
@@ -35,21 +35,8 @@ _LONGEST_LINE = 1 << 16
 
 
 def recording(file: File, convention: Convention) -> Recording:
-    """Open an AEDAT 2.0 file.
-
-    Raises:
-        EventFormatError: It is of another version, the camera is not a DVS128, or bytes are left
-            over.
-    """
-    version = aedat_version(file.data)
-    if version is None:
-        raise file.error(
-            0,
-            "there is no line #!AER-DAT2.0, so that this is AEDAT 1 or no AEDAT; AEDAT 2.0 and 3.1 "
-            "are read.",
-        )
-    if version != "2.0":
-        raise file.error(0, f"the version is AEDAT {version}; expected 2.0.")
+    """Open an AEDAT 2.0 file of a DVS128."""
+    check_aedat(file, "2.0")
     start = _header_end(file)
     count = file.count_records(start, RECORD)
     return Recording((SIDE, SIDE), count, lambda: _blocks(file, start, count, convention))

@@ -15,17 +15,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from modicum.events.formats.recording import BLOCK, Block, File, Recording, Size, aedat_version
+from modicum.events.formats.recording import BLOCK, Block, File, Recording, Size, check_aedat
 
 RECORD = 8
 """Bytes a polarity event."""
 POLARITY = 1
 """The type of packets that are read; frames, accelerations and so on are skipped."""
-CHIPS: dict[bytes, Size] = {
-    b"DVS128": (128, 128),
-    b"DAVIS240": (180, 240),
-    b"DAVIS346": (260, 346),
-}
+CHIPS: dict[bytes, Size] = {b"DVS128": (128, 128), b"DAVIS240": (180, 240), b"DAVIS346": (260, 346)}
 """Sensor sizes by what the header calls the source."""
 
 _HEADER = struct.Struct("<hhiiiiii")
@@ -40,17 +36,9 @@ _Part: TypeAlias = tuple[int, int, int]
 def recording(file: File, keep_invalid: bool) -> Recording:
     """Open an AEDAT 3.1 file.
 
-    Args:
-        file: Its bytes.
-        keep_invalid: Keep events the camera's software has marked as invalid, as noise filters do.
-
-    Raises:
-        EventFormatError: It is of another version, or the header is damaged.
+    With `keep_invalid`, events stay that the camera's software has marked as noise filters do.
     """
-    version = aedat_version(file.data)
-    if version != "3.1":
-        found = f"the version is AEDAT {version}" if version else "there is no line #!AER-DAT"
-        raise file.error(0, f"{found}; expected 3.1.")
+    check_aedat(file, "3.1")
     end = file.data.find(_END, 0, _LONGEST_HEADER)
     if end < 0:
         raise file.error(0, "the header has no end: the line #!END-HEADER is missing.")

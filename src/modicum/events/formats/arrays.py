@@ -12,14 +12,15 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import require
-from modicum.events.container import LARGEST_SIDE, Events
+from modicum.events.container import Events
 from modicum.events.formats.recording import BLOCK, Block, File, Recording, Size, places
 
 Columns = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
@@ -37,9 +38,6 @@ _HEADER = re.compile(
 )
 _LARGEST_RATIO = 1032
 """DEFLATE makes nothing smaller than this."""
-
-
-# .npy
 
 
 class _Header(NamedTuple):
@@ -78,9 +76,6 @@ def npy(file: File) -> Recording:
     Times of an (N, 4) pack of floats are microseconds, unless they have fractions and stay below
     1,000: then they are taken as seconds (inferred; no sensor resolves less than a microsecond, and
     no recording lasts less than a millisecond).
-
-    Raises:
-        EventFormatError: It is no array of events, or its length is wrong.
     """
     header = _read_header(file.data[:_LONGEST_HEADER])
     if isinstance(header, str):
@@ -128,73 +123,49 @@ def _in_seconds(t: npt.NDArray[Any]) -> bool:
         return bool((np.abs(t) < _SECONDS_BELOW).all() and (t != np.floor(t)).any())
 
 
-# .npz
-
-
 def npz(file: File) -> Recording:
-    """Open an `.npz` file with the arrays t, x, y, p, height and width.
-
-    Raises:
-        EventFormatError: The archive is damaged, or arrays are missing or of other shapes.
-        DataError: An array cannot be read.
-    """
-    with _Archive(file) as archive:
-        members = {name: archive.open(name) for name in "txyp"}
-        counts = {name: member.count for name, member in members.items()}
+    """Open an `.npz` file with the arrays t, x, y, p, height and width."""
+    with _archive(file) as open_array:
+        counts = {name: open_array(name).count for name in "txyp"}
         if len(set(counts.values())) > 1:
             raise file.error(0, f"the arrays have different lengths: {counts}.")
-        sensor = (archive.number("height"), archive.number("width"))
+        height, width = (file.side(n, open_array(n).take(1)[0]) for n in ("height", "width"))
     count = counts["t"]
 
     def blocks() -> Iterator[Block]:
-        with _Archive(file) as archive:
-            members = [archive.open(name) for name in "txyp"]
+        with _archive(file) as open_array:
+            t, x, y, p = (open_array(name) for name in "txyp")
 
             def columns(start: int, stop: int) -> Columns:
-                t, x, y, p = (member.take(stop - start) for member in members)
-                return t, x, y, p
+                n = stop - start
+                return t.take(n), x.take(n), y.take(n), p.take(n)
 
             yield from _checked(file, count, _LARGE_BLOCK, columns)
 
-    return Recording(sensor, count, blocks)
+    return Recording((height, width), count, blocks)
 
 
-class _Archive:
-    """The arrays of an `.npz` file."""
-
-    def __init__(self, file: File) -> None:
-        self.file = file
-        self._stream = file.stream()
+@contextmanager
+def _archive(file: File) -> Generator[Callable[[str], _Member], None, None]:
+    """The arrays of an `.npz` file by name, each to be read from its start."""
+    with ExitStack() as opened:
         try:
-            self._zip = zipfile.ZipFile(self._stream)
+            archive = opened.enter_context(zipfile.ZipFile(opened.enter_context(file.stream())))
         except _ZIP_ERRORS as error:
-            self._stream.close()
             raise file.error(0, f"the archive is damaged: {error}") from error
 
-    def __enter__(self) -> _Archive:
-        return self
+        def open_array(name: str) -> _Member:
+            try:
+                info = archive.getinfo(f"{name}.npy")
+                return _Member(file, info, archive.open(info))
+            except KeyError as error:
+                raise file.error(
+                    0, f"there is no array {name}; expected t, x, y, p, height and width."
+                ) from error
+            except _ZIP_ERRORS as error:
+                raise file.error(0, f"the array {name} is damaged: {error}") from error
 
-    def __exit__(self, *error: object) -> None:
-        self._zip.close()
-        self._stream.close()
-
-    def open(self, name: str) -> _Member:
-        """An array, to be read from its start."""
-        try:
-            info = self._zip.getinfo(f"{name}.npy")
-            return _Member(self.file, info, self._zip.open(info))
-        except KeyError as error:
-            raise self.file.error(
-                0, f"there is no array {name}; expected t, x, y, p, height and width."
-            ) from error
-        except _ZIP_ERRORS as error:
-            raise self.file.error(0, f"the array {name} is damaged: {error}") from error
-
-    def number(self, name: str) -> int:
-        """A whole number stored as an array of no dimensions."""
-        member = self.open(name)
-        value = member.take(1)[0]
-        return _side(self.file, name, value)
+        yield open_array
 
 
 class _Member:
@@ -239,27 +210,12 @@ class _Member:
         return self.file.error(0, f"the array {self.name}: {what}")
 
 
-_ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,  # other compression
-    RuntimeError,  # encrypted
-    OSError,
-    ValueError,
-)
-
-
-# .h5
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+"""Of a damaged archive; a `RuntimeError` of one that is encrypted or compressed otherwise."""
 
 
 def h5(file: File) -> Recording:
-    """Open an `.h5` file. Needs h5py.
-
-    Raises:
-        EventFormatError: It is damaged, or has no such data sets.
-        MissingExtraError: h5py is not installed.
-    """
+    """Open an `.h5` file; a `MissingExtraError` without h5py."""
     library = require("h5py", "events", "reading .h5 files")
     try:
         with file.stream() as stream, library.File(stream, "r") as opened:
@@ -268,10 +224,8 @@ def h5(file: File) -> Recording:
             attributes = opened["events"].attrs
             sensor: Size | None = None
             if "height" in attributes and "width" in attributes:
-                sensor = (
-                    _side(file, "height", attributes["height"]),
-                    _side(file, "width", attributes["width"]),
-                )
+                height, width = (file.side(n, attributes[n]) for n in ("height", "width"))
+                sensor = (height, width)
             offset = _offset(file, opened["t_offset"][()]) if "t_offset" in opened else 0
     except _H5_ERRORS as error:
         raise _h5_error(file, error) from error
@@ -293,11 +247,7 @@ def h5(file: File) -> Recording:
 
 
 def _offset(file: File, found: Any) -> int:
-    """Microseconds to add to all times.
-
-    Raises:
-        EventFormatError: It is not one number, or none that times can have.
-    """
+    """Microseconds to add to all times."""
     try:
         offset = int(found)
     except (TypeError, ValueError, OverflowError):
@@ -334,16 +284,6 @@ def _h5_error(file: File, error: Exception) -> Exception:
     return file.error(0, f"HDF5 cannot read it: {error}.{hint}")
 
 
-# All
-
-
-def _side(file: File, name: str, value: Any) -> int:
-    """A side of the sensor, as it is stored."""
-    if np.asarray(value).dtype.kind not in "iu" or not 0 < value <= LARGEST_SIDE:
-        raise file.error(0, f"{name} is {value}; expected 1 to {LARGEST_SIDE} pixels.")
-    return int(value)
-
-
 def _checked(
     file: File,
     count: int,
@@ -362,8 +302,7 @@ def _checked(
             events = Events.of(t, x, y, p)
         except ValueError as error:
             raise file.error(
-                here,
-                f"counting from event {start:,}: {str(error).removeprefix('events: ')}",
+                here, f"counting from event {start:,}: {str(error).removeprefix('events: ')}"
             ) from error
         signed, has_zero = signed or bool((p < 0).any()), has_zero or bool((p == 0).any())
         if signed and has_zero:

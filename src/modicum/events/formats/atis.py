@@ -25,11 +25,7 @@ TIME_BITS = 23
 
 
 def recording(file: File) -> Recording:
-    """Open an ATIS file.
-
-    Raises:
-        EventFormatError: The length is not a multiple of 5 bytes.
-    """
+    """Open an ATIS file."""
     count = file.count_records(0, RECORD)
     return Recording(None, count, lambda: _blocks(file, count))
 

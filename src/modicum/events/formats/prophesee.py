@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modicum.events.container import LARGEST_SIDE
 from modicum.events.formats.recording import BLOCK, Block, File, Recording, Size, places
 
 RECORD = 8
@@ -27,12 +26,7 @@ _LONGEST_LINE = 1 << 16
 
 
 def recording(file: File) -> Recording:
-    """Open a Prophesee `.dat` file.
-
-    Raises:
-        EventFormatError: The header is damaged, the events are of another type or size, or bytes
-            are left over.
-    """
+    """Open a Prophesee `.dat` file."""
     sensor, start = _header(file)
     count = file.count_records(start, RECORD)
     return Recording(sensor, count, lambda: _blocks(file, start, count))
@@ -54,13 +48,7 @@ def _header(file: File) -> tuple[Size | None, int]:
                 f"not read. Convert it to .dat or .h5 with Prophesee's tools.",
             )
         if found := re.match(rb"%\s*(height|width)\s+(\d{1,9})\s*$", line, re.IGNORECASE):
-            side = int(found[2])
-            if not 0 < side <= LARGEST_SIDE:
-                raise file.error(
-                    start,
-                    f"{line[1:].decode('latin-1').strip()!r}: expected 1 to {LARGEST_SIDE} pixels.",
-                )
-            sides[found[1].lower()] = side
+            sides[found[1].lower()] = file.side(found[1].decode().lower(), int(found[2]), start)
         start = end + 1
     sensor = (sides[b"height"], sides[b"width"]) if len(sides) == 2 else None
     if start == 0:  # no header, and then no type and size either
@@ -87,22 +75,16 @@ def _blocks(file: File, start: int, count: int) -> Iterator[Block]:
         t, wraps = unwrap(stored, last, wraps)
         last = int(stored[-1])
         x, y, p = word & 0x3FFF, (word >> 14) & 0x3FFF, (word >> 28) & 1
-        place = start + RECORD * first
-        yield Block(t, x, y, p, places(place, RECORD))
+        yield Block(t, x, y, p, places(start + RECORD * first, RECORD))
 
 
 def unwrap(
     stored: npt.NDArray[np.uint32], last: int | None = None, wraps: int = 0
 ) -> tuple[npt.NDArray[Any], int]:
-    """Times beyond 32 bits: one that is smaller by more than 2^31 than that before has wrapped.
+    """Times of their lowest 32 bits, and how often time has wrapped up to the end.
 
-    Args:
-        stored: The lowest 32 bits of the times, at least one.
-        last: What was stored before them.
-        wraps: How often time has wrapped up to there.
-
-    Returns:
-        The times, and how often time has wrapped up to the end.
+    A time that is smaller by more than 2^31 than that before has wrapped. Before the first, `last`
+    was stored, and time had wrapped `wraps` times.
     """
     half = 1 << (TIME_BITS - 1)
     low, high = int(stored.min()), int(stored.max())

@@ -1,8 +1,9 @@
 """What the decoders of all formats take and give: a file's bytes, and events block by block.
 
-A decoder looks at the header at once and returns a `Recording`. Its blocks are decoded as they are
-asked for and are small enough to stay in the processor's cache, so that reading a file whole and
-going through one that is larger than memory are the same work.
+A decoder looks at the header at once and returns a `Recording`; an `EventFormatError` says what is
+wrong with the file. Its blocks are decoded as they are asked for and are small enough to stay in
+the processor's cache, so that reading a file whole and going through one that is larger than memory
+are the same work.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import DataError
-from modicum.events.errors import EventFormatError
+from modicum.events.container import LARGEST_SIDE
 
 BLOCK = 1 << 14
 """Events decoded at a time: the temporary arrays of a block fit a core's second-level cache."""
@@ -34,6 +35,18 @@ Source: TypeAlias = str | Path | bytes
 """A file, or the bytes of one."""
 
 log = logging.getLogger(__name__)
+
+
+class EventFormatError(DataError):
+    """An event file breaks its format. The message names the file and the byte offset."""
+
+    def __init__(self, path: Path | str, offset: int, what: str) -> None:
+        super().__init__(f"{path}, byte {offset:,}: {what}")
+        self.path, self.offset, self.what = Path(path), offset, what
+
+    def __reduce__(self) -> tuple[type[EventFormatError], tuple[Path, int, str]]:
+        # Exceptions are pickled by their message, from which this one cannot be made again.
+        return type(self), (self.path, self.offset, self.what)
 
 
 class Block(NamedTuple):
@@ -50,13 +63,7 @@ class Block(NamedTuple):
 def places(
     start: int, record: int, kept: npt.NDArray[np.integer] | None = None
 ) -> Callable[[int], int]:
-    """For a block's `place`: records of `record` bytes from `start` on.
-
-    Args:
-        start: Byte of the first.
-        record: Bytes of each.
-        kept: Which of them are events; none: all.
-    """
+    """A block's `place`: of records of `record` bytes from byte `start` on, `kept` are events."""
     return lambda event: start + record * (event if kept is None else int(kept[event]))
 
 
@@ -84,11 +91,7 @@ class File:
 
     @classmethod
     def open(cls, source: Source, *, strict: bool) -> File:
-        """Read or map a file.
-
-        Raises:
-            DataError: It cannot be read.
-        """
+        """Read or map a file; a `DataError` if it cannot be read."""
         if isinstance(source, bytes):
             return cls("<bytes>", source, strict)
         try:
@@ -111,12 +114,14 @@ class File:
         """The error to raise for what is at a byte of this file."""
         return EventFormatError(self.name, offset, what)
 
-    def cut(self, offset: int, what: str) -> None:
-        """Say that what begins at `offset` is not whole: an error, or where not strict a warning.
+    def side(self, name: str, value: Any, offset: int = 0) -> int:
+        """A side of the sensor, as it is stored."""
+        if np.asarray(value).dtype.kind not in "iu" or not 0 < value <= LARGEST_SIDE:
+            raise self.error(offset, f"{name} is {value}; expected 1 to {LARGEST_SIDE} pixels.")
+        return int(value)
 
-        Raises:
-            EventFormatError: The file is read strictly.
-        """
+    def cut(self, offset: int, what: str) -> None:
+        """What begins at `offset` is not whole: an error, or where not strict a warning."""
         if self.strict:
             raise self.error(
                 offset,
@@ -126,11 +131,7 @@ class File:
         log.warning("%s, byte %d: %s What comes before is used.", self.name, offset, what)
 
     def count_records(self, start: int, size: int) -> int:
-        """How many records of `size` bytes there are from `start` to the end.
-
-        Raises:
-            EventFormatError: Bytes are left over, and the file is read strictly.
-        """
+        """How many records of `size` bytes there are from `start` to the end; see `cut`."""
         count, left = divmod(len(self.data) - start, size)
         if left:
             self.cut(
@@ -145,3 +146,12 @@ def aedat_version(data: bytes | mmap.mmap) -> str | None:
     """The version of an AEDAT file, such as `"2.0"`; None if there is no such line."""
     found = re.match(rb"#!AER-DAT(\d+\.\d+)", data[:32])
     return found[1].decode() if found else None
+
+
+def check_aedat(file: File, expected: str) -> None:
+    """Refuse a file of another version of AEDAT."""
+    version = aedat_version(file.data)
+    if version != expected:
+        absent = f"there is no line #!AER-DAT{expected}: this is AEDAT 1 or no AEDAT"
+        said = f"the version is AEDAT {version}" if version else absent
+        raise file.error(0, f"{said}; expected {expected}.")

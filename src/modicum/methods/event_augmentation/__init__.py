@@ -13,7 +13,7 @@ from modicum.methods.event_augmentation.checkpoints import load_est, load_torchv
 from modicum.methods.event_augmentation.est import EstClassifier, QuantizationLayer
 from modicum.methods.event_augmentation.event_drop import Drops, EstShiftFlip, EventDrop
 from modicum.methods.event_augmentation.inference import evaluate, export, predict
-from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll, cutmix
+from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll
 from modicum.methods.event_augmentation.resnet import ResNet34
 from modicum.methods.event_augmentation.train import Config, train
 
@@ -34,7 +34,6 @@ __all__ = [
     "QuantizationLayer",
     "ResNet34",
     "TetFlipRoll",
-    "cutmix",
     "evaluate",
     "export",
     "load_est",

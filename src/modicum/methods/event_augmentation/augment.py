@@ -25,18 +25,9 @@ from torch import Tensor
 
 from modicum.engine.random import SampleRandom, fold_keys
 from modicum.errors import ConfigError
-from modicum.events import EventBatch, frame_operations, operations
+from modicum.events import EventBatch, frame_operations, operations, transforms
 from modicum.events.operations import Border, Fragments, OneOrBatch
-from modicum.events.transforms import (
-    Draws,
-    EventTransform,
-    between,
-    check_probability,
-    check_share,
-    random_box,
-    random_frame_window,
-    random_window,
-)
+from modicum.events.transforms import Draws, EventTransform, between
 
 
 def drawn_modes(p: float, modes: Sequence[str], draws: Draws) -> npt.NDArray[np.str_]:
@@ -51,7 +42,7 @@ def occurring(modes: npt.NDArray[np.str_]) -> Iterator[tuple[str, npt.NDArray[np
         yield mode, modes == mode
 
 
-def check_modes(transform: EventTransform, modes: Sequence[str], known: Sequence[str]) -> None:
+def check_modes(transform: object, modes: Sequence[str], known: Sequence[str]) -> None:
     """Refuse an empty choice of modes, or one with a mode that is not known (`ConfigError`)."""
     if isinstance(modes, str) or not modes or not set(modes) <= set(known):
         raise ConfigError(
@@ -72,24 +63,21 @@ class _OnFragments(EventTransform):
     """Smallest and largest side of the fragment's box, as a share of the sensor's; none: no box."""
 
     def __post_init__(self) -> None:
-        check_probability(self, "p")
-        check_share(self, "ratio", self.ratio)
-        check_share(self, "box", self.box or (1.0, 1.0))
+        transforms.check_probability(self, "p")
+        transforms.check_share(self, "ratio", self.ratio)
+        transforms.check_share(self, "box", self.box or (1.0, 1.0))
 
-    def _fragments(self, batch: EventBatch, draws: Draws) -> Fragments:
-        """The part of each recording that may be changed, by 6 numbers each: (B,6)."""
-        window = random_window(Fragments.whole(batch), draws[:, :2], self.ratio)
+    def _fragments(self, samples: EventBatch | Tensor, draws: Draws) -> Fragments:
+        """The part of each sample that may be changed, by 6 numbers each: (B,6)."""
+        if isinstance(samples, EventBatch):
+            window = transforms.random_window(Fragments.whole(samples), draws[:, :2], self.ratio)
+            height, width = samples.height, samples.width
+        else:
+            window = transforms.random_frame_window(samples, draws[:, :2], self.ratio)
+            height, width = samples.shape[-2:]
         if self.box is None:
             return window
-        box = random_box(draws[:, 2:], self.box, batch.height, batch.width)
-        return replace(window, box=box)
-
-    def _frame_fragments(self, frames: Tensor, draws: Draws) -> Fragments:
-        """The same of frames (B,T,2,H,W)."""
-        window = random_frame_window(frames, draws[:, :2], self.ratio)
-        if self.box is None:
-            return window
-        return replace(window, box=random_box(draws[:, 2:], self.box, *frames.shape[-2:]))
+        return replace(window, box=transforms.random_box(draws[:, 2:], self.box, height, width))
 
 
 @dataclass(frozen=True)
@@ -116,17 +104,16 @@ class EventReverse(_OnFragments):
 
     def on_batch(self, batch: EventBatch, random: SampleRandom) -> EventBatch:
         """See `EventTransform.on_batch`."""
-        draws = random.uniform(8, "event reverse")
-        return self._reverse(operations, batch, draws, self._fragments(batch, draws[:, 2:]))
+        return self._reverse(operations, batch, random)
 
     def on_frames(self, frames: Tensor, random: SampleRandom) -> Tensor:
         """See `EventTransform.on_frames`."""
-        draws = random.uniform(8, "event reverse")
-        fragments = self._frame_fragments(frames, draws[:, 2:])
-        return self._reverse(frame_operations, frames.clone(), draws, fragments)
+        return self._reverse(frame_operations, frames.clone(), random)
 
-    def _reverse(self, of: Any, samples: Any, draws: Draws, fragments: Fragments) -> Any:
+    def _reverse(self, of: Any, samples: Any, random: SampleRandom) -> Any:
         """Events or frames reversed by the module `of` operations on them."""
+        draws = random.uniform(8, "event reverse")
+        fragments = self._fragments(samples, draws[:, 2:])
         functions = {
             "time": partial(of.reverse_time, couple_polarity=self.couple_polarity),
             "polarity": of.reverse_polarity,
@@ -206,22 +193,16 @@ class EventDrift(_OnFragments):
         draws = random.uniform(12, "event drift")
         first, last = operations.first_and_last(batch)
         dt = np.trunc(self._shares(draws) * (last - first)[:, None]).astype(np.int64)
-        fragments = self._fragments(batch, draws[:, 6:])
-        return self._drifts(draws, batch.height, batch.width, dt, fragments)
+        return self._drifts(batch, draws, dt, batch.height, batch.width)
 
     def apply(self, events: OneOrBatch, drifts: Drifts) -> OneOrBatch:
         """Recordings, sorted by time, drifted as told; one without events left stays as it was.
-
-        Args:
-            events: One recording, or a batch of B.
-            drifts: How far.
 
         Raises:
             DataError: Shapes that are not of B recordings, or a shift larger than the sensor.
         """
         return self._apply(
-            events,
-            lambda batch: self._drift(operations, batch, drifts, Fragments.whole(batch)),
+            events, lambda batch: self._drift(operations, batch, drifts, Fragments.whole(batch))
         )
 
     def on_batch(self, batch: EventBatch, random: SampleRandom) -> EventBatch:
@@ -232,8 +213,7 @@ class EventDrift(_OnFragments):
         """How far each of the frames `(B, T, 2, H, W)` drift: in time, to whole frames."""
         draws = random.uniform(12, "event drift")
         dt = np.rint(self._shares(draws) * frames.shape[1]).astype(np.int64)
-        height, width = frames.shape[-2:]
-        return self._drifts(draws, height, width, dt, self._frame_fragments(frames, draws[:, 6:]))
+        return self._drifts(frames, draws, dt, *frames.shape[-2:])
 
     def apply_frames(self, frames: Tensor, drifts: Drifts) -> Tensor:
         """Frames `(B, T, 2, H, W)` drifted as told; `dt` and fragments count frames."""
@@ -247,19 +227,16 @@ class EventDrift(_OnFragments):
     def _drift(self, of: Any, samples: Any, drifts: Drifts, whole: Fragments) -> Any:
         """B events or frames drifted by the module `of` operations on them."""
         functions = {
-            "space": lambda part: of.drift_space(
-                samples, drifts.dx, drifts.dy, part, border=self.border
-            ),
-            "velocity": lambda part: of.drift_velocity(
-                samples, drifts.vx, drifts.vy, part, border=self.border
-            ),
-            "time": lambda part: of.drift_time(samples, drifts.dt, part, border=self.border),
+            "space": partial(of.drift_space, dx=drifts.dx, dy=drifts.dy),
+            "velocity": partial(of.drift_velocity, vx=drifts.vx, vy=drifts.vy),
+            "time": partial(of.drift_time, dt=drifts.dt),
         }
         fragments = whole if drifts.fragments is None else drifts.fragments
         for mode, chosen in occurring(np.broadcast_to(drifts.mode, len(whole.start))):
             if mode not in functions:
                 raise ConfigError(f"EventDrift: no mode {mode!r}; known: {', '.join(functions)}.")
-            samples = functions[mode](fragments.only(chosen))
+            part = fragments.only(chosen)
+            samples = functions[mode](samples, fragments=part, border=self.border)
         return samples
 
     def _shares(self, draws: Draws) -> Draws:
@@ -269,24 +246,22 @@ class EventDrift(_OnFragments):
 
     def _drifts(
         self,
+        samples: EventBatch | Tensor,
         draws: Draws,
+        dt: npt.NDArray[np.int64],
         height: int,
         width: int,
-        dt: npt.NDArray[np.int64],
-        fragments: Fragments,
     ) -> Drifts:
         largest = self.max_shift * np.array([width, height])
         whole = np.floor(largest)
         shift = (np.floor(draws[:, 2:4] * (2 * whole + 1)) - whole).astype(np.int64)
         velocity = between(draws[:, 2:4], -largest, largest)
         return Drifts(
-            mode=drawn_modes(self.p, self.modes, draws),
-            dx=shift[:, 0],
-            dy=shift[:, 1],
-            vx=velocity[:, 0],
-            vy=velocity[:, 1],
+            drawn_modes(self.p, self.modes, draws),
+            *shift.T,  # dx, dy
+            *velocity.T,  # vx, vy
             dt=dt if self.per_polarity else dt[:, 0],
-            fragments=fragments,
+            fragments=self._fragments(samples, draws[:, 6:]),
         )
 
 
@@ -345,9 +320,5 @@ class ESTF(EventID):
 
     @property
     def _both(self) -> Compose:
-        return Compose(
-            (
-                replace(self.reverse, ratio=self.ratio, box=self.box),
-                replace(self.drift, ratio=self.ratio, box=self.box),
-            )
-        )
+        ours = {"ratio": self.ratio, "box": self.box}
+        return Compose((replace(self.reverse, **ours), replace(self.drift, **ours)))

@@ -1,4 +1,4 @@
-"""Test sets under other light: what a classifier trained on clean recordings is tried on.
+"""Accuracy under other light, which a classifier trained on clean recordings is tried on.
 
 Of the built-in digits every variation is simulated anew. Of recordings only what an operation on
 events gives can be had, and of that the exact part: a negated scene flips polarities and nothing
@@ -12,11 +12,14 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
+from torch import Tensor, nn
 
 from modicum import events
+from modicum.classification import accuracies
 from modicum.engine.random import SampleRandom
 from modicum.events.operations import drift_space, reverse_polarity, reverse_time
 from modicum.events.simulator import VARIATIONS
+from modicum.methods.event_augmentation.train import Pipeline, logits_of
 
 Change = Callable[[events.EventBatch, SampleRandom], events.EventBatch]
 
@@ -65,13 +68,7 @@ def _digits(part: Literal["train", "test"], name: str) -> events.EventSet:
 def variations(
     data: str, test_set: events.EventSet, split: events.Split = "test"
 ) -> dict[str, Variation]:
-    """The test sets by name, the clean one left out.
-
-    Args:
-        data: `Recordings.data`.
-        test_set: The clean recordings.
-        split: Which split they are of.
-    """
+    """The test sets by name, the clean one left out; `data` is that of `Recordings`."""
     if data == "digits":
         part: Literal["train", "test"] = "train" if split == "train" else "test"
         return {name: Variation(_digits(part, name)) for name in VARIATIONS if name != "clean"}
@@ -81,3 +78,25 @@ def variations(
 def claimed(data: str) -> tuple[str, ...]:
     """The names of the variations that the claim's mean is taken over."""
     return SHIFTED_DIGITS if data == "digits" else tuple(OPERATIONS)
+
+
+def accuracy(
+    network: nn.Module,
+    variation: Variation,
+    pipeline: Pipeline,
+    *,
+    mapping: Tensor | None = None,
+    workers: int | None = 0,
+) -> float:
+    """Top-1 accuracy in percent of a network in eval mode.
+
+    `mapping` is the network's number of each class of the set; none: the same.
+    """
+    recordings, change = variation
+    augment = [change] if change else []
+    loader = events.Loader(
+        recordings, 64, representation=pipeline, augment=augment, workers=workers
+    )
+    device = next(network.parameters()).device
+    logits = logits_of(network)
+    return accuracies(logits, loader, ks=(1,), device=device, mapping=mapping, quiet=True)["top1"]

@@ -49,16 +49,14 @@ def load_torchvision(
     *,
     fresh: Collection[Literal["conv1", "fc"]] = (),
 ) -> None:
-    """Fill a ResNet-34 with weights of torchvision's, such as those trained on ImageNet.
+    """Fill a ResNet-34 in place with weights of torchvision's, such as those trained on ImageNet.
 
     Args:
         network: Filled in place.
-        checkpoint: A file of a state dict, or a state dict.
+        checkpoint: A file of a state dict, or a state dict; a `CheckpointError` if it is damaged or
+            does not fit.
         fresh: Layers that keep the weights they have if the file's do not fit, because events have
             other channels than images (`"conv1"`) or the classes are others (`"fc"`).
-
-    Raises:
-        CheckpointError: The file is damaged, or the weights do not fit.
     """
     where, state = read_state(checkpoint)
     hint = "For other input channels, give fresh=('conv1',); for other classes, fresh=('fc',)."

@@ -13,13 +13,8 @@ from modicum import events
 from modicum.claims import Claim, Picture, Stage, Study
 from modicum.engine.random import SampleRandom
 from modicum.events.pictures import frame_strip, scatter
-from modicum.methods.event_augmentation.brightness import claimed, variations
-from modicum.methods.event_augmentation.metrics import accuracy
-from modicum.methods.event_augmentation.train import (
-    Config,
-    augmentation,
-    pipeline_for,
-)
+from modicum.methods.event_augmentation.brightness import Variation, accuracy, claimed, variations
+from modicum.methods.event_augmentation.train import Config, augmentation, pipeline_for
 from modicum.options import from_json, replace
 from modicum.report import png
 
@@ -78,11 +73,7 @@ CLAIMS = (
 
 
 def study(data: str | None = None) -> Study:
-    """The claims on simulated digits, or on recordings of yours.
-
-    Args:
-        data: What `Recordings.data` may be.
-    """
+    """The claims on simulated digits, or on recordings of yours: what `Recordings.data` may be."""
     if data is None:
         base = DIGITS
         about = "Simulated recordings of scikit-learn's digits: 300 for training, 597 for testing."
@@ -121,20 +112,14 @@ def study(data: str | None = None) -> Study:
 
 
 def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
-    """Accuracies in percent: `clean`, `shifted_mean`, and one for every variation.
-
-    Args:
-        config: The arm's configuration.
-        network: In eval mode, on the CPU.
-    """
-    test_set = config.recordings.open("val")
+    """Accuracies in percent: `clean`, `shifted_mean`, and one for every variation."""
+    data, test_set = config.recordings.data, config.recordings.open("val")
     pipeline = pipeline_for(config, test_set)
-    measured = {
-        name: accuracy(network, variation.recordings, pipeline, change=variation.change)
-        for name, variation in variations(config.recordings.data, test_set).items()
-    }
-    mean = float(np.mean([measured[name] for name in claimed(config.recordings.data)]))
-    return {"clean": accuracy(network, test_set, pipeline), "shifted_mean": mean} | measured
+    clean = accuracy(network, Variation(test_set), pipeline)
+    others = variations(data, test_set).items()
+    shifted = {name: accuracy(network, variation, pipeline) for name, variation in others}
+    mean = float(np.mean([shifted[name] for name in claimed(data)]))
+    return {"clean": clean, "shifted_mean": mean} | shifted
 
 
 def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
@@ -152,9 +137,7 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
             scatter(one[0]),
         ),
         Picture(
-            "The same as frames",
-            "As recorded, in eight parts of equal time.",
-            frame_strip(one[0]),
+            "The same as frames", "As recorded, in eight parts of equal time.", frame_strip(one[0])
         ),
         Picture(
             "The same, augmented",

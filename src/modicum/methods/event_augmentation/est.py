@@ -71,13 +71,9 @@ class ValueLayer(nn.Module):
 
 
 class QuantizationLayer(nn.Module):
-    """From events to the event spike tensor, differentiable in the kernel's weights.
+    """From events to the event spike tensor of 2 bins or more for each polarity.
 
-    Args:
-        bins: Number of bins for each polarity, C, 2 or more.
-
-    Raises:
-        ConfigError: `bins` is below 2.
+    It is differentiable in the kernel's weights.
     """
 
     def __init__(self, bins: int) -> None:
@@ -90,15 +86,9 @@ class QuantizationLayer(nn.Module):
     def forward(self, events: EventBatch) -> Tensor:
         """Add `s * kernel(s - i / (C - 1))` of each event to bin i, with its time `s = t / max t`.
 
-        Args:
-            events: B recordings; they may be empty, and in any order. Times count from 0. Unlike
-                the authors' code, it leaves the caller's times as they are.
-
-        Returns:
-            `(B, 2C, H, W)` on the weights' device: C bins of OFF events, then C of ON.
-
-        Raises:
-            DataError: A time is below 0.
+        The events of B recordings may be in any order; times count from 0 (a `DataError` below) and
+        unlike in the authors' code stay as they are. The result is `(B, 2C, H, W)` on the weights'
+        device: C bins of OFF events, then C of ON.
         """
         refuse_negative_times(events)
         weight = next(self.value_layer.parameters())
@@ -122,13 +112,8 @@ class QuantizationLayer(nn.Module):
 class EstClassifier(nn.Module):
     """The learned event spike tensor, then ResNet-34.
 
-    Args:
-        num_classes: Number of classes.
-        bins: Number of bins for each polarity; 9 in the paper.
-        size: Pixels a side that the classifier sees.
-
-    Raises:
-        ConfigError: `bins` is below 2.
+    `bins` is their number for each polarity, 9 in the paper; `size` are the pixels a side that the
+    classifier sees.
     """
 
     def __init__(self, num_classes: int, bins: int = 9, *, size: int = 224) -> None:
@@ -144,19 +129,11 @@ class EstClassifier(nn.Module):
 
 
 class EstOfColumns(nn.Module):
-    """An `EstClassifier` for one recording given as columns, of operations that ONNX knows.
-
-    Args:
-        network: The classifier.
-        height: Rows of the sensor.
-        width: Columns of the sensor.
-    """
+    """An `EstClassifier` for one recording given as columns, of operations that ONNX knows."""
 
     def __init__(self, network: EstClassifier, height: int, width: int) -> None:
         super().__init__()
-        self.network = network
-        self.height = height
-        self.width = width
+        self.network, self.height, self.width = network, height, width
 
     def forward(self, t: Tensor, x: Tensor, y: Tensor, p: Tensor) -> Tensor:
         """Columns of at least one event, int64 `(N,)` each, to class scores `(1, num_classes)`."""
@@ -173,15 +150,10 @@ class EstOfColumns(nn.Module):
 
 
 def crop_and_resize(x: Tensor, size: int = 224) -> Tensor:
-    """Cut the central square out and resize it by taking nearest neighbours.
+    """Cut the central square of `(B, C, H, W)` out and resize it by taking nearest neighbours.
 
-    Args:
-        x: `(B, C, H, W)`.
-        size: Pixels a side of the result.
-
-    Returns:
-        `(B, C, size, size)`. For a short side of an odd length, the authors' code cuts a rectangle
-        with one row or column less; this keeps the square.
+    For a short side of an odd length, the authors' code cuts a rectangle with one row or column
+    less; this keeps the square.
     """
     height, width = x.shape[-2:]
     side = min(height, width)

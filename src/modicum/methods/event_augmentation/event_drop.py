@@ -13,15 +13,8 @@ import numpy.typing as npt
 
 from modicum.engine.random import SampleRandom, uniform
 from modicum.errors import ConfigError
-from modicum.events import EventBatch
-from modicum.events.operations import (
-    Fragments,
-    OneOrBatch,
-    drift_space,
-    drop_fragments,
-    first_and_last,
-    reverse_x,
-)
+from modicum.events import EventBatch, operations
+from modicum.events.operations import Fragments, OneOrBatch, drop_fragments
 from modicum.events.transforms import EventTransform, Random, check_probability, samples
 
 Floats = npt.NDArray[np.float64]
@@ -69,10 +62,7 @@ class EventDrop(EventTransform):
     def apply(self, events: OneOrBatch, drops: Drops, random: Random = 0) -> OneOrBatch:
         """Recordings, sorted by time, less what is told; one without events left stays as it was.
 
-        Args:
-            events: One recording, or a batch of B.
-            drops: What is dropped.
-            random: Which events the kind `"random"` drops; see `EventTransform`.
+        `random` decides which events the kind `"random"` drops; see `EventTransform`.
         """
 
         def drop(batch: EventBatch) -> EventBatch:
@@ -105,14 +95,8 @@ class EventDrop(EventTransform):
 
 
 def time_window(batch: EventBatch, start: Floats, share: Floats) -> Fragments:
-    """The time `last start <= t <= last (start + share)`, where last is a recording's last time.
-
-    Args:
-        batch: Recordings.
-        start: Where the window starts, as a share of the last time, (B,).
-        share: How long it is, likewise.
-    """
-    _, last = first_and_last(batch)
+    """The time `last start <= t <= last (start + share)`, where last is a recording's last time."""
+    _, last = operations.first_and_last(batch)
     low, high = np.ceil(last * start), np.floor(last * (start + share))
     return Fragments(low.astype(np.int64), high.astype(np.int64))
 
@@ -182,5 +166,5 @@ class EstShiftFlip(EventTransform):
         reach = 2 * self.max_shift + 1
         shift = np.floor(draws[:, :2] * reach).astype(np.int64) - self.max_shift
         shift = np.clip(shift, *np.array([[-1], [1]]) * [batch.width, batch.height])
-        batch = drift_space(batch, shift[:, 0], shift[:, 1])
-        return reverse_x(batch, Fragments.whole(batch).only(draws[:, 2] < self.flip))
+        batch = operations.drift_space(batch, shift[:, 0], shift[:, 1])
+        return operations.reverse_x(batch, Fragments.whole(batch).only(draws[:, 2] < self.flip))

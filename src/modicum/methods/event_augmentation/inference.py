@@ -18,9 +18,8 @@ from modicum.events.pipeline import FramePipeline
 from modicum.events.reading import SUFFIXES
 from modicum.inference import conditions, input_files, latency, predict_files, predictions
 from modicum.method import load_saved
-from modicum.methods.event_augmentation.brightness import variations
+from modicum.methods.event_augmentation.brightness import accuracy, variations
 from modicum.methods.event_augmentation.est import EstClassifier, EstOfColumns
-from modicum.methods.event_augmentation.metrics import accuracy
 from modicum.methods.event_augmentation.train import Pipeline, logits_of
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
 from modicum.spiking.networks import SpikingNetwork
@@ -81,27 +80,17 @@ def evaluate(
         logits_of(classifier.network), loader, device=classifier.device, mapping=mapping
     )
     if brightness:
-        shifted = variations(source, event_set, split)
-        with Progress("other light", len(shifted)) as progress:
-            for done, (name, variation) in enumerate(shifted.items(), start=1):
-                found = accuracy(
-                    classifier.network,
-                    variation.recordings,
-                    pipeline,
-                    change=variation.change,
-                    mapping=mapping,
-                    workers=workers,
+        shifted = result["top1_under_other_light"] = dict[str, float]()
+        others = variations(source, event_set, split)
+        with Progress("other light", len(others)) as progress:
+            for done, (name, variation) in enumerate(others.items(), start=1):
+                shifted[name] = accuracy(
+                    classifier.network, variation, pipeline, mapping=mapping, workers=workers
                 )
-                result.setdefault("top1_under_other_light", {})[name] = found
                 progress.advance(done, name)
-    return result | _cost(classifier)
-
-
-def _cost(classifier: Trained) -> dict[str, Any]:
-    """Parameters, and latency of one made-up recording."""
-    recording = example_recording(classifier.pipeline)
-    inputs = on_device(classifier.pipeline(recording), classifier.device)
-    return {
+    recording = example_recording(pipeline)
+    inputs = on_device(pipeline(recording), classifier.device)
+    return result | {
         "parameters": sum(p.numel() for p in classifier.network.parameters()),
         "latency_ms": {
             **latency(classifier.network, inputs),
@@ -188,35 +177,28 @@ def export(
     out = out or folder / "model.onnx"
     described = {"classes": list(classifier.classes), "pipeline": pipeline.to_notes()}
     if isinstance(network, EstClassifier):
+        network = EstOfColumns(network, pipeline.height, pipeline.width).eval()
         trials = [_columns(example_recording(pipeline, count)) for count in (5000, 300)]
-        return write_onnx(
-            EstOfColumns(network, pipeline.height, pipeline.width).eval(),
-            trials[0],
-            out,
-            outputs=["logits"],
-            dynamic={name: {0: "events"} for name in trials[0]},
-            described=described,
-            trials=trials[1:],
-        )
-    recordings = [example_recording(pipeline, count)[0] for count in range(3000, 7000, 500)]
-    inputs = pipeline(events.EventBatch.of(recordings))
-    assert isinstance(inputs, Tensor)
-    if isinstance(network, SpikingNetwork):
-        return write_spiking_onnx(network, inputs, out, described)
+        dynamic = {name: {0: "events"} for name in trials[0]}
+    else:
+        recordings = [example_recording(pipeline, count)[0] for count in range(3000, 7000, 500)]
+        inputs = pipeline(events.EventBatch.of(recordings))
+        assert isinstance(inputs, Tensor)
+        if isinstance(network, SpikingNetwork):
+            return write_spiking_onnx(network, inputs, out, described)
+        trials = [{"input": inputs[:2]}, {"input": inputs[2:3]}]
+        dynamic = {"input": {0: "batch"}, "logits": {0: "batch"}}
     return write_onnx(
         network,
-        {"input": inputs[:2]},
+        trials[0],
         out,
         outputs=["logits"],
-        dynamic={"input": {0: "batch"}, "logits": {0: "batch"}},
+        dynamic=dynamic,
         described=described,
-        trials=[{"input": inputs[2:3]}],
+        trials=trials[1:],
     )
 
 
 def _columns(recording: events.EventBatch) -> dict[str, Tensor]:
     """The columns of a recording as int64 tensors, as the exported network takes them."""
-    return {
-        name: torch.from_numpy(getattr(recording, name).astype("int64"))
-        for name in ("t", "x", "y", "p")
-    }
+    return {name: torch.from_numpy(getattr(recording, name).astype("int64")) for name in "txyp"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from modicum.engine.random import SampleRandom
-from modicum.errors import ConfigError, DataError
-from modicum.events.transforms import Frames, Random, check_probability, samples, transform_frames
+from modicum.errors import ConfigError
+from modicum.events.transforms import Frames, Random, check_probability, transform_frames
+from modicum.methods.event_augmentation.augment import check_modes
 
 Places: TypeAlias = npt.NDArray[np.float64]
 """Where pixels are, (B,H,W)."""
@@ -45,11 +46,7 @@ class NDA:
     """What there is to choose from, one for each sample."""
 
     def __post_init__(self) -> None:
-        known = ("roll", "rotate", "shear")
-        if isinstance(self.modes, str) or not self.modes or not set(self.modes) <= set(known):
-            raise ConfigError(
-                f"NDA: modes is {self.modes!r}; expected a sequence of some of {', '.join(known)}."
-            )
+        check_modes(self, self.modes, ("roll", "rotate", "shear"))
         check_probability(self, "flip")
         if min(self.roll, self.rotate, self.shear) < 0 or self.shear >= 90:
             raise ConfigError(
@@ -73,21 +70,20 @@ class NDA:
         names = np.array(self.modes)[np.floor(draws[:, 1] * len(self.modes)).astype(int)]
         pixels, spread = draws[:, 2:].T, draws[:, 2] * 2 - 1
         rolls = np.floor(pixels * (2 * self.roll + 1)) - self.roll
-        across, down = np.where(names == "roll", rolls, 0)
         turn = np.where(names == "rotate", np.deg2rad(self.rotate) * spread, 0.0)
         slant = np.where(names == "shear", np.tan(np.deg2rad(self.shear) * spread), 0.0)
 
-        def each(values: Places) -> Places:
-            return values[:, None, None]
-
         x, y = np.arange(width)[None, None, :], np.arange(height)[None, :, None]
-        rolled = each(names == "roll")
+        rolled = names == "roll"
         right, below = x - (width - 1) / 2, y - (height - 1) / 2
-        turned_x = each(np.cos(turn)) * right - each(np.sin(turn)) * below + each(slant) * below
-        turned_y = each(np.sin(turn)) * right + each(np.cos(turn)) * below
+        cos, sin, slant, across, down, rolled = (
+            values[:, None, None] for values in (np.cos(turn), np.sin(turn), slant, *rolls, rolled)
+        )
+        turned_x = cos * right - sin * below + slant * below
+        turned_y = sin * right + cos * below
         return (
-            np.where(rolled, (x - each(across)) % width, turned_x + (width - 1) / 2),
-            np.where(rolled, (y - each(down)) % height, turned_y + (height - 1) / 2),
+            np.where(rolled, (x - across) % width, turned_x + (width - 1) / 2),
+            np.where(rolled, (y - down) % height, turned_y + (height - 1) / 2),
         )
 
 
@@ -116,59 +112,3 @@ def move_pixels(frames: Tensor, x: Places, y: Places) -> Tensor:
     index = torch.from_numpy(source).to(frames.device).expand(-1, flat.shape[1], -1)
     outside = torch.from_numpy(~inside).to(frames.device).view(len(frames), 1, -1)
     return flat.gather(2, index).masked_fill_(outside, 0).view(frames.shape)
-
-
-class Mixed(NamedTuple):
-    """Frames of two samples each."""
-
-    frames: Tensor
-    """(B,T,2,H,W)."""
-    partner: Tensor
-    """Which sample of the batch was pasted into each, int64 (B,); itself where none was."""
-    weight: Tensor
-    """Share of the sample's own area, float32 (B,): the loss is
-    `weight loss(label) + (1 - weight) loss(label[partner])`."""
-
-
-def cutmix(frames: Tensor, random: Random, *, p: float = 0.5) -> Mixed:
-    """CutMix (S. Yun et al., ICCV 2019), NDA's option: paste a box of another sample into each.
-
-    The box's area is uniform in (0, 1) of the sensor (a Beta(1, 1) distribution), it is centred
-    anywhere and cut at the border. Unlike all other transforms, what becomes of a sample depends
-    on the batch it is in, for the partner is of that batch.
-
-    Args:
-        frames: (B,T,2,H,W).
-        random: See `EventTransform`.
-        p: Probability that something is pasted into a sample.
-
-    Raises:
-        ValueError: The frames have another shape.
-    """
-    if frames.ndim != 5:
-        raise DataError(
-            f"cutmix: found frames of the shape {tuple(frames.shape)}; expected (B,T,2,H,W)."
-        )
-    count, height, width = len(frames), *frames.shape[-2:]
-    draws = samples(random, count).uniform(5, "cutmix")
-    order = np.argsort(draws[:, 0], kind="stable")  # each gets the next in a random circle
-    partner = np.empty(count, np.int64)
-    partner[order] = np.roll(order, -1)
-    partner = np.where(draws[:, 1] < p, partner, np.arange(count))
-
-    sides = np.array([height, width])
-    cut = np.floor(sides * np.sqrt(1 - draws[:, 2, None]))
-    centre = np.floor(draws[:, 3:] * sides)
-    low, high = np.maximum(centre - cut // 2, 0), np.minimum(centre + cut // 2, sides)
-    high = np.where((partner == np.arange(count))[:, None], low, high)
-    rows, columns = (
-        (np.arange(size) >= low[:, axis, None]) & (np.arange(size) < high[:, axis, None])
-        for axis, size in enumerate(sides)
-    )
-    box = torch.from_numpy(rows[:, :, None] & columns[:, None, :]).to(frames.device)
-    others = torch.from_numpy(partner).to(frames.device)
-    return Mixed(
-        torch.where(box[:, None, None], frames[others], frames),
-        others,
-        1 - box.float().mean(dim=(1, 2)),
-    )

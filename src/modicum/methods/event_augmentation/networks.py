@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,15 +13,17 @@ from modicum.methods.event_augmentation.est import EstClassifier
 from modicum.methods.event_augmentation.resnet import ResNet34
 from modicum.spiking.networks import SpikingNetwork
 
+KINDS: Mapping[str, type[nn.Module]] = {
+    "est": EstClassifier,
+    "resnet34": ResNet34,
+    "spiking": SpikingNetwork,
+}
+"""The networks of files of weights."""
+
 
 def network(kind: str, **arguments: Any) -> nn.Module:
     """The network of a file of weights."""
-    builders: dict[str, Any] = {
-        "est": EstClassifier,
-        "resnet34": ResNet34,
-        "spiking": SpikingNetwork,
-    }
-    return builders[kind](**arguments)
+    return KINDS[kind](**arguments)
 
 
 def example(network: nn.Module) -> tuple[Any, ...]:

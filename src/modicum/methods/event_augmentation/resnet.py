@@ -8,9 +8,7 @@ from modicum.vision.resnet import ResNet
 class ResNet34(ResNet):
     """The network of 34 layers, for inputs of any number of channels.
 
-    Args:
-        in_channels: Channels of the input: 3 for images; 2 C for an event spike tensor of C bins.
-        num_classes: Number of classes.
+    `in_channels` is 3 for images, 2 C for an event spike tensor of C bins.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:

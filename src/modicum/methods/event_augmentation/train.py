@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from modicum import classification, events
+from modicum import classification, events, images
 from modicum.classification import Logits
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run
@@ -21,7 +20,8 @@ from modicum.methods.event_augmentation.augment import ESTF, EventDrift, EventID
 from modicum.methods.event_augmentation.checkpoints import load_est
 from modicum.methods.event_augmentation.est import EstClassifier
 from modicum.methods.event_augmentation.event_drop import EstShiftFlip, EventDrop
-from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll, cutmix
+from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll
+from modicum.methods.event_augmentation.networks import KINDS
 from modicum.methods.event_augmentation.resnet import ResNet34
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
 from modicum.options import FLAT, Ge, Interval, Options
@@ -30,30 +30,12 @@ from modicum.spiking.networks import BUILDERS as SPIKING
 from modicum.spiking.networks import SpikingNetwork, read_out
 from modicum.weights.foreign import fill, read_state
 
-_log = logging.getLogger("modicum")
-
-Network = Literal[
-    "resnet34-est",
-    "resnet34-voxels",
-    "resnet34-count",
-    "resnet34-frame",
-    "vggsnn",
-    "vggsnn_stride",
-    "nda_vgg11",
-    "light",
-    "small",
-]
-Augment = Literal[
-    "none",
-    "eventid",
-    "estf",
-    "reverse",
-    "drift",
-    "eventdrop",
-    "est-shift-flip",
-    "nda",
-    "tet-flip-roll",
-]
+ResNets = Literal["resnet34-est", "resnet34-voxels", "resnet34-count", "resnet34-frame"]
+Spiking = Literal["vggsnn", "vggsnn_stride", "nda_vgg11", "light", "small"]
+Network = Literal[ResNets, Spiking]
+OfEvents = Literal["none", "eventid", "estf", "reverse", "drift", "eventdrop", "est-shift-flip"]
+OfFrames = Literal["nda", "tet-flip-roll"]
+Augment = Literal[OfEvents, OfFrames]
 
 
 @dataclass(frozen=True)
@@ -113,7 +95,7 @@ class Config(Options):
     @property
     def on_frames(self) -> bool:
         """Whether the augmentation works on frames rather than on events."""
-        return self.augment in ("nda", "tet-flip-roll")
+        return self.augment in get_args(OfFrames)
 
 
 Pipeline: TypeAlias = FramePipeline | VoxelPipeline
@@ -121,26 +103,17 @@ Pipeline: TypeAlias = FramePipeline | VoxelPipeline
 
 def pipeline_for(config: Config, event_set: events.EventSet) -> Pipeline:
     """How recordings of a data set become what the network takes."""
+    convention = config.recordings.reading.convention
     if config.network.startswith("resnet34"):
         kind: Any = config.network.removeprefix("resnet34-")
-        return VoxelPipeline(
-            event_set.height,
-            event_set.width,
-            config.recordings.reading.convention,
-            kind,
-            config.bins,
-            config.size or 224,
-        )
+        sensor = (event_set.height, event_set.width, convention)
+        return VoxelPipeline(*sensor, kind, config.bins, config.size or 224)
     size = config.size or (None if config.network == "small" else 48)
-    return config.framing.pipeline(event_set, config.recordings.reading.convention, size)
+    return config.framing.pipeline(event_set, convention, size)
 
 
 def build_network(config: Config, pipeline: Pipeline, classes: int) -> nn.Module:
-    """The untrained network a configuration asks for.
-
-    Raises:
-        CheckpointError: `init` cannot be used.
-    """
+    """The untrained network a configuration asks for; a `CheckpointError` if `init` is unusable."""
     if isinstance(pipeline, FramePipeline):
         return SPIKING[config.network](size=pipeline.input_size, num_classes=classes)
     if pipeline.kind == "est":
@@ -188,20 +161,12 @@ def augmentation(config: Config) -> Any:
 
 def arguments_of(network: nn.Module) -> dict[str, Any]:
     """What `network(**arguments)` of the room's `method` builds the same network from."""
-    kinds: dict[type, str] = {EstClassifier: "est", ResNet34: "resnet34", SpikingNetwork: "spiking"}
     arguments: Any = network.arguments
-    return {"kind": kinds[type(network)], **arguments}
+    return {"kind": next(k for k, made in KINDS.items() if type(network) is made), **arguments}
 
 
 def train(config: Config, run: Run) -> nn.Module:
-    """Train a classifier and leave its weights in the run's folder.
-
-    Args:
-        config: The recipe.
-        run: The run; `run.finish()` is called.
-
-    Returns:
-        The network after the last step.
+    """Train a classifier, and leave its weights in the run's folder.
 
     Raises:
         DataError: The recordings cannot be used.
@@ -211,36 +176,38 @@ def train(config: Config, run: Run) -> nn.Module:
         train_set = config.recordings.open("train", quiet=run.quiet)
         val_set = config.recordings.open("val", quiet=run.quiet)
     pipeline, fitting = pipeline_for(config, train_set), config.fitting
-    chosen = [change for change in (augmentation(config),) if change is not None]
+    change = augmentation(config)
     loader = events.Loader(
         train_set,
         run.micro_batch_size(fitting.batch_size, len(train_set)),
         representation=pipeline,
-        augment=[] if config.on_frames else chosen,
-        frame_augment=chosen if config.on_frames else [],
+        augment=[change] if change and not config.on_frames else [],
+        frame_augment=[change] if config.on_frames else [],
         shuffle=True,
         drop_last=True,
         **run.share,
     )
 
-    network = build_network(config, pipeline, len(train_set.classes))
+    classes = len(train_set.classes)
+    network = build_network(config, pipeline, classes)
     optimizer = torch.optim.Adam(
         network.parameters(), lr=fitting.learning_rate, weight_decay=fitting.weight_decay
     )
-    arguments = arguments_of(network)
+    arguments, notes = arguments_of(network), config.recordings.notes(train_set, pipeline)
     network, optimizer = run.prepare(network, optimizer)
     run.register(network=network, optimizer=optimizer)
-    notes = config.recordings.notes(train_set, pipeline)
     run.result(network, arguments=arguments, notes=notes)
 
     spiking = isinstance(pipeline, FramePipeline)
     criterion = LOSSES[config.loss] if spiking else nn.functional.cross_entropy
+    mix = images.Mix(cutmix=1.0, probability=config.cutmix, each="sample")
     steps_an_epoch = len(loader) // run.options.accumulate
     for batch in run.batches(loader, epochs=fitting.epochs):
         network.train()
         inputs, target = batch.input, batch.label
-        if config.cutmix:
-            inputs, target = mixed(batch, config, run, len(train_set.classes))
+        if mix.probability:
+            made = mix(inputs, SampleRandom(run.seed, run.epoch, batch.index.cpu().numpy()))
+            inputs, target = made.images, made.targets(images.soft_targets(target, classes))
         loss = criterion(network(inputs), target)
         rate = learning_rate(config, run.steps, steps_an_epoch)
         run.step(loss, optimizer, learning_rate=rate)
@@ -248,15 +215,6 @@ def train(config: Config, run: Run) -> nn.Module:
         if run.scores_now(fitting.score_every, fitting.epochs):
             run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
     return run.finish()
-
-
-def mixed(batch: events.Batch, config: Config, run: Run, classes: int) -> tuple[Tensor, Tensor]:
-    """Frames with boxes of others, and the probabilities `(B, classes)` of their labels."""
-    random = SampleRandom(run.seed, run.epoch, batch.index.cpu().numpy())
-    made = cutmix(batch.input, random, p=config.cutmix)
-    label = nn.functional.one_hot(batch.label, classes).float()
-    weight = made.weight.to(label.device)[:, None]
-    return made.frames, weight * label + (1 - weight) * label[made.partner]
 
 
 def learning_rate(config: Config, step: int, steps_an_epoch: int) -> float:
