@@ -113,11 +113,10 @@ class RandAugment:
         """
         draws = random.uniform(3 * self.operations, "rand augment").reshape(len(images), -1, 3)
         noise = random.normal(self.operations, "rand augment magnitude")
-        names = list(_INCREASING)
         result = _bytes(images).clone()
         for turn in range(self.operations):
             which, taken, sign = draws[:, turn].T
-            operation = np.where(taken < 0.5, np.floor(which * len(names)), -1)
+            operation = np.where(taken < 0.5, np.floor(which * len(_INCREASING)), -1)
             magnitude = self.magnitude + self.spread * noise[:, turn]
             level = magnitude.clip(0.0, 10.0) / 10.0
             direction = np.where(sign < 0.5, -1.0, 1.0)
@@ -189,15 +188,18 @@ def _operate(
     kernel: Kernel = "nearest",
 ) -> None:
     """Give each image, in place, the operation with its number in `arguments`; -1: none."""
+    # On a CPU, as many images at a time as stay in its cache.
+    part = max(1, 2**18 // images[:1].numel()) if images.device.type == "cpu" else len(images)
     for number, (name, argument_of) in enumerate(arguments.items()):
-        (drew,) = np.nonzero(operation == number)
-        if len(drew):
-            chosen = torch.from_numpy(drew).to(images.device)
+        drew = torch.from_numpy(np.flatnonzero(operation == number))
+        for chosen in drew.split(part) if len(drew) else ():
             strength, direction = (
-                torch.from_numpy(part[drew]).to(images.device) for part in (level, sign)
+                torch.from_numpy(of)[chosen].to(images.device) for of in (level, sign)
             )
             argument = argument_of(strength, direction, *images.shape[-2:])
-            images[chosen] = operate(name, images[chosen], argument, fill, kernel)
+            first = int(chosen[0])  # a slice is many times as fast as an index
+            place = slice(first, first + 1) if part == 1 else chosen.to(images.device)
+            images[place] = operate(name, images[place], argument, fill, kernel)
 
 
 def operate(
