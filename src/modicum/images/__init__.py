@@ -25,6 +25,7 @@ from modicum.images.decode import (
     image_size,
     read_crop,
 )
+from modicum.images.distortions import Distortions
 from modicum.images.geometry import (
     Geometry,
     HorizontalFlip,
@@ -65,6 +66,7 @@ __all__ = [
     "Batch",
     "CheckReport",
     "ColourJitter",
+    "Distortions",
     "FileImages",
     "Geometry",
     "HorizontalFlip",

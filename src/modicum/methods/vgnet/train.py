@@ -19,7 +19,7 @@ from modicum.errors import ConfigError
 from modicum.methods.vgnet.baseline import MobileNetV2, stages_like
 from modicum.methods.vgnet.checkpoints import load_into, load_official
 from modicum.methods.vgnet.model import BUILDERS, VGNet
-from modicum.options import Ge, Gt, Interval, Options
+from modicum.options import FLAT, Ge, Gt, Interval, Options
 from modicum.system.progress import report_progress
 
 _log = logging.getLogger("modicum")
@@ -73,6 +73,7 @@ class Config(Options):
     """crop: random resized crop and flip. shift_flip: shift by up to 4 pixels and flip.
     autoaugment: these and the CIFAR-10 policy. shift: up to 2 pixels. none: the crop of
     evaluation."""
+    distortions: Annotated[images.Distortions, FLAT] = images.Distortions()
     holdout: float = 0.1
     """Share of a folder without val/ that is held out to score the network on."""
     skip_bad: bool = False
@@ -239,15 +240,14 @@ def train(config: Config, run: Run) -> nn.Module:
     loader = images.Loader(
         train_set,
         run.micro_batch_size(config.batch_size, len(train_set)),
-        transform=pipeline.training(config.augmentation),
+        transform=(*pipeline.training(config.augmentation), *config.distortions.steps()),
         shuffle=True,
         drop_last=True,
         **run.share,
     )
 
-    network = build_network(
-        config, classes=len(train_set.classes), channels=train_set.channels, size=pipeline.size
-    )
+    classes, channels = len(train_set.classes), train_set.channels
+    network = build_network(config, classes=classes, channels=channels, size=pipeline.size)
     optimizer = torch.optim.SGD(
         parameter_groups(network, config.weight_decay),
         lr=config.learning_rate,
@@ -271,9 +271,12 @@ def train(config: Config, run: Run) -> nn.Module:
     for batch in run.batches(loader, epochs=config.epochs):
         network.train()
         # Bytes travel to the device; floats would be four times as many.
-        logits = network(normalise(batch.image))
+        image, target = normalise(batch.image), batch.label
+        if config.distortions != images.Distortions():
+            random = images.SampleRandom(run.seed, run.epoch, batch.index.cpu().numpy())
+            image, target = config.distortions(image, target, classes, random)
         loss = nn.functional.cross_entropy(
-            logits, batch.label, label_smoothing=config.label_smoothing
+            network(image), target, label_smoothing=config.label_smoothing
         )
         rate = learning_rate(config, run.steps, total, steps_an_epoch)
         run.step(loss, optimizer, learning_rate=rate)
