@@ -19,6 +19,7 @@ from modicum.images.decode import decode_image
 from modicum.images.folders import IMAGES, list_files, recognise
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
 from modicum.images.published import find_cifar, read_cifar
+from modicum.system.progress import report_progress
 from modicum.system.threads import Progress, in_threads
 
 MEMORY_LIMIT = 2 * 2**30
@@ -40,7 +41,7 @@ def open_images(
     holdout: float = 0.1,
     skip_bad: bool = False,
     memory_limit: int = MEMORY_LIMIT,
-    progress: Progress | None = None,
+    quiet: bool = True,
 ) -> ImageSet:
     """Open one split of a folder of images, or of the built-in digits.
 
@@ -72,7 +73,7 @@ def open_images(
             `ImageSet.skipped`. Every file is then decoded to find them, in sets of any size.
         memory_limit: Files of one size that take at most so many bytes when decoded are held in
             memory.
-        progress: Called with (files done, files in all) while files are decoded or checked.
+        quiet: Show no progress while files are decoded or checked.
 
     Returns:
         `MemoryImages` for digits, CIFAR's batches and files within `memory_limit`, else
@@ -106,7 +107,8 @@ def open_images(
             f"the share to hold out, such as 0.1, or split the folder into train/ and val/."
         )
     log.info("%s: %s; %s: %d images", root, tree.layout, split, len(files))
-    return _checked(files, listing.bad, skip_bad, memory_limit, progress)
+    with report_progress(f"check {split} images", quiet=quiet) as progress:
+        return _checked(files, listing.bad, skip_bad, memory_limit, progress)
 
 
 def available_splits(source: str | Path) -> tuple[Split, ...]:

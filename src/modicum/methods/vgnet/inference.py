@@ -22,7 +22,6 @@ from modicum.methods.vgnet.fold import fold
 from modicum.methods.vgnet.model import VGNet, count_multiply_adds, count_parameters
 from modicum.methods.vgnet.train import Pipeline, resolved
 from modicum.system.files import atomic_write
-from modicum.system.progress import report_progress
 from modicum.weights.onnx import write_onnx, write_state_dict
 
 Trained: TypeAlias = Classifier[nn.Module, Pipeline]
@@ -75,20 +74,15 @@ def evaluate(
 def _evaluation_set(
     classifier: Trained, data: str, split: images.Split | None, skip_bad: bool
 ) -> images.ImageSet:
-    with report_progress("check images") as progress:
-        if images.has_splits(data):
-            return images.open_images(data, split or "val", skip_bad=skip_bad, progress=progress)
+    part, holdout = split or "val", 0.1
+    if not images.has_splits(data):
         if resolved(data) == classifier.notes["data"]:
-            return images.open_images(
-                data,
-                split or "val",
-                holdout=classifier.notes["holdout"],
-                skip_bad=skip_bad,
-                progress=progress,
-            )
-        if split not in (None, "train"):
+            holdout = classifier.notes["holdout"]
+        elif split in (None, "train"):
+            part, holdout = "train", 0.0
+        else:
             raise ConfigError(f"--split {split}: {data} has no parts; leave the option out.")
-        return images.open_images(data, "train", holdout=0, skip_bad=skip_bad, progress=progress)
+    return images.open_images(data, part, holdout=holdout, skip_bad=skip_bad, quiet=False)
 
 
 def require_channels(found: int, classifier: Trained, data: object) -> None:

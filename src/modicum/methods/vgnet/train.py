@@ -20,7 +20,6 @@ from modicum.methods.vgnet.baseline import MobileNetV2, stages_like
 from modicum.methods.vgnet.checkpoints import load_into, load_official
 from modicum.methods.vgnet.model import BUILDERS, VGNet
 from modicum.options import FLAT, Ge, Gt, Interval, Options
-from modicum.system.progress import report_progress
 
 _log = logging.getLogger("modicum")
 
@@ -107,47 +106,26 @@ def build_network(config: Config, *, classes: int, channels: int, size: int) -> 
         raise ConfigError(
             f"no model is called {config.model!r}. Known: {', '.join(BUILDERS)}, mobilenetv2."
         )
-    chosen: dict[str, Any] = {"num_classes": classes, "in_channels": channels}
     start = load_official(config.init) if config.init is not None else None
-    if config.revision is not None:
-        chosen["revision"] = config.revision
-    elif start is not None:
-        chosen["revision"] = start.arguments["revision"]
-    if config.channels is not None:
-        chosen["channels"] = config.channels
-    if config.layers is not None:
-        chosen["layers"] = config.layers
-    network = BUILDERS[config.model](thumbnail=thumbnail, **chosen)
+    chosen = {
+        "revision": config.revision or (start and start.arguments["revision"]),
+        "channels": config.channels,
+        "layers": config.layers,
+    }
+    network = BUILDERS[config.model](
+        num_classes=classes, in_channels=channels, thumbnail=thumbnail,
+        **{option: value for option, value in chosen.items() if value is not None},
+    )  # fmt: skip
     if start is not None:
         state = start.state_dict()
         known = start.arguments["num_classes"]
         if known != classes:
-            _log.info(
-                "%s has %d classes, the data %d: the classifier starts anew.",
-                config.init,
-                known,
-                classes,
-            )
+            told = "%s has %d classes, the data %d: the classifier starts anew."
+            _log.info(told, config.init, known, classes)
             mine = network.state_dict()
             state |= {name: mine[name] for name in mine if name.startswith("classifier")}
         load_into(network, state, str(config.init))
     return network
-
-
-SHIFT_FLIP = (images.RandomShift(4), images.HorizontalFlip())
-"""The usual augmentation of CIFAR."""
-
-
-def open_split(config: Config, split: images.Split, *, quiet: bool = True) -> images.ImageSet:
-    """The images of a configuration. See `images.open_images`."""
-    with report_progress(f"check {split} images", quiet=quiet) as progress:
-        return images.open_images(
-            config.data,
-            split,
-            holdout=config.holdout,
-            skip_bad=config.skip_bad,
-            progress=progress,
-        )
 
 
 @dataclass(frozen=True)
@@ -173,12 +151,13 @@ class Pipeline:
 
     def training(self, augmentation: str) -> Sequence[images.Step]:
         """The steps of an augmentation of `Config`, before `normalise`."""
-        square = self.crop()
+        square, flip = self.crop(), images.HorizontalFlip()
+        shift_flip = (square, images.RandomShift(4), flip)  # as usual for CIFAR
         return {
-            "crop": (images.RandomResizedCrop(self.size), images.HorizontalFlip()),
-            "shift_flip": (square, *SHIFT_FLIP),
+            "crop": (images.RandomResizedCrop(self.size), flip),
+            "shift_flip": shift_flip,
             # The order of Cubuk et al. (2019): shift and flip first, then the policy.
-            "autoaugment": (square, *SHIFT_FLIP, images.AutoAugmentCifar10()),
+            "autoaugment": (*shift_flip, images.AutoAugmentCifar10()),
             "shift": (square, images.RandomShift(2)),
             "none": (square,),
         }[augmentation]
@@ -196,21 +175,16 @@ class Pipeline:
 
 def pipeline_for(config: Config, image_set: images.ImageSet) -> Pipeline:
     """The sizes and statistics a configuration means for a data set."""
-    size = config.size
-    if size is None:
-        size = 224
-        if isinstance(image_set, images.MemoryImages):
-            side = max(image_set.images.shape[2:])
-            size = side if side < 128 else 224
+    size = config.size or 224
+    if config.size is None and isinstance(image_set, images.MemoryImages):
+        side = max(image_set.images.shape[2:])
+        size = side if side < 128 else 224
     short_side = config.short_side or (size if size < 128 else round(size * 8 / 7))
-    if image_set.channels == 1:
-        return Pipeline(size, short_side, (0.5,), (0.5,))
-    thumbnail = size < 128
+    statistics = images.IMAGENET_MEAN, images.IMAGENET_STD
+    if size < 128:
+        statistics = images.CIFAR10_MEAN, images.CIFAR10_STD
     return Pipeline(
-        size,
-        short_side,
-        images.CIFAR10_MEAN if thumbnail else images.IMAGENET_MEAN,
-        images.CIFAR10_STD if thumbnail else images.IMAGENET_STD,
+        size, short_side, *(((0.5,), (0.5,)) if image_set.channels == 1 else statistics)
     )
 
 
@@ -220,22 +194,16 @@ def resolved(data: str) -> str:
 
 
 def train(config: Config, run: Run) -> nn.Module:
-    """Train a classifier and leave its weights in the run's folder.
-
-    Args:
-        config: The recipe.
-        run: The run; `run.finish()` is called.
-
-    Returns:
-        The network after the last step.
+    """Train a classifier, leave its weights in the run's folder, and return it.
 
     Raises:
         DataError: The images cannot be used.
         ConfigError: The options do not fit each other or the data.
     """
     with run.main_process_first():  # it checks the images; the others find the result remembered
-        train_set = open_split(config, "train", quiet=run.quiet)
-        val_set = open_split(config, "val", quiet=run.quiet)
+        reading = {"holdout": config.holdout, "skip_bad": config.skip_bad, "quiet": run.quiet}
+        train_set = images.open_images(config.data, "train", **reading)
+        val_set = images.open_images(config.data, "val", **reading)
     pipeline = pipeline_for(config, train_set)
     loader = images.Loader(
         train_set,
@@ -248,22 +216,13 @@ def train(config: Config, run: Run) -> nn.Module:
 
     classes, channels = len(train_set.classes), train_set.channels
     network = build_network(config, classes=classes, channels=channels, size=pipeline.size)
-    optimizer = torch.optim.SGD(
-        parameter_groups(network, config.weight_decay),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-    )
+    groups = parameter_groups(network, config.weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
     network, optimizer = run.prepare(network, optimizer)
     run.register(network=network, optimizer=optimizer)
-    run.result(
-        network,
-        notes={
-            "classes": list(train_set.classes),
-            "pipeline": vars(pipeline),
-            "data": resolved(config.data),
-            "holdout": config.holdout,
-        },
-    )
+    notes = {"classes": list(train_set.classes), "pipeline": vars(pipeline)}
+    notes |= {"data": resolved(config.data), "holdout": config.holdout}
+    run.result(network, notes=notes)
 
     normalise = pipeline.normalise()
     steps_an_epoch = len(loader) // run.options.accumulate
@@ -304,11 +263,7 @@ def score(
 ) -> dict[str, float]:
     """Top-1 and top-5 accuracy in percent and mean cross-entropy, shared among the processes."""
     network.eval()
-    loader = images.Loader(
-        image_set,
-        256 * run.world,
-        transform=(pipeline.crop(),),
-        **run.share,
-    )
+    crop = (pipeline.crop(),)
+    loader = images.Loader(image_set, 256 * run.world, transform=crop, **run.share)
     normalise = pipeline.normalise()
     return classification.score(lambda pixels: network(normalise(pixels)), loader, run, ks=(1, 5))
