@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,16 +140,14 @@ def latency(network: nn.Module, inputs: Any, repeats: int = 20) -> dict[str, flo
         `minimum` and `median`.
     """
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    times: list[float] = []
-    for _ in range(3 + repeats):
+    moments: list[float] = []
+    for _ in range(4 + repeats):  # from one pass to the next
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        began = time.perf_counter()
+        moments.append(1000 * time.perf_counter())
         network(inputs)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(1000 * (time.perf_counter() - began))
-    return {"minimum": min(times[3:]), "median": statistics.median(times[3:])}
+    times = [after - before for before, after in pairwise(moments[3:])]
+    return {"minimum": min(times), "median": statistics.median(times)}
 
 
 def conditions(device: torch.device) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,17 @@ from modicum.system.environment import usable_cores
 
 Made = TypeVar("Made")
 """A batch: tensors in any nesting of dataclasses, named tuples, lists and dicts."""
+
+
+class Order(TypedDict, total=False):
+    """How a `Loader` goes through the samples; see there."""
+
+    seed: int
+    shuffle: bool
+    drop_last: bool
+    workers: int | None
+    rank: int
+    world: int
 
 
 class Loader(Generic[Made]):

@@ -16,15 +16,8 @@ its images draws the `View` itself and moves them all:
 
 from modicum.data.folders import Split
 from modicum.engine.random import SampleRandom
-from modicum.images.check import CheckReport, check_images, fingerprint
-from modicum.images.decode import (
-    decode_crop,
-    decode_image,
-    decode_label_map,
-    decode_view,
-    image_size,
-    read_crop,
-)
+from modicum.images.check import check_images, fingerprint
+from modicum.images.decode import decode_image, decode_label_map, read_crop
 from modicum.images.distortions import Distortions
 from modicum.images.geometry import (
     Geometry,
@@ -32,16 +25,14 @@ from modicum.images.geometry import (
     RandomCrop,
     RandomResizedCrop,
     RandomShift,
-    Resample,
     Resize,
     ResizeCentreCrop,
     ScaleJitter,
     View,
-    resize,
 )
-from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
+from modicum.images.image_set import FileImages, ImageSet, MemoryImages
 from modicum.images.loader import Batch, Loader, Step
-from modicum.images.mix import Mix, Mixed, soft_targets
+from modicum.images.mix import Mix, soft_targets
 from modicum.images.pixels import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -53,7 +44,7 @@ from modicum.images.pixels import (
 )
 from modicum.images.policies import AutoAugmentCifar10, RandAugment
 from modicum.images.sheet import contact_sheet
-from modicum.images.sources import available_splits, has_splits, open_images
+from modicum.images.sources import has_splits, open_images
 from modicum.images.survey import survey
 
 __all__ = [
@@ -62,9 +53,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "AutoAugmentCifar10",
-    "BadImage",
     "Batch",
-    "CheckReport",
     "ColourJitter",
     "Distortions",
     "FileImages",
@@ -74,14 +63,12 @@ __all__ = [
     "Loader",
     "MemoryImages",
     "Mix",
-    "Mixed",
     "Normalise",
     "RandAugment",
     "RandomCrop",
     "RandomErasing",
     "RandomResizedCrop",
     "RandomShift",
-    "Resample",
     "Resize",
     "ResizeCentreCrop",
     "SampleRandom",
@@ -89,19 +76,14 @@ __all__ = [
     "Split",
     "Step",
     "View",
-    "available_splits",
     "check_images",
     "contact_sheet",
-    "decode_crop",
     "decode_image",
     "decode_label_map",
-    "decode_view",
     "fingerprint",
     "has_splits",
-    "image_size",
     "open_images",
     "read_crop",
-    "resize",
     "soft_targets",
     "survey",
 ]

@@ -6,10 +6,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from modicum.errors import DataError
 from modicum.images.decode import decode_image, opened
@@ -58,16 +56,18 @@ def check_images(
         thorough = len(image_set) <= THOROUGH_UP_TO
     paths = [image_set.path(number) for number in range(len(image_set))]
     memory = cache_folder() / "images" / f"{state_of_files(paths)}.json"
-    known = _recall(memory, thorough)
-    if known is not None:
-        return CheckReport(len(paths), known.bad, thorough=known.thorough, remembered=True)
+    if known := _recall(memory, len(paths), thorough):
+        return known
     reasons = in_threads(what_is_wrong if thorough else what_seems_wrong, paths, progress)
     bad = tuple(
         BadImage(str(name), reason)
         for name, reason in zip(image_set.names, reasons, strict=True)
         if reason is not None
     )
-    _remember(memory, thorough, bad)
+    try:
+        write_text(memory, json.dumps({"thorough": thorough, "bad": bad}))
+    except OSError as error:
+        log.info("the result of the check is not kept, %s cannot be written: %s", memory, error)
     return CheckReport(len(paths), bad, thorough=thorough, remembered=False)
 
 
@@ -129,24 +129,12 @@ def fingerprint(image_set: ImageSet) -> str:
     return digest.hexdigest()
 
 
-class _Known(NamedTuple):
-    thorough: bool
-    bad: tuple[BadImage, ...]
-
-
-def _recall(memory: Path, thorough: bool) -> _Known | None:
+def _recall(memory: Path, count: int, thorough: bool) -> CheckReport | None:
     try:
         found = json.loads(memory.read_text(encoding="utf-8"))
         if found["thorough"] or not thorough:
             bad = tuple(BadImage(str(name), str(reason)) for name, reason in found["bad"])
-            return _Known(bool(found["thorough"]), bad)
+            return CheckReport(count, bad, thorough=bool(found["thorough"]), remembered=True)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or of another version: check again
     return None
-
-
-def _remember(memory: Path, thorough: bool, bad: Sequence[BadImage]) -> None:
-    try:
-        write_text(memory, json.dumps({"thorough": thorough, "bad": bad}))
-    except OSError as error:
-        log.info("the result of the check is not kept, %s cannot be written: %s", memory, error)

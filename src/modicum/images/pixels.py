@@ -125,12 +125,7 @@ class RandomErasing:
         return result
 
 
-def affine(
-    images: Tensor,
-    matrix: Tensor,
-    fill: Fill = 0,
-    kernel: Kernel = "nearest",
-) -> Tensor:
+def affine(images: Tensor, matrix: Tensor, fill: Fill = 0, kernel: Kernel = "nearest") -> Tensor:
     """Move pixels as Pillow's `transform(AFFINE)` does.
 
     Args:
@@ -175,23 +170,6 @@ def _bicubic(images: Tensor, matrix: Tensor, fill: Fill) -> Tensor:
 
 def _fixed(numbers: Tensor) -> Tensor:
     return torch.floor(numbers * 65536.0 + 0.5).long()
-
-
-def moving(
-    x: Tensor | float = 0.0,
-    y: Tensor | float = 0.0,
-    *,
-    x_of_y: Tensor | float = 0.0,
-    y_of_x: Tensor | float = 0.0,
-) -> Tensor:
-    """Translations in pixels and shears for `affine`, (n,6); one at least is a tensor (n,)."""
-    parts = (x, y, x_of_y, y_of_x)
-    device = next(part.device for part in parts if isinstance(part, Tensor))
-    moved = torch.broadcast_tensors(
-        *(torch.as_tensor(part, dtype=torch.float64, device=device) for part in parts)
-    )
-    one = torch.ones_like(moved[0])
-    return torch.stack([one, moved[2], moved[0], moved[3], one, moved[1]], dim=1)
 
 
 def rotation(degrees: Tensor, height: int, width: int) -> Tensor:

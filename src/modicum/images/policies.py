@@ -27,7 +27,7 @@ from torch import Tensor
 
 from modicum.engine.random import SampleRandom
 from modicum.images import pixels
-from modicum.images.pixels import Fill, Kernel, affine, moving
+from modicum.images.pixels import Fill, Kernel, affine
 
 # (operation, probability, magnitude 0 to 9), twice: Table 7.
 POLICY_CIFAR10: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (
@@ -203,11 +203,7 @@ def _operate(
 
 
 def operate(
-    name: str,
-    images: Tensor,
-    argument: Tensor | None,
-    fill: Fill = 0,
-    kernel: Kernel = "nearest",
+    name: str, images: Tensor, argument: Tensor | None, fill: Fill = 0, kernel: Kernel = "nearest"
 ) -> Tensor:
     """One operation.
 
@@ -219,24 +215,22 @@ def operate(
         fill: See `pixels.affine`.
         kernel: See `pixels.affine`.
     """
-    height, width = images.shape[-2:]
     if argument is None:
         plain = {"AutoContrast": pixels.auto_contrast, "Equalize": pixels.equalise}
         return plain[name](images) if name in plain else 255 - images
-    match name:
-        case "ShearX":
-            matrix = moving(x_of_y=argument)
-        case "ShearY":
-            matrix = moving(y_of_x=argument)
-        case "TranslateX":
-            matrix = moving(x=argument)
-        case "TranslateY":
-            matrix = moving(y=argument)
-        case "Rotate":
-            matrix = pixels.rotation(argument, height, width)
-        case _:
-            return _OPERATIONS[name](images, argument)
-    return affine(images, matrix, fill, kernel)
+    if name in _OPERATIONS:
+        return _OPERATIONS[name](images, argument)
+    if name == "Rotate":
+        matrix = pixels.rotation(argument, *images.shape[-2:])
+    else:
+        matrix = torch.eye(2, 3, dtype=torch.float64).repeat(len(images), 1, 1).to(argument.device)
+        row, column = _PLACES[name]
+        matrix[:, row, column] = argument
+    return affine(images, matrix.flatten(1), fill, kernel)
+
+
+_PLACES = {"ShearX": (0, 1), "ShearY": (1, 0), "TranslateX": (0, 2), "TranslateY": (1, 2)}
+"""Which number of the matrix `pixels.affine` takes an operation changes."""
 
 
 def _bytes(images: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from modicum.data.folders import Listing, Split, Tree, own_split, recognise_unla
 from modicum.engine.random import permutation
 from modicum.errors import ConfigError, DataError
 from modicum.images.check import check_images
-from modicum.images.decode import decode_image
+from modicum.images.decode import decode_image, image_size
 from modicum.images.folders import IMAGES, list_files, recognise
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
 from modicum.images.published import find_cifar, read_cifar
@@ -226,13 +227,9 @@ def _common_size(files: FileImages, looked_at: int = 100) -> tuple[int, int] | N
     """(height, width) if some files from all over the set agree in it."""
     sizes: set[tuple[int, int]] = set()
     for number in np.linspace(0, len(files) - 1, min(looked_at, len(files))).astype(int):
-        try:
-            sizes.add(decode_image(files.path(number)).shape[:2])
-        except DataError:
-            continue  # found and named later
-        if len(sizes) > 1:
-            return None
-    return next(iter(sizes), None)
+        with suppress(DataError):  # found and named later
+            sizes.add(image_size(files.path(number)))
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _unusable(root: Path, bad: Sequence[BadImage], count: int) -> DataError:
@@ -250,13 +247,8 @@ def _cifar(root: Path, split: Split) -> MemoryImages:
     assert cifar is not None
     kind, folder = cifar
     part = read_cifar(kind, folder, "train" if split == "train" else "test")
-    return MemoryImages(
-        part.classes,
-        torch.from_numpy(part.labels),
-        np.array(part.names),
-        kind.layout,
-        torch.from_numpy(part.images),
-    )
+    labels, images = torch.from_numpy(part.labels), torch.from_numpy(part.images)
+    return MemoryImages(part.classes, labels, np.array(part.names), kind.layout, images)
 
 
 def _digits(split: Split) -> MemoryImages:
@@ -265,10 +257,6 @@ def _digits(split: Split) -> MemoryImages:
     part = order[:_DIGITS_TRAIN] if split == "train" else order[_DIGITS_TRAIN:]
     small = torch.from_numpy(pixels[part]).view(-1, 1, 8, 8) * (255.0 / 16.0)
     images = torch.nn.functional.interpolate(small, size=(32, 32), mode="bilinear")
-    return MemoryImages(
-        tuple(str(digit) for digit in range(10)),
-        torch.from_numpy(digits[part].astype(np.int64)),
-        np.array([f"digits/{number}" for number in part]),
-        "built-in digits",
-        images.round().to(torch.uint8),
-    )
+    classes, names = tuple(map(str, range(10))), np.array([f"digits/{number}" for number in part])
+    labels, images = torch.from_numpy(digits[part]), images.round().to(torch.uint8)
+    return MemoryImages(classes, labels, names, "built-in digits", images)

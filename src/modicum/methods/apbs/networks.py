@@ -18,17 +18,6 @@ from modicum.spiking.networks import Architecture, SpikingNetwork
 from modicum.spiking.neurons import LIF
 
 
-class Associating(Architecture, total=False):
-    """The arguments of `SpikingNetwork` and of `associative`."""
-
-    association: float | None
-    measure: Measure
-    cache: Cache
-    exclude_self: bool
-    momentum: float
-    associate_classifier: bool
-
-
 def associative(
     builder: Callable[..., SpikingNetwork],
     *,
@@ -77,40 +66,14 @@ def associative(
     return net
 
 
-def network(**arguments: Unpack[Associating]) -> SpikingNetwork:
-    """`SpikingNetwork` from the arguments of it and of `associative`, as in `net.arguments`."""
-    return associative(SpikingNetwork, **arguments)
-
-
-def vggsnn(**options: Unpack[Associating]) -> SpikingNetwork:
-    """VGGSNN, 9,271,498 parameters."""
-    return associative(plain.vggsnn, **options)
-
-
-def vggsnn_stride(**options: Unpack[Associating]) -> SpikingNetwork:
-    """VGGSNN without pooling, as many parameters."""
-    return associative(plain.vggsnn_stride, **options)
-
-
-def nda_vgg11(**options: Unpack[Associating]) -> SpikingNetwork:
-    """VGG-11 of NDA, 9,230,538 parameters."""
-    return associative(plain.nda_vgg11, **options)
-
-
-def light(**options: Unpack[Associating]) -> SpikingNetwork:
-    """Four convolutions, 412,138 parameters."""
-    return associative(plain.light, **options)
-
-
-def small(**options: Unpack[Associating]) -> SpikingNetwork:
-    """Two convolutions, 30,970 parameters."""
-    return associative(plain.small, **options)
-
+network = partial(associative, SpikingNetwork)
+"""`SpikingNetwork` from the arguments of it and of `associative`, as in `net.arguments`."""
 
 BUILDERS: dict[str, Callable[..., SpikingNetwork]] = {
-    builder.__name__: builder for builder in (vggsnn, vggsnn_stride, nda_vgg11, light, small)
+    name: partial(associative, builder) for name, builder in plain.BUILDERS.items()
 }
-"""The networks by name."""
+"""Those of `modicum.spiking.networks` by name, taking the arguments of `associative` besides."""
+vggsnn, vggsnn_stride, nda_vgg11, light, small = BUILDERS.values()
 
 NEURONS: dict[str, Callable[[], LIF]] = {
     "tet": LIF.tet,
@@ -127,7 +90,7 @@ def build(name: str, *, neuron: str | None = None, **options: Any) -> SpikingNet
     Args:
         name: One of `BUILDERS`.
         neuron: One of `NEURONS`; None for those the network usually has.
-        **options: Others of `Associating`.
+        **options: Arguments of `associative` and `SpikingNetwork`.
 
     Raises:
         ConfigError: There is no such network or neuron, or an option is out of range.

@@ -47,10 +47,7 @@ class Probe(NamedTuple):
 
 @torch.no_grad()
 def probe_potentiation(
-    *,
-    association: float = 0.2,
-    weights: tuple[float, float] = (0.48, 0.48),
-    time_steps: int = 20,
+    *, association: float = 0.2, weights: tuple[float, float] = (0.48, 0.48), time_steps: int = 20
 ) -> Probe:
     """Stimulate a neuron of two synapses at every time step.
 
@@ -71,18 +68,13 @@ def probe_potentiation(
         for strength in (0.0, association)
     )
     conditions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    currents: list[Tensor] = []
-    spikes: list[Tensor] = []
+    found: list[Tensor] = []
     for synapses in (plain, associative):
         synapses.weight.copy_(torch.tensor([weights]))
         current = synapses(conditions)[:, 0]
-        currents.append(current)
-        spikes.append(neuron(current.expand(time_steps, -1)).sum(0))
-    responses = [
-        Response(float(a), float(b), int(c), int(d))
-        for a, b, c, d in zip(*currents, *spikes, strict=True)
-    ]
-    return Probe(*responses)
+        found += [current, neuron(current.expand(time_steps, -1)).sum(0)]
+    responses = zip(*(numbers.tolist() for numbers in found), strict=True)
+    return Probe(*(Response(a, b, int(c), int(d)) for a, c, b, d in responses))
 
 
 class Enhancement(NamedTuple):

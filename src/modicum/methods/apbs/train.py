@@ -146,15 +146,7 @@ def loader_for(
     augment: STCF | None = None,
     **order: Any,
 ) -> Loader[Any]:
-    """Batches of frames `(B, T, 2, H, W)` or images `(B, C, H, W)`.
-
-    Args:
-        samples: Recordings or images.
-        pipeline: What becomes of them.
-        batch_size: Samples a batch, over all processes.
-        augment: What training samples go through.
-        order: Of `data.loader.Loader`: `seed`, `shuffle`, `workers` and so on.
-    """
+    """Batches of frames `(B, T, 2, H, W)` or images `(B, C, H, W)`; `order` as of any `Loader`."""
     if isinstance(pipeline, ImagePipeline):
         assert isinstance(samples, images.ImageSet)
         steps = pipeline.training(augment) if augment else pipeline.evaluation()

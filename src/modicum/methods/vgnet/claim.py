@@ -95,23 +95,17 @@ CLAIMS = (
 
 
 def study(data: str | None = None) -> Study:
-    """The claims on the digits, or on a data set of yours.
-
-    Args:
-        data: An image folder or another data set `images.open_images` takes.
-    """
+    """The claims on the digits, or on a data set of yours that `images.open_images` takes."""
     if data is None:
-        base = DIGITS
+        base, fingerprint = DIGITS, ""
         about = "Handwritten digits of scikit-learn at 32x32: 1,200 for training, 597 for testing."
         caveat = (
             "Digits are too easy to rank these networks: all of them reach 97 to 99 %. They show "
             "that fixed filters suffice here, no more; give photographs with --data."
         )
-        fingerprint = ""
     else:
         base = dataclasses.replace(PHOTOGRAPHS, data=data)
-        train_set = images.open_images(data, "train")
-        test_set = images.open_images(data, "val")
+        train_set, test_set = images.open_images(data, "train"), images.open_images(data, "val")
         about = (
             f"{data}: {len(train_set):,} images for training, {len(test_set):,} for testing, "
             f"{len(train_set.classes)} classes."
@@ -149,11 +143,7 @@ def _equal_width(config: Config) -> float:
 
 @torch.no_grad()
 def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
-    """What the claims compare, on the test images.
-
-    Args:
-        config: The arm's configuration.
-        network: In eval mode, on the CPU.
+    """What the claims compare, on the test images: of an arm and its network in eval mode.
 
     Returns:
         `top1` and `shift_consistency` in percent, and the numbers of trainable parameters

@@ -47,11 +47,7 @@ _DIAGONALS = [
 
 
 def normalised_gaussian(sigma: float) -> Tensor:
-    """A 3x3 Gaussian with sum 1, float32, shape `(3, 3)`.
-
-    Args:
-        sigma: Standard deviation in pixels.
-    """
+    """A 3x3 Gaussian of sigma pixels with sum 1, float32, shape `(3, 3)`."""
     row = torch.exp(-(torch.arange(-1, 2, dtype=torch.float64) ** 2) / (2 * sigma**2))
     kernel = torch.outer(row, row)
     return (kernel / kernel.sum()).float()
@@ -65,8 +61,7 @@ def downsampling_kernels(revision: Revision) -> Tensor:
     """
     if revision == "release2":
         return normalised_gaussian(1.0)[None]
-    kernel = torch.tensor(_GAUSSIAN_PAPER)
-    return torch.stack([kernel, -kernel])
+    return torch.tensor(_GAUSSIAN_PAPER) * torch.tensor([1, -1]).view(2, 1, 1)
 
 
 def edge_kernels(kernels: Kernels) -> Tensor:
@@ -74,10 +69,8 @@ def edge_kernels(kernels: Kernels) -> Tensor:
 
     Channel `c` is filtered by kernel `c mod 4` or `c mod 8`.
     """
-    chosen = list(_EDGES)
-    if kernels == "edge_gaussian":
-        chosen += [*_DIAGONALS, _GAUSSIAN_PAPER, _GAUSSIAN_NARROW]
-    return torch.tensor(chosen)
+    more = [*_DIAGONALS, _GAUSSIAN_PAPER, _GAUSSIAN_NARROW]
+    return torch.tensor([*_EDGES, *more] if kernels == "edge_gaussian" else _EDGES)
 
 
 class FixedDepthwise(nn.Module):
@@ -96,14 +89,13 @@ class FixedDepthwise(nn.Module):
 
     def __init__(self, kernels: Tensor, channels: int, stride: int, *, as_parameter: bool) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.stride = channels, stride
         weight = kernels.repeat(channels // len(kernels), 1, 1)[:, None]
         if as_parameter:
             # Frozen, so that an optimizer over trainable parameters and weight decay leave it out.
             self.weight = nn.Parameter(weight, requires_grad=False)
         else:
             self.register_buffer("weight", weight)
-        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, channels, H, W)` to `(B, channels, ceil(H / stride), ceil(W / stride))`."""
@@ -117,11 +109,7 @@ class FixedDepthwise(nn.Module):
 
 
 class SharedDepthwise(nn.Module):
-    """A 3x3 depthwise convolution whose kernels are shared by 8 contiguous groups of channels.
-
-    Args:
-        channels: A multiple of 8.
-    """
+    """A 3x3 depthwise convolution whose kernels are shared by 8 contiguous groups of channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -137,10 +125,7 @@ class SharedDepthwise(nn.Module):
 class SqueezeExcitation(nn.Module):
     """Channel attention of Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018.
 
-    Args:
-        channels: Channels of input and output.
-        ratio: Width of the bottleneck relative to `channels`, before rounding to a multiple of 8.
-        activation: Between the two layers.
+    `ratio` is the bottleneck's width relative to `channels`, before rounding to a multiple of 8.
     """
 
     def __init__(self, channels: int, ratio: float, activation: Activation) -> None:
@@ -221,10 +206,6 @@ class HalfIdentity(nn.Module):
     """Filter one half of the channels, take the other as it is, and compute a new half from both.
 
     The newer half becomes the one the next block takes as it is.
-
-    Args:
-        half3x3: Spatial filter on half the channels of the stage.
-        conv1x1: Makes half the channels from all.
     """
 
     def __init__(self, half3x3: nn.Module, conv1x1: nn.Sequential) -> None:
@@ -401,28 +382,19 @@ class VGNet(nn.Module):
             self.classifier = nn.Sequential(nn.Dropout(dropout), linear)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class logits of images.
-
-        Args:
-            x: `(B, in_channels, H, W)`, floating point, at least `minimum_size()` pixels high and
-                wide.
-
-        Returns:
-            `(B, num_classes)`.
+        """Class logits `(B, num_classes)` of images `(B, in_channels, H, W)`, floating point.
 
         Raises:
-            ValueError: Shape or dtype of `x` is not as above.
+            ValueError: They are not, or are smaller than `minimum_size()`.
         """
         check_images(x, self.arguments["in_channels"], self.minimum_size())
         return self.classifier(self.features(x).stage4.mean((2, 3)))
 
     def minimum_size(self) -> int:
         """The least height and width of an image, in pixels."""
-        thumbnail = self.arguments["thumbnail"]
-        if self.arguments["downsampling"] == "maxpool":
-            # Without padding, maps shrink faster: 3 pixels are needed to make 1.
-            return 15 if thumbnail else 61
-        return 8 if thumbnail else 32
+        # Without padding, as max-pooling is, maps shrink faster: 3 pixels are needed to make 1.
+        sizes = (61, 15) if self.arguments["downsampling"] == "maxpool" else (32, 8)
+        return sizes[self.arguments["thumbnail"]]
 
 
 def check_images(x: Tensor, in_channels: int, minimum: int) -> None:

@@ -62,8 +62,7 @@ RECIPE = Recipe(
             ),
         ),
         "digits": Preset(
-            "8 epochs of a narrow network on the built-in digits, in half a minute.",
-            DIGITS,
+            "8 epochs of a narrow network on the built-in digits, in half a minute.", DIGITS
         ),
         "smoke": Preset(
             "two short epochs on the built-in digits, to see that everything works.",

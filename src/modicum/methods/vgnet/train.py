@@ -80,13 +80,7 @@ class Config(Options):
 
 
 def build_network(config: Config, *, classes: int, channels: int, size: int) -> VGNet | MobileNetV2:
-    """The untrained network a configuration asks for.
-
-    Args:
-        config: Read for `model`, `revision`, `channels`, `layers`, `width` and `init`.
-        classes: Classes of the data.
-        channels: Channels of its images.
-        size: Side of the crop; below 128 pixels the network is built in thumbnail mode.
+    """The untrained network a configuration asks for, in thumbnail mode below `size` 128.
 
     Raises:
         ConfigError: There is no such model, or an option does not go with it.
@@ -249,13 +243,9 @@ def learning_rate(config: Config, step: int, total: int, steps_an_epoch: int) ->
     """Learning rate of a step, from 0, of `total` steps."""
     if config.schedule == "one_cycle":
         return one_cycle(step, total, peak=config.learning_rate)
-    return warmup_cosine(
-        step,
-        total,
-        peak=config.learning_rate,
-        warmup=min(round(config.warmup_epochs * steps_an_epoch), total - 1),
-        minimum=config.minimum_learning_rate,
-    )
+    warmup = min(round(config.warmup_epochs * steps_an_epoch), total - 1)
+    least = config.minimum_learning_rate
+    return warmup_cosine(step, total, peak=config.learning_rate, warmup=warmup, minimum=least)
 
 
 def score(
