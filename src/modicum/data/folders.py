@@ -98,11 +98,7 @@ def recognise(root: Path, files: FileKind) -> Tree:
 
 
 def recognise_unlabelled(root: Path, files: FileKind) -> Tree:
-    """A folder whose files need no labels: all below it, or below its train/, val/ and test/.
-
-    Raises:
-        DataError: The folder is missing, or two folders could be the same split.
-    """
+    """A folder whose files need no labels: all below it, or below its train/, val/ and test/."""
     splits, only = _named_splits(root, files)
     if "train" not in splits or not (only or len(splits) > 1):
         return Tree(root, f"{files.noun}s without labels", (), (), {"all": root}, files)

@@ -44,15 +44,9 @@ Sizes: TypeAlias = npt.NDArray[np.int64]
 
 
 def resize(images: Tensor, size: tuple[int, int], resample: Resample = "bilinear") -> Tensor:
-    """Resize equally large images on the CPU.
+    """Resize equally large images (B,C,H,W) on the CPU to a height and width.
 
-    Args:
-        images: (B,C,H,W), uint8, or float32 except for `"opencv-bilinear"`.
-        size: Height and width of the results.
-        resample: How.
-
-    Returns:
-        (B,C,*size) of the images' dtype.
+    They are uint8, or float32 except for `"opencv-bilinear"`, and stay so.
     """
     if images.shape[2:] == size:
         return images
@@ -216,10 +210,8 @@ class View:
         """
         corners = self.points(boxes.unflatten(-1, (2, 2)))
         corners = torch.stack([corners.amin(-2), corners.amax(-2)], dim=-2)
-        if clip:
-            limit = torch.tensor(self.size[::-1], dtype=corners.dtype, device=corners.device)
-            corners = corners.clamp(min=0).minimum(limit)
-        return corners.flatten(-2)
+        limit = corners.new_tensor(self.size[::-1])
+        return (corners.clamp(min=0).minimum(limit) if clip else corners).flatten(-2)
 
     def cameras(self, matrices: Tensor) -> Tensor:
         """Camera matrices of the canvas, of those of the images.

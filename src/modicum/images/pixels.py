@@ -126,17 +126,14 @@ class RandomErasing:
 
 
 def affine(images: Tensor, matrix: Tensor, fill: Fill = 0, kernel: Kernel = "nearest") -> Tensor:
-    """Move pixels as Pillow's `transform(AFFINE)` does.
+    """Move pixels of images uint8 (n,C,H,W) as Pillow's `transform(AFFINE)` does.
 
     Args:
-        images: uint8 (n,C,H,W).
+        images: The images.
         matrix: float64 (n,6): output (x, y) shows input (a x + b y + c, d x + e y + f), measured
             from the corner of the image.
         fill: Grey level, or one for each channel, where the input is outside the image.
         kernel: How pixels are made that come from between others.
-
-    Returns:
-        uint8 (n,C,H,W).
     """
     if kernel == "bicubic":
         return _bicubic(images, matrix, fill)

@@ -205,15 +205,10 @@ def _operate(
 def operate(
     name: str, images: Tensor, argument: Tensor | None, fill: Fill = 0, kernel: Kernel = "nearest"
 ) -> Tensor:
-    """One operation.
+    """One operation, called as by Pillow or the papers, on images uint8 (n,C,H,W).
 
-    Args:
-        name: What Pillow or the papers call it.
-        images: uint8 (n,C,H,W).
-        argument: Its argument (n,): a factor, degrees, pixels, bits or a grey level; none for
-            AutoContrast, Equalize and Invert.
-        fill: See `pixels.affine`.
-        kernel: See `pixels.affine`.
+    Its argument (n,) is a factor, degrees, pixels, bits or a grey level; none for AutoContrast,
+    Equalize and Invert. For `fill` and `kernel` see `pixels.affine`.
     """
     if argument is None:
         plain = {"AutoContrast": pixels.auto_contrast, "Equalize": pixels.equalise}

@@ -102,10 +102,7 @@ def _read_binary(kind: CifarKind, path: Path) -> _Part:
     record = label_bytes + _PIXELS
     content = np.frombuffer(_bytes(path), dtype=np.uint8)
     if not len(content) or len(content) % record:
-        raise DataError(
-            f"{path}: expected records of {record} bytes, found {len(content)} bytes in all. "
-            f"Unpack the archive again."
-        )
+        raise _damaged(path, f"records of {record} bytes", f"{len(content)} bytes in all")
     records = content.reshape(-1, record)
     labels = records[:, label_bytes - 1].astype(np.int64)
     names = [f"{path.name}/{number}" for number in range(len(records))]
@@ -117,19 +114,15 @@ def _read_python(kind: CifarKind, path: Path) -> _Part:
     data = content.get("data")
     labels = content.get("labels" if kind.classes == 10 else "fine_labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_PIXELS,):
-        raise DataError(
-            f"{path}: expected the entry 'data' to be a uint8 array (N, {_PIXELS}), found "
-            f"{_describe(data)}. Unpack the archive again."
-        )
+        expected = f"the entry 'data' to be a uint8 array (N, {_PIXELS})"
+        raise _damaged(path, expected, _describe(data))
     if (
         not isinstance(labels, list)
         or len(labels) != len(data)
         or not all(isinstance(label, int) for label in labels)
     ):
-        raise DataError(
-            f"{path}: expected one whole number for each of {len(data)} images as labels, found "
-            f"{_describe(labels)}. Unpack the archive again."
-        )
+        expected = f"one whole number for each of {len(data)} images as labels"
+        raise _damaged(path, expected, _describe(labels))
     files = content.get("filenames")
     names = [f"{path.name}/{number}" for number in range(len(data))]
     if isinstance(files, list) and len(files) == len(data):
@@ -145,19 +138,14 @@ def _class_names(kind: CifarKind, path: Path) -> tuple[str, ...]:
         entry = _entries(path).get("label_names" if kind.classes == 10 else "fine_label_names")
         names = [_text(name) for name in entry] if isinstance(entry, list) else []
     if len(names) != kind.classes or len(set(names)) != kind.classes:
-        raise DataError(
-            f"{path}: expected {kind.classes} different class names, found {len(set(names))}. "
-            f"Unpack the archive again."
-        )
+        raise _damaged(path, f"{kind.classes} different class names", len(set(names)))
     return tuple(names)
 
 
 def _checked(labels: npt.NDArray[np.int64], kind: CifarKind, path: Path) -> npt.NDArray[np.int64]:
     if len(labels) and not 0 <= labels.min() <= labels.max() < kind.classes:
-        raise DataError(
-            f"{path}: expected labels from 0 to {kind.classes - 1}, found {labels.min()} to "
-            f"{labels.max()}. Unpack the archive again."
-        )
+        found = f"{labels.min()} to {labels.max()}"
+        raise _damaged(path, f"labels from 0 to {kind.classes - 1}", found)
     return labels
 
 
@@ -165,10 +153,7 @@ def _entries(path: Path) -> dict[str, Any]:
     """What a Python batch holds; its names are bytes if Python 3 wrote them so."""
     content = read_pickle(path)
     if not isinstance(content, dict):
-        raise DataError(
-            f"{path}: expected a pickled dict, found {type(content).__name__}. Unpack the archive "
-            f"again."
-        )
+        raise _damaged(path, "a pickled dict", type(content).__name__)
     return {_text(key): value for key, value in cast("dict[Any, Any]", content).items()}
 
 
@@ -179,6 +164,10 @@ def _bytes(path: Path) -> bytes:
         raise DataError(
             f"{path}: the file cannot be read ({error.strerror}). Unpack the archive again."
         ) from error
+
+
+def _damaged(path: Path, expected: str, found: object) -> DataError:
+    return DataError(f"{path}: expected {expected}, found {found}. Unpack the archive again.")
 
 
 def _text(value: Any) -> str:

@@ -15,7 +15,7 @@ from modicum.data.digits import read_digits
 from modicum.data.folders import Listing, Split, Tree, own_split, recognise_unlabelled
 from modicum.engine.random import permutation
 from modicum.errors import ConfigError, DataError
-from modicum.images.check import check_images
+from modicum.images.check import check_images, with_reasons
 from modicum.images.decode import decode_image, image_size
 from modicum.images.folders import IMAGES, list_files, recognise
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
@@ -50,14 +50,12 @@ def open_images(
     folders (see `modicum.images.folders`), tiny-imagenet-200, and CIFAR-10 and CIFAR-100 as Python
     or binary batches. Every file is checked to be an image, once for an unchanged folder (see
     `check_images`); sets too large for that have the ends of their files checked, and the rest is
-    found when a file is decoded.
+    found when a file is decoded. With several processes, let one open the set first.
 
     Which images a split has: those of its folder. Where there is a test but no validation split,
     or the other way round, both names mean the one there is, as it is usual for CIFAR and
     ImageNet; to choose anything by validation, use `ImageSet.hold_out` on the training images.
     Where there is neither, a share of each class is held out, the same at every call.
-
-    With several processes, let one open the set first: the others then find its check remembered.
 
     Args:
         source: A folder; or "digits": scikit-learn's 1,797 handwritten digits of 8x8 pixels and 17
@@ -73,12 +71,8 @@ def open_images(
         skip_bad: Leave unusable files out, with a warning, rather than raise. They are listed in
             `ImageSet.skipped`. Every file is then decoded to find them, in sets of any size.
         memory_limit: Files of one size that take at most so many bytes when decoded are held in
-            memory.
+            memory, as digits and CIFAR are (`MemoryImages`); others are `FileImages`.
         quiet: Show no progress while files are decoded or checked.
-
-    Returns:
-        `MemoryImages` for digits, CIFAR's batches and files within `memory_limit`, else
-        `FileImages`. Files give 3 channels.
 
     Raises:
         DataError: Nothing there, no known layout, classes that differ between splits, empty or
@@ -116,9 +110,7 @@ def available_splits(source: str | Path) -> tuple[Split, ...]:
     """The splits that differ from each other: what `open_images` has more than a name for.
 
     A tree without splits has ("train", "val"), ImageNet too, CIFAR and digits ("train", "test").
-
-    Raises:
-        DataError: As `open_images`, as far as it is seen without listing the files.
+    As `has_splits`, it raises a `DataError` for what is seen without listing the files.
     """
     own = _own_splits(source)
     if set(own) <= {"all", "train"}:
@@ -128,24 +120,19 @@ def available_splits(source: str | Path) -> tuple[Split, ...]:
 
 
 def has_splits(source: str | Path) -> bool:
-    """Whether the data comes divided, rather than being one folder that `open_images` divides.
-
-    Raises:
-        DataError: As `available_splits`.
-    """
+    """Whether the data comes divided, rather than being one folder that `open_images` divides."""
     return set(_own_splits(source)) != {"all"}
 
 
 def files_of(tree: Tree, listing: Listing) -> FileImages:
     """The listed files as an image set, unchecked."""
-    labels = torch.tensor(listing.labels, dtype=torch.int64)
-    return FileImages(
-        tree.classes,
-        labels if tree.folders else torch.empty(len(listing.names), 0),
-        np.array(listing.names, dtype=np.str_),
-        tree.layout,
-        tree.root,
+    names = np.array(listing.names, dtype=np.str_)
+    labels = (
+        torch.tensor(listing.labels, dtype=torch.int64)
+        if tree.folders
+        else torch.empty(len(names), 0)
     )
+    return FileImages(tree.classes, labels, names, tree.layout, tree.root)
 
 
 def _own_splits(source: str | Path) -> Iterable[str]:
@@ -216,11 +203,7 @@ def _into_memory(
         reasons = in_threads(decode, range(len(files)), progress, threads)
     except _SizesDifferError:
         return None, ()
-    return images, tuple(
-        BadImage(str(name), reason)
-        for name, reason in zip(files.names, reasons, strict=True)
-        if reason is not None
-    )
+    return images, with_reasons(files.names, reasons)
 
 
 def _common_size(files: FileImages, looked_at: int = 100) -> tuple[int, int] | None:

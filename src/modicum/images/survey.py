@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from modicum.data.folders import recognise_unlabelled
 from modicum.errors import DataError
-from modicum.images.check import what_is_wrong
+from modicum.images.check import what_is_wrong, with_reasons
 from modicum.images.decode import opened
 from modicum.images.folders import IMAGES, list_files, recognise
 from modicum.images.image_set import MemoryImages
@@ -31,12 +31,8 @@ def survey(
 ) -> dict[str, Any]:
     """Describe a folder of images, or the built-in digits; nothing is raised for what is wrong.
 
-    Every file is decoded.
-
-    Args:
-        source: As of `open_images`.
-        labelled: As of `open_images`. Without labels there are no classes.
-        progress: Called with (files done, files in all).
+    Every file is decoded. `source` and `labelled` are as of `open_images`; without labels there are
+    no classes. `progress` is called with (files done, files in all).
 
     Returns:
         A dict of plain values, ready for JSON:
@@ -108,12 +104,7 @@ def _survey_files(
         files = files_of(tree, listing)
         paths[split] = [files.path(number) for number in range(len(files))]
         looks = in_threads(_look, paths[split], progress)
-        bad = [(name, reason) for name, reason in listing.bad]
-        bad += [
-            (name, look.reason)
-            for name, look in zip(listing.names, looks, strict=True)
-            if look.reason is not None
-        ]
+        bad = (*listing.bad, *with_reasons(listing.names, [look.reason for look in looks]))
         good = [look for look in looks if look.reason is None]
         labels = np.array(listing.labels, np.int64)
         report["splits"][split] = _described(tree.classes, labels, good) | {

@@ -205,9 +205,8 @@ def export(
         weights: The network after the last step, or the one that scored best.
     """
     classifier = load_classifier(run, weights)
-    folder = run if run.is_dir() else run.parent
-    suffix = {"onnx": "onnx", "nir": "nir", "state-dict": "pth"}[to]
-    out = out or folder / f"model.{suffix}"
+    name = {"onnx": "model.onnx", "nir": "model.nir", "state-dict": "model.pth"}[to]
+    out = out or (run if run.is_dir() else run.parent) / name
     if to == "state-dict":
         return write_state_dict(classifier.network, out)
     if to == "nir":

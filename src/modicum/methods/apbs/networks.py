@@ -29,10 +29,10 @@ def associative(
     associate_classifier: bool = False,
     **options: Unpack[Architecture],
 ) -> SpikingNetwork:
-    """A network whose convolutions associate.
+    """A network, built by `SpikingNetwork` or a function of its arguments, that associates.
 
     Args:
-        builder: `SpikingNetwork` or a function that takes its arguments.
+        builder: Takes `options`.
         association: lambda of `AssociativeConv2d`; 0 for associative layers without effect, None
             for plain layers.
         measure: As of `AssociativeConv2d`, and so are the next three.
@@ -43,8 +43,7 @@ def associative(
         **options: Arguments of `builder`.
 
     Returns:
-        The network. Its `arguments` hold those given here too: `network(**net.arguments)` is the
-        same architecture.
+        The network. Its `arguments` hold those given here too, as `network` takes them.
 
     Raises:
         ConfigError: An argument is out of range.
@@ -85,12 +84,7 @@ NEURONS: dict[str, Callable[[], LIF]] = {
 
 
 def build(name: str, *, neuron: str | None = None, **options: Any) -> SpikingNetwork:
-    """A network by its name.
-
-    Args:
-        name: One of `BUILDERS`.
-        neuron: One of `NEURONS`; None for those the network usually has.
-        **options: Arguments of `associative` and `SpikingNetwork`.
+    """A network by its name in `BUILDERS`, with its usual neurons or those named in `NEURONS`.
 
     Raises:
         ConfigError: There is no such network or neuron, or an option is out of range.

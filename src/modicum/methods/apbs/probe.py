@@ -49,15 +49,11 @@ class Probe(NamedTuple):
 def probe_potentiation(
     *, association: float = 0.2, weights: tuple[float, float] = (0.48, 0.48), time_steps: int = 20
 ) -> Probe:
-    """Stimulate a neuron of two synapses at every time step.
+    """Stimulate a neuron of two synapses, I and II, at every time step.
 
     With the default weights the neuron of TET needs both inputs to fire, and fires at every second
-    step; association makes it fire at every step.
-
-    Args:
-        association: lambda, relative to the sum of the weights' magnitudes (cache `"none"`).
-        weights: Of synapses I and II.
-        time_steps: How long it is stimulated.
+    step; association makes it fire at every step. `association` is relative to the sum of the
+    weights' magnitudes (cache `"none"`).
 
     Raises:
         ConfigError: `association` is not finite.
@@ -92,8 +88,7 @@ class Enhancement(NamedTuple):
 def probe_convolution(synapses: nn.Conv2d) -> Enhancement:
     """Stimulate the two strongest excitatory synapses of every neuron, I and II, of a layer.
 
-    Args:
-        synapses: In eval mode, plain or associating, without groups.
+    The layer is in eval mode, plain or associating, without groups.
     """
     weights = synapses.weight.flatten(1)
     strongest = weights.topk(2)

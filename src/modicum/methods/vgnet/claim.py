@@ -23,7 +23,6 @@ from modicum.methods.vgnet.train import Config, Pipeline, pipeline_for
 from modicum.report import image_grid, png
 
 PHOTOGRAPHS = Config(
-    model="vgnetg_1_0mp",
     channels=(16, 32, 64, 128, 192),
     layers=(2, 3, 5, 2),
     epochs=15,
@@ -180,8 +179,9 @@ def _kernels(runs: Mapping[str, Sequence[Path]], shown: int = 16) -> Picture:
     figure = Figure(figsize=(8, 2.2), layout="constrained")
     grid = figure.subplots(3, shown)
     for row, arm in zip(grid, (G, F, E), strict=True):
-        kernels = _half_identity_kernels(load_saved(runs[arm][0]).module)[:shown]
-        for axes, kernel in zip(row, kernels, strict=False):
+        state = load_saved(runs[arm][0]).module.state_dict()
+        last = [w[:, 0] for name, w in state.items() if "half3x3" in name and w.dim() == 4][-1]
+        for axes, kernel in zip(row, last, strict=False):
             limit = float(kernel.abs().max())
             axes.imshow(kernel, cmap="RdBu", vmin=-limit, vmax=limit)
         for axes in row:
@@ -194,12 +194,6 @@ def _kernels(runs: Mapping[str, Sequence[Path]], shown: int = 16) -> Picture:
         "rests on learned kernels looking like edge detectors, blurs and identities.",
         png(figure),
     )
-
-
-def _half_identity_kernels(network: nn.Module) -> Tensor:
-    """The 3x3 kernels of the last block that has them, `(channels, 3, 3)`."""
-    state = network.state_dict()
-    return [w[:, 0] for name, w in state.items() if "half3x3" in name and w.dim() == 4][-1]
 
 
 @torch.no_grad()

@@ -63,12 +63,16 @@ def evaluate(
     classifier = load_classifier(run, weights, device)
     image_set = _evaluation_set(classifier, data, split, skip_bad)
     mapping = class_mapping(image_set.classes, classifier.classes, data)
-    require_channels(image_set.channels, classifier, data)
+    if (found := image_set.channels) != (known := classifier.pipeline.channels):
+        raise DataError(
+            f"{data}: images with {found} channel{'s' * (found > 1)}; the network was trained on "
+            f"images with {known}. Evaluate it on data like those it was trained on."
+        )
     loader = images.Loader(
         image_set, batch_size, transform=classifier.pipeline.evaluation(), workers=workers
     )
-    found = accuracies(classifier.network, loader, device=classifier.device, mapping=mapping)
-    return {"images": len(image_set)} | found | cost(classifier)
+    scores = accuracies(classifier.network, loader, device=classifier.device, mapping=mapping)
+    return {"images": len(image_set)} | scores | cost(classifier)
 
 
 def _evaluation_set(
@@ -83,16 +87,6 @@ def _evaluation_set(
         else:
             raise ConfigError(f"--split {split}: {data} has no parts; leave the option out.")
     return images.open_images(data, part, holdout=holdout, skip_bad=skip_bad, quiet=False)
-
-
-def require_channels(found: int, classifier: Trained, data: object) -> None:
-    """Raise a `DataError` unless images have as many channels as the network takes."""
-    if found != classifier.pipeline.channels:
-        raise DataError(
-            f"{data}: images with {found} channel{'s' * (found > 1)}; the network was trained on "
-            f"images with {classifier.pipeline.channels}. Evaluate it on data like those it was "
-            f"trained on."
-        )
 
 
 def cost(classifier: Trained) -> dict[str, Any]:
@@ -154,7 +148,7 @@ def predict(
         batch = classifier.pipeline.normalise()(torch.stack(pixels)).to(classifier.device)
         records = likeliest(network(batch), classifier.classes, max(1, top))
         for crop, record in zip(pixels, records, strict=True):
-            if len(thumbnails) < SHEET_IMAGES:
+            if len(thumbnails) < 60:  # more are too small to look at
                 title = f"{record['class_1']} {100 * record['probability_1']:.0f} %"
                 thumbnails.append((crop, title))
             yield record
@@ -167,10 +161,6 @@ def predict(
             file.write(images.contact_sheet(torch.stack(pixels), titles))
         result["sheet"] = str(sheet)
     return result
-
-
-SHEET_IMAGES = 60
-"""Images on a contact sheet: more are too small to look at."""
 
 
 def export(

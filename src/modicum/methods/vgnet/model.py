@@ -76,13 +76,9 @@ def edge_kernels(kernels: Kernels) -> Tensor:
 class FixedDepthwise(nn.Module):
     """A 3x3 depthwise convolution, zero-padded by 1, with given filters that are never trained.
 
-    Args:
-        kernels: `(K, 3, 3)`; channel `c` is filtered by kernel `c mod K`.
-        channels: A multiple of K.
-        stride: 1 or 2.
-        as_parameter: Hold the filters in a frozen parameter rather than a buffer. The revision
-            `paper` does, so its published parameter counts include them; `release2` does not. The
-            key in the state dict is the same.
+    Channel `c` is filtered by kernel `c mod K` of `(K, 3, 3)`, of which `channels` is a multiple.
+    The revision `paper` holds the filters in a frozen parameter, so its published parameter counts
+    include them; `release2` in a buffer. The key in the state dict is the same.
     """
 
     weight: Tensor
@@ -167,11 +163,8 @@ def _convolution(
 class Downsample(nn.Module):
     """Filter and subsample, then compute the channels that are missing: the first block of a stage.
 
-    Args:
-        inputs: Channels in.
-        outputs: Channels of the stage.
-        downsample: Spatial filter on `inputs` channels.
-        pointwise: Makes the new channels from its output; takes the number of channels in and out.
+    `downsample` filters the inputs, and `pointwise(inputs, outputs)` makes the layer that computes
+    the new channels from what it gives.
     """
 
     def __init__(
@@ -473,14 +466,10 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
 
 @torch.no_grad()
 def count_multiply_adds(network: nn.Module, size: Sequence[int]) -> int:
-    """Multiply-adds of one forward pass in eval mode, counted as fvcore does.
+    """Multiply-adds of one forward pass of `(B, C, H, W)` in eval mode, counted as fvcore does.
 
     A multiplication with an addition counts one; a BatchNorm counts two for every number, average
     pooling one for every number pooled, activations and products with channel weights none.
-
-    Args:
-        network: Any network; its mode is left as it was.
-        size: Shape of the input, `(B, C, H, W)`.
     """
     example = next(network.parameters())
     training = {module: module.training for module in network.modules()}

@@ -7,8 +7,6 @@ from modicum.method import Preset, Recipe
 from modicum.methods.vgnet.train import Config, train
 
 DIGITS = Config(
-    data="digits",
-    model="vgnetg_1_0mp",
     channels=(16, 16, 32, 64, 96),
     layers=(2, 2, 3, 2),
     epochs=8,
