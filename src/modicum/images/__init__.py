@@ -29,6 +29,7 @@ from modicum.images.geometry import (
     ResizeCentreCrop,
     ScaleJitter,
     View,
+    resize,
 )
 from modicum.images.image_set import FileImages, ImageSet, MemoryImages
 from modicum.images.loader import Batch, Loader, Step
@@ -44,7 +45,7 @@ from modicum.images.pixels import (
 )
 from modicum.images.policies import AutoAugmentCifar10, RandAugment
 from modicum.images.sheet import contact_sheet
-from modicum.images.sources import has_splits, open_images
+from modicum.images.sources import available_splits, has_splits, open_images
 from modicum.images.survey import survey
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "Split",
     "Step",
     "View",
+    "available_splits",
     "check_images",
     "contact_sheet",
     "decode_image",
@@ -84,6 +86,7 @@ __all__ = [
     "has_splits",
     "open_images",
     "read_crop",
+    "resize",
     "soft_targets",
     "survey",
 ]
