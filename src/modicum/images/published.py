@@ -34,26 +34,14 @@ class CifarKind(NamedTuple):
 _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 _BINARY = tuple(f"{name}.bin" for name in _TRAIN)
 KINDS = tuple(
-    CifarKind(f"{title} batches", folder, train, (test,), names, classes, title.endswith("binary"))
-    for title, folder, train, test, names, classes in (
-        ("CIFAR-10 Python", "cifar-10-batches-py", _TRAIN, "test_batch", "batches.meta", 10),
-        (
-            "CIFAR-10 binary",
-            "cifar-10-batches-bin",
-            _BINARY,
-            "test_batch.bin",
-            "batches.meta.txt",
-            10,
-        ),
-        ("CIFAR-100 Python", "cifar-100-python", ("train",), "test", "meta", 100),
-        (
-            "CIFAR-100 binary",
-            "cifar-100-binary",
-            ("train.bin",),
-            "test.bin",
-            "fine_label_names.txt",
-            100,
-        ),
+    CifarKind(
+        f"CIFAR-{classes} {form} batches", folder, train, (test,), names, classes, form == "binary"
+    )
+    for classes, form, folder, train, test, names in (
+        (10, "Python", "cifar-10-batches-py", _TRAIN, "test_batch", "batches.meta"),
+        (10, "binary", "cifar-10-batches-bin", _BINARY, "test_batch.bin", "batches.meta.txt"),
+        (100, "Python", "cifar-100-python", ("train",), "test", "meta"),
+        (100, "binary", "cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt"),
     )
 )
 

@@ -43,19 +43,15 @@ def _nda(*numbers: int) -> list[tuple[str, str]]:
 
 
 # Pools count in all of them; normalisations and neurons count in NDA.
-_TET, _STRIDE, _NDA = (
-    _tet(0, 1, 3, 4, 6, 7, 9, 10),
-    _tet(*range(8)),
-    _nda(0, 4, 8, 11, 15, 18, 21, 24),
-)
-_POOLED, _STRIDED, _VGG11 = networks.vggsnn, networks.vggsnn_stride, networks.nda_vgg11
+_POOLED, _STRIDED = _tet(0, 1, 3, 4, 6, 7, 9, 10), _tet(*range(8))
+_VGG11 = _nda(0, 4, 8, 11, 15, 18, 21, 24)
 _CODE_BASES = (
-    _CodeBase("VGGSNN of TET", _POOLED, VGGSNN_LAYOUT, _TET, "classifier.module"),
-    _CodeBase(
-        "VGGSNN of TET without pooling", _STRIDED, VGGSNN_LAYOUT, _STRIDE, "classifier.module"
-    ),
-    _CodeBase("VGG-11 of NDA", _VGG11, NDA_VGG11_LAYOUT, _NDA, "classifier.0.module"),
-)
+    _CodeBase("VGGSNN of TET", networks.vggsnn, VGGSNN_LAYOUT, _POOLED, "classifier.module"),
+    _CodeBase("VGGSNN of TET without pooling", networks.vggsnn_stride, VGGSNN_LAYOUT, _STRIDED,
+              "classifier.module"),
+    _CodeBase("VGG-11 of NDA", networks.nda_vgg11, NDA_VGG11_LAYOUT, _VGG11,
+              "classifier.0.module"),
+)  # fmt: skip
 
 
 def load_official(

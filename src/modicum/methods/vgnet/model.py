@@ -418,11 +418,8 @@ def _check_arguments(given: Mapping[str, Any]) -> None:
         if given[name] not in known:
             raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {given[name]!r}")
     channels, layers, kernels = given["channels"], given["layers"], given["kernels"]
-    paper, dropout, ratio = (
-        given["revision"] == "paper",
-        given["dropout"],
-        given["squeeze_excitation"],
-    )
+    paper = given["revision"] == "paper"
+    dropout, ratio = given["dropout"], given["squeeze_excitation"]
     if len(channels) != 5:
         raise ConfigError(f"channels: expected 5 (stem, stages 1 to 4), found {channels}")
     if len(layers) != 4 or min(layers) < 1:
