@@ -121,12 +121,16 @@ def latency(network: nn.Module, inputs: Any, repeats: int = 20) -> dict[str, flo
     The network is in eval mode; the inputs are on its device.
     """
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    moments: list[float] = []
-    for _ in range(4 + repeats):  # from one pass to the next
+
+    def now() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        moments.append(1000 * time.perf_counter())
+        return 1000 * time.perf_counter()
+
+    moments = [now()]
+    for _ in range(3 + repeats):
         network(inputs)
+        moments.append(now())
     times = [after - before for before, after in pairwise(moments[3:])]
     return {"minimum": min(times), "median": statistics.median(times)}
 
