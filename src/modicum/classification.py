@@ -44,13 +44,7 @@ class Classifier(Generic[_Network, _Pipeline]):
         pipeline_of: Callable[[Mapping[str, Any]], _Pipeline],
         device: Device = "cpu",
     ) -> Self:
-        """A classifier that `modicum.method.load_saved` read.
-
-        Args:
-            saved: Its notes hold `classes` and `pipeline`.
-            pipeline_of: Makes the pipeline of its notes.
-            device: Where to compute.
-        """
+        """A classifier that `modicum.method.load_saved` read, and its pipeline of its notes."""
         chosen = choose_device(device)
         network: Any = saved.module.to(chosen)
         pipeline = pipeline_of(saved.notes["pipeline"])
@@ -58,15 +52,12 @@ class Classifier(Generic[_Network, _Pipeline]):
 
 
 def topk_correct(logits: Tensor, label: Tensor, ks: Sequence[int]) -> Tensor:
-    """Whether the label is among the k likeliest classes.
+    """Whether a label is among the k likeliest classes, for several k: bool `(len(ks), B)`.
 
     Args:
         logits: `(B, classes)`.
         label: `(B,)`, int64.
-        ks: Several k; one larger than the number of classes counts as all of them.
-
-    Returns:
-        Bool, `(len(ks), B)`.
+        ks: One larger than the number of classes counts as all of them.
     """
     order = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices
     hits = order == label[:, None]
@@ -74,15 +65,10 @@ def topk_correct(logits: Tensor, label: Tensor, ks: Sequence[int]) -> Tensor:
 
 
 def class_mapping(found: Sequence[str], known: Sequence[str], data: object) -> Tensor:
-    """The network's number of each class of a data set, int64 `(len(found),)`.
-
-    Args:
-        found: Classes of the data set.
-        known: Classes of the network.
-        data: Where the data set lies, for the message.
+    """The network's number of each class `found` in a data set, int64 `(len(found),)`.
 
     Raises:
-        DataError: The data set has a class the network was not trained on.
+        DataError: The data set, which lies at `data`, has a class the network does not know.
     """
     unknown = [name for name in found if name not in known]
     if unknown:
@@ -121,8 +107,7 @@ def accuracies(
         loader: Labelled samples, each once.
         ks: Several k.
         device: Where the first field goes, if it is a tensor.
-        mapping: The network's number of each class of the samples, see `class_mapping`; none: the
-            same.
+        mapping: What `class_mapping` gave; none: the samples' classes are the network's.
         quiet: Show no progress.
     """
     correct = torch.zeros(len(ks), dtype=torch.int64)
@@ -143,11 +128,7 @@ def score(
 ) -> dict[str, float]:
     """Top-k accuracies in percent and mean cross entropy, shared among the processes of a run.
 
-    Args:
-        logits: Called with the first field of each batch; its network is in eval mode.
-        loader: Labelled samples, each once over all processes.
-        run: The run in progress.
-        ks: Several k.
+    As `accuracies`; the network is in eval mode, and each sample is read once over all processes.
 
     Returns:
         `top1` and so on, and `val_loss`.

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,10 +29,7 @@ _Sample = TypeVar("_Sample")
 def input_files(inputs: Sequence[Path], suffixes: AbstractSet[str], kind: str) -> list[Path]:
     """The files named, and all files with such a suffix below the folders named, sorted in each.
 
-    Args:
-        inputs: Files, of any suffix, and folders.
-        suffixes: What to look for in folders, in lower case with the dot.
-        kind: What the files are, for messages: `"image"`.
+    Suffixes are in lower case with the dot; `kind`, such as "image", is for messages.
 
     Raises:
         DataError: An input does not exist, or there is no such file at all.
@@ -63,13 +61,8 @@ def predict_files(
 ) -> list[dict[str, Any]]:
     """One record a file: `file`, and what `classify` says of it, or `error`.
 
-    A file that cannot be read is reported in its record and does not stop the others.
-
-    Args:
-        files: What to read.
-        read: Reads one file, in a thread.
-        classify: Called with the samples of a batch; gives one record for each.
-        batch_size: Files at a time.
+    A file that cannot be read is reported in its record and does not stop the others. Files are
+    read in threads; `classify` is called with the samples of a batch and gives a record for each.
 
     Raises:
         DataError: No file can be read.
@@ -101,12 +94,7 @@ def predict_files(
 
 
 def predictions(rows: Sequence[Mapping[str, Any]], out: Path | None) -> dict[str, Any]:
-    """What `modicum predict` prints of such records: all, or once they are in a table the first 10.
-
-    Args:
-        rows: What `predict_files` gave.
-        out: CSV file to write.
-    """
+    """What `modicum predict` prints of records: all, or once they are in a table the first 10."""
     failed = sum("error" in row for row in rows)
     result: dict[str, Any] = {"files": len(rows), "unreadable": failed}
     if out is not None:
@@ -128,27 +116,23 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 @torch.inference_mode()
 def latency(network: nn.Module, inputs: Any, repeats: int = 20) -> dict[str, float]:
-    """Wall-clock milliseconds of a forward pass, after 3 passes to warm up.
+    """Wall-clock milliseconds of a forward pass, `minimum` and `median`, after 3 to warm up.
 
-    Args:
-        network: In eval mode.
-        inputs: What it is called with, on its device.
-        repeats: Timed passes.
-
-    Returns:
-        `minimum` and `median`.
+    The network is in eval mode; the inputs are on its device.
     """
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    times: list[float] = []
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return 1000 * time.perf_counter()
+
+    moments = [now()]
     for _ in range(3 + repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        began = time.perf_counter()
         network(inputs)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(1000 * (time.perf_counter() - began))
-    return {"minimum": min(times[3:]), "median": statistics.median(times[3:])}
+        moments.append(now())
+    times = [after - before for before, after in pairwise(moments[3:])]
+    return {"minimum": min(times), "median": statistics.median(times)}
 
 
 def conditions(device: torch.device) -> str:

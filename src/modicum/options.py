@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Callable, Container, Mapping
@@ -28,23 +29,6 @@ import tyro
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from modicum.errors import ConfigError
-
-__all__ = [
-    "FLAT",
-    "Ge",
-    "Gt",
-    "Interval",
-    "Le",
-    "Lt",
-    "Options",
-    "check_arguments",
-    "from_json",
-    "refuse",
-    "replace",
-    "to_json",
-    "whole_path",
-    "with_whole_paths",
-]
 
 FLAT = tyro.conf.arg(name="")
 """In `Annotated`: the fields of this group are flags without a prefix."""
@@ -92,13 +76,7 @@ def _flags(kind: type[Any]) -> set[str]:
 
 
 def refuse(option: str, value: Any, expected: str) -> ConfigError:
-    """The error for an option with a value it cannot have; to be raised.
-
-    Args:
-        option: Name of the field or parameter.
-        value: What was given.
-        expected: What it must be, such as "at least 1".
-    """
+    """The error, to be raised, for an option whose value is not as `expected`: "at least 1"."""
     return ConfigError(f"--{option.replace('_', '-')} {value}: must be {expected}.")
 
 
@@ -147,18 +125,13 @@ def _check(name: str, value: Any, hint: Any) -> None:
 
 
 _BOUNDS = (Ge, Gt, Le, Lt, Interval)
+_COMPARISONS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
 
 
 def _within(value: Any, bounds: Any) -> bool:
     """Whether a number is within bounds; NaN never is."""
-    low, above = getattr(bounds, "ge", None), getattr(bounds, "gt", None)
-    high, below = getattr(bounds, "le", None), getattr(bounds, "lt", None)
-    return (
-        (low is None or value >= low)
-        and (above is None or value > above)
-        and (high is None or value <= high)
-        and (below is None or value < below)
-    )
+    found = ((holds, getattr(bounds, name, None)) for name, holds in _COMPARISONS.items())
+    return all(holds(value, bound) for holds, bound in found if bound is not None)
 
 
 def _in_words(bounds: Any) -> str:
@@ -223,13 +196,9 @@ def _converter() -> Any:
 
 
 def whole_path(data: str) -> str:
-    """What `--data` names, so that it means the same whatever folder one is in.
+    """What `--data`, PATH or NAME=PATH, names, so that it means the same in any folder.
 
-    Args:
-        data: PATH, or NAME=PATH where the name says how the path is to be read.
-
-    Returns:
-        The same with the whole path; what is not there is left as it is.
+    The path becomes whole; what is not there is left as it is.
     """
     name, named, path = data.partition("=")
     if not named or Path(data).exists():
@@ -240,9 +209,7 @@ def whole_path(data: str) -> str:
 def with_whole_paths(options: _Options, names: Container[str]) -> _Options:
     """Options that mean the same files whatever folder they are used from.
 
-    Args:
-        options: Paths in them, and fields called `data`, become whole.
-        names: Values of `data` that name a data set and no path.
+    Paths in them become whole, and fields called `data` unless they are among `names`.
     """
     whole: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast(Any, options)):

@@ -10,13 +10,10 @@ import numpy.typing as npt
 
 
 def read_digits() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """The 1,797 digits, as `sklearn.datasets.load_digits` gives them.
+    """The 1,797 digits: pixels from 0 to 16, `(1797, 64)`, and the digit of each, `(1797,)`.
 
     They are read from scikit-learn's file, since importing scikit-learn takes as long as importing
     PyTorch.
-
-    Returns:
-        Pixels from 0 to 16, `(1797, 64)`, and the digit of each, `(1797,)`.
     """
     found = find_spec("sklearn")
     assert found is not None  # modicum requires it

@@ -98,11 +98,7 @@ def recognise(root: Path, files: FileKind) -> Tree:
 
 
 def recognise_unlabelled(root: Path, files: FileKind) -> Tree:
-    """A folder whose files need no labels: all below it, or below its train/, val/ and test/.
-
-    Raises:
-        DataError: The folder is missing, or two folders could be the same split.
-    """
+    """A folder whose files need no labels: all below it, or below its train/, val/ and test/."""
     splits, only = _named_splits(root, files)
     if "train" not in splits or not (only or len(splits) > 1):
         return Tree(root, f"{files.noun}s without labels", (), (), {"all": root}, files)
@@ -140,11 +136,8 @@ def own_split(tree: Tree, split: Split) -> str:
     Raises:
         DataError: Training files are asked for where there are only others.
     """
-    if split == "train":
-        wanted = ("train", "all")
-    else:
-        wanted = (split, "test" if split == "val" else "val", "train", "all")
-    for name in wanted:
+    other = "test" if split == "val" else "val"
+    for name in ("train", "all") if split == "train" else (split, other, "train", "all"):
         if name in tree.splits:
             return name
     raise DataError(
@@ -167,23 +160,18 @@ def list_files(tree: Tree, split: str, order: Callable[[str], Any] | None = None
     folder = tree.splits[split]
     listing = Listing()
     empty: list[str] = []
-    if not tree.folders:
-        walk(folder, tree, listing)
-        listing.names.sort(key=order)
-        if not listing.names:
-            suffixes = ", ".join(sorted(tree.files.suffixes))
-            raise DataError(f"{folder}: there is no {tree.files.noun} below it ({suffixes}).")
-    for label, name in enumerate(tree.folders):
+    for label, name in enumerate(tree.folders or ("",)):
         before = len(listing.names)
         walk(folder / name, tree, listing)
         found = len(listing.names) - before
         listing.names[before:] = sorted(listing.names[before:], key=order)
-        listing.labels += [label] * found
-        if not found:
-            empty.append(name)
+        listing.labels += [label] * found if tree.folders else []
+        empty += [] if found else [name]
+    suffixes = ", ".join(sorted(tree.files.suffixes))
+    if empty and not tree.folders:
+        raise DataError(f"{folder}: there is no {tree.files.noun} below it ({suffixes}).")
     if empty:
         hold = "holds" if len(empty) == 1 else "hold"
-        suffixes = ", ".join(sorted(tree.files.suffixes))
         raise DataError(
             f"{folder}: {some(empty)} {hold} no {tree.files.noun} ({suffixes}). Remove the empty "
             f"class folders or fill them."

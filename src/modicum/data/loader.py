@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,17 @@ from modicum.system.environment import usable_cores
 
 Made = TypeVar("Made")
 """A batch: tensors in any nesting of dataclasses, named tuples, lists and dicts."""
+
+
+class Order(TypedDict, total=False):
+    """How a `Loader` goes through the samples; see there."""
+
+    seed: int
+    shuffle: bool
+    drop_last: bool
+    workers: int | None
+    rank: int
+    world: int
 
 
 class Loader(Generic[Made]):
@@ -75,14 +86,9 @@ class Loader(Generic[Made]):
                 f"batch_size: the {samples} samples do not fill one batch of {batch_size}, so an "
                 f"epoch would be empty. Give a batch_size of at most {samples}."
             )
-        self.samples = samples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.drop_last = drop_last
+        self.samples, self.batch_size, self.rank, self.world = samples, batch_size, rank, world
+        self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
         self.workers = default_workers() if workers is None else workers
-        self.rank = rank
-        self.world = world
         self._maker = _Maker(make)
         self._shares: list[SampleRandom] = []
         self._in_workers: DataLoader[Made | DataError] | None = None
@@ -96,8 +102,6 @@ class Loader(Generic[Made]):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Made]:
         """Batches of one epoch, from number `start` on; those before it are not made.
-
-        Only one epoch of a loader can be drawn at a time.
 
         Raises:
             DataError: While iterating: a sample cannot be read.

@@ -79,10 +79,10 @@ class SampleSet(ABC):
         names = [str(name) for name in self.names]
         if groups is not None:
             chosen = _held_out_groups([str(group) for group in groups], len(self), share)
-        elif self.classes and self.labels.ndim == 1:
-            chosen = held_out(names, self.labels.numpy(), share)
         else:
-            chosen = held_out(names, np.zeros(len(names), np.int64), share)
+            divided = self.classes and self.labels.ndim == 1
+            labels = self.labels.numpy() if divided else np.zeros(len(names), np.int64)
+            chosen = held_out(names, labels, share)
         return self.subset(np.flatnonzero(~chosen)), self.subset(np.flatnonzero(chosen))
 
 

@@ -16,31 +16,24 @@ its images draws the `View` itself and moves them all:
 
 from modicum.data.folders import Split
 from modicum.engine.random import SampleRandom
-from modicum.images.check import CheckReport, check_images, fingerprint
-from modicum.images.decode import (
-    decode_crop,
-    decode_image,
-    decode_label_map,
-    decode_view,
-    image_size,
-    read_crop,
-)
+from modicum.images.check import check_images, fingerprint
+from modicum.images.decode import decode_image, decode_label_map, read_crop
+from modicum.images.distortions import Distortions
 from modicum.images.geometry import (
     Geometry,
     HorizontalFlip,
     RandomCrop,
     RandomResizedCrop,
     RandomShift,
-    Resample,
     Resize,
     ResizeCentreCrop,
     ScaleJitter,
     View,
     resize,
 )
-from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
+from modicum.images.image_set import FileImages, ImageSet, MemoryImages
 from modicum.images.loader import Batch, Loader, Step
-from modicum.images.mix import Mix, Mixed, soft_targets
+from modicum.images.mix import Mix, soft_targets
 from modicum.images.pixels import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -61,10 +54,9 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "AutoAugmentCifar10",
-    "BadImage",
     "Batch",
-    "CheckReport",
     "ColourJitter",
+    "Distortions",
     "FileImages",
     "Geometry",
     "HorizontalFlip",
@@ -72,14 +64,12 @@ __all__ = [
     "Loader",
     "MemoryImages",
     "Mix",
-    "Mixed",
     "Normalise",
     "RandAugment",
     "RandomCrop",
     "RandomErasing",
     "RandomResizedCrop",
     "RandomShift",
-    "Resample",
     "Resize",
     "ResizeCentreCrop",
     "SampleRandom",
@@ -90,13 +80,10 @@ __all__ = [
     "available_splits",
     "check_images",
     "contact_sheet",
-    "decode_crop",
     "decode_image",
     "decode_label_map",
-    "decode_view",
     "fingerprint",
     "has_splits",
-    "image_size",
     "open_images",
     "read_crop",
     "resize",

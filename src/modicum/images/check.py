@@ -6,10 +6,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from modicum.errors import DataError
 from modicum.images.decode import decode_image, opened
@@ -40,13 +39,13 @@ class CheckReport:
 def check_images(
     image_set: ImageSet, *, thorough: bool | None = None, progress: Progress | None = None
 ) -> CheckReport:
-    """Find the files of a set that cannot be decoded.
+    """Find the files of a set that cannot be decoded; images in memory are always good.
 
     The result is kept in `modicum.system.cache.cache_folder()` and used again as long as no file's
     name, size or time of change differs. Threads share the work: decoders let go of Python's lock.
 
     Args:
-        image_set: A set; images in memory are always good.
+        image_set: A set.
         thorough: Decode every file whole, which finds everything. False: read headers, look
             whether files end as their format ends, and decode only those that do not. None:
             thorough for sets of up to `THOROUGH_UP_TO` files.
@@ -58,17 +57,21 @@ def check_images(
         thorough = len(image_set) <= THOROUGH_UP_TO
     paths = [image_set.path(number) for number in range(len(image_set))]
     memory = cache_folder() / "images" / f"{state_of_files(paths)}.json"
-    known = _recall(memory, thorough)
-    if known is not None:
-        return CheckReport(len(paths), known.bad, thorough=known.thorough, remembered=True)
+    if known := _recall(memory, len(paths), thorough):
+        return known
     reasons = in_threads(what_is_wrong if thorough else what_seems_wrong, paths, progress)
-    bad = tuple(
-        BadImage(str(name), reason)
-        for name, reason in zip(image_set.names, reasons, strict=True)
-        if reason is not None
-    )
-    _remember(memory, thorough, bad)
+    bad = with_reasons(image_set.names, reasons)
+    try:
+        write_text(memory, json.dumps({"thorough": thorough, "bad": bad}))
+    except OSError as error:
+        log.info("the result of the check is not kept, %s cannot be written: %s", memory, error)
     return CheckReport(len(paths), bad, thorough=thorough, remembered=False)
+
+
+def with_reasons(names: Iterable[str], reasons: Iterable[str | None]) -> tuple[BadImage, ...]:
+    """The files that have a reason."""
+    pairs = zip(names, reasons, strict=True)
+    return tuple(BadImage(str(name), reason) for name, reason in pairs if reason is not None)
 
 
 def what_is_wrong(path: Path) -> str | None:
@@ -129,24 +132,12 @@ def fingerprint(image_set: ImageSet) -> str:
     return digest.hexdigest()
 
 
-class _Known(NamedTuple):
-    thorough: bool
-    bad: tuple[BadImage, ...]
-
-
-def _recall(memory: Path, thorough: bool) -> _Known | None:
+def _recall(memory: Path, count: int, thorough: bool) -> CheckReport | None:
     try:
         found = json.loads(memory.read_text(encoding="utf-8"))
         if found["thorough"] or not thorough:
             bad = tuple(BadImage(str(name), str(reason)) for name, reason in found["bad"])
-            return _Known(bool(found["thorough"]), bad)
+            return CheckReport(count, bad, thorough=bool(found["thorough"]), remembered=True)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or of another version: check again
     return None
-
-
-def _remember(memory: Path, thorough: bool, bad: Sequence[BadImage]) -> None:
-    try:
-        write_text(memory, json.dumps({"thorough": thorough, "bad": bad}))
-    except OSError as error:
-        log.info("the result of the check is not kept, %s cannot be written: %s", memory, error)

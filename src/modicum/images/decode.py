@@ -121,18 +121,10 @@ def _labels_of(
 
 
 def decode_view(path: Path, view: View, geometry: Geometry) -> Tensor:
-    """Decode what is seen of one file.
+    """Decode what all views of one file, drawn by a geometry, show: RGB, uint8 (V,3,*view.size).
 
     A JPEG of which at least four times as many pixels as needed would be decoded in each direction
     is decoded at a reduced scale that leaves at least twice as many, where the geometry allows it.
-
-    Args:
-        path: The file.
-        view: All views of this one image.
-        geometry: What drew them.
-
-    Returns:
-        RGB, uint8 (V,3,*view.size).
 
     Raises:
         DataError: As `decode_image`.
@@ -155,12 +147,7 @@ def decode_view(path: Path, view: View, geometry: Geometry) -> Tensor:
 
 
 def decode_crop(path: Path, geometry: Geometry, random: SampleRandom) -> Tensor:
-    """Decode what a geometry shows of one file: RGB, uint8 (V,3,H,W).
-
-    Args:
-        path: The file.
-        geometry: What to take of it.
-        random: The random numbers of this one sample.
+    """Decode what a geometry shows of one file, of its random numbers: RGB, uint8 (V,3,H,W).
 
     Raises:
         DataError: As `decode_image`.
@@ -180,12 +167,9 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_crop(path: Path, geometry: Geometry, channels: int = 3) -> Tensor:
-    """The crop of evaluation of one file, uint8 `(channels, size, size)`.
+    """The crop of evaluation, which draws nothing, of one file: uint8 `(channels, size, size)`.
 
-    Args:
-        path: The file.
-        geometry: One that draws no random numbers.
-        channels: 3 for RGB, or 1 for its luma (ITU-R BT.601, as Pillow's "L").
+    One channel is the luma (ITU-R BT.601, as Pillow's "L"), three are RGB.
 
     Raises:
         DataError: As `decode_image`.

@@ -34,11 +34,7 @@ class AnnotatedTree(Tree):
 
 
 def recognise(root: Path) -> Tree:
-    """Find out how a folder of images is laid out, without listing its images.
-
-    Raises:
-        DataError: See `modicum.data.folders.recognise`.
-    """
+    """As `modicum.data.folders.recognise`, of a folder of images."""
     if (root / "wnids.txt").is_file() and (root / "train").is_dir():
         return _recognise_tiny_imagenet(root)
     return folders.recognise(root, IMAGES)
@@ -64,20 +60,11 @@ def _recognise_tiny_imagenet(root: Path) -> Tree:
             f"{some(sorted(set(listed) - set(found)))}; only in train/: "
             f"{some(sorted(set(found) - set(listed)))}. Unpack the archive again."
         )
-    annotations = root / "val" / "val_annotations.txt"
+    annotations, classes = root / "val" / "val_annotations.txt", _readable(root, found)
+    splits = {name: root / name for name in ("train", "val") if (root / name).is_dir()}
     if not annotations.is_file():  # sorted into class folders by its owner
-        val = {"val": root / "val"} if (root / "val").is_dir() else {}
-        tree = split_tree(root, {"train": root / "train", **val}, IMAGES)
-        return dataclasses.replace(tree, classes=_readable(root, found))
-    return AnnotatedTree(
-        root,
-        "tiny-imagenet",
-        found,
-        _readable(root, found),
-        {"train": root / "train", "val": root / "val"},
-        IMAGES,
-        annotations,
-    )
+        return dataclasses.replace(split_tree(root, splits, IMAGES), classes=classes)
+    return AnnotatedTree(root, "tiny-imagenet", found, classes, splits, IMAGES, annotations)
 
 
 def _readable(root: Path, codes: tuple[str, ...]) -> tuple[str, ...]:

@@ -44,15 +44,9 @@ Sizes: TypeAlias = npt.NDArray[np.int64]
 
 
 def resize(images: Tensor, size: tuple[int, int], resample: Resample = "bilinear") -> Tensor:
-    """Resize equally large images on the CPU.
+    """Resize equally large images (B,C,H,W) on the CPU to a height and width.
 
-    Args:
-        images: (B,C,H,W), uint8, or float32 except for `"opencv-bilinear"`.
-        size: Height and width of the results.
-        resample: How.
-
-    Returns:
-        (B,C,*size) of the images' dtype.
+    They are uint8, or float32 except for `"opencv-bilinear"`, and stay so.
     """
     if images.shape[2:] == size:
         return images
@@ -126,19 +120,11 @@ class View:
 
     def take(self, rows: Tensor | slice) -> View:
         """The views of `rows`, an index of any number of them, repeated or not."""
-        return replace(
-            self,
-            box=self.box[rows],
-            resized=self.resized[rows],
-            corner=self.corner[rows],
-            mirrored=self.mirrored[rows],
-        )
+        parts = ("box", "resized", "corner", "mirrored")
+        return replace(self, **{part: getattr(self, part)[rows] for part in parts})
 
     def images(
-        self,
-        images: Tensor | Sequence[Tensor],
-        resample: Resample = "bilinear",
-        fill: float = 0,
+        self, images: Tensor | Sequence[Tensor], resample: Resample = "bilinear", fill: float = 0
     ) -> Tensor:
         """What is seen of images.
 
@@ -178,11 +164,9 @@ class View:
         several = self._several(maps)
         if isinstance(maps, Tensor):
             return self._nearest(maps[:, None], fill)[:, 0]
+        views = (self.take(slice(first, first + several)) for first in range(0, len(self), several))
         parts = [
-            self.take(slice(several * number, several * (number + 1)))._nearest(
-                one[None, None], fill
-            )
-            for number, one in enumerate(maps)
+            view._nearest(one[None, None], fill) for view, one in zip(views, maps, strict=True)
         ]
         return torch.cat(parts)[:, 0]
 
@@ -226,10 +210,8 @@ class View:
         """
         corners = self.points(boxes.unflatten(-1, (2, 2)))
         corners = torch.stack([corners.amin(-2), corners.amax(-2)], dim=-2)
-        if clip:
-            limit = torch.tensor(self.size[::-1], dtype=corners.dtype, device=corners.device)
-            corners = corners.clamp(min=0).minimum(limit)
-        return corners.flatten(-2)
+        limit = corners.new_tensor(self.size[::-1])
+        return (corners.clamp(min=0).minimum(limit) if clip else corners).flatten(-2)
 
     def cameras(self, matrices: Tensor) -> Tensor:
         """Camera matrices of the canvas, of those of the images.
@@ -365,28 +347,19 @@ class RandomResizedCrop(Geometry):
 
     def view(self, sizes: Sizes, random: SampleRandom) -> View:
         """See `Geometry.view`."""
-        height, width = sizes[:, 0].astype(np.float64), sizes[:, 1].astype(np.float64)
+        sides = sizes[:, ::-1].astype(np.float64)  # (width, height), as all below
         draws = random.uniform(22, "random resized crop")
-        area = (height * width)[:, None] * _between(draws[:, :10], *self.area)
+        area = sides.prod(axis=1)[:, None] * _between(draws[:, :10], *self.area)
         ratio = np.exp(_between(draws[:, 10:20], np.log(self.ratio[0]), np.log(self.ratio[1])))
-        widths = np.round(np.sqrt(area * ratio))
-        heights = np.round(np.sqrt(area / ratio))
-        fits = (widths > 0) & (widths <= width[:, None])
-        fits &= (heights > 0) & (heights <= height[:, None])
-        first = fits.argmax(axis=1)[:, None]
-        found = fits.any(axis=1)
-        box_width = np.take_along_axis(widths, first, axis=1)[:, 0]
-        box_height = np.take_along_axis(heights, first, axis=1)[:, 0]
-        left = np.floor(draws[:, 20] * (width - box_width + 1))
-        top = np.floor(draws[:, 21] * (height - box_height + 1))
-
-        central_width = np.minimum(width, np.round(height * self.ratio[1]))
-        central_height = np.minimum(height, np.round(width / self.ratio[0]))
-        box_width = np.where(found, box_width, central_width)
-        box_height = np.where(found, box_height, central_height)
-        left = np.where(found, left, (width - box_width) // 2)
-        top = np.where(found, top, (height - box_height) // 2)
-        box = np.stack([left, top, left + box_width, top + box_height], axis=1)
+        tried = np.round(np.sqrt(np.stack([area * ratio, area / ratio], axis=2)))
+        fits = ((tried > 0) & (tried <= sides[:, None])).all(axis=2)
+        found = fits.any(axis=1)[:, None]
+        first = tried[np.arange(len(tried)), fits.argmax(axis=1)]
+        across = np.stack([sides[:, 1] * self.ratio[1], sides[:, 0] / self.ratio[0]], axis=1)
+        part = np.where(found, first, np.minimum(sides, np.round(across)))
+        rest = sides - part
+        corner = np.where(found, np.floor(draws[:, 20:] * (rest + 1)), rest // 2)
+        box = np.concatenate([corner, corner + part], axis=1)
         size = _sides(self.size)
         return _view(size, box, np.tile(size, (len(sizes), 1)), np.zeros_like(sizes))
 

@@ -110,15 +110,14 @@ class FileImages(ImageSet):
                 rows = slice(*(len(view) * n // len(paths) for n in (number, number + 1)))
                 result[rows] = decode_view(path, view.take(rows), geometry)
             return result
-        whole: list[npt.NDArray[np.uint8]] = []
-        for path in paths:
-            whole.append(decode_image(path))
-            if whole[-1].shape != whole[0].shape:
+        whole = [decode_image(path) for path in paths]
+        for path, image in zip(paths, whole, strict=True):
+            if image.shape != whole[0].shape:
                 raise DataError(
-                    f"{path}: its size (height, width) is {whole[-1].shape[:2]}, that of "
-                    f"{paths[0]} is {whole[0].shape[:2]}. Images of "
-                    f"different sizes make no batch: let the transform begin with a crop, such as "
-                    f"RandomResizedCrop(224) or ResizeCentreCrop(256, 224)."
+                    f"{path}: its size (height, width) is {image.shape[:2]}, that of {paths[0]} is "
+                    f"{whole[0].shape[:2]}. Images of different sizes make no batch: let the "
+                    f"transform begin with a crop, such as RandomResizedCrop(224) or "
+                    f"ResizeCentreCrop(256, 224)."
                 )
         if not whole:
             return torch.empty((0, 3, 0, 0), dtype=torch.uint8)

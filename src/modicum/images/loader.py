@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from modicum.data import loader
 from modicum.engine.random import SampleRandom
@@ -42,12 +43,7 @@ class Loader(loader.Loader[Batch]):
         batch_size: int,
         *,
         transform: Sequence[Step] = (),
-        seed: int = 0,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        workers: int | None = None,
-        rank: int = 0,
-        world: int = 1,
+        **order: Unpack[loader.Order],
     ) -> None:
         """Describe the batches; nothing is read yet.
 
@@ -57,20 +53,12 @@ class Loader(loader.Loader[Batch]):
             transform: Steps in order; the first, if it is a `Geometry`, is taken as files are
                 decoded. To feed a GPU, leave `Normalise` off and call it on the batch there: bytes
                 travel faster than floats.
-            seed: Key of the order and of the transform's random numbers.
-            shuffle: Whether the order changes with the epoch; otherwise it is the set's.
-            drop_last: Leave out the last images of an epoch that do not fill a batch. Without it
-                the last batch is smaller, and a process's share of it may be empty.
-            workers: Processes that read and transform; 0 does both in this process. None: 0 for
-                images in memory, else one fewer than there are cores, at least 1 and at most 8.
-            rank: Number of this process among `world`. It takes the `rank`-th contiguous share of
-                every batch, so the shares of all processes together are the batch of one process.
-            world: Number of processes that train together.
+            **order: `seed`, `shuffle`, `drop_last`, `workers`, `rank` and `world` of
+                `modicum.data.loader.Loader`. The seed is that of the transform, too, and images in
+                memory need no workers, which is the default for them.
 
         Raises:
-            ConfigError: `batch_size` is not a positive multiple of `world`, `rank` is not in
-                `range(world)`, `drop_last` leaves nothing, or
-                `workers` is negative.
+            ConfigError: See `modicum.data.loader.Loader`.
         """
         self.image_set = image_set
         self.transform = tuple(transform)
@@ -78,29 +66,12 @@ class Loader(loader.Loader[Batch]):
         last = transform[-1] if transform else None
         self._normalise = last if isinstance(last, Normalise) else None
         steps = self.transform if self._normalise is None else self.transform[:-1]
-        if workers is None and not isinstance(image_set, FileImages):
-            workers = 0
-        super().__init__(
-            len(image_set),
-            batch_size,
-            _Maker(image_set, steps),
-            seed=seed,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            workers=workers,
-            rank=rank,
-            world=world,
-        )
+        if not isinstance(image_set, FileImages) and order.get("workers") is None:
+            order["workers"] = 0
+        super().__init__(len(image_set), batch_size, _Maker(image_set, steps), **order)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch, from number `start` on; those before it are not read.
-
-        Only one epoch of a loader can be drawn at a time.
-
-        Raises:
-            DataError: While iterating: a file cannot be decoded; it is named.
-            RuntimeError: While iterating: another epoch of this loader was begun meanwhile.
-        """
+        """See `modicum.data.loader.Loader.epoch`."""
         for batch in super().epoch(epoch, start):
             image = batch.image if self._normalise is None else self._normalise(batch.image)
             yield batch._replace(image=image)

@@ -6,7 +6,7 @@ bit. Steps draw the strengths.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -125,23 +125,15 @@ class RandomErasing:
         return result
 
 
-def affine(
-    images: Tensor,
-    matrix: Tensor,
-    fill: Fill = 0,
-    kernel: Kernel = "nearest",
-) -> Tensor:
-    """Move pixels as Pillow's `transform(AFFINE)` does.
+def affine(images: Tensor, matrix: Tensor, fill: Fill = 0, kernel: Kernel = "nearest") -> Tensor:
+    """Move pixels of images uint8 (n,C,H,W) as Pillow's `transform(AFFINE)` does.
 
     Args:
-        images: uint8 (n,C,H,W).
+        images: The images.
         matrix: float64 (n,6): output (x, y) shows input (a x + b y + c, d x + e y + f), measured
             from the corner of the image.
         fill: Grey level, or one for each channel, where the input is outside the image.
         kernel: How pixels are made that come from between others.
-
-    Returns:
-        uint8 (n,C,H,W).
     """
     if kernel == "bicubic":
         return _bicubic(images, matrix, fill)
@@ -162,42 +154,19 @@ def _bicubic(images: Tensor, matrix: Tensor, fill: Fill) -> Tensor:
     """By Pillow, image by image: 16 pixels make one, which PyTorch takes four times as long for."""
     channels, height, width = images.shape[1:]
     levels = (fill,) * channels if isinstance(fill, int) else fill
-    moved = [
-        np.asarray(
-            Image.fromarray(array if channels == 3 else array[:, :, 0]).transform(
-                (width, height),
-                Image.Transform.AFFINE,
-                numbers,
-                Image.Resampling.BICUBIC,
-                fillcolor=levels if channels == 3 else levels[0],
-            )
-        ).reshape(height, width, channels)
-        for array, numbers in zip(
-            images.permute(0, 2, 3, 1).cpu().numpy(), matrix.tolist(), strict=True
-        )
-    ]
-    return torch.from_numpy(np.stack(moved)).permute(0, 3, 1, 2).to(images.device)
+    fillcolor = levels if channels == 3 else levels[0]
+    move, kernel = Image.Transform.AFFINE, Image.Resampling.BICUBIC
+    pictures = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    moved = np.empty_like(pictures)
+    for before, after, numbers in zip(pictures, moved, matrix.tolist(), strict=True):
+        picture = Image.fromarray(before if channels == 3 else before[:, :, 0])
+        picture = picture.transform((width, height), move, numbers, kernel, fillcolor=fillcolor)
+        after[:] = np.asarray(picture).reshape(after.shape)
+    return torch.from_numpy(moved).permute(0, 3, 1, 2).to(images.device)
 
 
 def _fixed(numbers: Tensor) -> Tensor:
     return torch.floor(numbers * 65536.0 + 0.5).long()
-
-
-def moving(
-    x: Tensor | float = 0.0,
-    y: Tensor | float = 0.0,
-    *,
-    x_of_y: Tensor | float = 0.0,
-    y_of_x: Tensor | float = 0.0,
-) -> Tensor:
-    """Translations in pixels and shears for `affine`, (n,6); one at least is a tensor (n,)."""
-    parts = (x, y, x_of_y, y_of_x)
-    device = next(part.device for part in parts if isinstance(part, Tensor))
-    moved = torch.broadcast_tensors(
-        *(torch.as_tensor(part, dtype=torch.float64, device=device) for part in parts)
-    )
-    one = torch.ones_like(moved[0])
-    return torch.stack([one, moved[2], moved[0], moved[3], one, moved[1]], dim=1)
 
 
 def rotation(degrees: Tensor, height: int, width: int) -> Tensor:
@@ -212,31 +181,31 @@ def rotation(degrees: Tensor, height: int, width: int) -> Tensor:
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with black; factor (n,), 1 changes nothing."""
-    return _blend(torch.zeros_like(images), images, factor)
+    return _point(lambda levels: _blend(levels.new_zeros(()), levels, factor), images)
 
 
 def colour(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the grey image; factor (n,), 1 changes nothing."""
-    return _blend(_grey(images).expand_as(images), images, factor)
+    return _blend(_grey(images), images, factor)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the mean grey level, rounded; factor (n,), 1 changes nothing."""
     mean = _grey(images).double().mean(dim=(1, 2, 3), keepdim=True)
-    return _blend((mean + 0.5).floor().to(torch.uint8).expand_as(images), images, factor)
+    return _point(lambda levels: _blend((mean + 0.5).floor(), levels, factor), images)
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the image smoothed inside its border; factor (n,), 1 changes nothing."""
-    count, channels, height, width = images.shape
-    smooth = images.clone()
-    if height > 2 and width > 2:
-        kernel = torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]], device=images.device)
-        planes = images.reshape(count * channels, 1, height, width).float()
-        total = torch.nn.functional.conv2d(planes, kernel[None, None])  # sums below 2^24 are exact
-        rounded = torch.floor((total + 6.5) / 13.0).to(torch.uint8)
-        smooth[:, :, 1:-1, 1:-1] = rounded.view(count, channels, height - 2, width - 2)
-    return _blend(smooth, images, factor)
+    result, inner = images.clone(), (..., slice(1, -1), slice(1, -1))
+    if min(images.shape[-2:]) > 2:
+        total = images.float()  # of the 3x3 around each pixel, itself five times; exact
+        centre = total[inner] * 4
+        total = total[..., :-2, :] + total[..., 1:-1, :] + total[..., 2:, :]
+        total = total[..., :-2] + total[..., 1:-1] + total[..., 2:]
+        smooth = total.add_(centre).add_(6.5).div_(13.0).floor_()
+        result[inner] = _blend(smooth, images[inner], factor)
+    return result
 
 
 def posterise(images: Tensor, bits: Tensor) -> Tensor:
@@ -247,12 +216,14 @@ def posterise(images: Tensor, bits: Tensor) -> Tensor:
 
 def solarise(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert the pixels from `threshold` (n,) on."""
-    return torch.where(images < threshold[:, None, None, None], images, 255 - images)
+    bound = threshold[:, None, None, None]
+    return _point(lambda levels: torch.where(levels < bound, levels, 255 - levels), images)
 
 
 def solarise_add(images: Tensor, addition: Tensor) -> Tensor:
     """Add to the pixels below 128; addition (n,), int64 from 0 to 127."""
-    return torch.where(images < 128, images + addition.to(torch.uint8)[:, None, None, None], images)
+    added = addition.to(torch.uint8)[:, None, None, None]
+    return _point(lambda levels: torch.where(levels < 128, levels + added, levels), images)
 
 
 def auto_contrast(images: Tensor) -> Tensor:
@@ -268,33 +239,38 @@ def auto_contrast(images: Tensor) -> Tensor:
 
 def equalise(images: Tensor) -> Tensor:
     """Make the histogram of every channel as flat as a table of grey levels can."""
-    planes = images.flatten(2).long()
-    histogram = planes.new_zeros((*planes.shape[:2], 256))
-    histogram.scatter_add_(2, planes, torch.ones_like(planes))
-    brightest = histogram.gather(2, planes.amax(dim=2, keepdim=True))
+    planes = images.flatten(2)
+    counts = [torch.bincount(plane, minlength=256) for plane in planes.flatten(0, 1)]
+    histogram = torch.stack(counts).view(*planes.shape[:2], 256)
+    brightest = histogram.gather(2, planes.amax(dim=2, keepdim=True).long())
     step = (planes.shape[2] - brightest) // 255
     below = histogram.cumsum(dim=2) - histogram
     table = ((step // 2 + below) // step.clamp(min=1)).clamp(max=255)
     return _look_up(torch.where(step > 0, table, torch.arange(256, device=table.device)), images)
 
 
+def _point(operation: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Do to pixels what depends on their grey level alone: to the 256 levels, then look up."""
+    levels = torch.arange(256, device=images.device).to(torch.uint8).repeat(len(images), 1, 1, 1)
+    return _look_up(operation(levels)[:, 0].expand(-1, images.shape[1], -1), images)
+
+
 def _look_up(table: Tensor, images: Tensor) -> Tensor:
     """Grey levels through a table a channel, (n,C,256)."""
     planes = images.flatten(2).long()
-    return table.to(torch.uint8).gather(2, planes).view_as(images)
+    return table.to(torch.uint8).gather(2, planes).reshape(images.shape)
 
 
 def _grey(images: Tensor) -> Tensor:
     """ITU-R 601-2 luma in Pillow's integers, uint8 (n,1,H,W)."""
     if images.shape[1] == 1:
         return images
-    weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32, device=images.device)
-    total = (images.int() * weights[:, None, None]).sum(dim=1, keepdim=True, dtype=torch.int32)
-    return ((total + 0x8000) >> 16).to(torch.uint8)
+    red, green, blue = images.int().split(1, dim=1)
+    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000 >> 16).to(torch.uint8)
 
 
 def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
     """`degenerate + factor * (images - degenerate)`, in single precision and cut off, as Pillow."""
     base = degenerate.float()
-    mixed = base + factor.float()[:, None, None, None] * (images.float() - base)
+    mixed = images.float().sub_(base).mul_(factor.float()[:, None, None, None]).add_(base)
     return mixed.clamp_(0, 255).to(torch.uint8)

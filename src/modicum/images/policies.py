@@ -27,7 +27,7 @@ from torch import Tensor
 
 from modicum.engine.random import SampleRandom
 from modicum.images import pixels
-from modicum.images.pixels import Fill, Kernel, affine, moving
+from modicum.images.pixels import Fill, Kernel, affine
 
 # (operation, probability, magnitude 0 to 9), twice: Table 7.
 POLICY_CIFAR10: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (
@@ -113,11 +113,10 @@ class RandAugment:
         """
         draws = random.uniform(3 * self.operations, "rand augment").reshape(len(images), -1, 3)
         noise = random.normal(self.operations, "rand augment magnitude")
-        names = list(_INCREASING)
         result = _bytes(images).clone()
         for turn in range(self.operations):
             which, taken, sign = draws[:, turn].T
-            operation = np.where(taken < 0.5, np.floor(which * len(names)), -1)
+            operation = np.where(taken < 0.5, np.floor(which * len(_INCREASING)), -1)
             magnitude = self.magnitude + self.spread * noise[:, turn]
             level = magnitude.clip(0.0, 10.0) / 10.0
             direction = np.where(sign < 0.5, -1.0, 1.0)
@@ -189,52 +188,44 @@ def _operate(
     kernel: Kernel = "nearest",
 ) -> None:
     """Give each image, in place, the operation with its number in `arguments`; -1: none."""
+    # On a CPU, as many images at a time as stay in its cache.
+    part = max(1, 2**18 // images[:1].numel()) if images.device.type == "cpu" else len(images)
     for number, (name, argument_of) in enumerate(arguments.items()):
-        (drew,) = np.nonzero(operation == number)
-        if len(drew):
-            chosen = torch.from_numpy(drew).to(images.device)
+        drew = torch.from_numpy(np.flatnonzero(operation == number))
+        for chosen in drew.split(part) if len(drew) else ():
             strength, direction = (
-                torch.from_numpy(part[drew]).to(images.device) for part in (level, sign)
+                torch.from_numpy(of)[chosen].to(images.device) for of in (level, sign)
             )
             argument = argument_of(strength, direction, *images.shape[-2:])
-            images[chosen] = operate(name, images[chosen], argument, fill, kernel)
+            first = int(chosen[0])  # a slice is many times as fast as an index
+            place = slice(first, first + 1) if part == 1 else chosen.to(images.device)
+            images[place] = operate(name, images[place], argument, fill, kernel)
 
 
 def operate(
-    name: str,
-    images: Tensor,
-    argument: Tensor | None,
-    fill: Fill = 0,
-    kernel: Kernel = "nearest",
+    name: str, images: Tensor, argument: Tensor | None, fill: Fill = 0, kernel: Kernel = "nearest"
 ) -> Tensor:
-    """One operation.
+    """One operation, called as by Pillow or the papers, on images uint8 (n,C,H,W).
 
-    Args:
-        name: What Pillow or the papers call it.
-        images: uint8 (n,C,H,W).
-        argument: Its argument (n,): a factor, degrees, pixels, bits or a grey level; none for
-            AutoContrast, Equalize and Invert.
-        fill: See `pixels.affine`.
-        kernel: See `pixels.affine`.
+    Its argument (n,) is a factor, degrees, pixels, bits or a grey level; none for AutoContrast,
+    Equalize and Invert. For `fill` and `kernel` see `pixels.affine`.
     """
-    height, width = images.shape[-2:]
     if argument is None:
         plain = {"AutoContrast": pixels.auto_contrast, "Equalize": pixels.equalise}
         return plain[name](images) if name in plain else 255 - images
-    match name:
-        case "ShearX":
-            matrix = moving(x_of_y=argument)
-        case "ShearY":
-            matrix = moving(y_of_x=argument)
-        case "TranslateX":
-            matrix = moving(x=argument)
-        case "TranslateY":
-            matrix = moving(y=argument)
-        case "Rotate":
-            matrix = pixels.rotation(argument, height, width)
-        case _:
-            return _OPERATIONS[name](images, argument)
-    return affine(images, matrix, fill, kernel)
+    if name in _OPERATIONS:
+        return _OPERATIONS[name](images, argument)
+    if name == "Rotate":
+        matrix = pixels.rotation(argument, *images.shape[-2:])
+    else:
+        matrix = torch.eye(2, 3, dtype=torch.float64).repeat(len(images), 1, 1).to(argument.device)
+        row, column = _PLACES[name]
+        matrix[:, row, column] = argument
+    return affine(images, matrix.flatten(1), fill, kernel)
+
+
+_PLACES = {"ShearX": (0, 1), "ShearY": (1, 0), "TranslateX": (0, 2), "TranslateY": (1, 2)}
+"""Which number of the matrix `pixels.affine` takes an operation changes."""
 
 
 def _bytes(images: Tensor) -> Tensor:

@@ -31,43 +31,18 @@ class CifarKind(NamedTuple):
     binary: bool
 
 
-KINDS = (
+_TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
+_BINARY = tuple(f"{name}.bin" for name in _TRAIN)
+KINDS = tuple(
     CifarKind(
-        "CIFAR-10 Python batches",
-        "cifar-10-batches-py",
-        tuple(f"data_batch_{number}" for number in range(1, 6)),
-        ("test_batch",),
-        "batches.meta",
-        10,
-        False,
-    ),
-    CifarKind(
-        "CIFAR-10 binary batches",
-        "cifar-10-batches-bin",
-        tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
-        ("test_batch.bin",),
-        "batches.meta.txt",
-        10,
-        True,
-    ),
-    CifarKind(
-        "CIFAR-100 Python batches",
-        "cifar-100-python",
-        ("train",),
-        ("test",),
-        "meta",
-        100,
-        False,
-    ),
-    CifarKind(
-        "CIFAR-100 binary batches",
-        "cifar-100-binary",
-        ("train.bin",),
-        ("test.bin",),
-        "fine_label_names.txt",
-        100,
-        True,
-    ),
+        f"CIFAR-{classes} {form} batches", folder, train, (test,), names, classes, form == "binary"
+    )
+    for classes, form, folder, train, test, names in (
+        (10, "Python", "cifar-10-batches-py", _TRAIN, "test_batch", "batches.meta"),
+        (10, "binary", "cifar-10-batches-bin", _BINARY, "test_batch.bin", "batches.meta.txt"),
+        (100, "Python", "cifar-100-python", ("train",), "test", "meta"),
+        (100, "binary", "cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt"),
+    )
 )
 
 
@@ -115,10 +90,7 @@ def _read_binary(kind: CifarKind, path: Path) -> _Part:
     record = label_bytes + _PIXELS
     content = np.frombuffer(_bytes(path), dtype=np.uint8)
     if not len(content) or len(content) % record:
-        raise DataError(
-            f"{path}: expected records of {record} bytes, found {len(content)} bytes in all. "
-            f"Unpack the archive again."
-        )
+        raise _damaged(path, f"records of {record} bytes", f"{len(content)} bytes in all")
     records = content.reshape(-1, record)
     labels = records[:, label_bytes - 1].astype(np.int64)
     names = [f"{path.name}/{number}" for number in range(len(records))]
@@ -130,19 +102,15 @@ def _read_python(kind: CifarKind, path: Path) -> _Part:
     data = content.get("data")
     labels = content.get("labels" if kind.classes == 10 else "fine_labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_PIXELS,):
-        raise DataError(
-            f"{path}: expected the entry 'data' to be a uint8 array (N, {_PIXELS}), found "
-            f"{_describe(data)}. Unpack the archive again."
-        )
+        expected = f"the entry 'data' to be a uint8 array (N, {_PIXELS})"
+        raise _damaged(path, expected, _describe(data))
     if (
         not isinstance(labels, list)
         or len(labels) != len(data)
         or not all(isinstance(label, int) for label in labels)
     ):
-        raise DataError(
-            f"{path}: expected one whole number for each of {len(data)} images as labels, found "
-            f"{_describe(labels)}. Unpack the archive again."
-        )
+        expected = f"one whole number for each of {len(data)} images as labels"
+        raise _damaged(path, expected, _describe(labels))
     files = content.get("filenames")
     names = [f"{path.name}/{number}" for number in range(len(data))]
     if isinstance(files, list) and len(files) == len(data):
@@ -158,19 +126,14 @@ def _class_names(kind: CifarKind, path: Path) -> tuple[str, ...]:
         entry = _entries(path).get("label_names" if kind.classes == 10 else "fine_label_names")
         names = [_text(name) for name in entry] if isinstance(entry, list) else []
     if len(names) != kind.classes or len(set(names)) != kind.classes:
-        raise DataError(
-            f"{path}: expected {kind.classes} different class names, found {len(set(names))}. "
-            f"Unpack the archive again."
-        )
+        raise _damaged(path, f"{kind.classes} different class names", len(set(names)))
     return tuple(names)
 
 
 def _checked(labels: npt.NDArray[np.int64], kind: CifarKind, path: Path) -> npt.NDArray[np.int64]:
     if len(labels) and not 0 <= labels.min() <= labels.max() < kind.classes:
-        raise DataError(
-            f"{path}: expected labels from 0 to {kind.classes - 1}, found {labels.min()} to "
-            f"{labels.max()}. Unpack the archive again."
-        )
+        found = f"{labels.min()} to {labels.max()}"
+        raise _damaged(path, f"labels from 0 to {kind.classes - 1}", found)
     return labels
 
 
@@ -178,10 +141,7 @@ def _entries(path: Path) -> dict[str, Any]:
     """What a Python batch holds; its names are bytes if Python 3 wrote them so."""
     content = read_pickle(path)
     if not isinstance(content, dict):
-        raise DataError(
-            f"{path}: expected a pickled dict, found {type(content).__name__}. Unpack the archive "
-            f"again."
-        )
+        raise _damaged(path, "a pickled dict", type(content).__name__)
     return {_text(key): value for key, value in cast("dict[Any, Any]", content).items()}
 
 
@@ -192,6 +152,10 @@ def _bytes(path: Path) -> bytes:
         raise DataError(
             f"{path}: the file cannot be read ({error.strerror}). Unpack the archive again."
         ) from error
+
+
+def _damaged(path: Path, expected: str, found: object) -> DataError:
+    return DataError(f"{path}: expected {expected}, found {found}. Unpack the archive again.")
 
 
 def _text(value: Any) -> str:

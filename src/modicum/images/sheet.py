@@ -23,7 +23,7 @@ def contact_sheet(
     columns: int | None = None,
     cell: int = 128,
 ) -> bytes:
-    """Lay images out in a grid, each with its title below, as a PNG file.
+    """Lay images out in a grid, each with its title below: the bytes of a PNG file.
 
     Small images are enlarged by a whole factor without smoothing, so that their pixels are seen;
     large ones are reduced. Titles too long for their cell are cut and end in an ellipsis.
@@ -34,9 +34,6 @@ def contact_sheet(
         titles: One for each image.
         columns: Images in a row; None: so that the sheet is about as wide as it is high.
         cell: Width and height of the room for each image, in pixels.
-
-    Returns:
-        The bytes of a PNG file.
 
     Raises:
         ValueError: There are no images, not as many titles as images, or values are not uint8.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from modicum.data.digits import read_digits
 from modicum.data.folders import Listing, Split, Tree, own_split, recognise_unlabelled
 from modicum.engine.random import permutation
 from modicum.errors import ConfigError, DataError
-from modicum.images.check import check_images
-from modicum.images.decode import decode_image
+from modicum.images.check import check_images, with_reasons
+from modicum.images.decode import decode_image, image_size
 from modicum.images.folders import IMAGES, list_files, recognise
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
 from modicum.images.published import find_cifar, read_cifar
+from modicum.system.progress import report_progress
 from modicum.system.threads import Progress, in_threads
 
 MEMORY_LIMIT = 2 * 2**30
@@ -40,7 +42,7 @@ def open_images(
     holdout: float = 0.1,
     skip_bad: bool = False,
     memory_limit: int = MEMORY_LIMIT,
-    progress: Progress | None = None,
+    quiet: bool = True,
 ) -> ImageSet:
     """Open one split of a folder of images, or of the built-in digits.
 
@@ -48,14 +50,12 @@ def open_images(
     folders (see `modicum.images.folders`), tiny-imagenet-200, and CIFAR-10 and CIFAR-100 as Python
     or binary batches. Every file is checked to be an image, once for an unchanged folder (see
     `check_images`); sets too large for that have the ends of their files checked, and the rest is
-    found when a file is decoded.
+    found when a file is decoded. With several processes, let one open the set first.
 
     Which images a split has: those of its folder. Where there is a test but no validation split,
     or the other way round, both names mean the one there is, as it is usual for CIFAR and
     ImageNet; to choose anything by validation, use `ImageSet.hold_out` on the training images.
     Where there is neither, a share of each class is held out, the same at every call.
-
-    With several processes, let one open the set first: the others then find its check remembered.
 
     Args:
         source: A folder; or "digits": scikit-learn's 1,797 handwritten digits of 8x8 pixels and 17
@@ -71,12 +71,8 @@ def open_images(
         skip_bad: Leave unusable files out, with a warning, rather than raise. They are listed in
             `ImageSet.skipped`. Every file is then decoded to find them, in sets of any size.
         memory_limit: Files of one size that take at most so many bytes when decoded are held in
-            memory.
-        progress: Called with (files done, files in all) while files are decoded or checked.
-
-    Returns:
-        `MemoryImages` for digits, CIFAR's batches and files within `memory_limit`, else
-        `FileImages`. Files give 3 channels.
+            memory, as digits and CIFAR are (`MemoryImages`); others are `FileImages`.
+        quiet: Show no progress while files are decoded or checked.
 
     Raises:
         DataError: Nothing there, no known layout, classes that differ between splits, empty or
@@ -106,16 +102,15 @@ def open_images(
             f"the share to hold out, such as 0.1, or split the folder into train/ and val/."
         )
     log.info("%s: %s; %s: %d images", root, tree.layout, split, len(files))
-    return _checked(files, listing.bad, skip_bad, memory_limit, progress)
+    with report_progress(f"check {split} images", quiet=quiet) as progress:
+        return _checked(files, listing.bad, skip_bad, memory_limit, progress)
 
 
 def available_splits(source: str | Path) -> tuple[Split, ...]:
     """The splits that differ from each other: what `open_images` has more than a name for.
 
     A tree without splits has ("train", "val"), ImageNet too, CIFAR and digits ("train", "test").
-
-    Raises:
-        DataError: As `open_images`, as far as it is seen without listing the files.
+    As `has_splits`, it raises a `DataError` for what is seen without listing the files.
     """
     own = _own_splits(source)
     if set(own) <= {"all", "train"}:
@@ -125,24 +120,19 @@ def available_splits(source: str | Path) -> tuple[Split, ...]:
 
 
 def has_splits(source: str | Path) -> bool:
-    """Whether the data comes divided, rather than being one folder that `open_images` divides.
-
-    Raises:
-        DataError: As `available_splits`.
-    """
+    """Whether the data comes divided, rather than being one folder that `open_images` divides."""
     return set(_own_splits(source)) != {"all"}
 
 
 def files_of(tree: Tree, listing: Listing) -> FileImages:
     """The listed files as an image set, unchecked."""
-    labels = torch.tensor(listing.labels, dtype=torch.int64)
-    return FileImages(
-        tree.classes,
-        labels if tree.folders else torch.empty(len(listing.names), 0),
-        np.array(listing.names, dtype=np.str_),
-        tree.layout,
-        tree.root,
+    names = np.array(listing.names, dtype=np.str_)
+    labels = (
+        torch.tensor(listing.labels, dtype=torch.int64)
+        if tree.folders
+        else torch.empty(len(names), 0)
     )
+    return FileImages(tree.classes, labels, names, tree.layout, tree.root)
 
 
 def _own_splits(source: str | Path) -> Iterable[str]:
@@ -213,24 +203,16 @@ def _into_memory(
         reasons = in_threads(decode, range(len(files)), progress, threads)
     except _SizesDifferError:
         return None, ()
-    return images, tuple(
-        BadImage(str(name), reason)
-        for name, reason in zip(files.names, reasons, strict=True)
-        if reason is not None
-    )
+    return images, with_reasons(files.names, reasons)
 
 
 def _common_size(files: FileImages, looked_at: int = 100) -> tuple[int, int] | None:
     """(height, width) if some files from all over the set agree in it."""
     sizes: set[tuple[int, int]] = set()
     for number in np.linspace(0, len(files) - 1, min(looked_at, len(files))).astype(int):
-        try:
-            sizes.add(decode_image(files.path(number)).shape[:2])
-        except DataError:
-            continue  # found and named later
-        if len(sizes) > 1:
-            return None
-    return next(iter(sizes), None)
+        with suppress(DataError):  # found and named later
+            sizes.add(image_size(files.path(number)))
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _unusable(root: Path, bad: Sequence[BadImage], count: int) -> DataError:
@@ -248,13 +230,8 @@ def _cifar(root: Path, split: Split) -> MemoryImages:
     assert cifar is not None
     kind, folder = cifar
     part = read_cifar(kind, folder, "train" if split == "train" else "test")
-    return MemoryImages(
-        part.classes,
-        torch.from_numpy(part.labels),
-        np.array(part.names),
-        kind.layout,
-        torch.from_numpy(part.images),
-    )
+    labels, images = torch.from_numpy(part.labels), torch.from_numpy(part.images)
+    return MemoryImages(part.classes, labels, np.array(part.names), kind.layout, images)
 
 
 def _digits(split: Split) -> MemoryImages:
@@ -263,10 +240,6 @@ def _digits(split: Split) -> MemoryImages:
     part = order[:_DIGITS_TRAIN] if split == "train" else order[_DIGITS_TRAIN:]
     small = torch.from_numpy(pixels[part]).view(-1, 1, 8, 8) * (255.0 / 16.0)
     images = torch.nn.functional.interpolate(small, size=(32, 32), mode="bilinear")
-    return MemoryImages(
-        tuple(str(digit) for digit in range(10)),
-        torch.from_numpy(digits[part].astype(np.int64)),
-        np.array([f"digits/{number}" for number in part]),
-        "built-in digits",
-        images.round().to(torch.uint8),
-    )
+    classes, names = tuple(map(str, range(10))), np.array([f"digits/{number}" for number in part])
+    labels, images = torch.from_numpy(digits[part]), images.round().to(torch.uint8)
+    return MemoryImages(classes, labels, names, "built-in digits", images)

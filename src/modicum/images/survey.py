@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from modicum.data.folders import recognise_unlabelled
 from modicum.errors import DataError
-from modicum.images.check import what_is_wrong
+from modicum.images.check import what_is_wrong, with_reasons
 from modicum.images.decode import opened
 from modicum.images.folders import IMAGES, list_files, recognise
 from modicum.images.image_set import MemoryImages
@@ -30,12 +31,8 @@ def survey(
 ) -> dict[str, Any]:
     """Describe a folder of images, or the built-in digits; nothing is raised for what is wrong.
 
-    Every file is decoded.
-
-    Args:
-        source: As of `open_images`.
-        labelled: As of `open_images`. Without labels there are no classes.
-        progress: Called with (files done, files in all).
+    Every file is decoded. `source` and `labelled` are as of `open_images`; without labels there are
+    no classes. `progress` is called with (files done, files in all).
 
     Returns:
         A dict of plain values, ready for JSON:
@@ -107,23 +104,11 @@ def _survey_files(
         files = files_of(tree, listing)
         paths[split] = [files.path(number) for number in range(len(files))]
         looks = in_threads(_look, paths[split], progress)
+        bad = (*listing.bad, *with_reasons(listing.names, [look.reason for look in looks]))
         good = [look for look in looks if look.reason is None]
-        bad = [(name, reason) for name, reason in listing.bad]
-        bad += [
-            (name, look.reason)
-            for name, look in zip(listing.names, looks, strict=True)
-            if look.reason is not None
-        ]
         labels = np.array(listing.labels, np.int64)
-        counts = np.bincount(labels, minlength=len(tree.classes)).tolist()
-        report["splits"][split] = {
+        report["splits"][split] = _described(tree.classes, labels, good) | {
             "images": len(files),
-            "per_class": dict(zip(tree.classes, counts, strict=True)),
-            "width": _spread([look.width for look in good]),
-            "height": _spread([look.height for look in good]),
-            "formats": dict(Counter(look.format for look in good)),
-            "modes": dict(Counter(look.mode for look in good)),
-            "transparent": sum(look.transparent for look in good),
             "ignored": dict(listing.ignored),
             "unreadable": {
                 "count": len(bad),
@@ -145,23 +130,32 @@ def _survey_arrays(source: str | Path, report: dict[str, Any]) -> None:
         images = open_images(source, split)
         assert isinstance(images, MemoryImages)
         report["layout"], report["classes"] = images.layout, list(images.classes)
-        counts = np.bincount(images.labels.numpy(), minlength=len(images.classes)).tolist()
         height, width = images.images.shape[-2:]
-        report["splits"][split] = {
-            "images": len(images),
-            "per_class": dict(zip(images.classes, counts, strict=True)),
-            "width": _spread([width]),
-            "height": _spread([height]),
-            "formats": {},
-            "modes": {"L" if images.channels == 1 else "RGB": len(images)},
-            "transparent": 0,
-            "ignored": {},
-            "unreadable": {"count": 0, "files": []},
-        }
+        look = _Look(width, height, "", "L" if images.channels == 1 else "RGB", False, None)
+        labels, looks = images.labels.numpy(), [look] * len(images)
+        report["splits"][split] = _described(images.classes, labels, looks)
         _warn(report, split)
         for name, pixels in zip(images.names, images.images.numpy(), strict=True):
             seen[hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()][split].append(name)
     _report_duplicates(report, seen.values())
+
+
+def _described(
+    classes: Sequence[str], labels: npt.NDArray[np.int64], good: Sequence[_Look]
+) -> dict[str, Any]:
+    """A split of which all that was looked at is good."""
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    return {
+        "images": len(good),
+        "per_class": dict(zip(classes, counts, strict=True)),
+        "width": _spread([look.width for look in good]),
+        "height": _spread([look.height for look in good]),
+        "formats": dict(Counter(look.format for look in good if look.format)),
+        "modes": dict(Counter(look.mode for look in good)),
+        "transparent": sum(look.transparent for look in good),
+        "ignored": {},
+        "unreadable": {"count": 0, "files": []},
+    }
 
 
 def _warn(report: dict[str, Any], split: str) -> None:

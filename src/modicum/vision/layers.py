@@ -29,10 +29,13 @@ class FrozenBatchNorm2d(nn.Module):
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
-        self.register_buffer("weight", torch.ones(num_features))
-        self.register_buffer("bias", torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
+        for name, value in (
+            ("weight", 1.0),
+            ("bias", 0.0),
+            ("running_mean", 0.0),
+            ("running_var", 1.0),
+        ):
+            self.register_buffer(name, torch.full((num_features,), value))
         self.register_load_state_dict_pre_hook(self._forget_count)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,9 +53,6 @@ def freeze_statistics(network: nn.Module) -> None:
     """Normalise with the running statistics of every batch norm, and leave them as they are.
 
     Scale and shift train on. `network.train()` undoes it, so it is called after that.
-
-    Args:
-        network: Changed in place; other modules keep their mode.
     """
     for module in network.modules():
         if isinstance(module, _BatchNorm):
@@ -62,11 +62,9 @@ def freeze_statistics(network: nn.Module) -> None:
 class DropPath(nn.Module):
     """Stochastic depth: in training, the residual branch of a sample is dropped as a whole.
 
-    Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016; the branches that stay are
-    divided by the share that stays, so that nothing changes in evaluation.
-
-    Args:
-        probability: Share of the samples whose branch is dropped.
+    Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016; `probability` is the share of
+    the samples whose branch is dropped, and the branches that stay are divided by the share that
+    stays, so that nothing changes in evaluation.
 
     Raises:
         ValueError: `probability` is not in [0, 1).
@@ -92,12 +90,7 @@ class DropPath(nn.Module):
 
 
 class Mlp(nn.Module):
-    """The two linear layers of a transformer block, with GELU (of the error function) between.
-
-    Args:
-        width: Of input and output.
-        hidden: Width between the layers.
-    """
+    """The two linear layers of a transformer block, with GELU (of the error function) between."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

@@ -24,15 +24,13 @@ def match(cost: Tensor, counts: Tensor | Sequence[int]) -> tuple[Tensor, ...]:
         cost: Costs of all pairs, `(…, predictions, targets)`, any float dtype; the leading
             dimensions, such as (layer, image) or (image,), number the problems. Targets beyond a
             problem's count are padding, whatever their cost.
-        counts: Number of targets of each problem, broadcast to the leading dimensions: those of the
-            images serve all layers.
+        counts: Number of targets of each problem, broadcast to the leading dimensions.
 
     Returns:
         Indices of the matched pairs, a tensor `(pairs,)` of int64 for each dimension of `cost`, on
         its device, as from `torch.nonzero(…, as_tuple=True)`: with
         `image, query, target = match(cost, counts)`, the pairs are `predictions[image, query]` and
-        `targets[image, target]`. Ordered by all but the last. A problem has as many pairs as it has
-        targets, or predictions if these are fewer.
+        `targets[image, target]`. Ordered by all but the last; the fewer of both are all matched.
 
     Raises:
         ValueError: A count is more than `cost` has targets.

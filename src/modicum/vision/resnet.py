@@ -46,14 +46,9 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two of 1x1, added to their input.
+    """A 3x3 convolution of `width` channels between two of 1x1, added to their input.
 
-    Args:
-        in_channels: Channels of the input.
-        width: Channels of the 3x3 convolution; the output has four times as many.
-        stride: Stride of the 3x3 convolution. Where it or the channels change, the input is
-            projected by a 1x1 convolution.
-        norm: Builds the normalisation after each convolution.
+    The output has `4 * width` channels; the stride is that of the 3x3. See `BasicBlock`.
     """
 
     expansion = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 from modicum import images
 from modicum.engine.optimizers import parameter_groups
+from modicum.engine.run import Run, RunOptions
 from modicum.errors import CheckpointError, ConfigError, DataError
 from modicum.methods import vgnet
 from modicum.methods.vgnet.baseline import MobileNetV2, width_for
@@ -31,6 +33,7 @@ from modicum.methods.vgnet.train import (
     learning_rate,
     pipeline_for,
 )
+from modicum.options import replace
 
 SMALL: dict[str, Any] = {"channels": (8, 8, 16, 32, 32), "layers": (1, 1, 1, 1)}
 
@@ -124,6 +127,47 @@ def test_training_starts_from_official_weights(photographs: Path, tmp_path: Path
             channels=3,
             size=224,
         )
+
+
+@pytest.mark.parametrize("option", ["rand_augment", "random_erasing", "mixup", "cutmix"])
+def test_distortions_train_and_resume_to_the_bit(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = replace(METHOD.recipe().presets["smoke"].config, data="digits")
+
+    def train(folder: str, config: Config, resume: bool = False) -> dict[str, torch.Tensor]:
+        options = RunOptions(device="cpu", checkpoint_every=0)
+        described: dict[str, Any] = {"method": "vgnet", "config": config, "options": options}
+        with Run(tmp_path / folder, **described, resume=resume, quiet=True) as run:
+            return vgnet.train(config, run).state_dict()
+
+    def stop(config: Config, step: int, *rest: int) -> float:
+        if step == 8:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        return learning_rate(config, step, *rest)
+
+    distorted = replace(plain, **{option: 1.0})
+    whole = train("whole", distorted)
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.import_module("modicum.methods.vgnet.train"), "learning_rate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train("parts", distorted)
+    resumed = train("parts", distorted, resume=True)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    undistorted = train("plain", plain)
+    assert any(not torch.equal(undistorted[name], whole[name]) for name in whole)
+
+
+def test_soft_targets_of_unmixed_images_are_their_labels() -> None:
+    labels = torch.tensor([2, 0, 1])
+    logits = torch.randn(3, 3, dtype=torch.float64)
+    random = images.SampleRandom(0, 0, np.arange(3))
+    mixed, targets = images.Distortions(mixup=1e-9)(torch.rand(3, 1, 4, 4), labels, 3, random)
+    assert mixed.shape == (3, 1, 4, 4)
+    # At this alpha one image of each pair is all there is.
+    found = torch.nn.functional.cross_entropy(logits, targets.double(), label_smoothing=0.1)
+    expected = torch.nn.functional.cross_entropy(logits, targets.argmax(1), label_smoothing=0.1)
+    assert float(found) == pytest.approx(float(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -100,20 +99,13 @@ class _Association(AdaptiveSynapses, nn.Module):
     ) -> None:
         if not math.isfinite(association):
             raise ConfigError(f"association: expected a finite number, found {association}")
-        for name, value, known in (
-            ("measure", measure, get_args(Measure)),
-            ("cache", cache, get_args(Cache)),
-        ):
-            if value not in known:
+        for name, value, choices in (("measure", measure, Measure), ("cache", cache, Cache)):
+            if value not in (known := get_args(choices)):
                 raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {value!r}")
         if not 0 < momentum <= 1:
             raise ConfigError(f"momentum: expected above 0 and at most 1, found {momentum}")
-        self.association = association
-        self.measure = measure
-        self.cache_kind = cache
-        self.exclude_self = exclude_self
-        self.momentum = momentum
-        self.synapses = synapses
+        self.synapses, self.association, self.momentum = synapses, association, momentum
+        self.measure, self.cache_kind, self.exclude_self = measure, cache, exclude_self
         self.register_buffer("cache", self.weight.new_zeros(len(self.weight)))
         self.register_buffer("num_updates", self.weight.new_zeros((), dtype=torch.int64))
         self.channels = (-1, 1, 1) if isinstance(synapses, _Convolve) else (-1,)
@@ -232,25 +224,14 @@ class _Association(AdaptiveSynapses, nn.Module):
         bias = None if self.bias is None else self.bias.to(dtype)
         return x.to(dtype), self.weight.to(dtype), bias
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # Weights of a plain layer have no cache. They load, and what the cache held of other
         # weights is forgotten.
         self._cache_checked = False
         empty = {"cache": torch.zeros_like(self.cache), "num_updates": torch.tensor(0)}
         if not any(f"{prefix}{name}" in state_dict for name in empty):
-            state_dict = {**state_dict, **{f"{prefix}{name}": empty[name] for name in empty}}
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+            state_dict = state_dict | {f"{prefix}{name}": empty[name] for name in empty}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -267,17 +248,9 @@ class AssociativeConv2d(_Association, nn.Conv2d):
     with `association=0`.
 
     Args:
-        in_channels: As of `nn.Conv2d`, and so are the arguments down to `dtype`; `padding` in
-            numbers, always with zeros.
-        out_channels: Channels out.
-        kernel_size: Height and width of the window.
-        stride: Step of the window.
-        padding: Zeros on each side.
-        dilation: Spacing of the taps.
-        groups: Groups of channels that do not mix.
-        bias: Whether to add a bias, which does not associate.
-        device: Where the parameters are.
-        dtype: Of the parameters.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device,
+            dtype: As of `nn.Conv2d`; `padding` in numbers, always with zeros. The bias does not
+            associate.
         association: lambda; negative weakens instead, 0 switches the association off.
         measure: What makes a partner strong: `"magnitude"`, `|w|`; or `"product"`, `w`, with which
             two inhibitory inputs excite.
@@ -330,17 +303,7 @@ class AssociativeLinear(_Association, nn.Linear):
 
     Takes and returns what `nn.Linear` does, batched, and has its parameters.
 
-    Args:
-        in_features: As of `nn.Linear`, and so are the arguments down to `dtype`.
-        out_features: Numbers out.
-        bias: Whether to add a bias, which does not associate.
-        device: Where the parameters are.
-        dtype: Of the parameters.
-        association: As of `AssociativeConv2d`, and so are the others.
-        measure: What makes a partner strong.
-        cache: What the association is relative to.
-        exclude_self: Whether a synapse is no partner of its own.
-        momentum: Of the running cache.
+    The arguments are those of `nn.Linear`, then those of `AssociativeConv2d`.
 
     Raises:
         ConfigError: An argument is out of range.

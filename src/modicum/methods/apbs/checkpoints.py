@@ -7,7 +7,7 @@ is of, the widths, classes, and whether pools or strides halve the maps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,38 +34,24 @@ class _CodeBase(NamedTuple):
     classifier: str
 
 
-def _tet(numbers: Iterable[int]) -> list[tuple[str, str]]:
+def _tet(*numbers: int) -> list[tuple[str, str]]:
     return [(f"features.{n}.fwd.module.0", f"features.{n}.fwd.module.1") for n in numbers]
 
 
-def _nda(numbers: Iterable[int]) -> list[tuple[str, str]]:
+def _nda(*numbers: int) -> list[tuple[str, str]]:
     return [(f"features.{n}.ann_module", f"features.{n + 1}") for n in numbers]
 
 
 # Pools count in all of them; normalisations and neurons count in NDA.
+_POOLED, _STRIDED = _tet(0, 1, 3, 4, 6, 7, 9, 10), _tet(*range(8))
+_VGG11 = _nda(0, 4, 8, 11, 15, 18, 21, 24)
 _CODE_BASES = (
-    _CodeBase(
-        "VGGSNN of TET",
-        networks.vggsnn,
-        VGGSNN_LAYOUT,
-        _tet((0, 1, 3, 4, 6, 7, 9, 10)),
-        "classifier.module",
-    ),
-    _CodeBase(
-        "VGGSNN of TET without pooling",
-        networks.vggsnn_stride,
-        VGGSNN_LAYOUT,
-        _tet(range(8)),
-        "classifier.module",
-    ),
-    _CodeBase(
-        "VGG-11 of NDA",
-        networks.nda_vgg11,
-        NDA_VGG11_LAYOUT,
-        _nda((0, 4, 8, 11, 15, 18, 21, 24)),
-        "classifier.0.module",
-    ),
-)
+    _CodeBase("VGGSNN of TET", networks.vggsnn, VGGSNN_LAYOUT, _POOLED, "classifier.module"),
+    _CodeBase("VGGSNN of TET without pooling", networks.vggsnn_stride, VGGSNN_LAYOUT, _STRIDED,
+              "classifier.module"),
+    _CodeBase("VGG-11 of NDA", networks.nda_vgg11, NDA_VGG11_LAYOUT, _VGG11,
+              "classifier.0.module"),
+)  # fmt: skip
 
 
 def load_official(

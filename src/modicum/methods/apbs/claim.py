@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -82,22 +80,18 @@ CLAIMS = (
 
 
 def study(data: str | None = None) -> Study:
-    """The claims on simulated digits, or on recordings of yours.
-
-    Args:
-        data: What `Samples.data` may be, but still images.
+    """The claims on simulated digits, or on recordings of yours (`Samples.data`).
 
     Raises:
         ConfigError: They are still images.
     """
     if data is None:
         base = replace(BASE, train_share=0.5)
-        few = replace(BASE, **FEW)
+        few, fingerprint = replace(BASE, **FEW), ""
         about = (
             "Simulated recordings of scikit-learn's digits: 600 for training (200 where few are "
             "meant), 597 for testing."
         )
-        fingerprint = ""
     else:
         if Samples(data).image_folder is not None:
             raise ConfigError(
@@ -137,11 +131,7 @@ def study(data: str | None = None) -> Study:
 
 
 def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
-    """What the claims compare, on the test recordings.
-
-    Args:
-        config: The arm's configuration.
-        network: In eval mode, on the CPU.
+    """What the claims compare, on the test recordings: of an arm and its network in eval mode.
 
     Returns:
         `top1` in percent; `spikes`, `synaptic_operations` and the estimate `microjoules` a
@@ -191,12 +181,7 @@ def _raster(runs: Mapping[str, Sequence[Path]], frames: Tensor, shown: int = 60)
     figure = Figure(figsize=(6, 3), layout="constrained")
     grid = figure.subplots(1, 2, sharey=True)
     for axes, arm in zip(grid, (PLAIN, APBS), strict=True):
-        network = load_saved(runs[arm][0]).module
-        kept: list[Tensor] = []
-        hook = _last_layer(network).register_forward_hook(partial(_keep, kept))
-        network(frames)
-        hook.remove()
-        fired = kept[0][:, 0].flatten(1)
+        fired = _spikes(load_saved(runs[arm][0]).module, frames)[:, 0].flatten(1)
         active = fired.any(0).nonzero().flatten()[:shown]
         step, neuron = fired[:, active].nonzero().T
         axes.plot(step, neuron, "|", markersize=3)
@@ -209,12 +194,17 @@ def _raster(runs: Mapping[str, Sequence[Path]], frames: Tensor, shown: int = 60)
     )
 
 
+def _spikes(network: nn.Module, frames: Tensor) -> Tensor:
+    """Of the last spiking layer, `(T, B, ...)`."""
+    kept: list[Tensor] = []
+    hook = _last_layer(network).register_forward_hook(lambda *called: kept.append(called[-1]))
+    network(frames)
+    hook.remove()
+    return kept[0]
+
+
 def _last_layer(network: nn.Module) -> SpikingLayer:
     return [layer for layer in network.modules() if isinstance(layer, SpikingLayer)][-1]
-
-
-def _keep(kept: list[Tensor], layer: nn.Module, inputs: Any, output: Tensor) -> None:
-    kept.append(output)
 
 
 def _rates(runs: Mapping[str, Sequence[Path]]) -> Picture:

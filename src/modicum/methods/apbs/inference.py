@@ -83,12 +83,8 @@ def evaluate(
     mapping = class_mapping(samples.classes, classifier.classes, source)
     loader = loader_for(samples, classifier.pipeline, batch_size, workers=workers)
     with count_spikes(network) as counted:
-        found = accuracies(
-            lambda inputs: read_out(network(inputs)),
-            loader,
-            device=classifier.device,
-            mapping=mapping,
-        )
+        where = {"device": classifier.device, "mapping": mapping}
+        found = accuracies(lambda inputs: read_out(network(inputs)), loader, **where)
     return {
         "data": samples.layout,
         "samples": len(samples),
@@ -170,7 +166,8 @@ def predict(
 
     def read(path: Path) -> Tensor:
         if isinstance(pipeline, ImagePipeline):
-            return _read_image(path, pipeline)
+            pixels = images.read_crop(path, pipeline.crop(), pipeline.channels)
+            return pipeline.normalise()(pixels[None])[0]
         sensor = (pipeline.height, pipeline.width)
         recording = events.read(path, sensor=sensor, convention=pipeline.convention, sort=True)
         return pipeline(events.EventBatch.of([recording]))[0]
@@ -184,16 +181,9 @@ def predict(
             yield record | {"spikes": round(fired)}
 
     still = isinstance(pipeline, ImagePipeline)
-    files = input_files(
-        inputs, PICTURES if still else set(RECORDINGS), "image" if still else "recording"
-    )
+    sought = (PICTURES, "image") if still else (set(RECORDINGS), "recording")
+    files = input_files(inputs, *sought)
     return predictions(predict_files(files, read, classify, batch_size), out)
-
-
-def _read_image(path: Path, pipeline: ImagePipeline) -> Tensor:
-    """An image file as the network takes it, `(C, size, size)`."""
-    pixels = images.read_crop(path, pipeline.crop(), pipeline.channels)
-    return pipeline.normalise()(pixels[None])[0]
 
 
 def export(
@@ -215,9 +205,8 @@ def export(
         weights: The network after the last step, or the one that scored best.
     """
     classifier = load_classifier(run, weights)
-    folder = run if run.is_dir() else run.parent
-    suffix = {"onnx": "onnx", "nir": "nir", "state-dict": "pth"}[to]
-    out = out or folder / f"model.{suffix}"
+    name = {"onnx": "model.onnx", "nir": "model.nir", "state-dict": "model.pth"}[to]
+    out = out or (run if run.is_dir() else run.parent) / name
     if to == "state-dict":
         return write_state_dict(classifier.network, out)
     if to == "nir":

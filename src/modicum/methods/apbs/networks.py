@@ -18,17 +18,6 @@ from modicum.spiking.networks import Architecture, SpikingNetwork
 from modicum.spiking.neurons import LIF
 
 
-class Associating(Architecture, total=False):
-    """The arguments of `SpikingNetwork` and of `associative`."""
-
-    association: float | None
-    measure: Measure
-    cache: Cache
-    exclude_self: bool
-    momentum: float
-    associate_classifier: bool
-
-
 def associative(
     builder: Callable[..., SpikingNetwork],
     *,
@@ -40,10 +29,10 @@ def associative(
     associate_classifier: bool = False,
     **options: Unpack[Architecture],
 ) -> SpikingNetwork:
-    """A network whose convolutions associate.
+    """A network, built by `SpikingNetwork` or a function of its arguments, that associates.
 
     Args:
-        builder: `SpikingNetwork` or a function that takes its arguments.
+        builder: Takes `options`.
         association: lambda of `AssociativeConv2d`; 0 for associative layers without effect, None
             for plain layers.
         measure: As of `AssociativeConv2d`, and so are the next three.
@@ -54,8 +43,7 @@ def associative(
         **options: Arguments of `builder`.
 
     Returns:
-        The network. Its `arguments` hold those given here too: `network(**net.arguments)` is the
-        same architecture.
+        The network. Its `arguments` hold those given here too, as `network` takes them.
 
     Raises:
         ConfigError: An argument is out of range.
@@ -77,40 +65,14 @@ def associative(
     return net
 
 
-def network(**arguments: Unpack[Associating]) -> SpikingNetwork:
-    """`SpikingNetwork` from the arguments of it and of `associative`, as in `net.arguments`."""
-    return associative(SpikingNetwork, **arguments)
-
-
-def vggsnn(**options: Unpack[Associating]) -> SpikingNetwork:
-    """VGGSNN, 9,271,498 parameters."""
-    return associative(plain.vggsnn, **options)
-
-
-def vggsnn_stride(**options: Unpack[Associating]) -> SpikingNetwork:
-    """VGGSNN without pooling, as many parameters."""
-    return associative(plain.vggsnn_stride, **options)
-
-
-def nda_vgg11(**options: Unpack[Associating]) -> SpikingNetwork:
-    """VGG-11 of NDA, 9,230,538 parameters."""
-    return associative(plain.nda_vgg11, **options)
-
-
-def light(**options: Unpack[Associating]) -> SpikingNetwork:
-    """Four convolutions, 412,138 parameters."""
-    return associative(plain.light, **options)
-
-
-def small(**options: Unpack[Associating]) -> SpikingNetwork:
-    """Two convolutions, 30,970 parameters."""
-    return associative(plain.small, **options)
-
+network = partial(associative, SpikingNetwork)
+"""`SpikingNetwork` from the arguments of it and of `associative`, as in `net.arguments`."""
 
 BUILDERS: dict[str, Callable[..., SpikingNetwork]] = {
-    builder.__name__: builder for builder in (vggsnn, vggsnn_stride, nda_vgg11, light, small)
+    name: partial(associative, builder) for name, builder in plain.BUILDERS.items()
 }
-"""The networks by name."""
+"""Those of `modicum.spiking.networks` by name, taking the arguments of `associative` besides."""
+vggsnn, vggsnn_stride, nda_vgg11, light, small = BUILDERS.values()
 
 NEURONS: dict[str, Callable[[], LIF]] = {
     "tet": LIF.tet,
@@ -122,12 +84,7 @@ NEURONS: dict[str, Callable[[], LIF]] = {
 
 
 def build(name: str, *, neuron: str | None = None, **options: Any) -> SpikingNetwork:
-    """A network by its name.
-
-    Args:
-        name: One of `BUILDERS`.
-        neuron: One of `NEURONS`; None for those the network usually has.
-        **options: Others of `Associating`.
+    """A network by its name in `BUILDERS`, with its usual neurons or those named in `NEURONS`.
 
     Raises:
         ConfigError: There is no such network or neuron, or an option is out of range.

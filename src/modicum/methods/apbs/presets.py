@@ -29,9 +29,7 @@ RECIPE = Recipe(
     train=train,
     presets={
         "default": Preset(
-            "60 epochs of the light network, for a few thousand recordings of your own.",
-            Config(),
-            RunOptions(),
+            "60 epochs of the light network, for a few thousand recordings of your own.", Config()
         ),
         "tet": Preset(
             "the recipe of TET's code on CIFAR10-DVS [C], with association and STCF; the paper's "
@@ -57,23 +55,17 @@ RECIPE = Recipe(
         "cifar10": Preset(
             "still images by direct coding, each presented 4 times; TET's schedule.",
             replace(
-                TET,
-                data="cifar10=cifar-10-batches-py",
-                convention="jaer",
-                time_steps=4,
-                size=32,
+                TET, data="cifar10=cifar-10-batches-py", convention="jaer", time_steps=4, size=32
             ),
             RunOptions(precision="mixed"),
         ),
         "digits": Preset(
             "12 epochs of the small network on simulated digits, in a minute.",
             replace(BASE, association=0.2, stcf=True),
-            RunOptions(),
         ),
         "smoke": Preset(
             "a few steps on simulated digits, to see that everything works.",
             replace(BASE, association=0.2, stcf=True, **SMOKE),
-            RunOptions(),
         ),
     },
 )

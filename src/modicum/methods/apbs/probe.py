@@ -47,20 +47,13 @@ class Probe(NamedTuple):
 
 @torch.no_grad()
 def probe_potentiation(
-    *,
-    association: float = 0.2,
-    weights: tuple[float, float] = (0.48, 0.48),
-    time_steps: int = 20,
+    *, association: float = 0.2, weights: tuple[float, float] = (0.48, 0.48), time_steps: int = 20
 ) -> Probe:
-    """Stimulate a neuron of two synapses at every time step.
+    """Stimulate a neuron of two synapses, I and II, at every time step.
 
     With the default weights the neuron of TET needs both inputs to fire, and fires at every second
-    step; association makes it fire at every step.
-
-    Args:
-        association: lambda, relative to the sum of the weights' magnitudes (cache `"none"`).
-        weights: Of synapses I and II.
-        time_steps: How long it is stimulated.
+    step; association makes it fire at every step. `association` is relative to the sum of the
+    weights' magnitudes (cache `"none"`).
 
     Raises:
         ConfigError: `association` is not finite.
@@ -71,18 +64,13 @@ def probe_potentiation(
         for strength in (0.0, association)
     )
     conditions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    currents: list[Tensor] = []
-    spikes: list[Tensor] = []
+    found: list[Tensor] = []
     for synapses in (plain, associative):
         synapses.weight.copy_(torch.tensor([weights]))
         current = synapses(conditions)[:, 0]
-        currents.append(current)
-        spikes.append(neuron(current.expand(time_steps, -1)).sum(0))
-    responses = [
-        Response(float(a), float(b), int(c), int(d))
-        for a, b, c, d in zip(*currents, *spikes, strict=True)
-    ]
-    return Probe(*responses)
+        found += [current, neuron(current.expand(time_steps, -1)).sum(0)]
+    responses = zip(*(numbers.tolist() for numbers in found), strict=True)
+    return Probe(*(Response(a, b, int(c), int(d)) for a, c, b, d in responses))
 
 
 class Enhancement(NamedTuple):
@@ -100,8 +88,7 @@ class Enhancement(NamedTuple):
 def probe_convolution(synapses: nn.Conv2d) -> Enhancement:
     """Stimulate the two strongest excitatory synapses of every neuron, I and II, of a layer.
 
-    Args:
-        synapses: In eval mode, plain or associating, without groups.
+    The layer is in eval mode, plain or associating, without groups.
     """
     weights = synapses.weight.flatten(1)
     strongest = weights.topk(2)

@@ -100,12 +100,7 @@ class STCF(EventTransform):
         return self._crops(draws, whole, part, batch.height, batch.width)
 
     def apply(self, events: OneOrBatch, crops: Crops) -> OneOrBatch:
-        """Recordings, sorted by time, changed as told; no step takes a recording's last event.
-
-        Args:
-            events: One recording, or a batch of B.
-            crops: What is done.
-        """
+        """Recordings, one or a batch, sorted by time, changed as told; none loses all events."""
         return self._apply(events, partial(self._crop, crops=crops))
 
     def on_batch(self, batch: EventBatch, random: SampleRandom) -> EventBatch:

@@ -43,12 +43,9 @@ class ImagePipeline:
         Its cropping in space is the padding by 4 pixels and random crop, of every image as is usual
         for CIFAR; its flip is the usual one.
         """
-        steps: list[images.Step] = [self.crop()]
-        if augment.crop_space:
-            steps.append(images.RandomShift(4))
-        if augment.flip:
-            steps.append(images.HorizontalFlip())
-        return (*steps, self.normalise())
+        shift = [images.RandomShift(4)] if augment.crop_space else []
+        flip = [images.HorizontalFlip()] if augment.flip else []
+        return (self.crop(), *shift, *flip, self.normalise())
 
     @property
     def input_size(self) -> tuple[int, int]:

@@ -23,7 +23,6 @@ from modicum.methods.apbs.still_images import IMAGES, ImagePipeline
 from modicum.options import FLAT, Ge, Options, refuse
 from modicum.spiking.losses import LOSSES
 from modicum.spiking.networks import read_out
-from modicum.system.progress import report_progress
 
 Neuron = Literal["tet", "nda", "spikingjelly", "snntorch"]
 
@@ -51,14 +50,9 @@ class Samples(events.Recordings):
         """
         if self.image_folder is None:
             return self.open(split, quiet=quiet)
-        with report_progress(f"check {split} images", quiet=quiet) as progress:
-            image_set = images.open_images(
-                self.image_folder,
-                split,
-                holdout=self.holdout,
-                skip_bad=self.skip_bad,
-                progress=progress,
-            )
+        image_set = images.open_images(
+            self.image_folder, split, holdout=self.holdout, skip_bad=self.skip_bad, quiet=quiet
+        )
         if split == "train" and self.train_share < 1:
             return image_set.hold_out(self.train_share)[1]
         return image_set
@@ -152,38 +146,18 @@ def loader_for(
     augment: STCF | None = None,
     **order: Any,
 ) -> Loader[Any]:
-    """Batches of frames `(B, T, 2, H, W)` or images `(B, C, H, W)`.
-
-    Args:
-        samples: Recordings or images.
-        pipeline: What becomes of them.
-        batch_size: Samples a batch, over all processes.
-        augment: What training samples go through.
-        order: Of `data.loader.Loader`: `seed`, `shuffle`, `workers` and so on.
-    """
+    """Batches of frames `(B, T, 2, H, W)` or images `(B, C, H, W)`; `order` as of any `Loader`."""
     if isinstance(pipeline, ImagePipeline):
         assert isinstance(samples, images.ImageSet)
         steps = pipeline.training(augment) if augment else pipeline.evaluation()
         return images.Loader(samples, batch_size, transform=steps, **order)
     assert isinstance(samples, events.EventSet)
-    return events.Loader(
-        samples,
-        batch_size,
-        representation=pipeline,
-        augment=[augment] if augment else [],
-        **order,
-    )
+    changes = [augment] if augment else []
+    return events.Loader(samples, batch_size, representation=pipeline, augment=changes, **order)
 
 
 def train(config: Config, run: Run) -> nn.Module:
-    """Train a classifier and leave its weights in the run's folder.
-
-    Args:
-        config: The recipe.
-        run: The run; `run.finish()` is called.
-
-    Returns:
-        The network after the last step.
+    """Train a classifier, leave its weights in the run's folder, and return it.
 
     Raises:
         DataError: The recordings or images cannot be used.
@@ -193,15 +167,9 @@ def train(config: Config, run: Run) -> nn.Module:
         train_set = config.source.samples("train", quiet=run.quiet)
         val_set = config.source.samples("val", quiet=run.quiet)
     pipeline, fitting = pipeline_for(config, train_set), config.fitting
-    loader = loader_for(
-        train_set,
-        pipeline,
-        run.micro_batch_size(fitting.batch_size, len(train_set)),
-        augment=augmentation(config),
-        shuffle=True,
-        drop_last=True,
-        **run.share,
-    )
+    size = run.micro_batch_size(fitting.batch_size, len(train_set))
+    order = {"shuffle": True, "drop_last": True, **run.share}
+    loader = loader_for(train_set, pipeline, size, augment=augmentation(config), **order)
 
     network = build_network(config, pipeline, len(train_set.classes))
     optimizer = torch.optim.Adam(
@@ -228,13 +196,8 @@ def augmentation(config: Config) -> STCF | None:
     """What training samples go through; None for nothing."""
     if not (config.stcf or config.flip or config.flip_time):
         return None
-    crop = 0.5 if config.stcf else 0.0
-    return STCF(
-        crop_time=crop,
-        crop_space=crop,
-        flip=0.5 if config.flip else 0.0,
-        flip_time=0.5 if config.flip_time else 0.0,
-    )
+    crop, flip, flip_time = (0.5 * on for on in (config.stcf, config.flip, config.flip_time))
+    return STCF(crop_time=crop, crop_space=crop, flip=flip, flip_time=flip_time)
 
 
 def score(network: nn.Module, samples: SampleSet, pipeline: Pipeline, run: Run) -> dict[str, float]:

@@ -33,12 +33,7 @@ STAGES: tuple[Stage, ...] = (
 
 
 def stages_like(channels: Sequence[int], layers: Sequence[int]) -> dict[str, Any]:
-    """Arguments of a `MobileNetV2` as deep as a VGNet, its widths in the same proportions.
-
-    Args:
-        channels: Widths of the VGNet's stem and four stages.
-        layers: Blocks in each of its stages.
-    """
+    """Arguments of a `MobileNetV2` as deep and in its widths as a VGNet of these arguments."""
     return {
         "stem": channels[0],
         "stages": [(6, c, n, 2) for c, n in zip(channels[1:], layers, strict=True)],
@@ -49,11 +44,8 @@ def stages_like(channels: Sequence[int], layers: Sequence[int]) -> dict[str, Any
 def _conv_bn(
     inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True
 ) -> nn.Sequential:
-    layers: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-    ]
-    return nn.Sequential(*layers, *([nn.ReLU6()] if act else []))
+    filters = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(filters, nn.BatchNorm2d(outputs), *([nn.ReLU6()] if act else []))
 
 
 class InvertedResidual(nn.Module):
@@ -134,12 +126,7 @@ class MobileNetV2(nn.Module):
 
 
 def width_for(parameters: int, **arguments: Any) -> float:
-    """The width at which `MobileNetV2` has closest to so many parameters.
-
-    Args:
-        parameters: Trainable parameters wanted.
-        arguments: Other arguments of `MobileNetV2`.
-    """
+    """The width at which `MobileNetV2(width, **arguments)` has closest to so many parameters."""
 
     def count(width: float) -> int:
         return sum(p.numel() for p in MobileNetV2(width, **arguments).parameters())

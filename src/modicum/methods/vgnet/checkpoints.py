@@ -60,15 +60,12 @@ def load_official(
     where, state = read_state(checkpoint)
     state = modern_layout(state, where)
     arguments = describe(state, where)
-    if thumbnail is not None:
-        arguments["thumbnail"] = thumbnail
-    if activation is not None:
-        arguments["activation"] = activation
+    asked = {"thumbnail": thumbnail, "activation": activation}
+    arguments |= {option: value for option, value in asked.items() if value is not None}
     network = VGNet(**arguments)
     load_into(network, state, where)
     if num_classes is not None and num_classes != arguments["num_classes"]:
-        arguments["num_classes"] = num_classes
-        anew = VGNet(**arguments)
+        anew = VGNet(**arguments | {"num_classes": num_classes})
         anew.features = network.features
         return anew
     return network
@@ -84,31 +81,21 @@ def modern_layout(state: State, where: str) -> dict[str, Tensor]:
             name = f"features.stage4.{max(stage4) + 2}.{name.removeprefix('features.last.')}"
         if name.endswith(".downsample.sigma"):
             stage = name.removesuffix(".downsample.sigma")
-            channels = next(
-                (
-                    state[key].shape[1]
-                    for key in (f"{stage}.conv1x1.0.weight", f"{stage}.conv1x1.0.0.weight")
-                    if key in state
-                ),
-                None,
-            )
-            if channels is None or tensor.numel() != 1:
+            mixes = (f"{stage}.conv1x1.0.weight", f"{stage}.conv1x1.0.0.weight")
+            channels = [state[mix].shape[1] for mix in mixes if mix in state]
+            if not channels or tensor.numel() != 1:
                 raise CheckpointError(
                     f"{where}: {name} should be one number beside {stage}.conv1x1; found shape "
                     f"{tuple(tensor.shape)}. The checkpoint is not of a VGNet, or is damaged."
                 )
             name = f"{stage}.downsample.weight"
-            tensor = normalised_gaussian(float(tensor)).expand(channels, 1, 3, 3).clone()
+            tensor = normalised_gaussian(float(tensor)).expand(channels[0], 1, 3, 3).clone()
         modern[name] = tensor
     return modern
 
 
 def describe(state: State, where: str = "the state dict") -> dict[str, Any]:
     """The arguments of `VGNet` a state dict in a modern layout was made by.
-
-    Args:
-        state: Names with tensors.
-        where: Where it came from, for messages.
 
     Raises:
         CheckpointError: It is not of a VGNet.
@@ -179,8 +166,7 @@ def _kernels(state: State, last_depth: int) -> Kernels:
     if f"{tail}.1.running_mean" not in state:
         return "learned"
     weight = state[f"{tail}.0.weight"][:, 0]
-    known: tuple[Kernels, ...] = ("edge", "edge_gaussian")
-    for kernels in known:
+    for kernels in ("edge", "edge_gaussian"):
         bank = edge_kernels(kernels)
         repeated = bank.repeat(-(-len(weight) // len(bank)), 1, 1)[: len(weight)]
         if torch.allclose(weight, repeated, atol=1e-6):
@@ -189,12 +175,7 @@ def _kernels(state: State, last_depth: int) -> Kernels:
 
 
 def load_into(network: VGNet, state: State, where: str = "the state dict") -> None:
-    """Fill a network with weights that must fit it wholly.
-
-    Args:
-        network: Filled in place, fixed kernels included.
-        state: Names with tensors, in any of the layouts.
-        where: Where it came from, for messages.
+    """Fill a network, fixed kernels included, with weights of any layout that fit it wholly.
 
     Raises:
         CheckpointError: The weights are of another network; the message names what was found.

@@ -23,7 +23,6 @@ from modicum.methods.vgnet.train import Config, Pipeline, pipeline_for
 from modicum.report import image_grid, png
 
 PHOTOGRAPHS = Config(
-    model="vgnetg_1_0mp",
     channels=(16, 32, 64, 128, 192),
     layers=(2, 3, 5, 2),
     epochs=15,
@@ -95,23 +94,17 @@ CLAIMS = (
 
 
 def study(data: str | None = None) -> Study:
-    """The claims on the digits, or on a data set of yours.
-
-    Args:
-        data: An image folder or another data set `images.open_images` takes.
-    """
+    """The claims on the digits, or on a data set of yours that `images.open_images` takes."""
     if data is None:
-        base = DIGITS
+        base, fingerprint = DIGITS, ""
         about = "Handwritten digits of scikit-learn at 32x32: 1,200 for training, 597 for testing."
         caveat = (
             "Digits are too easy to rank these networks: all of them reach 97 to 99 %. They show "
             "that fixed filters suffice here, no more; give photographs with --data."
         )
-        fingerprint = ""
     else:
         base = dataclasses.replace(PHOTOGRAPHS, data=data)
-        train_set = images.open_images(data, "train")
-        test_set = images.open_images(data, "val")
+        train_set, test_set = images.open_images(data, "train"), images.open_images(data, "val")
         about = (
             f"{data}: {len(train_set):,} images for training, {len(test_set):,} for testing, "
             f"{len(train_set.classes)} classes."
@@ -149,11 +142,7 @@ def _equal_width(config: Config) -> float:
 
 @torch.no_grad()
 def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
-    """What the claims compare, on the test images.
-
-    Args:
-        config: The arm's configuration.
-        network: In eval mode, on the CPU.
+    """What the claims compare, on the test images: of an arm and its network in eval mode.
 
     Returns:
         `top1` and `shift_consistency` in percent, and the numbers of trainable parameters
@@ -190,8 +179,9 @@ def _kernels(runs: Mapping[str, Sequence[Path]], shown: int = 16) -> Picture:
     figure = Figure(figsize=(8, 2.2), layout="constrained")
     grid = figure.subplots(3, shown)
     for row, arm in zip(grid, (G, F, E), strict=True):
-        kernels = _half_identity_kernels(load_saved(runs[arm][0]).module)[:shown]
-        for axes, kernel in zip(row, kernels, strict=False):
+        state = load_saved(runs[arm][0]).module.state_dict()
+        last = [w[:, 0] for name, w in state.items() if "half3x3" in name and w.dim() == 4][-1]
+        for axes, kernel in zip(row, last, strict=False):
             limit = float(kernel.abs().max())
             axes.imshow(kernel, cmap="RdBu", vmin=-limit, vmax=limit)
         for axes in row:
@@ -204,12 +194,6 @@ def _kernels(runs: Mapping[str, Sequence[Path]], shown: int = 16) -> Picture:
         "rests on learned kernels looking like edge detectors, blurs and identities.",
         png(figure),
     )
-
-
-def _half_identity_kernels(network: nn.Module) -> Tensor:
-    """The 3x3 kernels of the last block that has them, `(channels, 3, 3)`."""
-    state = network.state_dict()
-    return [w[:, 0] for name, w in state.items() if "half3x3" in name and w.dim() == 4][-1]
 
 
 @torch.no_grad()

@@ -74,27 +74,21 @@ class FoldedVGNet(nn.Module):
         features = net.features
         self.in_channels: int = net.arguments["in_channels"]
         self.minimum = net.minimum_size()
-        self.stem = FoldedConvolution(features.stem)
-        self.stage1 = FoldedStage(features.stage1)
-        self.stage2 = FoldedStage(features.stage2)
-        self.stage3 = FoldedStage(features.stage3)
-        self.stage4 = FoldedStage(features.stage4)
+        stages = (features.stage1, features.stage2, features.stage3, features.stage4)
+        self.stages = nn.Sequential(FoldedConvolution(features.stem), *map(FoldedStage, stages))
         *spatial, last = cast(nn.Sequential, features.stage4[-1])
         self.tail_filter, norm = fold_filter(nn.Sequential(*spatial))
         self.tail = FoldedConvolution(cast(nn.Sequential, last), norm)
         classifier = net.classifier
-        if isinstance(classifier, nn.Sequential):
-            classifier = classifier[-1]  # all but the dropout
-        self.classifier = copy.deepcopy(classifier)
+        dropout = isinstance(classifier, nn.Sequential)
+        self.classifier = copy.deepcopy(classifier[-1] if dropout else classifier)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class logits `(B, num_classes)` of images `(B, in_channels, H, W)`, as `VGNet`'s."""
         check_images(x, self.in_channels, self.minimum)
         if not torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem(x)
-        x = self.stage4(self.stage3(self.stage2(self.stage1(x))))
-        x = self.tail(self.tail_filter(x))
+        x = self.tail(self.tail_filter(self.stages(x)))
         return self.classifier(x.mean((2, 3)))
 
     def train(self, mode: bool = True) -> FoldedVGNet:

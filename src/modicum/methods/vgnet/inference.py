@@ -22,7 +22,6 @@ from modicum.methods.vgnet.fold import fold
 from modicum.methods.vgnet.model import VGNet, count_multiply_adds, count_parameters
 from modicum.methods.vgnet.train import Pipeline, resolved
 from modicum.system.files import atomic_write
-from modicum.system.progress import report_progress
 from modicum.weights.onnx import write_onnx, write_state_dict
 
 Trained: TypeAlias = Classifier[nn.Module, Pipeline]
@@ -64,41 +63,30 @@ def evaluate(
     classifier = load_classifier(run, weights, device)
     image_set = _evaluation_set(classifier, data, split, skip_bad)
     mapping = class_mapping(image_set.classes, classifier.classes, data)
-    require_channels(image_set.channels, classifier, data)
+    if (found := image_set.channels) != (known := classifier.pipeline.channels):
+        raise DataError(
+            f"{data}: images with {found} channel{'s' * (found > 1)}; the network was trained on "
+            f"images with {known}. Evaluate it on data like those it was trained on."
+        )
     loader = images.Loader(
         image_set, batch_size, transform=classifier.pipeline.evaluation(), workers=workers
     )
-    found = accuracies(classifier.network, loader, device=classifier.device, mapping=mapping)
-    return {"images": len(image_set)} | found | cost(classifier)
+    scores = accuracies(classifier.network, loader, device=classifier.device, mapping=mapping)
+    return {"images": len(image_set)} | scores | cost(classifier)
 
 
 def _evaluation_set(
     classifier: Trained, data: str, split: images.Split | None, skip_bad: bool
 ) -> images.ImageSet:
-    with report_progress("check images") as progress:
-        if images.has_splits(data):
-            return images.open_images(data, split or "val", skip_bad=skip_bad, progress=progress)
+    part, holdout = split or "val", 0.1
+    if not images.has_splits(data):
         if resolved(data) == classifier.notes["data"]:
-            return images.open_images(
-                data,
-                split or "val",
-                holdout=classifier.notes["holdout"],
-                skip_bad=skip_bad,
-                progress=progress,
-            )
-        if split not in (None, "train"):
+            holdout = classifier.notes["holdout"]
+        elif split in (None, "train"):
+            part, holdout = "train", 0.0
+        else:
             raise ConfigError(f"--split {split}: {data} has no parts; leave the option out.")
-        return images.open_images(data, "train", holdout=0, skip_bad=skip_bad, progress=progress)
-
-
-def require_channels(found: int, classifier: Trained, data: object) -> None:
-    """Raise a `DataError` unless images have as many channels as the network takes."""
-    if found != classifier.pipeline.channels:
-        raise DataError(
-            f"{data}: images with {found} channel{'s' * (found > 1)}; the network was trained on "
-            f"images with {classifier.pipeline.channels}. Evaluate it on data like those it was "
-            f"trained on."
-        )
+    return images.open_images(data, part, holdout=holdout, skip_bad=skip_bad, quiet=False)
 
 
 def cost(classifier: Trained) -> dict[str, Any]:
@@ -109,14 +97,12 @@ def cost(classifier: Trained) -> dict[str, Any]:
     measured: dict[str, Any] = {"as_trained": latency(network, image)}
     if isinstance(network, VGNet):
         measured["folded"] = latency(fold(network), image)
+    where = conditions(classifier.device)
+    measured["of"] = f"1 image of {size}x{size}, contiguous, not compiled, {where}"
     return {
         "parameters": {"trainable": trainable, "stored": stored},
         "multiply_adds": count_multiply_adds(network, tuple(image.shape)),
-        "latency_ms": measured
-        | {
-            "of": f"1 image of {size}x{size}, contiguous, not compiled, "
-            f"{conditions(classifier.device)}"
-        },
+        "latency_ms": measured,
     }
 
 
@@ -162,7 +148,7 @@ def predict(
         batch = classifier.pipeline.normalise()(torch.stack(pixels)).to(classifier.device)
         records = likeliest(network(batch), classifier.classes, max(1, top))
         for crop, record in zip(pixels, records, strict=True):
-            if len(thumbnails) < SHEET_IMAGES:
+            if len(thumbnails) < 60:  # more are too small to look at
                 title = f"{record['class_1']} {100 * record['probability_1']:.0f} %"
                 thumbnails.append((crop, title))
             yield record
@@ -175,10 +161,6 @@ def predict(
             file.write(images.contact_sheet(torch.stack(pixels), titles))
         result["sheet"] = str(sheet)
     return result
-
-
-SHEET_IMAGES = 60
-"""Images on a contact sheet: more are too small to look at."""
 
 
 def export(

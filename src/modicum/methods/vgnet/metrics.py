@@ -19,14 +19,7 @@ def shift_consistency(network: nn.Module, image: Tensor) -> Tensor:
     """Share of one-pixel shifts (up, down, left, right) that leave the predicted class as it was.
 
     The measure of Zhang, "Making convolutional networks shift-invariant again", ICML 2019, for
-    shifts of one pixel.
-
-    Args:
-        network: In eval mode.
-        image: `(B, C, H, W)`, as the network takes it.
-
-    Returns:
-        `(B,)`, float32, each 0 to 1.
+    shifts of one pixel: of images `(B, C, H, W)`, `(B,)`, float32, each 0 to 1.
     """
     predicted = network(image).argmax(1)
     moves = ((-1, 0), (1, 0), (0, -1), (0, 1))

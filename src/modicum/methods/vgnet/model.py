@@ -8,7 +8,8 @@ of the authors' two code revisions: `paper` (December 2021) and `release2` (Nove
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
@@ -46,11 +47,7 @@ _DIAGONALS = [
 
 
 def normalised_gaussian(sigma: float) -> Tensor:
-    """A 3x3 Gaussian with sum 1, float32, shape `(3, 3)`.
-
-    Args:
-        sigma: Standard deviation in pixels.
-    """
+    """A 3x3 Gaussian of sigma pixels with sum 1, float32, shape `(3, 3)`."""
     row = torch.exp(-(torch.arange(-1, 2, dtype=torch.float64) ** 2) / (2 * sigma**2))
     kernel = torch.outer(row, row)
     return (kernel / kernel.sum()).float()
@@ -64,8 +61,7 @@ def downsampling_kernels(revision: Revision) -> Tensor:
     """
     if revision == "release2":
         return normalised_gaussian(1.0)[None]
-    kernel = torch.tensor(_GAUSSIAN_PAPER)
-    return torch.stack([kernel, -kernel])
+    return torch.tensor(_GAUSSIAN_PAPER) * torch.tensor([1, -1]).view(2, 1, 1)
 
 
 def edge_kernels(kernels: Kernels) -> Tensor:
@@ -73,36 +69,29 @@ def edge_kernels(kernels: Kernels) -> Tensor:
 
     Channel `c` is filtered by kernel `c mod 4` or `c mod 8`.
     """
-    chosen = list(_EDGES)
-    if kernels == "edge_gaussian":
-        chosen += [*_DIAGONALS, _GAUSSIAN_PAPER, _GAUSSIAN_NARROW]
-    return torch.tensor(chosen)
+    more = [*_DIAGONALS, _GAUSSIAN_PAPER, _GAUSSIAN_NARROW]
+    return torch.tensor([*_EDGES, *more] if kernels == "edge_gaussian" else _EDGES)
 
 
 class FixedDepthwise(nn.Module):
     """A 3x3 depthwise convolution, zero-padded by 1, with given filters that are never trained.
 
-    Args:
-        kernels: `(K, 3, 3)`; channel `c` is filtered by kernel `c mod K`.
-        channels: A multiple of K.
-        stride: 1 or 2.
-        as_parameter: Hold the filters in a frozen parameter rather than a buffer. The revision
-            `paper` does, so its published parameter counts include them; `release2` does not. The
-            key in the state dict is the same.
+    Channel `c` is filtered by kernel `c mod K` of `(K, 3, 3)`, of which `channels` is a multiple.
+    The revision `paper` holds the filters in a frozen parameter, so its published parameter counts
+    include them; `release2` in a buffer. The key in the state dict is the same.
     """
 
     weight: Tensor
 
     def __init__(self, kernels: Tensor, channels: int, stride: int, *, as_parameter: bool) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.stride = channels, stride
         weight = kernels.repeat(channels // len(kernels), 1, 1)[:, None]
         if as_parameter:
             # Frozen, so that an optimizer over trainable parameters and weight decay leave it out.
             self.weight = nn.Parameter(weight, requires_grad=False)
         else:
             self.register_buffer("weight", weight)
-        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, channels, H, W)` to `(B, channels, ceil(H / stride), ceil(W / stride))`."""
@@ -116,11 +105,7 @@ class FixedDepthwise(nn.Module):
 
 
 class SharedDepthwise(nn.Module):
-    """A 3x3 depthwise convolution whose kernels are shared by 8 contiguous groups of channels.
-
-    Args:
-        channels: A multiple of 8.
-    """
+    """A 3x3 depthwise convolution whose kernels are shared by 8 contiguous groups of channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -136,10 +121,7 @@ class SharedDepthwise(nn.Module):
 class SqueezeExcitation(nn.Module):
     """Channel attention of Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018.
 
-    Args:
-        channels: Channels of input and output.
-        ratio: Width of the bottleneck relative to `channels`, before rounding to a multiple of 8.
-        activation: Between the two layers.
+    `ratio` is the bottleneck's width relative to `channels`, before rounding to a multiple of 8.
     """
 
     def __init__(self, channels: int, ratio: float, activation: Activation) -> None:
@@ -178,23 +160,11 @@ def _convolution(
     )
 
 
-def _pointwise(
-    inputs: int, outputs: int, activation: Activation, ratio: float, inner: Activation
-) -> nn.Sequential:
-    layers = _convolution(inputs, outputs, activation)
-    if ratio == 0:
-        return layers
-    return nn.Sequential(layers, SqueezeExcitation(outputs, ratio, inner))
-
-
 class Downsample(nn.Module):
     """Filter and subsample, then compute the channels that are missing: the first block of a stage.
 
-    Args:
-        inputs: Channels in.
-        outputs: Channels of the stage.
-        downsample: Spatial filter on `inputs` channels.
-        pointwise: Makes the new channels from its output; takes the number of channels in and out.
+    `downsample` filters the inputs, and `pointwise(inputs, outputs)` makes the layer that computes
+    the new channels from what it gives.
     """
 
     def __init__(
@@ -229,10 +199,6 @@ class HalfIdentity(nn.Module):
     """Filter one half of the channels, take the other as it is, and compute a new half from both.
 
     The newer half becomes the one the next block takes as it is.
-
-    Args:
-        half3x3: Spatial filter on half the channels of the stage.
-        conv1x1: Makes half the channels from all.
     """
 
     def __init__(self, half3x3: nn.Module, conv1x1: nn.Sequential) -> None:
@@ -353,52 +319,53 @@ class VGNet(nn.Module):
             "thumbnail": thumbnail,
             "dropout": dropout,
         }
-        _check_arguments(**self.arguments)
+        _check_arguments(self.arguments)
         frozen = revision == "paper"
 
-        def depthwise(width: int, stride: int) -> nn.Module:
-            if kernels == "learned":
-                return nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False)
-            return FixedDepthwise(edge_kernels(kernels), width, stride, as_parameter=frozen)
+        def learned(width: int, stride: int = 1) -> nn.Module:
+            return nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False)
+
+        def fixed(width: int) -> tuple[nn.Module, nn.Module]:
+            filters = FixedDepthwise(edge_kernels(kernels), width, 1, as_parameter=frozen)
+            return filters, nn.BatchNorm2d(width)
 
         def downsample(width: int, stride: int) -> nn.Module:
             if stride == 1 or downsampling == "depthwise":
-                return nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False)
+                return learned(width, stride)
             if downsampling == "maxpool":
                 return nn.MaxPool2d(3, stride)
             gaussian = downsampling_kernels(revision)
             return FixedDepthwise(gaussian, width, stride, as_parameter=frozen)
 
         def half3x3(width: int) -> nn.Module:
-            if kernels == "learned":
-                return depthwise(width, 1)
-            return nn.Sequential(depthwise(width, 1), nn.BatchNorm2d(width))
+            return learned(width) if kernels == "learned" else nn.Sequential(*fixed(width))
 
         def pointwise(inputs: int, outputs: int) -> nn.Sequential:
-            return _pointwise(inputs, outputs, activation, squeeze_excitation, squeeze_activation)
+            layers = _convolution(inputs, outputs, activation)
+            if squeeze_excitation == 0:
+                return layers
+            attention = SqueezeExcitation(outputs, squeeze_excitation, squeeze_activation)
+            return nn.Sequential(layers, attention)
 
         def tail(width: int) -> nn.Sequential:
             last = _convolution(width, width, activation)
             if kernels != "learned":
-                return nn.Sequential(depthwise(width, 1), nn.BatchNorm2d(width), last)
-            if revision == "paper":
-                return nn.Sequential(SharedDepthwise(width), last)
-            return nn.Sequential(depthwise(width, 1), last)
+                return nn.Sequential(*fixed(width), last)
+            shared = revision == "paper"
+            return nn.Sequential(SharedDepthwise(width) if shared else learned(width), last)
 
         stages: list[nn.Sequential] = []
         for stage in range(1, 5):
             inputs, outputs = channels[stage - 1 : stage + 1]
             stride = 1 if thumbnail and stage == 1 else 2
-            blocks: list[nn.Module] = [
-                Downsample(inputs, outputs, downsample(inputs, stride), pointwise)
+            begin = Downsample(inputs, outputs, downsample(inputs, stride), pointwise)
+            half = outputs // 2
+            blocks = [
+                HalfIdentity(half3x3(half), pointwise(outputs, half))
+                for _ in range(layers[stage - 1] - 1)
             ]
-            for _ in range(layers[stage - 1] - 1):
-                half = outputs // 2
-                blocks.append(HalfIdentity(half3x3(half), pointwise(outputs, half)))
-            blocks.append(Concatenate())
-            if stage == 4:
-                blocks.append(tail(outputs))
-            stages.append(nn.Sequential(*blocks))
+            end = (Concatenate(), tail(outputs)) if stage == 4 else (Concatenate(),)
+            stages.append(nn.Sequential(begin, *blocks, *end))
 
         stem = _convolution(in_channels, channels[0], activation, 3, 1 if thumbnail else 2)
         self.features = Features(stem, stages)
@@ -408,28 +375,19 @@ class VGNet(nn.Module):
             self.classifier = nn.Sequential(nn.Dropout(dropout), linear)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class logits of images.
-
-        Args:
-            x: `(B, in_channels, H, W)`, floating point, at least `minimum_size()` pixels high and
-                wide.
-
-        Returns:
-            `(B, num_classes)`.
+        """Class logits `(B, num_classes)` of images `(B, in_channels, H, W)`, floating point.
 
         Raises:
-            ValueError: Shape or dtype of `x` is not as above.
+            ValueError: They are not, or are smaller than `minimum_size()`.
         """
         check_images(x, self.arguments["in_channels"], self.minimum_size())
         return self.classifier(self.features(x).stage4.mean((2, 3)))
 
     def minimum_size(self) -> int:
         """The least height and width of an image, in pixels."""
-        thumbnail = self.arguments["thumbnail"]
-        if self.arguments["downsampling"] == "maxpool":
-            # Without padding, maps shrink faster: 3 pixels are needed to make 1.
-            return 15 if thumbnail else 61
-        return 8 if thumbnail else 32
+        # Without padding, as max-pooling is, maps shrink faster: 3 pixels are needed to make 1.
+        sizes = (61, 15) if self.arguments["downsampling"] == "maxpool" else (32, 8)
+        return sizes[self.arguments["thumbnail"]]
 
 
 def check_images(x: Tensor, in_channels: int, minimum: int) -> None:
@@ -437,51 +395,38 @@ def check_images(x: Tensor, in_channels: int, minimum: int) -> None:
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return  # sizes are tensors then, and a comparison would be recorded as a constant
     if x.dim() != 4 or x.shape[1] != in_channels:
-        raise ValueError(
-            f"expected images of shape (batch, {in_channels}, height, width), found "
-            f"{tuple(x.shape)}"
-        )
+        expected = f"(batch, {in_channels}, height, width)"
+        raise ValueError(f"expected images of shape {expected}, found {tuple(x.shape)}")
     if not x.is_floating_point():
         raise ValueError(f"expected images of a floating-point dtype, found {x.dtype}")
     if min(x.shape[2:]) < minimum:
-        raise ValueError(
-            f"expected images of at least {minimum}x{minimum} pixels, found "
-            f"{x.shape[2]}x{x.shape[3]}"
-        )
+        found = f"{x.shape[2]}x{x.shape[3]}"
+        raise ValueError(f"expected images of at least {minimum}x{minimum} pixels, found {found}")
 
 
-def _check_arguments(
-    *,
-    channels: list[int],
-    layers: list[int],
-    num_classes: int,
-    in_channels: int,
-    downsampling: str,
-    kernels: str,
-    activation: str,
-    squeeze_excitation: float,
-    squeeze_activation: str,
-    revision: str,
-    thumbnail: bool,
-    dropout: float,
-) -> None:
-    for name, value, known in (
-        ("downsampling", downsampling, get_args(Downsampling)),
-        ("kernels", kernels, get_args(Kernels)),
-        ("activation", activation, get_args(Activation)),
-        ("squeeze_activation", squeeze_activation, get_args(Activation)),
-        ("revision", revision, get_args(Revision)),
-    ):
-        if value not in known:
-            raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {value!r}")
+_CHOICES = {
+    "downsampling": get_args(Downsampling),
+    "kernels": get_args(Kernels),
+    "activation": get_args(Activation),
+    "squeeze_activation": get_args(Activation),
+    "revision": get_args(Revision),
+}
+
+
+def _check_arguments(given: Mapping[str, Any]) -> None:
+    for name, known in _CHOICES.items():
+        if given[name] not in known:
+            raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {given[name]!r}")
+    channels, layers, kernels = given["channels"], given["layers"], given["kernels"]
+    paper = given["revision"] == "paper"
+    dropout, ratio = given["dropout"], given["squeeze_excitation"]
     if len(channels) != 5:
         raise ConfigError(f"channels: expected 5 (stem, stages 1 to 4), found {channels}")
     if len(layers) != 4 or min(layers) < 1:
         raise ConfigError(f"layers: expected 4 numbers of at least 1, found {layers}")
-    if num_classes < 1 or in_channels < 1:
-        raise ConfigError(
-            f"num_classes and in_channels must be at least 1, found {num_classes} and {in_channels}"
-        )
+    for name in ("num_classes", "in_channels"):
+        if given[name] < 1:
+            raise ConfigError(f"{name}: expected at least 1, found {given[name]}")
     divisor = {"learned": 2, "edge": 8, "edge_gaussian": 16}[kernels]
     places = ("stem", "stage 1", "stage 2", "stage 3", "stage 4")
     for place, width in zip(places, channels, strict=True):
@@ -492,14 +437,14 @@ def _check_arguments(
                 f"channels: the width of {place} must be a positive multiple of {needed} with "
                 f"kernels={kernels!r}, found {width}"
             )
-    if revision == "paper" and kernels == "learned" and channels[4] % SHARED_GROUPS:
+    if paper and kernels == "learned" and channels[4] % SHARED_GROUPS:
         raise ConfigError(
             f"channels: the width of stage 4 must be a multiple of {SHARED_GROUPS}, because the "
             f"last 3x3 is shared by so many groups in the revision 'paper'; found {channels[4]}"
         )
-    if not 0 <= squeeze_excitation <= 1:
-        raise ConfigError(f"squeeze_excitation: expected 0 to 1, found {squeeze_excitation}")
-    if not 0 <= dropout < 1 or (dropout > 0 and revision == "paper"):
+    if not 0 <= ratio <= 1:
+        raise ConfigError(f"squeeze_excitation: expected 0 to 1, found {ratio}")
+    if not 0 <= dropout < 1 or (dropout > 0 and paper):
         raise ConfigError(
             f"dropout: expected at least 0 and below 1, and 0 in the revision 'paper', which has "
             f"none; found {dropout}"
@@ -518,29 +463,25 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
 
 @torch.no_grad()
 def count_multiply_adds(network: nn.Module, size: Sequence[int]) -> int:
-    """Multiply-adds of one forward pass in eval mode, counted as fvcore does.
+    """Multiply-adds of one forward pass of `(B, C, H, W)` in eval mode, counted as fvcore does.
 
     A multiplication with an addition counts one; a BatchNorm counts two for every number, average
     pooling one for every number pooled, activations and products with channel weights none.
-
-    Args:
-        network: Any network; its mode is left as it was.
-        size: Shape of the input, `(B, C, H, W)`.
     """
     example = next(network.parameters())
     training = {module: module.training for module in network.modules()}
     # The counter counts a multiply-add of convolutions and matrix products as two operations.
-    norm = _operations_an_element(4)
-    counter = FlopCounterMode(
-        display=False,
-        custom_mapping={
-            torch.ops.aten.native_batch_norm: norm,
-            torch.ops.aten._native_batch_norm_legit_no_training: norm,
-            torch.ops.aten.cudnn_batch_norm: norm,
-            torch.ops.aten.mean: _operations_an_element(2),
-            torch.ops.aten._adaptive_avg_pool2d: _operations_an_element(2),
-        },
+    norm, pool = _operations_an_element(4), _operations_an_element(2)
+    aten = torch.ops.aten
+    norms = (
+        aten.native_batch_norm,
+        aten._native_batch_norm_legit_no_training,
+        aten.cudnn_batch_norm,
     )
+    counts = dict.fromkeys(norms, norm) | dict.fromkeys(
+        (aten.mean, aten._adaptive_avg_pool2d), pool
+    )
+    counter = FlopCounterMode(display=False, custom_mapping=counts)
     try:
         network.eval()
         with counter:
@@ -558,7 +499,7 @@ def _operations_an_element(operations: int) -> Callable[..., int]:
     return count
 
 
-# The published networks. `options` are the arguments of `VGNet`, and win over the defaults.
+# The published networks: functions of the arguments of `VGNet`, which win over theirs.
 
 _1_0MP: dict[str, Any] = {"channels": (28, 56, 112, 224, 368), "layers": (4, 7, 13, 2)}
 _1_5MP: dict[str, Any] = {"channels": (32, 64, 128, 256, 512), "layers": (3, 7, 14, 2)}
@@ -568,112 +509,25 @@ _5_0MP: dict[str, Any] = {"channels": (32, 88, 216, 456, 856), "layers": (4, 7, 
 _SE: dict[str, Any] = {"squeeze_excitation": 0.25}
 
 
-def _build(*arguments: dict[str, Any]) -> VGNet:
-    merged: dict[str, Any] = {}
-    for some in arguments:
-        merged |= some
-    return VGNet(**merged)
+# Parameters, multiply-adds and accuracies: README.
+vgnetg_1_0mp = partial(VGNet, **_1_0MP)
+vgnetg_1_0mp_se = partial(VGNet, **_1_0MP, **_SE)
+vgnetg_1_0mp_silu = partial(VGNet, **_1_0MP, activation="silu")
+vgnetc_1_0mp = partial(VGNet, **_1_0MP, downsampling="depthwise", revision="release2")
+vgnetg_1_5mp = partial(VGNet, **_1_5MP)
+vgnetg_1_5mp_se = partial(VGNet, **_1_5MP, **_SE)
+vgnetg_1_5mp_silu = partial(VGNet, **_1_5MP, activation="silu")
+vgnetc_1_5mp = partial(VGNet, **_1_5MP, downsampling="depthwise")
+vgnete_1_5mp = partial(VGNet, **_1_5MP, kernels="edge")
+vgnetf_1_5mp = partial(VGNet, **_1_5MP, kernels="edge_gaussian")
+vgnetg_2_0mp = partial(VGNet, **_2_0MP)
+vgnetg_2_0mp_se = partial(VGNet, **_2_0MP, **_SE)
+vgnetg_2_5mp = partial(VGNet, **_2_5MP)
+vgnetg_2_5mp_se = partial(VGNet, **_2_5MP, **_SE)
+vgnetg_5_0mp = partial(VGNet, **_5_0MP)
+vgnetg_5_0mp_se = partial(VGNet, **_5_0MP, **_SE)
 
-
-def vgnetg_1_0mp(**options: Any) -> VGNet:
-    """0.997 M trainable parameters, 144 M multiply-adds. ImageNet top-1 67.7 (release2: 68.128)."""
-    return _build(_1_0MP, options)
-
-
-def vgnetg_1_0mp_se(**options: Any) -> VGNet:
-    """1.143 M trainable parameters, 145 M multiply-adds. ImageNet top-1 69.2 (release2: 70.122)."""
-    return _build(_1_0MP, _SE, options)
-
-
-def vgnetg_1_0mp_silu(**options: Any) -> VGNet:
-    """`vgnetg_1_0mp` of the revision `paper` with SiLU."""
-    return _build(_1_0MP, {"activation": "silu"}, options)
-
-
-def vgnetc_1_0mp(**options: Any) -> VGNet:
-    """1.004 M parameters, 144 M multiply-adds, learned downsampling. Published in `release2`."""
-    return _build(_1_0MP, {"downsampling": "depthwise", "revision": "release2"}, options)
-
-
-def vgnetg_1_5mp(**options: Any) -> VGNet:
-    """1.502 M trainable parameters, 191 M multiply-adds. ImageNet top-1 70.494 (release2)."""
-    return _build(_1_5MP, options)
-
-
-def vgnetg_1_5mp_se(**options: Any) -> VGNet:
-    """1.702 M trainable parameters, 192 M multiply-adds. ImageNet top-1 72.422 (release2)."""
-    return _build(_1_5MP, _SE, options)
-
-
-def vgnetg_1_5mp_silu(**options: Any) -> VGNet:
-    """`vgnetg_1_5mp` of the revision `paper` with SiLU."""
-    return _build(_1_5MP, {"activation": "silu"}, options)
-
-
-def vgnetc_1_5mp(**options: Any) -> VGNet:
-    """1.506 M parameters, 191 M multiply-adds, learned downsampling. Published in `paper`."""
-    return _build(_1_5MP, {"downsampling": "depthwise"}, options)
-
-
-def vgnete_1_5mp(**options: Any) -> VGNet:
-    """1.486 M trainable parameters, 192 M multiply-adds, fixed edge detectors (paper)."""
-    return _build(_1_5MP, {"kernels": "edge"}, options)
-
-
-def vgnetf_1_5mp(**options: Any) -> VGNet:
-    """1.486 M trainable parameters, 192 M multiply-adds, fixed edges and Gaussians (paper)."""
-    return _build(_1_5MP, {"kernels": "edge_gaussian"}, options)
-
-
-def vgnetg_2_0mp(**options: Any) -> VGNet:
-    """2.006 M trainable parameters, 304 M multiply-adds. ImageNet top-1 72.314 (release2)."""
-    return _build(_2_0MP, options)
-
-
-def vgnetg_2_0mp_se(**options: Any) -> VGNet:
-    """2.345 M trainable parameters, 306 M multiply-adds. ImageNet top-1 74.324 (release2)."""
-    return _build(_2_0MP, _SE, options)
-
-
-def vgnetg_2_5mp(**options: Any) -> VGNet:
-    """2.493 M trainable parameters, 403 M multiply-adds. ImageNet top-1 73.740 (release2)."""
-    return _build(_2_5MP, options)
-
-
-def vgnetg_2_5mp_se(**options: Any) -> VGNet:
-    """2.922 M trainable parameters, 405 M multiply-adds. ImageNet top-1 75.590 (release2)."""
-    return _build(_2_5MP, _SE, options)
-
-
-def vgnetg_5_0mp(**options: Any) -> VGNet:
-    """4.990 M trainable parameters, 607 M multiply-adds. No accuracy was published."""
-    return _build(_5_0MP, options)
-
-
-def vgnetg_5_0mp_se(**options: Any) -> VGNet:
-    """5.887 M trainable parameters, 610 M multiply-adds. No accuracy was published."""
-    return _build(_5_0MP, _SE, options)
-
-
-BUILDERS: dict[str, Callable[..., VGNet]] = {
-    builder.__name__: builder
-    for builder in (
-        vgnetg_1_0mp,
-        vgnetg_1_0mp_se,
-        vgnetg_1_0mp_silu,
-        vgnetc_1_0mp,
-        vgnetg_1_5mp,
-        vgnetg_1_5mp_se,
-        vgnetg_1_5mp_silu,
-        vgnetc_1_5mp,
-        vgnete_1_5mp,
-        vgnetf_1_5mp,
-        vgnetg_2_0mp,
-        vgnetg_2_0mp_se,
-        vgnetg_2_5mp,
-        vgnetg_2_5mp_se,
-        vgnetg_5_0mp,
-        vgnetg_5_0mp_se,
-    )
+BUILDERS: Mapping[str, Callable[..., VGNet]] = {
+    name: builder for name, builder in globals().items() if isinstance(builder, partial)
 }
 """The published networks by name. Each takes the arguments of `VGNet`, all optional."""

@@ -7,8 +7,6 @@ from modicum.method import Preset, Recipe
 from modicum.methods.vgnet.train import Config, train
 
 DIGITS = Config(
-    data="digits",
-    model="vgnetg_1_0mp",
     channels=(16, 16, 32, 64, 96),
     layers=(2, 2, 3, 2),
     epochs=8,
@@ -62,8 +60,7 @@ RECIPE = Recipe(
             ),
         ),
         "digits": Preset(
-            "8 epochs of a narrow network on the built-in digits, in half a minute.",
-            DIGITS,
+            "8 epochs of a narrow network on the built-in digits, in half a minute.", DIGITS
         ),
         "smoke": Preset(
             "two short epochs on the built-in digits, to see that everything works.",

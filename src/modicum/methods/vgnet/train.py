@@ -19,8 +19,7 @@ from modicum.errors import ConfigError
 from modicum.methods.vgnet.baseline import MobileNetV2, stages_like
 from modicum.methods.vgnet.checkpoints import load_into, load_official
 from modicum.methods.vgnet.model import BUILDERS, VGNet
-from modicum.options import Ge, Gt, Interval, Options
-from modicum.system.progress import report_progress
+from modicum.options import FLAT, Ge, Gt, Interval, Options
 
 _log = logging.getLogger("modicum")
 
@@ -73,6 +72,7 @@ class Config(Options):
     """crop: random resized crop and flip. shift_flip: shift by up to 4 pixels and flip.
     autoaugment: these and the CIFAR-10 policy. shift: up to 2 pixels. none: the crop of
     evaluation."""
+    distortions: Annotated[images.Distortions, FLAT] = images.Distortions()
     holdout: float = 0.1
     """Share of a folder without val/ that is held out to score the network on."""
     skip_bad: bool = False
@@ -80,13 +80,7 @@ class Config(Options):
 
 
 def build_network(config: Config, *, classes: int, channels: int, size: int) -> VGNet | MobileNetV2:
-    """The untrained network a configuration asks for.
-
-    Args:
-        config: Read for `model`, `revision`, `channels`, `layers`, `width` and `init`.
-        classes: Classes of the data.
-        channels: Channels of its images.
-        size: Side of the crop; below 128 pixels the network is built in thumbnail mode.
+    """The untrained network a configuration asks for, in thumbnail mode below `size` 128.
 
     Raises:
         ConfigError: There is no such model, or an option does not go with it.
@@ -106,47 +100,26 @@ def build_network(config: Config, *, classes: int, channels: int, size: int) -> 
         raise ConfigError(
             f"no model is called {config.model!r}. Known: {', '.join(BUILDERS)}, mobilenetv2."
         )
-    chosen: dict[str, Any] = {"num_classes": classes, "in_channels": channels}
     start = load_official(config.init) if config.init is not None else None
-    if config.revision is not None:
-        chosen["revision"] = config.revision
-    elif start is not None:
-        chosen["revision"] = start.arguments["revision"]
-    if config.channels is not None:
-        chosen["channels"] = config.channels
-    if config.layers is not None:
-        chosen["layers"] = config.layers
-    network = BUILDERS[config.model](thumbnail=thumbnail, **chosen)
+    chosen = {
+        "revision": config.revision or (start and start.arguments["revision"]),
+        "channels": config.channels,
+        "layers": config.layers,
+    }
+    network = BUILDERS[config.model](
+        num_classes=classes, in_channels=channels, thumbnail=thumbnail,
+        **{option: value for option, value in chosen.items() if value is not None},
+    )  # fmt: skip
     if start is not None:
         state = start.state_dict()
         known = start.arguments["num_classes"]
         if known != classes:
-            _log.info(
-                "%s has %d classes, the data %d: the classifier starts anew.",
-                config.init,
-                known,
-                classes,
-            )
+            told = "%s has %d classes, the data %d: the classifier starts anew."
+            _log.info(told, config.init, known, classes)
             mine = network.state_dict()
             state |= {name: mine[name] for name in mine if name.startswith("classifier")}
         load_into(network, state, str(config.init))
     return network
-
-
-SHIFT_FLIP = (images.RandomShift(4), images.HorizontalFlip())
-"""The usual augmentation of CIFAR."""
-
-
-def open_split(config: Config, split: images.Split, *, quiet: bool = True) -> images.ImageSet:
-    """The images of a configuration. See `images.open_images`."""
-    with report_progress(f"check {split} images", quiet=quiet) as progress:
-        return images.open_images(
-            config.data,
-            split,
-            holdout=config.holdout,
-            skip_bad=config.skip_bad,
-            progress=progress,
-        )
 
 
 @dataclass(frozen=True)
@@ -172,12 +145,13 @@ class Pipeline:
 
     def training(self, augmentation: str) -> Sequence[images.Step]:
         """The steps of an augmentation of `Config`, before `normalise`."""
-        square = self.crop()
+        square, flip = self.crop(), images.HorizontalFlip()
+        shift_flip = (square, images.RandomShift(4), flip)  # as usual for CIFAR
         return {
-            "crop": (images.RandomResizedCrop(self.size), images.HorizontalFlip()),
-            "shift_flip": (square, *SHIFT_FLIP),
+            "crop": (images.RandomResizedCrop(self.size), flip),
+            "shift_flip": shift_flip,
             # The order of Cubuk et al. (2019): shift and flip first, then the policy.
-            "autoaugment": (square, *SHIFT_FLIP, images.AutoAugmentCifar10()),
+            "autoaugment": (*shift_flip, images.AutoAugmentCifar10()),
             "shift": (square, images.RandomShift(2)),
             "none": (square,),
         }[augmentation]
@@ -195,21 +169,16 @@ class Pipeline:
 
 def pipeline_for(config: Config, image_set: images.ImageSet) -> Pipeline:
     """The sizes and statistics a configuration means for a data set."""
-    size = config.size
-    if size is None:
-        size = 224
-        if isinstance(image_set, images.MemoryImages):
-            side = max(image_set.images.shape[2:])
-            size = side if side < 128 else 224
+    size = config.size or 224
+    if config.size is None and isinstance(image_set, images.MemoryImages):
+        side = max(image_set.images.shape[2:])
+        size = side if side < 128 else 224
     short_side = config.short_side or (size if size < 128 else round(size * 8 / 7))
-    if image_set.channels == 1:
-        return Pipeline(size, short_side, (0.5,), (0.5,))
-    thumbnail = size < 128
+    statistics = images.IMAGENET_MEAN, images.IMAGENET_STD
+    if size < 128:
+        statistics = images.CIFAR10_MEAN, images.CIFAR10_STD
     return Pipeline(
-        size,
-        short_side,
-        images.CIFAR10_MEAN if thumbnail else images.IMAGENET_MEAN,
-        images.CIFAR10_STD if thumbnail else images.IMAGENET_STD,
+        size, short_side, *(((0.5,), (0.5,)) if image_set.channels == 1 else statistics)
     )
 
 
@@ -219,51 +188,35 @@ def resolved(data: str) -> str:
 
 
 def train(config: Config, run: Run) -> nn.Module:
-    """Train a classifier and leave its weights in the run's folder.
-
-    Args:
-        config: The recipe.
-        run: The run; `run.finish()` is called.
-
-    Returns:
-        The network after the last step.
+    """Train a classifier, leave its weights in the run's folder, and return it.
 
     Raises:
         DataError: The images cannot be used.
         ConfigError: The options do not fit each other or the data.
     """
     with run.main_process_first():  # it checks the images; the others find the result remembered
-        train_set = open_split(config, "train", quiet=run.quiet)
-        val_set = open_split(config, "val", quiet=run.quiet)
+        reading = {"holdout": config.holdout, "skip_bad": config.skip_bad, "quiet": run.quiet}
+        train_set = images.open_images(config.data, "train", **reading)
+        val_set = images.open_images(config.data, "val", **reading)
     pipeline = pipeline_for(config, train_set)
     loader = images.Loader(
         train_set,
         run.micro_batch_size(config.batch_size, len(train_set)),
-        transform=pipeline.training(config.augmentation),
+        transform=(*pipeline.training(config.augmentation), *config.distortions.steps()),
         shuffle=True,
         drop_last=True,
         **run.share,
     )
 
-    network = build_network(
-        config, classes=len(train_set.classes), channels=train_set.channels, size=pipeline.size
-    )
-    optimizer = torch.optim.SGD(
-        parameter_groups(network, config.weight_decay),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-    )
+    classes, channels = len(train_set.classes), train_set.channels
+    network = build_network(config, classes=classes, channels=channels, size=pipeline.size)
+    groups = parameter_groups(network, config.weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
     network, optimizer = run.prepare(network, optimizer)
     run.register(network=network, optimizer=optimizer)
-    run.result(
-        network,
-        notes={
-            "classes": list(train_set.classes),
-            "pipeline": vars(pipeline),
-            "data": resolved(config.data),
-            "holdout": config.holdout,
-        },
-    )
+    notes = {"classes": list(train_set.classes), "pipeline": vars(pipeline)}
+    notes |= {"data": resolved(config.data), "holdout": config.holdout}
+    run.result(network, notes=notes)
 
     normalise = pipeline.normalise()
     steps_an_epoch = len(loader) // run.options.accumulate
@@ -271,9 +224,12 @@ def train(config: Config, run: Run) -> nn.Module:
     for batch in run.batches(loader, epochs=config.epochs):
         network.train()
         # Bytes travel to the device; floats would be four times as many.
-        logits = network(normalise(batch.image))
+        image, target = normalise(batch.image), batch.label
+        if config.distortions != images.Distortions():
+            random = images.SampleRandom(run.seed, run.epoch, batch.index.cpu().numpy())
+            image, target = config.distortions(image, target, classes, random)
         loss = nn.functional.cross_entropy(
-            logits, batch.label, label_smoothing=config.label_smoothing
+            network(image), target, label_smoothing=config.label_smoothing
         )
         rate = learning_rate(config, run.steps, total, steps_an_epoch)
         run.step(loss, optimizer, learning_rate=rate)
@@ -287,13 +243,9 @@ def learning_rate(config: Config, step: int, total: int, steps_an_epoch: int) ->
     """Learning rate of a step, from 0, of `total` steps."""
     if config.schedule == "one_cycle":
         return one_cycle(step, total, peak=config.learning_rate)
-    return warmup_cosine(
-        step,
-        total,
-        peak=config.learning_rate,
-        warmup=min(round(config.warmup_epochs * steps_an_epoch), total - 1),
-        minimum=config.minimum_learning_rate,
-    )
+    warmup = min(round(config.warmup_epochs * steps_an_epoch), total - 1)
+    least = config.minimum_learning_rate
+    return warmup_cosine(step, total, peak=config.learning_rate, warmup=warmup, minimum=least)
 
 
 def score(
@@ -301,11 +253,7 @@ def score(
 ) -> dict[str, float]:
     """Top-1 and top-5 accuracy in percent and mean cross-entropy, shared among the processes."""
     network.eval()
-    loader = images.Loader(
-        image_set,
-        256 * run.world,
-        transform=(pipeline.crop(),),
-        **run.share,
-    )
+    crop = (pipeline.crop(),)
+    loader = images.Loader(image_set, 256 * run.world, transform=crop, **run.share)
     normalise = pipeline.normalise()
     return classification.score(lambda pixels: network(normalise(pixels)), loader, run, ks=(1, 5))
