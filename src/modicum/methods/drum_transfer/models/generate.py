@@ -51,12 +51,12 @@ def generate(
     padded on the left; a prompt is read once for all its samples; a finished row leaves the batch.
 
     Args:
-        model: Any causal model. It is evaluated in eval mode and left as it was.
+        model: Used in eval mode and left as it was.
         prompts: Texts, or ids, that end in a separator; see `drumroll.to_prompt`.
         sampling: How to draw; None: as usual. Unless it is constrained to exactly `bars` bars, the
             model writes until the text `END`, or the vocabulary's own end, or `max_tokens`; these
             are, if None, the characters of `bars` bars, never too few for a valid completion.
-        notation: That of the prompts.
+        notation: How prompts and completions are written.
         bars: Bars to be written.
         batch: Most completions at a time.
         progress: Called with tokens written and the most there can be.
@@ -89,15 +89,8 @@ def generate(
             noise = torch.from_numpy(completion_noise(rows, limit, sampling))
             read, owner = np.unique(rows // sampling.samples, return_inverse=True)
             written = torch.full(noise.shape, vocabulary.pad)
-            steps = _complete(
-                model,
-                [encoded[prompt] for prompt in read],
-                torch.from_numpy(owner),
-                noise,
-                automaton,
-                pick,
-                written,
-            )
+            chosen, owner = [encoded[prompt] for prompt in read], torch.from_numpy(owner)
+            steps = _complete(model, chosen, owner, noise, automaton, pick, written)
             for step, running in enumerate(steps, 1):
                 if progress:
                     done = (first + len(rows)) * limit - running * (limit - step)
@@ -113,10 +106,8 @@ def completion_noise(
 ) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1) for completions, `(rows, draws)`, float64.
 
-    Args:
-        rows: `(rows,)`, int64: the completions, those of a prompt together.
-        draws: Numbers for each.
-        sampling: Whose seed and samples a prompt.
+    The completions `rows`, `(rows,)`, int64, are counted over all prompts, those of a prompt
+    together.
     """
     number, sample = np.divmod(rows, sampling.samples)
     return uniform((number << 32) + sample, draws, sampling.seed, "completion")
@@ -136,15 +127,7 @@ def completion_limit(
     sampling: Sampling,
     source: str = "the longest prompt",
 ) -> int:
-    """The most tokens of a completion, which the model must be able to see beside the prompt.
-
-    Args:
-        model: Any causal model.
-        prompt: Tokens of the prompt.
-        notation: Of the completion.
-        bars: Of the completion.
-        sampling: See `generate`.
-        source: What the prompt is, for messages.
+    """The most tokens of a completion of so many bars, after a prompt of so many tokens.
 
     Raises:
         ConfigError: Prompt and completion may be longer than the model can see.
@@ -164,25 +147,17 @@ def completion_limit(
 
 
 def choose(
-    logits: Tensor,
-    noise: Tensor,
-    allowed: Tensor,
-    *,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
+    logits: Tensor, noise: Tensor, allowed: Tensor, *, temperature: float = 1.0, top_p: float = 1.0
 ) -> Tensor:
-    """Draw a token for each row.
+    """Draw a token for each row, `(B,)`, int64.
 
     Args:
-        logits: `(B, V)`, of any size, infinite too.
+        logits: `(B, V)`, infinite ones too.
         noise: `(B,)`, float64 in [0, 1). The token is where the probabilities, summed in the order
             of the ids, exceed it.
         allowed: `(B, V)`, bool: what may be drawn, at least one a row.
         temperature: What logits are divided by; 0 takes the largest, the first of equals.
         top_p: Draw from the fewest tokens whose probabilities sum to this.
-
-    Returns:
-        `(B,)`, int64.
 
     Raises:
         CheckpointError: A logit is NaN.
@@ -229,7 +204,7 @@ def _complete(
         written: `(B, limit)`, int64, full of padding: where the tokens go.
 
     Yields:
-        The number of completions that have not ended.
+        After each token the number of completions that have not ended.
     """
     device = next(model.parameters()).device
     ids, present = _pad_left(prompts, model.vocabulary.pad)
@@ -284,11 +259,7 @@ def _encode(prompt: str | Sequence[int], number: int, vocabulary: Vocabulary) ->
 
 
 def _pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids with padding before them.
-
-    Returns:
-        `(B, T)`, int64, and where there is a token, `(B, T)`, bool.
-    """
+    """Rows of ids with padding before them, `(B, T)`, and where there is a token, `(B, T)`, bool."""
     lengths = torch.tensor([len(row) for row in rows])
     present = torch.arange(int(lengths.max())) >= lengths.max() - lengths[:, None]
     ids = torch.full(present.shape, pad)

@@ -51,11 +51,7 @@ class Vocabulary(ABC):
 
 
 def from_config(config: Mapping[str, Any], tokenizer: Any = None) -> Vocabulary:
-    """The vocabulary that `Vocabulary.to_config` told of.
-
-    Args:
-        config: What it returned.
-        tokenizer: Of Transformers, for `Subwords`.
+    """The vocabulary that `Vocabulary.to_config` told of, `Subwords` with a Transformers tokenizer.
 
     Raises:
         ConfigError: There is no such kind of vocabulary, or the tokenizer does not fit.
@@ -74,9 +70,8 @@ class Characters(Vocabulary):
 
     Args:
         alphabet: `Notation.alphabet`: every character that a record can hold, each once.
-        padding: Give padding an id of its own, the last, so that `size` is that of the alphabet
-            plus 1. Without, places are filled with id 0, and `size` is that of the alphabet: as
-            large as models of other programs have it.
+        padding: Give padding an id of its own, the last. Without, places are filled with id 0, and
+            `size` is that of the alphabet, as models of other programs have it.
     """
 
     def __init__(self, alphabet: str, *, padding: bool = True) -> None:
@@ -86,7 +81,7 @@ class Characters(Vocabulary):
         self._ids = {character: identity for identity, character in enumerate(alphabet)}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; see `Vocabulary.encode`."""
+        """See `Vocabulary.encode`."""
         try:
             return [self._ids[character] for character in text]
         except KeyError:
@@ -94,7 +89,7 @@ class Characters(Vocabulary):
 
     def to_config(self) -> dict[str, Any]:
         """Kind, alphabet and whether padding has an id."""
-        padding = len(self.pieces) > len(self.alphabet)
+        padding = self.size > len(self.alphabet)
         return {"kind": "characters", "alphabet": self.alphabet, "padding": padding}
 
 
@@ -108,9 +103,9 @@ class Subwords(Vocabulary):
     Args:
         tokenizer: Of Transformers.
         alphabet: `Notation.alphabet`: every character that a record can hold.
-        texts: What to restrict the vocabulary to: the tokens of these texts, those of the single
-            characters, and those that begin, end or pad a text. Prompts and completions are texts
-            of their own, as they are encoded apart.
+        texts: What to restrict the vocabulary to: the tokens of these texts, of the single
+            characters, and of the edges of a text. Prompts and completions, which are encoded
+            apart, are texts of their own.
         restrict: False keeps the whole vocabulary.
         kept: The original ids to keep, where that was settled before; then no texts are needed.
         rows: Rows of the network's output, where they may be more than the tokenizer has ids.
@@ -148,12 +143,9 @@ class Subwords(Vocabulary):
             edges = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
             occurring = chain.from_iterable(map(self._continue, texts))
             ids = sorted({*singles.values(), *occurring, *edges} - {None})
-        pieces = self._pieces(ids)
-        if restrict:
-            self.kept = torch.tensor(ids)
-        else:
-            pieces += [""] * ((rows or 0) - len(pieces))
-        self.pieces = tuple(pieces)
+        self.kept = torch.tensor(ids) if restrict else None
+        surplus = 0 if restrict else (rows or 0) - len(ids)
+        self.pieces = (*self._pieces(ids), *[""] * surplus)
         self._new = {original: identity for identity, original in enumerate(ids)}
         if missing := set(singles.values()) - set(self._new):
             raise ConfigError(
@@ -165,16 +157,13 @@ class Subwords(Vocabulary):
         self.pad = self._new.get(tokenizer.pad_token_id, self.eos or 0)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; see `Vocabulary.encode`."""
+        """See `Vocabulary.encode`."""
         if not set(text) <= set(self.alphabet):
             raise _foreign_character(text, self.alphabet)
-        tokens = self._continue(text)
         ids: list[int] = []
-        for token in tokens:
-            if token in self._new:
-                ids.append(self._new[token])
-            else:
-                ids += self._spell(self._pieces([token])[0])
+        for token in self._continue(text):
+            kept = token in self._new
+            ids += [self._new[token]] if kept else self._spell(self._pieces([token])[0])
         # A tokenizer that changes what it is given, such as double blanks, is not asked.
         return ids if self.decode(ids) == text else self._spell(text)
 
@@ -193,7 +182,7 @@ class Subwords(Vocabulary):
         return f"tokenizer {getattr(self.tokenizer, 'name_or_path', '') or 'without a name'}"
 
     def _tokens(self, text: str) -> list[int]:
-        """Original ids of a text."""
+        """Original ids of a text that follows nothing."""
         return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def _continue(self, text: str) -> list[int]:
@@ -204,10 +193,9 @@ class Subwords(Vocabulary):
         """What each original id adds to a text that ends in a newline."""
         added = self.tokenizer.added_tokens_decoder
         special = {token for token in added if added[token].special}
+        lines = [[*self._newline, token] for token in originals]
         texts: list[str] = self.tokenizer.batch_decode(
-            [[*self._newline, token] for token in originals],
-            skip_special_tokens=False,
-            clean_up_tokenization_spaces=False,
+            lines, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return [
             "" if token in special else text.removeprefix("\n")
@@ -233,10 +221,8 @@ class Subwords(Vocabulary):
 
 
 def _foreign_character(text: str, alphabet: str) -> DataError:
-    place, character = next(
-        (place, character) for place, character in enumerate(text) if character not in alphabet
-    )
+    place = next(place for place, character in enumerate(text) if character not in alphabet)
     line, column = text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
     return DataError(
-        f"text, line {line}, column {column}: found {character!r}, expected one of {alphabet!r}."
+        f"text, line {line}, column {column}: found {text[place]!r}, expected one of {alphabet!r}."
     )
