@@ -65,16 +65,13 @@ class Baseline(nn.Module, ABC):
         *,
         bars: int = 14,
     ) -> list[list[str]]:
-        """Completions as `generate.generate` gives them.
+        """Completions, through `END`, of each prompt, as `generate.generate` gives them.
 
         Args:
             prompts: Whole bars with a separator after each.
-            notation: Of the prompts; None: its own.
+            notation: How the prompts are written; None: as its own.
             sampling: How to draw; None: as usual. Only the n-gram has a temperature and `top_p`.
             bars: Bars to be written, at least 1.
-
-        Returns:
-            For each prompt its completions, through `END`.
 
         Raises:
             ConfigError: No bars are to be written, or an n-gram was counted in another notation.
@@ -132,10 +129,10 @@ class NGram(Baseline):
     whatever the length.
 
     Args:
-        notation: Of the texts but for the beats of a bar, or its fields. In the layout `rows` a
-            step is what is a line else.
-        pairs: Of context and line that were counted: how many.
-        weight: Of the order below.
+        notation: That of the texts but for the beats of a bar, or its fields. In the layout `rows`
+            a step is what is a line else.
+        pairs: How many pairs of context and line were counted.
+        weight: See above.
     """
 
     def __init__(
@@ -161,12 +158,8 @@ class NGram(Baseline):
     def fit(cls, records: Sequence[Record], *, weight: float = 4.0) -> NGram:
         """Count the lines of whole records, those of the prompts included.
 
-        Args:
-            records: At least one; their notations may differ in the beats of a bar.
-            weight: Of the order below.
-
         Raises:
-            ConfigError: Their notations differ in more.
+            ConfigError: Their notations differ in more than the beats of a bar.
             DataError: There is no record, or one is malformed.
         """
         if not records:
@@ -189,18 +182,13 @@ class NGram(Baseline):
     @property
     def arguments(self) -> dict[str, Any]:
         """What it is built with, JSON-able; the counts are its state."""
-        return {
-            "notation": asdict(self.notation),
-            "pairs": len(self.pairs),
-            "weight": self.weight,
-        }
+        notation = asdict(self.notation)
+        return {"notation": notation, "pairs": len(self.pairs), "weight": self.weight}
 
     def nats(self, records: Sequence[Record], order: int = _ORDERS) -> CompletionNats:
-        """How well it predicts the completions of records; a line counts as a token.
+        """How well contexts up to an order, 0 to 5, predict the completions of records.
 
-        Args:
-            records: At least one.
-            order: Of the contexts, 0 to 5: an index of `YARDSTICKS`.
+        A line counts as a token. `YARDSTICKS` tells the contexts.
 
         Raises:
             ConfigError: A record is in another notation than those that were counted.
@@ -239,13 +227,8 @@ class NGram(Baseline):
         last = max((lines[given:] > 0).nonzero().flatten().tolist(), default=-1) + 1
         if self.notation.layout == "rows":
             last = -(-last // steps) * steps
-        return (
-            float(nats.sum()),
-            len(nats),
-            len(nats) * height // steps,
-            float(nats[:last].sum()),
-            last * height // steps,
-        )
+        count, sounding = len(nats), float(nats[:last].sum())
+        return float(nats.sum()), count, count * height // steps, sounding, last * height // steps
 
     def _codes(self, hits: Hits) -> Tensor:
         """A number below `kinds` for each line, 0 for silence; `(steps,)`, int64."""
@@ -265,14 +248,9 @@ class NGram(Baseline):
             )
 
     def _contexts_of(self, lines: Tensor, size: int) -> Tensor:
-        """The contexts of a groove's lines; before its beginning there is a line of its own kind.
+        """The contexts `(5, T)` of a groove's lines `(T,)`, in bars of `size` steps.
 
-        Args:
-            lines: `(T,)`, int64.
-            size: Steps of a bar.
-
-        Returns:
-            `(5, T)`, int64.
+        Before its beginning there is a line of its own kind.
         """
         past = functional.pad(lines, (size, 0), value=self.kinds)
         position = torch.arange(len(lines)) % size
@@ -281,16 +259,10 @@ class NGram(Baseline):
     def _contexts(
         self, position: Tensor, previous: Tensor, bar_before: Tensor, size: int
     ) -> Tensor:
-        """A number for each context of the orders 1 to 5, no two alike.
+        """A number for each context of the orders 1 to 5, no two alike, `(5, N)`, int64.
 
-        Args:
-            position: `(N,)`, int64: the step in its bar.
-            previous: `(N,)`, int64: the line before.
-            bar_before: `(N,)`, int64: the line a bar before.
-            size: Steps of a bar.
-
-        Returns:
-            `(5, N)`, int64.
+        A context is the step in its bar, of `size` steps, the line before, and that a bar before;
+        all `(N,)`, int64.
         """
         kinds = self.kinds + 1
         position = position + size * (size - 1) // 2  # after those of all shorter bars
@@ -304,15 +276,7 @@ class NGram(Baseline):
         return torch.stack([_ORDERS * context + order for order, context in enumerate(contexts)])
 
     def _odds(self, contexts: Tensor, lines: Tensor) -> Tensor:
-        """The probability of lines.
-
-        Args:
-            contexts: `(order, N)`, int64: those of the orders 1 to `order`.
-            lines: `(N,)`, int64.
-
-        Returns:
-            `(N,)`, float64.
-        """
+        """The probability, float64, of lines `(N,)` after contexts `(order, N)`."""
         odds = torch.full(lines.shape, 1 / self.kinds, dtype=torch.float64)
         for context in contexts:
             pair = context * self.kinds + lines
@@ -323,11 +287,7 @@ class NGram(Baseline):
         return odds
 
     def _distribution(self, contexts: Tensor) -> Tensor:
-        """The probability of every line after each context, `(N, kinds)`, float64.
-
-        Args:
-            contexts: `(5, N)`, int64.
-        """
+        """The probability of every line after contexts `(5, N)`; `(N, kinds)`, float64."""
         number = contexts.shape[1]
         odds = torch.full((number, self.kinds), 1 / self.kinds, dtype=torch.float64)
         for context in contexts:

@@ -152,10 +152,11 @@ class Decoder(CausalModel):
                 f"heads: expected a width that is an even multiple of the heads, and heads that "
                 f"are a multiple of the key and value heads."
             )
-        self.shape = dict(
-            width=width, layers=layers, heads=heads, key_value_heads=key_value_heads, mlp=mlp,
-            dropout=dropout, context=context, rope_base=rope_base, epsilon=epsilon,
-        )  # fmt: skip
+        self.shape = {
+            "width": width, "layers": layers, "heads": heads, "key_value_heads": key_value_heads,
+            "mlp": mlp, "dropout": dropout, "context": context, "rope_base": rope_base,
+            "epsilon": epsilon,
+        }  # fmt: skip
         self.checkpointing = False
         self.embedding = nn.Embedding(vocabulary.size, width)
         self.dropout = nn.Dropout(dropout)

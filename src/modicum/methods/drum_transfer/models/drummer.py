@@ -169,11 +169,9 @@ def continued(
     texts: dict[int, list[str]] = {}
     for (notation, wanted), chosen in groups.items():
 
-        def report(
-            done: int, total: int, before: int = len(texts), some: int = len(chosen)
-        ) -> None:
+        def report(done: int, total: int, past: int = len(texts), some: int = len(chosen)) -> None:
             if progress is not None:
-                progress(round(100 * (before + some * done / total)), 100 * len(records))
+                progress(round(100 * (past + some * done / total)), 100 * len(records))
 
         prompts = [records[number].prompt for number in chosen]
         found = drummer.complete(prompts, notation, sampling, bars=wanted, progress=report)

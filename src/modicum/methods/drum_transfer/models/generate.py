@@ -259,7 +259,7 @@ def _encode(prompt: str | Sequence[int], number: int, vocabulary: Vocabulary) ->
 
 
 def _pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids with padding before them, `(B, T)`, and where there is a token, `(B, T)`, bool."""
+    """Ids with padding before them, `(B, T)`, and where there is a token, `(B, T)`, bool."""
     lengths = torch.tensor([len(row) for row in rows])
     present = torch.arange(int(lengths.max())) >= lengths.max() - lengths[:, None]
     ids = torch.full(present.shape, pad)

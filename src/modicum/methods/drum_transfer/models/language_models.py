@@ -269,7 +269,7 @@ def restrict_config(config: Any, size: int) -> None:
 
 
 def random_network(config: Any, *, seed: int, dtype: torch.dtype = torch.float32) -> Any:
-    """The `PreTrainedModel` of a configuration, with the random weights that its authors start from.
+    """The `PreTrainedModel` of a configuration, with random weights as its authors draw them.
 
     PyTorch's global generator is left alone.
 

@@ -15,6 +15,7 @@ from modicum.methods.drum_transfer.options import Sampling
 from modicum.methods.drum_transfer.text.drumroll import (
     Record,
     Repair,
+    fault,
     to_hits,
     to_text,
     without_separators,
@@ -26,28 +27,21 @@ logger = logging.getLogger(__name__)
 
 
 def write_jsonl(path: Path, records: Iterable[Record], *, form: Form = "completions") -> int:
-    """Write records as a training file, one JSON object a line.
+    """Write records as a training file, one JSON object a line; how many there are.
 
-    Args:
-        path: Appears whole.
-        records: What to learn.
-        form: completions: `{"prompt", "completion"}`, as the paper's models were trained. chat:
-            `{"messages"}` of system, user and assistant, with `instruction` as the first.
-
-    Returns:
-        How many there are.
+    In the form completions that is `{"prompt", "completion"}`, as the paper's models were trained,
+    for chats `{"messages"}` of system, user and assistant, with `instruction` as the first.
 
     Raises:
         DataError: There are none.
     """
-
-    def written(record: Record) -> dict[str, Any]:
-        if form == "completions":
-            return {"prompt": record.prompt, "completion": record.completion}
-        answer = {"role": "assistant", "content": record.completion}
-        return {"messages": [*messages(record.prompt, record.notation), answer]}
-
-    lines = [json.dumps(written(record)) + "\n" for record in records]
+    lines: list[str] = []
+    for record in records:
+        written: dict[str, Any] = {"prompt": record.prompt, "completion": record.completion}
+        if form == "chat":
+            answer = {"role": "assistant", "content": record.completion}
+            written = {"messages": [*messages(record.prompt, record.notation), answer]}
+        lines.append(json.dumps(written) + "\n")
     if not lines:
         raise DataError(f"{path}: there are no records to write; nothing is written.")
     write_text(path, "".join(lines))
@@ -84,9 +78,8 @@ def continue_groove(
 ) -> list[Answer]:
     """Continue the prompt of a record on a server, and check what comes.
 
-    Lines that are malformed and continuations that are too short or too long are reported in the
-    answers and in the log, one warning of a kind for all samples. Without `repair` they stay as
-    they are. With it
+    Malformed lines and continuations of a wrong length are reported in the answers and in the log,
+    one warning of a kind for all samples. Without `repair` they stay as they are. With it
 
     - what is no part of a groove, such as the words and code fences that chat models put around it,
       is left out: all before the first line that can begin a bar, all after `END`, and between them
@@ -98,20 +91,19 @@ def continue_groove(
     others: its answer has an `error`, and there is a warning.
 
     Args:
-        server: Where the model is.
+        server: Where the model is. See its `complete` for `sampling`, `options` and more errors.
         record: Its prompt is continued; its completion is not sent.
-        sampling: See `Server.complete`.
+        sampling: How to draw.
         groove_bars: Bars wanted, the prompt's included.
         repair: What becomes of malformed lines, see `drumroll.to_hits`.
-        options: See `Server.complete`.
+        options: More fields of the request.
 
     Returns:
         An answer for each sample, in order.
 
     Raises:
-        ConfigError: The prompt has all bars wanted; or see `Server.complete`.
-        ServerError: See `Server.complete`.
-        DataError: No sample can be used; or see `Server.complete`.
+        ConfigError: The prompt has all bars wanted.
+        DataError: No sample can be used.
     """
     name, notation, given = record.name, record.notation, without_separators(record.prompt)
     wanted = groove_bars - given.count("\n") // notation.lines_per_bar
@@ -130,25 +122,21 @@ def continue_groove(
     good = [number for number, parts in enumerate(parted) if not parts.error]
     if not good:
         raise DataError(f"{name}: {parted[0].error}")
-    for number, parts in enumerate(parted, 1):
-        if parts.error:
-            logger.warning("%s, sample %d: %s", name, number, parts.error)
     found = validity([parted[n].groove for n in good], notation, groove_bars=wanted)
     ended = [reply.stopped or END in reply.text for reply in replies]
-    answers = [Answer(name, ended=e, error=p.error) for p, e in zip(parted, ended, strict=True)]
-    for place, number in enumerate(good):
-        text = given + parted[number].groove
+    answers: list[Answer] = []
+    for number, parts in enumerate(parted):
+        if parts.error:
+            logger.warning("%s, sample %d: %s", name, number + 1, parts.error)
+            answers.append(Answer(name, ended=ended[number], error=parts.error))
+            continue
+        text, place = given + parts.groove, good.index(number)
         if repair is not None:
             hits = to_hits(text, notation, repair=repair, source=name)
             text = to_text(hits[: groove_bars * notation.steps_per_bar], notation)
-        answers[number] = answers[number]._replace(
-            text=text,
-            bad_lines=int(found.bad_lines[place]),
-            left_out=len(parted[number].left_out),
-            right_length=bool(found.right_length[place]),
-        )
-    left_out = [line for parts in parted for line in parts.left_out]
-    if left_out:
+        bad, right = int(found.bad_lines[place]), bool(found.right_length[place])
+        answers.append(Answer(name, text, bad, len(parts.left_out), right, ended[number]))
+    if left_out := [line for parts in parted for line in parts.left_out]:
         example = server.quote(next(filter(None, left_out), ""))
         logger.warning("%s: left out %d lines that %s wrote beside the groove, such as %s.",
                        name, len(left_out), server.model, example)  # fmt: skip
@@ -178,25 +166,20 @@ def _parts(reply: Reply, notation: Notation, server: Server, repair: Repair | No
         return _Parts("", error=server.refused(reply))
     if repair is None:
         return _Parts(without_separators(reply.text))
-    places = notation.bar()
-    opening = places[: places.index("\n")]
-    characters = "".join(places).replace("\n", "")
     before, _, after = reply.text.partition(END)
     lines = [line.strip() for line in before.splitlines()]
     lines = [line for line in lines if line != SEPARATOR.strip()]
-    begins = [
-        len(line) == len(opening) and all(map(str.__contains__, opening, line)) for line in lines
-    ]
+    begins = [fault(line, notation.lines[0]) is None for line in lines]
     if True not in begins:
-        example = "".join(allowed[0] for allowed in opening)
-        return _Parts(
-            "",
-            error=f"no line that {server.model} wrote can begin a bar, as {example!r} can; it "
+        error = (
+            f"no line that {server.model} wrote can begin a bar, as {notation.silence!r} can; it "
             f"wrote {server.quote(reply.text)}. Try again, or take a model that was fine-tuned on "
-            f"grooves.",
+            f"grooves."
         )
+        return _Parts("", error=error)
     first = begins.index(True)
     groove, left_out = "", lines[:first]
+    characters = set("".join(notation.bar()).replace("\n", ""))
     for line in lines[first:]:
         if 2 * sum(map(characters.__contains__, line)) > len(line):
             groove += line + "\n"
