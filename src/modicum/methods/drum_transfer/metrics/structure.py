@@ -157,35 +157,23 @@ def structure(
 
 @dataclass(frozen=True)
 class StructureMeans:
-    """Structure over many grooves. Those without stability count in nothing but `excluded`."""
+    """Mean stability of the bars of all grooves, and mean separation and tightness of grooves."""
 
     stability: float
-    """Mean over the bars of all grooves."""
     separation: float
-    """Mean over grooves."""
     tightness: float
-    """Mean over grooves."""
     bars: int
     """Bars that have a stability."""
     grooves: int
     """Grooves that have one."""
     excluded: int
-    """Grooves that have none."""
+    """Grooves that have none, which count in nothing else."""
 
 
 def structure_means(found: Sequence[Structure]) -> StructureMeans:
     """Mean structure, as the paper's script averages it; NaN if no groove has any."""
     defined = [one for one in found if not one.undefined]
     pooled = [value for one in defined for value in one.stability.tolist()]
-
-    def mean(values: Sequence[float]) -> float:
-        return float(np.mean(values)) if values else math.nan
-
-    return StructureMeans(
-        stability=mean(pooled),
-        separation=mean([one.separation for one in defined]),
-        tightness=mean([one.tightness for one in defined]),
-        bars=len(pooled),
-        grooves=len(defined),
-        excluded=len(found) - len(defined),
-    )
+    each = pooled, [one.separation for one in defined], [one.tightness for one in defined]
+    means = (float(np.mean(values)) if values else math.nan for values in each)
+    return StructureMeans(*means, len(pooled), len(defined), len(found) - len(defined))
