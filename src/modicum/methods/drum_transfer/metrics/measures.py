@@ -25,7 +25,7 @@ from modicum.methods.drum_transfer.metrics.structure import (
     structure,
     structure_means,
 )
-from modicum.methods.drum_transfer.text.drumroll import bars, without_separators
+from modicum.methods.drum_transfer.text.drumroll import bars, line_numbers, without_separators
 from modicum.methods.drum_transfer.text.grids import Grids, Integers, Mask, read_grids, read_lines
 from modicum.methods.drum_transfer.text.notation import DRUMROLL, INSTRUMENTS, Notation
 
@@ -198,11 +198,7 @@ def note_count_error(grids: Grids, expected: Grids) -> Floats:
         ConfigError: They are not equally many.
     """
     found, true = grids.struck.sum((1, 2)), expected.struck.sum((1, 2))
-    if len(found) != len(true):
-        raise ConfigError(
-            f"note_count_error: {len(found)} grooves and {len(true)} expected ones; give one of "
-            f"these for each of those, in the same order."
-        )
+    _check_as_many(len(found), len(true))
     return _ratio(abs(found - true), true)
 
 
@@ -287,10 +283,9 @@ def line_counts(grids: Sequence[Grids]) -> Floats:
 
     `(product of the characters of all instruments,)`: 64 numbers in the notation of the paper.
     """
-    sizes = tuple(len(characters) for characters in grids[0].notation.columns)
-    lines = np.concatenate([part.hits[part.readable] for part in grids])
-    found = np.ravel_multi_index(tuple(lines.T), sizes)
-    return np.bincount(found, minlength=math.prod(sizes)).astype(np.float64)
+    notation = grids[0].notation
+    found = line_numbers(np.concatenate([part.hits[part.readable] for part in grids]), notation)
+    return np.bincount(found, minlength=math.prod(notation.sizes)).astype(np.float64)
 
 
 def line_divergence(grids: Sequence[Grids], reference: Reference) -> float:
@@ -303,6 +298,14 @@ def line_divergence(grids: Sequence[Grids], reference: Reference) -> float:
 
     counts = line_counts(grids)
     return float(entropy(counts, reference.lines + 1)) if counts.any() else math.nan
+
+
+def _check_as_many(found: int, expected: int) -> None:
+    if found != expected:
+        raise ConfigError(
+            f"measures: {found} grooves and {expected} expected ones; give one of these for each "
+            f"of those, in the same order."
+        )
 
 
 def _by_bar(grids: Grids, values: Any) -> npt.NDArray[Any]:
@@ -388,11 +391,8 @@ def score(
     Raises:
         ConfigError: There are not as many expected grooves as texts.
     """
-    if expected is not None and len(expected) != len(texts):
-        raise ConfigError(
-            f"score: {len(texts)} texts and {len(expected)} expected grooves; give one of these "
-            f"for each of those, in the same order."
-        )
+    if expected is not None:
+        _check_as_many(len(texts), len(expected))
     found: dict[str, Score] = {}
 
     def put(name: str, value: float, read: int) -> None:

@@ -18,12 +18,10 @@ import numpy.typing as npt
 
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.text.drumroll import bars
+from modicum.methods.drum_transfer.text.grids import Integers, Mask
 from modicum.methods.drum_transfer.text.notation import DRUMROLL, Notation
 
 Clusterer = Literal["exact", "sklearn"]
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-
 BARS = 16
 """Bars of a groove that the paper measures; later ones are left out."""
 
@@ -148,8 +146,8 @@ def structure(
     """Stability, separation, tightness and fills of a groove; see `stability` and `two_means`."""
     values = stability(text, notation=notation, official=official, most_bars=most_bars)
     if values.size == 0:
-        reason = "fewer than 3 bars, so that no bar has two neighbours"
-        return Structure(values, math.nan, math.nan, (), reason)
+        why = "fewer than 3 bars, so that no bar has two neighbours"
+        return Structure(values, math.nan, math.nan, (), why)
     split = two_means(values, clusterer=clusterer)
     fills = tuple((1 + np.flatnonzero(split.upper)).tolist())
     return Structure(values, split.separation, split.tightness, fills)

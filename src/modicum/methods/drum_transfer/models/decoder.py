@@ -34,8 +34,7 @@ class CausalModel(nn.Module, ABC):
 
     def __init__(self, vocabulary: Vocabulary, context: int) -> None:
         super().__init__()
-        self.vocabulary = vocabulary
-        self.context = context
+        self.vocabulary, self.context, self.checkpointing = vocabulary, context, False
 
     @abstractmethod
     def new_cache(self) -> Any:
@@ -75,21 +74,12 @@ class CausalModel(nn.Module, ABC):
 
     def use_gradient_checkpointing(self) -> None:
         """Compute activations again in the backward pass: less memory, about a third more time."""
-        raise NotImplementedError
+        self.checkpointing = True
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Change the weights' type once, which saves autocast doing so at every call.
-
-        Other than `to(dtype)` it leaves tables alone that must stay exact, such as the frequencies
-        of rotary positions.
-        """
+        """Change the weights' type, but, other than `to`, not that of tables of frequencies."""
         for weight in self.parameters():
             weight.data = weight.data.to(dtype)
-
-    def parameter_counts(self) -> tuple[int, int]:
-        """Numbers in all parameters, and in those that are trained."""
-        sizes = [(weight.numel(), weight.requires_grad) for weight in self.parameters()]
-        return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
     def check_length(self, tokens: int, what: str = "the text") -> None:
         """Raise a `ConfigError` if `tokens` are more than the context."""
@@ -115,17 +105,16 @@ class Decoder(CausalModel):
 
     Args:
         vocabulary: What the ids stand for.
-        width: Features of a token.
+        width: Features of a token, divided among the heads.
         layers: Blocks of attention and MLP.
-        heads: Heads of queries; the width is divided among them.
-        key_value_heads: Heads of keys and values, each shared by `heads / key_value_heads` heads of
-            queries.
+        heads: Heads of queries.
+        key_value_heads: Heads of keys and values, each shared by several heads of queries.
         mlp: Inner features of the MLP.
         dropout: Share of features dropped after the embedding and each part.
         context: The most tokens it can see; 16 bars of 5/4 have 2,319 characters. It has no table
             of positions, so this is a promise of what it was trained for, not a size.
         rope_base: Base of the wave lengths of rotary positions.
-        epsilon: Of RMSNorm.
+        epsilon: What RMSNorm adds.
 
     Raises:
         ConfigError: Heads do not divide.
@@ -157,7 +146,6 @@ class Decoder(CausalModel):
             "mlp": mlp, "dropout": dropout, "context": context, "rope_base": rope_base,
             "epsilon": epsilon,
         }  # fmt: skip
-        self.checkpointing = False
         self.embedding = nn.Embedding(vocabulary.size, width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
@@ -176,10 +164,6 @@ class Decoder(CausalModel):
         """See `CausalModel.keep_rows`."""
         for layer in cache:
             layer.keep_rows(rows)
-
-    def use_gradient_checkpointing(self) -> None:
-        """Keep only what enters each block; see `CausalModel.use_gradient_checkpointing`."""
-        self.checkpointing = True
 
     def forward(
         self,
@@ -271,12 +255,8 @@ class _Block(nn.Module):
     ) -> Tensor:
         """One layer, of `(B, T, width)`.
 
-        Args:
-            hidden: What it is given.
-            rotation: Cosine and sine of the angles that queries and keys are turned by, each
-                `(B or 1, 1, T, features / 2)`.
-            mask: `(B or 1, 1, T, S)`, bool: who sees whom. None: everything up to itself.
-            seen: Those of earlier tokens.
+        Queries and keys are turned by `rotation`, cosine and sine, each `(B or 1, 1, T, features /
+        2)`. The mask is that of `_mask`.
         """
         rows, tokens, width = hidden.shape
         mixed = self.query_key_value(self.attention_norm(hidden))

@@ -152,14 +152,9 @@ def continued(
     bars: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """The prompts of records with completions; those of a record stand together.
+    """The prompts of records with completions of so many bars; those of a record stand together.
 
-    Args:
-        drummer: Who writes.
-        records: Whose prompts are continued, in their notations.
-        sampling: How to draw; None: as usual.
-        bars: Bars to write; None: as many as the completion of the record has.
-        progress: Called with what is done and how much there is.
+    None is as many bars as the completion of the record has.
     """
     # A model is asked at once for all that have the same notation and bars.
     groups: dict[tuple[Notation, int], list[int]] = {}

@@ -18,12 +18,7 @@ from torch.nn import functional
 
 from modicum.engine.random import uniform
 from modicum.errors import CheckpointError, ConfigError, DataError
-from modicum.methods.drum_transfer.models.grammar import (
-    Automaton,
-    Grammar,
-    UntilEnd,
-    completion_characters,
-)
+from modicum.methods.drum_transfer.models.grammar import Automaton, Grammar, UntilEnd
 from modicum.methods.drum_transfer.options import Sampling
 from modicum.methods.drum_transfer.text.notation import DRUMROLL, END, SEPARATOR, Notation
 from modicum.options import refuse
@@ -44,7 +39,7 @@ def generate(
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[str]]:
-    """Let a model complete records.
+    """Let a model complete records: of each prompt the completions, through `END` unless cut.
 
     The noise of a sample is a function of seed, prompt number, sample number and step, so that what
     is written does not depend on the batch, but for rounding. Prompts of different lengths are
@@ -60,9 +55,6 @@ def generate(
         bars: Bars to be written.
         batch: Most completions at a time.
         progress: Called with tokens written and the most there can be.
-
-    Returns:
-        For each prompt its completions, through `END` unless they were cut.
 
     Raises:
         ConfigError: There are no bars to be written, or prompt and completion may be longer than
@@ -104,11 +96,7 @@ def generate(
 def completion_noise(
     rows: npt.NDArray[np.int64], draws: int, sampling: Sampling
 ) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) for completions, `(rows, draws)`, float64.
-
-    The completions `rows`, `(rows,)`, int64, are counted over all prompts, those of a prompt
-    together.
-    """
+    """Numbers in [0, 1), `(rows, draws)`, for completions, which are counted over all prompts."""
     number, sample = np.divmod(rows, sampling.samples)
     return uniform((number << 32) + sample, draws, sampling.seed, "completion")
 
@@ -132,7 +120,7 @@ def completion_limit(
     Raises:
         ConfigError: Prompt and completion may be longer than the model can see.
     """
-    whole = completion_characters(notation, bars)
+    whole = Grammar.length(notation, bars)
     limit = sampling.max_tokens or whole
     if sampling.constrained:
         limit = min(limit, whole)
@@ -192,19 +180,10 @@ def _complete(
     pick: Callable[[Tensor, Tensor, Tensor], Tensor],
     written: Tensor,
 ) -> Iterator[int]:
-    """Write a batch of completions, a token of each at a time.
+    """Write a batch of completions, a token of each at a time; after each, how many have not ended.
 
-    Args:
-        model: In eval mode.
-        prompts: Ids.
-        owner: `(B,)`, int64: the prompt of each completion.
-        noise: `(B, limit)`, float64.
-        automaton: What may be written.
-        pick: Draws tokens, given logits, noise and what is allowed.
-        written: `(B, limit)`, int64, full of padding: where the tokens go.
-
-    Yields:
-        After each token the number of completions that have not ended.
+    `owner`, `(B,)`, int64, says which of the prompts, ids, each continues. Its tokens, drawn by a
+    row of `noise`, `(B, limit)`, go to a row of `written`, `(B, limit)`, int64, full of padding.
     """
     device = next(model.parameters()).device
     ids, present = _pad_left(prompts, model.vocabulary.pad)

@@ -78,8 +78,7 @@ class Grammar(Automaton):
                 f"the model's vocabulary has no token for {''.join(sorted(missing))!r}, so it "
                 f"cannot write this notation. Use the notation that it was trained with."
             )
-        self.characters = completion_characters(notation, bars)
-        """Characters of a completion: the most tokens it can take."""
+        self.characters = self.length(notation, bars)
         bar, alphabet = notation.bar(), notation.alphabet
         branch, circle = len(bar), len(bar) + len(SEPARATOR)
         places = circle + len(END)
@@ -104,10 +103,10 @@ class Grammar(Automaton):
         after[-1, vocabulary.pad] = places - 1
         super().__init__(torch.from_numpy(after), torch.from_numpy(separators), bars - 1, circle)
 
-
-def completion_characters(notation: Notation, bars: int) -> int:
-    """Characters of a completion of so many bars, which are the most tokens it can have."""
-    return bars * len(notation.bar()) + (bars - 1) * len(SEPARATOR) + len(END)
+    @staticmethod
+    def length(notation: Notation, bars: int) -> int:
+        """Characters of a completion of so many bars, which are the most tokens it can have."""
+        return bars * len(notation.bar()) + (bars - 1) * len(SEPARATOR) + len(END)
 
 
 class UntilEnd(Automaton):

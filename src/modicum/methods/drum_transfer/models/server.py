@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from modicum.errors import ConfigError, DataError, require
 from modicum.methods.drum_transfer.options import Sampling
@@ -38,8 +38,11 @@ class ServerError(DataError):
     """A server cannot be reached, keeps failing, or is too slow: it is of no use to ask again."""
 
 
-def instruction(notation: Notation = DRUMROLL) -> str:
-    """What a chat model is told before the groove (inferred: the paper's models were told none)."""
+def messages(prompt: str, notation: Notation) -> list[dict[str, str]]:
+    """What a chat model is sent: an instruction, and the groove as what the user says.
+
+    The instruction is inferred: the paper's models were told none.
+    """
     beat = f"{notation.steps_per_beat} of them a quarter note"
     in_rows = ", ".join(INSTRUMENTS[column] for column in COLUMN_OF_ROW)
     lines = {
@@ -52,20 +55,14 @@ def instruction(notation: Notation = DRUMROLL) -> str:
     meanings = ["- is silence", "o a hit"]
     meanings += ["a capital a loud hit"] * ("O" in letters)
     meanings += ["x the cross-stick, the closed hi-hat or the bow of the ride"] * ("x" in letters)
-    return (
+    instruction = (
         f"You are a drummer. The user gives the beginning of a groove as text; write how it goes "
         f"on, in the same form and nothing else. {lines}: {', '.join(meanings)}. The line "
         f"{SEPARATOR.strip()} stands between bars of {notation.steps_per_bar} steps, and {END} "
         f"after the last bar."
     )
-
-
-def messages(prompt: str, notation: Notation) -> list[dict[str, str]]:
-    """What a chat model is sent: the instruction, and the groove as what the user says."""
-    return [
-        {"role": "system", "content": instruction(notation)},
-        {"role": "user", "content": prompt},
-    ]
+    told = {"role": "system", "content": instruction}
+    return [told, {"role": "user", "content": prompt}]
 
 
 class Reply(NamedTuple):
@@ -130,13 +127,9 @@ class Server:
     ) -> list[Reply]:
         """Have a text continued, as the paper has it: temperature 0.9, stop at `END`.
 
-        Args:
-            prompt: What to continue.
-            sampling: How to draw; None: as in the paper. A server that gives fewer samples at a
-                time is asked again. No server is constrained.
-            notation: Of the prompt, for the instruction of a chat model.
-            options: More fields of the request, as the server knows them; None leaves a field out,
-                as in `{"max_tokens": None, "max_completion_tokens": 1000}`.
+        A server that gives fewer samples at a time is asked again. No server is constrained. Chat
+        models are told of the notation. `options` are more fields of the request, as the server
+        knows them; None leaves one out: `{"max_tokens": None, "max_completion_tokens": 1000}`.
 
         Raises:
             ConfigError: The server refuses the key or the model.
@@ -149,10 +142,9 @@ class Server:
         asked |= {"top_p": sampling.top_p} if sampling.top_p != 1 else {}
         asked |= {"seed": sampling.seed} if sampling.seed else {}
         if self.form == "chat":
-            url, asked["messages"] = "/chat/completions", messages(prompt, notation)
+            url, asked["messages"] = f"{self.base_url}/chat/completions", messages(prompt, notation)
         else:
-            url, asked["prompt"] = "/completions", prompt
-        url = self.base_url + url
+            url, asked["prompt"] = f"{self.base_url}/completions", prompt
         replies: list[Reply] = []
         while len(replies) < sampling.samples:
             body = asked | {"n": sampling.samples - len(replies)} | dict(options or {})
@@ -172,8 +164,8 @@ class Server:
     def _replies(self, url: str, body: Mapping[str, Any]) -> list[Reply]:
         content = self._post(url, body)
         try:
-            answer: Any = json.loads(content)
-            replies = list(map(self._reply, cast("list[dict[str, Any]]", answer["choices"])))
+            choices: list[dict[str, Any]] = json.loads(content)["choices"]
+            replies = list(map(self._reply, choices))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(
                 f"{url}: the answer is not what the OpenAI protocol has; expected JSON with "
@@ -211,16 +203,13 @@ class Server:
                             if len(content) > _MOST_BYTES:
                                 problem = f"the answer is longer than {_MOST_BYTES:,} bytes."
                                 raise DataError(f"{url}: {problem}")
-                except httpx.TimeoutException:
-                    raise ServerError(
-                        f"{url}: no answer within {self.timeout:g} s. Raise the timeout, or ask "
-                        f"for fewer samples."
-                    ) from None
                 except httpx.HTTPError as error:
-                    raise ServerError(
-                        f"{url}: the server cannot be reached ({self._clean(str(error))}). Is it "
-                        f"running, and is the address right?"
-                    ) from None
+                    problem = f"the server cannot be reached ({self._clean(str(error))}). Is it "
+                    problem += "running, and is the address right?"
+                    if isinstance(error, httpx.TimeoutException):
+                        problem = f"no answer within {self.timeout:g} s. Raise the timeout, or ask "
+                        problem += "for fewer samples."
+                    raise ServerError(f"{url}: {problem}") from None
                 status = response.status_code
                 if status in _RETRIED and attempt < self.retries:
                     wait = _pause(response.headers, attempt)

@@ -19,6 +19,8 @@ from modicum.errors import ConfigError, DataError
 class Vocabulary(ABC):
     """Texts as ids and back."""
 
+    alphabet: str
+    """`Notation.alphabet`: every character that a record can hold, each once."""
     pieces: tuple[str, ...]
     """The text of each id; empty for ids without one, such as padding."""
     pad: int
@@ -33,13 +35,24 @@ class Vocabulary(ABC):
         """Number of ids."""
         return len(self.pieces)
 
-    @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The ids of a text.
 
         Raises:
             DataError: It holds a character that no record has.
         """
+        if set(text) <= set(self.alphabet):
+            return self._encode(text)
+        place = next(place for place, found in enumerate(text) if found not in self.alphabet)
+        line, column = text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
+        raise DataError(
+            f"text, line {line}, column {column}: found {text[place]!r}, expected one of "
+            f"{self.alphabet!r}."
+        )
+
+    @abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """The ids of a text of the alphabet."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids."""
@@ -69,7 +82,7 @@ class Characters(Vocabulary):
     """One id a character, in the order of the alphabet, and one more for padding.
 
     Args:
-        alphabet: `Notation.alphabet`: every character that a record can hold, each once.
+        alphabet: See `Vocabulary`.
         padding: Give padding an id of its own, the last. Without, places are filled with id 0, and
             `size` is that of the alphabet, as models of other programs have it.
     """
@@ -80,12 +93,8 @@ class Characters(Vocabulary):
         self.pad = len(alphabet) if padding else 0
         self._ids = {character: identity for identity, character in enumerate(alphabet)}
 
-    def encode(self, text: str) -> list[int]:
-        """See `Vocabulary.encode`."""
-        try:
-            return [self._ids[character] for character in text]
-        except KeyError:
-            raise _foreign_character(text, self.alphabet) from None
+    def _encode(self, text: str) -> list[int]:
+        return [self._ids[character] for character in text]
 
     def to_config(self) -> dict[str, Any]:
         """Kind, alphabet and whether padding has an id."""
@@ -96,13 +105,13 @@ class Characters(Vocabulary):
 class Subwords(Vocabulary):
     """The tokens of a Transformers tokenizer: all of them, or only those that records need.
 
-    Restricted, a network needs only the kept rows of its embedding and output
-    matrices; its probabilities are those of the whole vocabulary, renormalised. What has no kept
-    token is written as single characters, so any record can be encoded.
+    Restricted, a network needs only the kept rows of its embedding and output matrices; its
+    probabilities are those of the whole vocabulary, renormalised. What has no kept token is written
+    as single characters, so any record can be encoded.
 
     Args:
-        tokenizer: Of Transformers.
-        alphabet: `Notation.alphabet`: every character that a record can hold.
+        tokenizer: One of Transformers.
+        alphabet: See `Vocabulary`.
         texts: What to restrict the vocabulary to: the tokens of these texts, of the single
             characters, and of the edges of a text. Prompts and completions, which are encoded
             apart, are texts of their own.
@@ -156,10 +165,7 @@ class Subwords(Vocabulary):
         self.eos = self._new.get(tokenizer.eos_token_id)
         self.pad = self._new.get(tokenizer.pad_token_id, self.eos or 0)
 
-    def encode(self, text: str) -> list[int]:
-        """See `Vocabulary.encode`."""
-        if not set(text) <= set(self.alphabet):
-            raise _foreign_character(text, self.alphabet)
+    def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
         for token in self._continue(text):
             kept = token in self._new
@@ -169,13 +175,9 @@ class Subwords(Vocabulary):
 
     def to_config(self) -> dict[str, Any]:
         """Kind, alphabet, kept ids and rows."""
-        return {
-            "kind": "subwords",
-            "alphabet": self.alphabet,
-            "restrict": self.kept is not None,
-            "kept": None if self.kept is None else self.kept.tolist(),
-            "rows": self._rows,
-        }
+        kept = None if self.kept is None else self.kept.tolist()
+        restriction = {"restrict": kept is not None, "kept": kept, "rows": self._rows}
+        return {"kind": "subwords", "alphabet": self.alphabet, **restriction}
 
     @property
     def _name(self) -> str:
@@ -218,11 +220,3 @@ class Subwords(Vocabulary):
 
     def _spell(self, text: str) -> list[int]:
         return [self._singles[character] for character in text if character in self._singles]
-
-
-def _foreign_character(text: str, alphabet: str) -> DataError:
-    place = next(place for place, character in enumerate(text) if character not in alphabet)
-    line, column = text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
-    return DataError(
-        f"text, line {line}, column {column}: found {text[place]!r}, expected one of {alphabet!r}."
-    )

@@ -40,7 +40,6 @@ class Record:
     completion: str
     """The other bars, a separator between them, and `END`."""
     name: str
-    """Name of the groove."""
     notation: Notation = DRUMROLL
     """Notation of prompt and completion, which says how long their bars are."""
 
@@ -48,15 +47,11 @@ class Record:
 def to_hits(
     text: str, notation: Notation = DRUMROLL, *, repair: Repair | None = None, source: str = "text"
 ) -> Hits:
-    """What is hit at each step.
+    """What is hit at each step of a text without separators, whose last newline may be absent.
 
-    Args:
-        text: Lines in `notation` without separators; the last newline may be absent.
-        notation: How it is written.
-        repair: What is done about lines of a wrong width or with a wrong character. None refuses
-            them. `pad` writes silence for wrong and absent characters and cuts what is too much.
-            `drop` leaves such lines out, in the layout `rows` the bars with such lines.
-        source: What the text is, for messages.
+    Messages call the text by its source. Lines of a wrong width or with a wrong character are
+    refused or repaired: `pad` writes silence for wrong and absent characters and cuts what is too
+    much, `drop` leaves such lines out, in the layout `rows` the bars with such lines.
 
     Returns:
         `(steps, 6)`, int8: index in `notation.columns[i]` of the character of instrument `i`; 0 is
@@ -89,8 +84,8 @@ def to_text(hits: npt.ArrayLike, notation: Notation = DRUMROLL) -> str:
     cells, unit = np.asarray(hits), unit_of(notation)
     if cells.ndim != 2 or cells.shape[1] != len(INSTRUMENTS):
         raise DataError(f"hits: expected the shape (steps, 6), found {cells.shape}.")
-    steps, sizes = len(unit.cells), unit.sizes
-    if len(wrong := np.argwhere((cells < 0) | (cells >= sizes))):
+    steps, sizes = len(unit.cells), notation.sizes
+    if len(wrong := np.argwhere((cells < 0) | (cells >= np.array(sizes)))):
         step, column = wrong[0]
         raise DataError(
             f"hits: found {cells[step, column]} for the {INSTRUMENTS[column]} at step {step}; "
@@ -101,12 +96,19 @@ def to_text(hits: npt.ArrayLike, notation: Notation = DRUMROLL) -> str:
             f"hits: the layout rows needs whole bars of {steps} steps; found {len(cells)} steps. "
             f"Cut the rest, or add silence."
         )
-    written = np.empty((len(cells) // steps, len(unit.silence)), np.uint32)
-    written[:] = unit.silence
+    written = np.tile(unit.characters[:, 0], (len(cells) // steps, 1))
     # `take` counts through the table, row after row, and is quicker than two indices.
-    row = np.arange(len(INSTRUMENTS)) * unit.characters.shape[1]
-    written[:, unit.cells] = unit.characters.take(cells + row).reshape(-1, *unit.cells.shape)
+    place = unit.cells * unit.characters.shape[1]
+    written[:, unit.cells] = unit.characters.take(cells.reshape(-1, *place.shape) + place)
     return written.tobytes().decode("utf-32-le")
+
+
+def line_numbers(hits: Hits, notation: Notation) -> npt.NDArray[np.int64]:
+    """`(steps,)`: a number for each combination of hits `(steps, 6)`, below `prod(notation.sizes)`.
+
+    0 is silence.
+    """
+    return np.ravel_multi_index(tuple(hits.T), notation.sizes)
 
 
 def convert(text: str, notation: Notation, to: Notation) -> str:
@@ -132,11 +134,7 @@ def bars(text: str, notation: Notation = DRUMROLL) -> list[str]:
 
 
 def silent_bars(groove: Groove) -> npt.NDArray[np.bool_]:
-    """`(bars,)`: whether nothing is hit in a bar, a short tail included.
-
-    Raises:
-        DataError: The text is malformed.
-    """
+    """`(bars,)`: whether nothing is hit in a bar of a well-formed text, a short tail included."""
     return ~np.any(_struck(groove), 1)
 
 
@@ -172,12 +170,9 @@ def to_record(groove: Groove, *, prompt_bars: int = 2, keep_pickups: bool = Fals
     if heard.text.count("\n") <= MORE_THAN * groove.notation.lines_per_bar:
         return None
     found = _bars_of(heard)
-    return Record(
-        prompt="".join(bar + SEPARATOR for bar in found[:prompt_bars]),
-        completion=SEPARATOR.join(found[prompt_bars:]) + END,
-        name=groove.name,
-        notation=groove.notation,
-    )
+    prompt = "".join(bar + SEPARATOR for bar in found[:prompt_bars])
+    completion = SEPARATOR.join(found[prompt_bars:]) + END
+    return Record(prompt, completion, groove.name, groove.notation)
 
 
 def to_prompt(groove: Groove, bars: int | None = 2) -> str:
@@ -243,12 +238,9 @@ def _part(groove: Groove, found: list[str], part: slice, name: str = "") -> Groo
 def _padded(groove: Groove, bars: int) -> Groove:
     hits = to_hits(groove.text, groove.notation, source=groove.name)
     absent = ((0, max(bars * groove.notation.steps_per_bar - len(hits), 0)), (0, 0))
-    velocities = groove.velocities
-    return dataclasses.replace(
-        groove,
-        text=to_text(np.pad(hits, absent), groove.notation),
-        velocities=velocities if velocities is None else np.pad(velocities, absent),
-    )
+    text, velocities = to_text(np.pad(hits, absent), groove.notation), groove.velocities
+    velocities = None if velocities is None else np.pad(velocities, absent)
+    return dataclasses.replace(groove, text=text, velocities=velocities)
 
 
 def _struck(groove: Groove) -> npt.NDArray[np.bool_]:
@@ -267,12 +259,8 @@ class Unit(NamedTuple):
     """
     cells: npt.NDArray[np.int64]
     """`(steps, 6)`: the place of each cell."""
-    silence: npt.NDArray[np.uint32]
-    """`(places,)`: characters of the unit in which nothing is hit."""
     characters: npt.NDArray[np.uint32]
-    """`(6, k)`: the characters of each instrument."""
-    sizes: npt.NDArray[np.int8]
-    """`(6,)`: how many they are."""
+    """`(places, k)`: the characters allowed at a place, the first where nothing is hit."""
 
 
 @lru_cache(maxsize=64)
@@ -288,14 +276,11 @@ def unit_of(notation: Notation) -> Unit:
         in_row = len("K: ") + step + step // notation.steps_per_beat
         cells = np.argsort(COLUMN_OF_ROW) * (len(places) // len(ROWS)) + in_row[:, None]
     index = np.full((len(places), 2 + max(map(ord, notation.alphabet))), -1, np.int8)
+    characters = np.zeros((len(places), max(notation.sizes)), np.uint32)
     for place, allowed in enumerate(places):
-        index[place, list(map(ord, allowed))] = np.arange(len(allowed))
-    sizes = np.array(list(map(len, notation.columns)), np.int8)
-    characters = np.zeros((len(INSTRUMENTS), sizes.max()), np.uint32)
-    for column, allowed in enumerate(notation.columns):
-        characters[column, : len(allowed)] = list(map(ord, allowed))
-    silence = np.array([ord(allowed[0]) for allowed in places], np.uint32)
-    return Unit(index, cells, silence, characters, sizes)
+        codes = list(map(ord, allowed))
+        index[place, codes], characters[place, : len(codes)] = np.arange(len(codes)), codes
+    return Unit(index, cells, characters)
 
 
 def fault(line: str, allowed: tuple[str, ...]) -> tuple[int, str] | None:

@@ -1,7 +1,6 @@
 """Texts, malformed ones too, as arrays over grooves, steps and instruments.
 
-What a language model writes need not be a groove. Here a line that cannot be read keeps its place
-and is marked, where `drumroll.to_hits` would raise an error.
+A line that cannot be read keeps its place and is marked, where `drumroll.to_hits` would raise.
 """
 
 from __future__ import annotations
@@ -55,9 +54,7 @@ class Lines:
 def read_lines(texts: Sequence[str], notation: Notation = DRUMROLL) -> Lines:
     """Read whatever texts, with or without separators.
 
-    Args:
-        texts: A last line without newline counts as a line, an empty line as one too.
-        notation: How they should be written.
+    A last line without newline counts as a line, an empty line as one too.
     """
     bodies = [text.partition(END)[0] for text in texts]
     bodies = [body + "\n" if body and not body.endswith("\n") else body for body in bodies]
@@ -117,12 +114,9 @@ class Grids:
 def read_grids(
     texts: Sequence[str], notation: Notation = DRUMROLL, *, given_bars: int = 0
 ) -> Grids:
-    """Texts as arrays; nothing in them raises an error.
+    """Texts, see `read_lines`, as arrays; nothing in them raises an error.
 
-    Args:
-        texts: Grooves, with or without separators and end mark, see `read_lines`.
-        notation: How they should be written.
-        given_bars: Bars to leave out at the beginning of each, such as those of a prompt.
+    The first `given_bars` of each, such as those of a prompt, are left out.
     """
     lines, unit = read_lines(texts, notation), unit_of(notation)
     width, steps = lines.codes.shape[1], len(unit.cells)

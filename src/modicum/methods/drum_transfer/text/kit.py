@@ -93,11 +93,7 @@ def reading_tables(notation: Notation, pitch_map: PitchMap = ()) -> ReadingTable
 
 
 def writing_tables(notation: Notation) -> WritingTables:
-    """How to write the characters of a notation as MIDI.
-
-    Raises:
-        ConfigError: A column has other letters than o, O, x and X.
-    """
+    """How to write the characters of a notation as MIDI; raises as `reading_tables` does."""
     shape = len(INSTRUMENTS), max(map(len, notation.columns))
     pitch, velocity = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for number, characters in enumerate(notation.columns):

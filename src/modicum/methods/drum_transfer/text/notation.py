@@ -41,6 +41,11 @@ class Notation:
     paper (arXiv:2505.08203), `K: O---|----|O---|----`, beats divided by `|`."""
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many characters each instrument may have at a step."""
+        return tuple(map(len, self.columns))
+
+    @property
     def steps_per_bar(self) -> int:
         """16 in the drumroll of the paper."""
         return self.steps_per_beat * self.beats_per_bar

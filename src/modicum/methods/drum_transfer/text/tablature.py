@@ -61,9 +61,7 @@ def to_tablature(groove: Groove, *, bars_per_line: int = 4) -> str:
     A hit is `x` on cymbals and `o` on drums, as tabs have it, where the notation has one letter for
     an instrument; where it has more, they are written as they are.
 
-    Args:
-        groove: What to write; its velocities are left out.
-        bars_per_line: Bars side by side; four of 16 steps are 71 characters.
+    Velocities are left out. Four bars of 16 steps side by side are 71 characters.
 
     Raises:
         DataError: The text is no text in the groove's notation.
@@ -98,13 +96,8 @@ def from_tablature(
     Bars of a tab are as long as its meter or, as a model of 16-line bars writes them in 3/4 too, as
     those of the notation. Where the groove's are to be others, they are divided anew, as those of a
     MIDI file are, and the last is filled up with silence; otherwise it may be shorter.
-
-    Args:
-        text: The tab.
-        notation: That of the groove.
-        meter_bars: Bars of the groove follow the meter; otherwise they are those of the notation.
-            Without `Meter:` the meter is the length of the first bar, or the notation's.
-        source: What the tab is called in errors.
+    With `meter_bars` the bars of the groove follow the meter, without `Meter:` the length of the
+    first bar; otherwise they are those of the notation. Errors call the tab by its source.
 
     Raises:
         DataError: There are no rows; or with line and column: unknown letters or characters, a bar
