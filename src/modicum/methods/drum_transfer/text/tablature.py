@@ -119,7 +119,8 @@ def from_tablature(
         else:
             if counted := _COUNTED.fullmatch(line):
                 _check_counts(counted[1], notation, f"{source}, line {number}")
-            blocks.append([])
+            if blocks[-1]:
+                blocks.append([])
     blocks = list(filter(None, blocks))
     if not blocks:
         raise DataError(
