@@ -173,5 +173,6 @@ def structure_means(found: Sequence[Structure]) -> StructureMeans:
     defined = [one for one in found if not one.undefined]
     pooled = [value for one in defined for value in one.stability.tolist()]
     each = pooled, [one.separation for one in defined], [one.tightness for one in defined]
-    means = (float(np.mean(values)) if values else math.nan for values in each)
-    return StructureMeans(*means, len(pooled), len(defined), len(found) - len(defined))
+    means = [float(np.mean(values)) if values else math.nan for values in each]
+    excluded = len(found) - len(defined)
+    return StructureMeans(means[0], means[1], means[2], len(pooled), len(defined), excluded)

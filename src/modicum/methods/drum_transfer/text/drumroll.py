@@ -108,7 +108,7 @@ def line_numbers(hits: Hits, notation: Notation) -> npt.NDArray[np.int64]:
 
     0 is silence.
     """
-    return np.ravel_multi_index(tuple(hits.T), notation.sizes)
+    return np.asarray(np.ravel_multi_index(tuple(hits.T), notation.sizes), np.int64)
 
 
 def convert(text: str, notation: Notation, to: Notation) -> str:

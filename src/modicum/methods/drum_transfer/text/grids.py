@@ -127,7 +127,7 @@ def read_grids(
     codes = np.zeros((len(texts), bars * notation.lines_per_bar // height, height, width), np.int8)
     readable = np.zeros(codes.shape[:3], np.bool_)
     codes[at], readable[at] = lines.codes[read], True
-    whole: Mask = readable.all(2)
+    whole: Mask = np.all(readable, axis=2)
     line, place = np.divmod(unit.cells, width + 1)
     hits = codes[:, :, line, place] * whole[:, :, None, None]
     hits = hits.reshape(len(texts), bars * notation.steps_per_bar, unit.cells.shape[1])
