@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_language_models import parameter_counts
 
 from modicum.errors import ConfigError
 from modicum.methods.drum_transfer.models.decoder import Decoder
@@ -52,11 +53,11 @@ def golden_decoder() -> Decoder:
 
 
 def test_sizes() -> None:
-    assert golden_decoder().parameter_counts() == (NUMBERS["llama"]["params"],) * 2
+    assert parameter_counts(golden_decoder()) == (NUMBERS["llama"]["params"],) * 2
     # 4.83 M less the rows of its larger vocabulary
     own_keys = Decoder(Characters(DRUMROLL.alphabet), key_value_heads=8, mlp=704)
-    assert own_keys.parameter_counts()[0] == 4_825_088 - (19 - 9) * 256
-    assert Decoder(Characters(DRUMROLL.alphabet)).parameter_counts()[0] == 4_871_680
+    assert parameter_counts(own_keys)[0] == 4_825_088 - (19 - 9) * 256
+    assert parameter_counts(Decoder(Characters(DRUMROLL.alphabet)))[0] == 4_871_680
 
 
 @pytest.mark.parametrize("number", [0, 1])

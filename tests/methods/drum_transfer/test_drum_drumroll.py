@@ -105,13 +105,16 @@ def test_rows_are_as_in_the_follow_up_paper() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (KICK * 2 + "---o-\n", "song, line 3, column 6: the line ends after 5 .*repair="),
-        (KICK + "---o---\n", "line 2, column 7: found '-'; expected the end of the line"),
+        (
+            KICK * 2 + "---o-\n",
+            "song, line 3, column 6: the line has 5 characters; expected 6\\. repair=",
+        ),
+        (KICK + "---o---\n", "line 2, column 7: the line has 7 characters; expected 6"),
         (KICK + "---x--\n", "line 2, column 4: found 'x'; expected one of '-o'"),
-        (KICK + "\n" + KICK, "line 2, column 1: the line ends after 0 characters"),
+        (KICK + "\n" + KICK, "line 2, column 1: the line has 0 characters"),
         (BAR + "SEP\n" + BAR, "line 17, column 1: found a separator. Take it out"),
         (KICK + "--é---\n", "line 2, column 3: found 'é'"),
-        ("---", "line 1, column 4: the line ends after 3"),
+        ("---", "line 1, column 4: the line has 3"),
     ],
 )
 def test_malformed_text_is_refused_by_line_and_column(text: str, message: str) -> None:

@@ -32,7 +32,7 @@ class Pieces(Vocabulary):
         self.pieces = pieces
         self.pad = len(pieces) - 1
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         raise NotImplementedError
 
     def to_config(self) -> dict[str, object]:

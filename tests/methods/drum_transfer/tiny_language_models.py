@@ -13,6 +13,13 @@ LINES = ("--o-o-\n", "---o--\n", "------\n", "oo-o--\n", "--o---\n", "o--oo-\n")
 PROMPT = "".join(LINES[place * place % 5] for place in range(16)) + "SEP\n"
 COMPLETION = "".join(LINES[place * place % 6] for place in range(16)) + "END"
 
+
+def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
+    """Numbers in all parameters, and in those that are trained."""
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
 _SHAPE = {
     "hidden_size": 32,
     "intermediate_size": 48,

@@ -246,7 +246,7 @@ def _shared_keys(
 
 
 def _in_one_piece(part: Tensor) -> Tensor:
-    """The room of `decoder.append_tokens` of which keys or values are the first tokens.
+    """The room of `decoder.KeysAndValues` of which keys or values are the first tokens.
 
     Args:
         part: `(B, heads, S, D)`, rows of the room one after the other.

@@ -11,6 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +25,7 @@ from modicum.methods.drum_transfer.metrics.structure import (
     structure,
     structure_means,
 )
-from modicum.methods.drum_transfer.text.drumroll import bars, without_separators
+from modicum.methods.drum_transfer.text.drumroll import bars, line_numbers, without_separators
 from modicum.methods.drum_transfer.text.grids import Grids, Integers, Mask, read_grids, read_lines
 from modicum.methods.drum_transfer.text.notation import DRUMROLL, INSTRUMENTS, Notation
 
@@ -61,17 +63,12 @@ class Validity:
 def validity(
     texts: Sequence[str], notation: Notation = DRUMROLL, *, groove_bars: int = BARS
 ) -> Validity:
-    """Count what is wrong with texts.
+    """Count what is wrong with whole records as a model wrote them, prompt included.
 
-    Args:
-        texts: Whole records as a model wrote them, prompt included. Of texts without separators,
-            `bars`, `whole_bars` and `ended` say nothing.
-        notation: How they should be written.
-        groove_bars: Bars that a groove has.
+    Of texts without separators, `bars`, `whole_bars` and `ended` say nothing.
     """
     lines = read_lines(texts, notation)
     bar = notation.lines_per_bar
-    bad = ~lines.readable & ~lines.separator
     # Each separator ends a stretch, and so does the end of a text, unless a separator is last.
     opened = np.cumsum(lines.separator) - lines.separator + lines.owner
     _, start, stretch = np.unique(opened, return_index=True, return_inverse=True)
@@ -83,7 +80,7 @@ def validity(
 
     return Validity(
         lines=lines.count,
-        bad_lines=count(lines.owner[bad]),
+        bad_lines=count(lines.owner[lines.bad]),
         broken_separators=count(lines.owner[lines.broken_separator]),
         bars=count(owner),
         whole_bars=count(owner[sizes == bar]),
@@ -102,40 +99,13 @@ class Reference:
     bars: Mapping[str, int]
     """How often each bar that is not silent occurs, by its text without the last newline."""
     lines: Floats
-    """`(product of the characters of all instruments,)`: how often each possible line occurs, see
-    `line_counts`; 64 numbers in a drumroll."""
+    """See `line_counts`."""
 
     @classmethod
     def read(cls, texts: Sequence[str], notation: Notations = DRUMROLL) -> Reference:
         """From the texts of the set, with or without separators, in one notation or one each."""
-        grooves = sounding_bars(texts, notation)
-        occurring = Counter(bar for groove in grooves for bar in groove)
-        return cls(occurring, _counts(_grids_of(texts, notation)))
-
-
-def sounding_bars(
-    texts: Sequence[str],
-    notation: Notations = DRUMROLL,
-    *,
-    given_bars: int = 0,
-    most_bars: int | None = None,
-) -> list[list[str]]:
-    """Of each text the bars that are not silent.
-
-    Args:
-        texts: Grooves, with or without separators.
-        notation: How they are written.
-        given_bars: Bars to leave out at the beginning.
-        most_bars: Bars to look at, the given ones included; None for all.
-    """
-    grooves: list[list[str]] = []
-    for text, its_own in zip(texts, _one_each(texts, notation), strict=True):
-        silent = set("".join(allowed[0] for allowed in its_own.bar()).split("\n"))
-        found = bars(without_separators(text), its_own)[given_bars:most_bars]
-        # The last bar of a text may lack its newline, which makes it no other bar.
-        found = [bar.removesuffix("\n") for bar in found]
-        grooves.append([bar for bar in found if not silent.issuperset(bar.split("\n"))])
-    return grooves
+        occurring = Counter(chain(*_sounding_bars(texts, notation)))
+        return cls(occurring, line_counts(_grids_of(texts, notation)))
 
 
 @dataclass(frozen=True)
@@ -143,7 +113,6 @@ class Duplication:
     """How many bars are nothing new. Silent bars count nowhere."""
 
     bars: int
-    """Bars of all texts."""
     known: int
     """Bars that also occur in the reference."""
     occurrences: Mapping[int, int]
@@ -170,17 +139,11 @@ def duplication(
     """Compare bars, character by character, with those of a reference.
 
     The official script says it compares with the training set and takes the test set; which it is
-    to be is up to the caller.
-
-    Args:
-        texts: Grooves.
-        reference: Where bars may have been taken from.
-        notation: How texts and reference are written.
-        given_bars: Bars to leave out at the beginning.
-        most_bars: Bars to look at, the given ones included; None for all.
+    to be is up to the caller. The first `given_bars` of each text are left out, as are those after
+    `most_bars`, the given ones included.
     """
-    grooves = sounding_bars(texts, notation, given_bars=given_bars, most_bars=most_bars)
-    pooled = [bar for groove in grooves for bar in groove]
+    grooves = _sounding_bars(texts, notation, slice(given_bars, most_bars))
+    pooled = list(chain(*grooves))
     histogram = Counter(reference.bars.get(bar, 0) for bar in pooled)
     different, all_bars = np.array([(len(set(g)), len(g)) for g in grooves]).reshape(-1, 2).T
     return Duplication(
@@ -190,6 +153,19 @@ def duplication(
         distinct=len(set(pooled)) / len(pooled) if pooled else math.nan,
         distinct_per_groove=_ratio(different, all_bars),
     )
+
+
+def _sounding_bars(
+    texts: Sequence[str], notation: Notations, part: slice = slice(None)
+) -> list[list[str]]:
+    """Of each text the bars, in some part of it, that are not silent."""
+    grooves: list[list[str]] = []
+    for text, its_own in zip(texts, _one_each(texts, notation), strict=True):
+        silent = {"".join(allowed[0] for allowed in line) for line in its_own.lines}
+        # The last bar of a text may lack its newline, which makes it no other bar.
+        found = [bar.removesuffix("\n") for bar in bars(without_separators(text), its_own)[part]]
+        grooves.append([bar for bar in found if not silent.issuperset(bar.split("\n"))])
+    return grooves
 
 
 # How grooves are played: all take G grooves and leave out steps that cannot be read
@@ -216,19 +192,13 @@ def silent_share(grids: Grids) -> Floats:
 def note_count_error(grids: Grids, expected: Grids) -> Floats:
     """`(G,)`, how far the number of hits is from the expected number, as a share of that.
 
-    Args:
-        grids: Grooves.
-        expected: What was played in their place, such as how a person went on from the same bars.
+    Expected is what was played in their place, such as how a person went on from the same bars.
 
     Raises:
         ConfigError: They are not equally many.
     """
     found, true = grids.struck.sum((1, 2)), expected.struck.sum((1, 2))
-    if len(found) != len(true):
-        raise ConfigError(
-            f"note_count_error: {len(found)} grooves and {len(true)} expected ones; give one of "
-            f"these for each of those, in the same order."
-        )
+    _check_as_many(len(found), len(true))
     return _ratio(abs(found - true), true)
 
 
@@ -263,7 +233,14 @@ def beyond_two_hands(grids: Grids) -> Floats:
 
 def change_over_a_bar(grids: Grids) -> Floats:
     """`(G,)`, share of cells that differ from a bar earlier; NaN for less than two bars."""
-    return hamming_profile(grids, [grids.notation.steps_per_bar])[:, 0]
+    return hamming_distance(grids, grids.notation.steps_per_bar)
+
+
+def hamming_distance(grids: Grids, lag: int) -> Floats:
+    """`(G,)`, share of cells that differ from `lag` steps earlier; NaN where there are no more."""
+    both = grids.readable[:, lag:] & grids.readable[:, :-lag]
+    differ = (grids.hits[:, lag:] != grids.hits[:, :-lag]).sum(2) * both
+    return _ratio(differ.sum(1), len(INSTRUMENTS) * both.sum(1))
 
 
 def bar_similarity(grids: Grids) -> Floats:
@@ -284,32 +261,11 @@ PLAYING: Mapping[str, Callable[[Grids], Floats]] = {
 """Measures of how a groove is played, by name."""
 
 
-def hamming_profile(grids: Grids, lags: Sequence[int]) -> Floats:
-    """How much a groove differs from itself some steps earlier.
-
-    A groove that repeats itself bar by bar has a low at 16 steps and its multiples.
-
-    Args:
-        grids: Grooves.
-        lags: Steps, each at least 1.
-
-    Returns:
-        `(G, lags)`, share of cells that differ; NaN where no two steps are so far apart.
-    """
-    profile = np.full((len(grids.hits), len(lags)), math.nan)
-    for place, lag in enumerate(lags):
-        both = grids.readable[:, lag:] & grids.readable[:, :-lag]
-        differ = (grids.hits[:, lag:] != grids.hits[:, :-lag]).sum(2) * both
-        profile[:, place] = _ratio(differ.sum(1), len(INSTRUMENTS) * both.sum(1))
-    return profile
-
-
 def self_similarity(grids: Grids) -> Floats:
-    """How much the bars of a groove resemble each other.
+    """How much the bars of a groove resemble each other, `(G, bars, bars)`.
 
-    Returns:
-        `(G, bars, bars)`, of two bars the cells hit in both over the cells hit in either, however
-        loud; 1 for two silent bars, NaN after a groove's end.
+    Of two bars that is the cells hit in both over the cells hit in either, however loud; 1 for two
+    silent bars, NaN after a groove's end.
     """
     hit = _by_bar(grids, grids.struck)
     hit = hit.reshape(*hit.shape[:2], math.prod(hit.shape[2:])).astype(np.float32)
@@ -322,39 +278,34 @@ def self_similarity(grids: Grids) -> Floats:
     return similar
 
 
-def line_counts(grids: Grids) -> Floats:
+def line_counts(grids: Sequence[Grids]) -> Floats:
     """How often each possible combination of hits occurs at a step, all grooves together.
 
-    Returns:
-        `(product of the characters of all instruments,)`: 64 in the notation of the paper.
+    `(product of the characters of all instruments,)`: 64 numbers in the notation of the paper.
     """
-    sizes = tuple(len(characters) for characters in grids.notation.columns)
-    found = np.ravel_multi_index(tuple(grids.hits[grids.readable].T), sizes)
-    return np.bincount(found, minlength=math.prod(sizes)).astype(np.float64)
+    notation = grids[0].notation
+    found = line_numbers(np.concatenate([part.hits[part.readable] for part in grids]), notation)
+    return np.bincount(found, minlength=math.prod(notation.sizes)).astype(np.float64)
 
 
 def line_divergence(grids: Sequence[Grids], reference: Reference) -> float:
     """Kullback-Leibler divergence of the lines of grooves from those of a reference, in nats.
 
-    The reference has 1 added to its count of every possible line, so that one it lacks does not
-    make the divergence infinite. The grooves' own counts are not smoothed.
-
-    Args:
-        grids: Grooves, taken together.
-        reference: In the same notation.
-
-    Returns:
-        0 or more; NaN if nothing is read.
+    NaN if nothing is read. The reference has 1 added to its count of every possible line, so that
+    one it lacks does not make the divergence infinite. The grooves' own counts are not smoothed.
     """
     from scipy.stats import entropy
 
-    counts = _counts(grids)
+    counts = line_counts(grids)
     return float(entropy(counts, reference.lines + 1)) if counts.any() else math.nan
 
 
-def _counts(grids: Sequence[Grids]) -> Floats:
-    """`line_counts` of all of them."""
-    return np.sum([line_counts(part) for part in grids], axis=0)
+def _check_as_many(found: int, expected: int) -> None:
+    if found != expected:
+        raise ConfigError(
+            f"measures: {found} grooves and {expected} expected ones; give one of these for each "
+            f"of those, in the same order."
+        )
 
 
 def _by_bar(grids: Grids, values: Any) -> npt.NDArray[Any]:
@@ -407,7 +358,7 @@ class Score:
     texts: int
     """Texts that it can be taken of."""
     excluded: int
-    """Texts that it cannot be taken of."""
+    """The others."""
 
 
 def score(
@@ -422,7 +373,7 @@ def score(
     official: bool = False,
     clusterer: Clusterer = "exact",
 ) -> dict[str, Score]:
-    """Every measure of `MEASURES` that can be taken of some texts.
+    """Every measure of `MEASURES` that can be taken of some texts, by name, in their order.
 
     Args:
         texts: Grooves of people or models, well-formed or not, prompts included.
@@ -437,17 +388,11 @@ def score(
         official: See `structure.stability`.
         clusterer: See `structure.two_means`.
 
-    Returns:
-        By name, in the order of `MEASURES`.
-
     Raises:
         ConfigError: There are not as many expected grooves as texts.
     """
-    if expected is not None and len(expected) != len(texts):
-        raise ConfigError(
-            f"score: {len(texts)} texts and {len(expected)} expected grooves; give one of these "
-            f"for each of those, in the same order."
-        )
+    if expected is not None:
+        _check_as_many(len(texts), len(expected))
     found: dict[str, Score] = {}
 
     def put(name: str, value: float, read: int) -> None:
@@ -461,27 +406,16 @@ def score(
         total = whole.sum()
         put(name, float(part.sum() / total) if total else math.nan, int((whole > 0).sum()))
 
-    means = structure_means(
-        [
-            structure(
-                without_separators(text),
-                notation=its_own,
-                official=official,
-                most_bars=groove_bars,
-                clusterer=clusterer,
-            )
-            for text, its_own in zip(texts, _one_each(texts, notation), strict=True)
-        ]
-    )
+    structured = partial(structure, official=official, most_bars=groove_bars, clusterer=clusterer)
+    pairs = zip(texts, _one_each(texts, notation), strict=True)
+    means = structure_means([structured(without_separators(t), notation=n) for t, n in pairs])
     for name in ("stability", "separation", "tightness"):
         put(name, getattr(means, name), means.grooves)
 
     def validated(texts: Sequence[str]) -> Validity:
         """Of each text, in the order of the notations."""
-        parts = [
-            vars(validity(some, its_own, groove_bars=groove_bars))
-            for its_own, some in _by_notation(texts, notation)
-        ]
+        groups = _by_notation(texts, notation)
+        parts = [vars(validity(some, own, groove_bars=groove_bars)) for own, some in groups]
         return Validity(**{name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
 
     valid = validated(texts)
@@ -493,13 +427,8 @@ def score(
     right = valid.right_length if expected is None else valid.lines == validated(expected).lines
     put_mean("right_length", right)
 
-    copied = duplication(
-        texts,
-        reference or Reference({}, np.zeros(0)),
-        notation,
-        given_bars=given_bars,
-        most_bars=groove_bars,
-    )
+    known = reference or Reference({}, np.zeros(0))
+    copied = duplication(texts, known, notation, given_bars=given_bars, most_bars=groove_bars)
     put_mean("distinct_bars_per_groove", copied.distinct_per_groove)
     with_bars = found["distinct_bars_per_groove"].texts
     put("distinct_bars", copied.distinct, with_bars)
@@ -527,14 +456,10 @@ def score(
 
 
 def score_table(scores: Mapping[str, Mapping[str, Score]]) -> list[dict[str, Any]]:
-    """A row a measure, a column a set of texts.
+    """A row a measure, a column a set of texts, of what `score` gave by the name of the set.
 
-    Args:
-        scores: By the name of the set what `score` gave.
-
-    Returns:
-        Records with `measure`, the value for each set, `excluded` (of how many texts of which sets
-        it could not be taken; empty if of none) and `what`.
+    Rows have `measure`, the value for each set, `excluded` (of how many texts of which sets it
+    could not be taken; empty if of none) and `what`.
     """
     rows: list[dict[str, Any]] = []
     for name, what in MEASURES.items():
@@ -561,7 +486,5 @@ def _by_notation(texts: Sequence[str], notation: Notations) -> list[tuple[Notati
 
 def _grids_of(texts: Sequence[str], notation: Notations, given_bars: int = 0) -> list[Grids]:
     """`read_grids` of the texts in each notation."""
-    return [
-        read_grids(some, its_own, given_bars=given_bars)
-        for its_own, some in _by_notation(texts, notation)
-    ]
+    groups = _by_notation(texts, notation)
+    return [read_grids(some, its_own, given_bars=given_bars) for its_own, some in groups]

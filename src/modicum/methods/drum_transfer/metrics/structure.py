@@ -18,12 +18,10 @@ import numpy.typing as npt
 
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.text.drumroll import bars
+from modicum.methods.drum_transfer.text.grids import Integers, Mask
 from modicum.methods.drum_transfer.text.notation import DRUMROLL, Notation
 
 Clusterer = Literal["exact", "sklearn"]
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-
 BARS = 16
 """Bars of a groove that the paper measures; later ones are left out."""
 
@@ -148,8 +146,8 @@ def structure(
     """Stability, separation, tightness and fills of a groove; see `stability` and `two_means`."""
     values = stability(text, notation=notation, official=official, most_bars=most_bars)
     if values.size == 0:
-        reason = "fewer than 3 bars, so that no bar has two neighbours"
-        return Structure(values, math.nan, math.nan, (), reason)
+        why = "fewer than 3 bars, so that no bar has two neighbours"
+        return Structure(values, math.nan, math.nan, (), why)
     split = two_means(values, clusterer=clusterer)
     fills = tuple((1 + np.flatnonzero(split.upper)).tolist())
     return Structure(values, split.separation, split.tightness, fills)
@@ -157,35 +155,24 @@ def structure(
 
 @dataclass(frozen=True)
 class StructureMeans:
-    """Structure over many grooves. Those without stability count in nothing but `excluded`."""
+    """Mean stability of the bars of all grooves, and mean separation and tightness of grooves."""
 
     stability: float
-    """Mean over the bars of all grooves."""
     separation: float
-    """Mean over grooves."""
     tightness: float
-    """Mean over grooves."""
     bars: int
     """Bars that have a stability."""
     grooves: int
     """Grooves that have one."""
     excluded: int
-    """Grooves that have none."""
+    """Grooves that have none, which count in nothing else."""
 
 
 def structure_means(found: Sequence[Structure]) -> StructureMeans:
     """Mean structure, as the paper's script averages it; NaN if no groove has any."""
     defined = [one for one in found if not one.undefined]
     pooled = [value for one in defined for value in one.stability.tolist()]
-
-    def mean(values: Sequence[float]) -> float:
-        return float(np.mean(values)) if values else math.nan
-
-    return StructureMeans(
-        stability=mean(pooled),
-        separation=mean([one.separation for one in defined]),
-        tightness=mean([one.tightness for one in defined]),
-        bars=len(pooled),
-        grooves=len(defined),
-        excluded=len(found) - len(defined),
-    )
+    each = pooled, [one.separation for one in defined], [one.tightness for one in defined]
+    means = [float(np.mean(values)) if values else math.nan for values in each]
+    excluded = len(found) - len(defined)
+    return StructureMeans(means[0], means[1], means[2], len(pooled), len(defined), excluded)

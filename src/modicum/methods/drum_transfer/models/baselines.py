@@ -25,6 +25,7 @@ from modicum.methods.drum_transfer.options import Sampling
 from modicum.methods.drum_transfer.text.drumroll import (
     Hits,
     Record,
+    line_numbers,
     to_hits,
     to_record,
     to_text,
@@ -65,16 +66,9 @@ class Baseline(nn.Module, ABC):
         *,
         bars: int = 14,
     ) -> list[list[str]]:
-        """Completions as `generate.generate` gives them.
+        """Completions, through `END`, of each prompt, as `generate.generate` gives them.
 
-        Args:
-            prompts: Whole bars with a separator after each.
-            notation: Of the prompts; None: its own.
-            sampling: How to draw; None: as usual. Only the n-gram has a temperature and `top_p`.
-            bars: Bars to be written, at least 1.
-
-        Returns:
-            For each prompt its completions, through `END`.
+        Only the n-gram has a temperature and `top_p`.
 
         Raises:
             ConfigError: No bars are to be written, or an n-gram was counted in another notation.
@@ -83,8 +77,9 @@ class Baseline(nn.Module, ABC):
         if bars < 1:
             raise refuse("bars", bars, "at least 1")
         notation, sampling = notation or self.notation, sampling or Sampling()
-        hits = self._continue(prompts, notation, sampling, bars * notation.steps_per_bar)
-        return by_prompt([_completion(groove, notation) for groove in hits], sampling)
+        found = self._continue(prompts, notation, sampling, bars * notation.steps_per_bar)
+        texts = [bars_of(to_text(hits, notation), notation) for hits in found]
+        return by_prompt([SEPARATOR.join(text) + END for text in texts], sampling)
 
     @abstractmethod
     def _continue(
@@ -113,7 +108,7 @@ class Random(Baseline):
     def _continue(
         self, prompts: Sequence[str], notation: Notation, sampling: Sampling, steps: int
     ) -> Sequence[Hits]:
-        sizes = np.array([len(characters) for characters in notation.columns])
+        sizes = notation.sizes
         rows = np.arange(len(prompts) * sampling.samples)
         noise = completion_noise(rows, steps * len(sizes), sampling)
         return list((noise.reshape(-1, steps, len(sizes)) * sizes).astype(np.int8))
@@ -132,10 +127,10 @@ class NGram(Baseline):
     whatever the length.
 
     Args:
-        notation: Of the texts but for the beats of a bar, or its fields. In the layout `rows` a
-            step is what is a line else.
-        pairs: Of context and line that were counted: how many.
-        weight: Of the order below.
+        notation: That of the texts but for the beats of a bar, or its fields. In the layout `rows`
+            a step is what is a line else.
+        pairs: How many pairs of context and line were counted.
+        weight: See above.
     """
 
     def __init__(
@@ -147,8 +142,7 @@ class NGram(Baseline):
             notation = Notation(tuple(fields.pop("columns")), **fields)
         self.notation = notation.of_any_meter()
         self.weight = weight
-        self.sizes = tuple(len(characters) for characters in notation.columns)
-        self.kinds = prod(self.sizes)
+        self.kinds = prod(notation.sizes)
         """How many different lines there can be: 64 in a drumroll."""
         self.pairs: Tensor
         """`(pairs,)`, int64, in order: number of the context times `kinds`, plus the line's."""
@@ -161,12 +155,8 @@ class NGram(Baseline):
     def fit(cls, records: Sequence[Record], *, weight: float = 4.0) -> NGram:
         """Count the lines of whole records, those of the prompts included.
 
-        Args:
-            records: At least one; their notations may differ in the beats of a bar.
-            weight: Of the order below.
-
         Raises:
-            ConfigError: Their notations differ in more.
+            ConfigError: Their notations differ in more than the beats of a bar.
             DataError: There is no record, or one is malformed.
         """
         if not records:
@@ -189,18 +179,13 @@ class NGram(Baseline):
     @property
     def arguments(self) -> dict[str, Any]:
         """What it is built with, JSON-able; the counts are its state."""
-        return {
-            "notation": asdict(self.notation),
-            "pairs": len(self.pairs),
-            "weight": self.weight,
-        }
+        notation = asdict(self.notation)
+        return {"notation": notation, "pairs": len(self.pairs), "weight": self.weight}
 
     def nats(self, records: Sequence[Record], order: int = _ORDERS) -> CompletionNats:
-        """How well it predicts the completions of records; a line counts as a token.
+        """How well contexts up to an order, 0 to 5, predict the completions of records.
 
-        Args:
-            records: At least one.
-            order: Of the contexts, 0 to 5: an index of `YARDSTICKS`.
+        A line counts as a token. `YARDSTICKS` tells the contexts.
 
         Raises:
             ConfigError: A record is in another notation than those that were counted.
@@ -218,8 +203,8 @@ class NGram(Baseline):
         size, rows = notation.steps_per_bar, np.arange(len(prompts) * sampling.samples)
         noise = torch.from_numpy(completion_noise(rows, steps, sampling))
         pick = partial(choose, temperature=sampling.temperature, top_p=sampling.top_p)
-        last = [self._codes(_hits_of(prompt, notation)[-size:]) for prompt in prompts]
-        lines = torch.stack(last).repeat_interleave(sampling.samples, 0)
+        last = [line_numbers(_hits_of(prompt, notation)[-size:], notation) for prompt in prompts]
+        lines = torch.from_numpy(np.stack(last)).repeat_interleave(sampling.samples, 0)
         lines = functional.pad(lines, (0, steps))
         any_line = torch.ones(len(lines), self.kinds, dtype=torch.bool)
         for step in range(steps):
@@ -227,7 +212,7 @@ class NGram(Baseline):
             position = torch.full_like(previous, step % size)
             odds = self._distribution(self._contexts(position, previous, bar_before, size))
             lines[:, step + size] = pick(odds.log(), noise[:, step], any_line)
-        return list(np.stack(np.unravel_index(lines[:, size:].numpy(), self.sizes), -1))
+        return list(np.stack(np.unravel_index(lines[:, size:].numpy(), notation.sizes), -1))
 
     def _nats_of(self, record: Record, order: int) -> tuple[float, int, int, float, int]:
         """The numbers of `CompletionNats` of a record."""
@@ -239,23 +224,15 @@ class NGram(Baseline):
         last = max((lines[given:] > 0).nonzero().flatten().tolist(), default=-1) + 1
         if self.notation.layout == "rows":
             last = -(-last // steps) * steps
-        return (
-            float(nats.sum()),
-            len(nats),
-            len(nats) * height // steps,
-            float(nats[:last].sum()),
-            last * height // steps,
-        )
-
-    def _codes(self, hits: Hits) -> Tensor:
-        """A number below `kinds` for each line, 0 for silence; `(steps,)`, int64."""
-        return torch.from_numpy(np.ravel_multi_index(tuple(hits.T), self.sizes))
+        count, sounding = len(nats), float(nats[:last].sum())
+        return float(nats.sum()), count, count * height // steps, sounding, last * height // steps
 
     def _lines_of(self, record: Record) -> Tensor:
-        """The numbers of a record's lines, `(T,)`, int64."""
+        """`line_numbers` of a record, `(T,)`, int64."""
         self._check(record.notation)
         text = without_separators(record.prompt + record.completion)
-        return self._codes(to_hits(text, record.notation, source=record.name))
+        hits = to_hits(text, record.notation, source=record.name)
+        return torch.from_numpy(line_numbers(hits, record.notation))
 
     def _check(self, notation: Notation) -> None:
         if notation.of_any_meter() != self.notation:
@@ -265,14 +242,9 @@ class NGram(Baseline):
             )
 
     def _contexts_of(self, lines: Tensor, size: int) -> Tensor:
-        """The contexts of a groove's lines; before its beginning there is a line of its own kind.
+        """The contexts `(5, T)` of a groove's lines `(T,)`, in bars of `size` steps.
 
-        Args:
-            lines: `(T,)`, int64.
-            size: Steps of a bar.
-
-        Returns:
-            `(5, T)`, int64.
+        Before its beginning there is a line of its own kind.
         """
         past = functional.pad(lines, (size, 0), value=self.kinds)
         position = torch.arange(len(lines)) % size
@@ -281,16 +253,10 @@ class NGram(Baseline):
     def _contexts(
         self, position: Tensor, previous: Tensor, bar_before: Tensor, size: int
     ) -> Tensor:
-        """A number for each context of the orders 1 to 5, no two alike.
+        """A number for each context of the orders 1 to 5, no two alike, `(5, N)`, int64.
 
-        Args:
-            position: `(N,)`, int64: the step in its bar.
-            previous: `(N,)`, int64: the line before.
-            bar_before: `(N,)`, int64: the line a bar before.
-            size: Steps of a bar.
-
-        Returns:
-            `(5, N)`, int64.
+        A context is the step in its bar, of `size` steps, the line before, and that a bar before;
+        all `(N,)`, int64.
         """
         kinds = self.kinds + 1
         position = position + size * (size - 1) // 2  # after those of all shorter bars
@@ -304,47 +270,32 @@ class NGram(Baseline):
         return torch.stack([_ORDERS * context + order for order, context in enumerate(contexts)])
 
     def _odds(self, contexts: Tensor, lines: Tensor) -> Tensor:
-        """The probability of lines.
-
-        Args:
-            contexts: `(order, N)`, int64: those of the orders 1 to `order`.
-            lines: `(N,)`, int64.
-
-        Returns:
-            `(N,)`, float64.
-        """
+        """The probability, float64, of lines `(N,)` after contexts `(order, N)`."""
         odds = torch.full(lines.shape, 1 / self.kinds, dtype=torch.float64)
         for context in contexts:
             pair = context * self.kinds + lines
-            place = torch.searchsorted(self.pairs, pair).clamp(max=len(self.pairs) - 1)
-            count = torch.where(self.pairs[place] == pair, self.counts[place], 0)
-            total, _, _ = self._found(context)
+            count, _, _ = self._found(pair, pair + 1)
+            total, _, _ = self._found(context * self.kinds, (context + 1) * self.kinds)
             odds = (count + self.weight * odds) / (total + self.weight)
         return odds
 
     def _distribution(self, contexts: Tensor) -> Tensor:
-        """The probability of every line after each context, `(N, kinds)`, float64.
-
-        Args:
-            contexts: `(5, N)`, int64.
-        """
+        """The probability of every line after contexts `(5, N)`; `(N, kinds)`, float64."""
         number = contexts.shape[1]
         odds = torch.full((number, self.kinds), 1 / self.kinds, dtype=torch.float64)
         for context in contexts:
-            total, first, last = self._found(context)
+            total, first, last = self._found(context * self.kinds, (context + 1) * self.kinds)
             # The entries of all contexts, one after the other, and which context each is of.
-            found = last - first
-            row = torch.arange(number).repeat_interleave(found)
-            entry = torch.arange(len(row)) + (last - found.cumsum(0))[row]
+            row = torch.arange(number).repeat_interleave(last - first)
+            entry = torch.arange(len(row)) + (last - (last - first).cumsum(0))[row]
             odds *= self.weight
             odds[row, self.pairs[entry] % self.kinds] += self.counts[entry]
             odds /= total[:, None] + self.weight
         return odds
 
-    def _found(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """How often contexts occur, and where their entries begin and end; each `(N,)`, int64."""
-        first = torch.searchsorted(self.pairs, context * self.kinds)
-        last = torch.searchsorted(self.pairs, (context + 1) * self.kinds)
+    def _found(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How often pairs from `low` to `high` occur, and where they begin and end; each `(N,)`."""
+        first, last = torch.searchsorted(self.pairs, low), torch.searchsorted(self.pairs, high)
         before = functional.pad(self.counts.cumsum(0), (1, 0))
         return before[last] - before[first], first, last
 
@@ -366,7 +317,3 @@ def _hits_of(prompt: str, notation: Notation) -> Hits:
             f"least one whole bar. See `drumroll.to_prompt`."
         )
     return hits
-
-
-def _completion(hits: Hits, notation: Notation) -> str:
-    return SEPARATOR.join(bars_of(to_text(hits, notation), notation)) + END

@@ -34,8 +34,7 @@ class CausalModel(nn.Module, ABC):
 
     def __init__(self, vocabulary: Vocabulary, context: int) -> None:
         super().__init__()
-        self.vocabulary = vocabulary
-        self.context = context
+        self.vocabulary, self.context, self.checkpointing = vocabulary, context, False
 
     @abstractmethod
     def new_cache(self) -> Any:
@@ -43,12 +42,7 @@ class CausalModel(nn.Module, ABC):
 
     @abstractmethod
     def keep_rows(self, cache: Any, rows: Tensor) -> None:
-        """Drop rows of a batch from a cache, in place.
-
-        Args:
-            cache: Of `new_cache`.
-            rows: `(k,)`, int64: the rows that stay, in their new order.
-        """
+        """Keep rows `(k,)`, int64, of the batch in a cache, in this order; in place."""
 
     @abstractmethod
     def forward(
@@ -80,28 +74,15 @@ class CausalModel(nn.Module, ABC):
 
     def use_gradient_checkpointing(self) -> None:
         """Compute activations again in the backward pass: less memory, about a third more time."""
-        raise NotImplementedError
+        self.checkpointing = True
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Change the weights' type once, which saves autocast doing so at every call.
-
-        Other than `to(dtype)` it leaves tables alone that must stay exact, such as the frequencies
-        of rotary positions.
-        """
+        """Change the weights' type, but, other than `to`, not that of tables of frequencies."""
         for weight in self.parameters():
             weight.data = weight.data.to(dtype)
 
-    def parameter_counts(self) -> tuple[int, int]:
-        """Numbers in all parameters, and in those that are trained."""
-        sizes = [(weight.numel(), weight.requires_grad) for weight in self.parameters()]
-        return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
-
     def check_length(self, tokens: int, what: str = "the text") -> None:
-        """Refuse a text that is too long.
-
-        Raises:
-            ConfigError: `tokens` are more than the context.
-        """
+        """Raise a `ConfigError` if `tokens` are more than the context."""
         if tokens > self.context:
             raise ConfigError(
                 f"{what}: {tokens:,} tokens, but the model sees at most {self.context:,}. Use "
@@ -110,11 +91,7 @@ class CausalModel(nn.Module, ABC):
 
 
 def count_positions(present: Tensor) -> Tensor:
-    """The position of each token among those present, `(B, S)`, int64; 0 before the first one.
-
-    Args:
-        present: `(B, S)`, bool.
-    """
+    """The position of each token among those present, `(B, S)`, int64; 0 before the first one."""
     return (present.long().cumsum(1) - 1).clamp(min=0)
 
 
@@ -122,24 +99,22 @@ class Decoder(CausalModel):
     """A small decoder-only Transformer, by default of 4.9 million parameters.
 
     Its size is inferred: the paper names a Transformer trained from scratch and does not give
-    any. All heads share keys
-    and values (multi-query attention, Shazeer 2019), for which the MLP is larger: to write grooves
-    in a batch is above all to read their keys. Weights are drawn from PyTorch's
-    global generator: normal, deviation 0.02, as in Llama.
+    any. All heads share keys and values (multi-query attention, Shazeer 2019), for which the MLP is
+    larger: to write grooves in a batch is above all to read their keys. Weights are drawn from
+    PyTorch's global generator: normal, deviation 0.02, as in Llama.
 
     Args:
         vocabulary: What the ids stand for.
-        width: Features of a token.
+        width: Features of a token, divided among the heads.
         layers: Blocks of attention and MLP.
-        heads: Heads of queries; the width is divided among them.
-        key_value_heads: Heads of keys and values, each shared by `heads / key_value_heads` heads of
-            queries.
+        heads: Heads of queries.
+        key_value_heads: Heads of keys and values, each shared by several heads of queries.
         mlp: Inner features of the MLP.
         dropout: Share of features dropped after the embedding and each part.
         context: The most tokens it can see; 16 bars of 5/4 have 2,319 characters. It has no table
             of positions, so this is a promise of what it was trained for, not a size.
         rope_base: Base of the wave lengths of rotary positions.
-        epsilon: Of RMSNorm.
+        epsilon: What RMSNorm adds.
 
     Raises:
         ConfigError: Heads do not divide.
@@ -167,17 +142,10 @@ class Decoder(CausalModel):
                 f"are a multiple of the key and value heads."
             )
         self.shape = {
-            "width": width,
-            "layers": layers,
-            "heads": heads,
-            "key_value_heads": key_value_heads,
-            "mlp": mlp,
-            "dropout": dropout,
-            "context": context,
-            "rope_base": rope_base,
+            "width": width, "layers": layers, "heads": heads, "key_value_heads": key_value_heads,
+            "mlp": mlp, "dropout": dropout, "context": context, "rope_base": rope_base,
             "epsilon": epsilon,
-        }
-        self.checkpointing = False
+        }  # fmt: skip
         self.embedding = nn.Embedding(vocabulary.size, width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
@@ -188,30 +156,26 @@ class Decoder(CausalModel):
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
 
-    def new_cache(self) -> KeyValueCache:
-        """An empty cache. It is for use without gradients."""
-        return KeyValueCache()
+    def new_cache(self) -> list[KeysAndValues]:
+        """An empty cache of every layer. It is for use without gradients."""
+        return [KeysAndValues() for _ in self.blocks]
 
-    def keep_rows(self, cache: KeyValueCache, rows: Tensor) -> None:
-        """Drop rows of a batch from a cache; see `CausalModel.keep_rows`."""
-        cache.keep_rows(rows)
-
-    def use_gradient_checkpointing(self) -> None:
-        """Keep only what enters each block; see `CausalModel.use_gradient_checkpointing`."""
-        self.checkpointing = True
+    def keep_rows(self, cache: list[KeysAndValues], rows: Tensor) -> None:
+        """See `CausalModel.keep_rows`."""
+        for layer in cache:
+            layer.keep_rows(rows)
 
     def forward(
         self,
         ids: Tensor,
         *,
         present: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: list[KeysAndValues] | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Logits `(B, T, V)` of the token after each of `(B, T)`; see `CausalModel.forward`."""
-        seen = cache.length if cache is not None else 0
-        tokens = ids.shape[1]
-        total = seen + tokens
+        seen = cache[0].length if cache else 0
+        total = seen + ids.shape[1]
         self.check_length(total)
         if present is None:
             positions = torch.arange(seen, total, device=ids.device)[None]
@@ -223,90 +187,54 @@ class Decoder(CausalModel):
         powers = torch.arange(0, size, 2, device=ids.device, dtype=torch.float32) / size
         angles = positions[:, None, :, None] * self.shape["rope_base"] ** -powers
         rotation = angles.cos(), angles.sin()
-        mask = _mask(present, seen, tokens, ids.device)
+        mask = _mask(present, seen, total, ids.device)
         hidden = self.dropout(self.embedding(ids))
-        for number, block in enumerate(self.blocks):
+        for block, layer in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
             if self.checkpointing and torch.is_grad_enabled():
                 hidden = checkpoint(block, hidden, rotation, mask, use_reentrant=False)
             else:
-                hidden = block(hidden, rotation, mask, cache, number)
-        if cache is not None:
-            cache.length = total
+                hidden = block(hidden, rotation, mask, layer)
         if last_only:
             hidden = hidden[:, -1:]
         return functional.linear(self.norm(hidden), self.embedding.weight).float()
 
 
-class KeyValueCache:
-    """Keys and values of the tokens seen so far, of every layer."""
+class KeysAndValues:
+    """Keys and values of the tokens that a layer has seen, in rooms that grow in large steps."""
 
     def __init__(self) -> None:
         self.length = 0
         """Tokens seen."""
-        self._rooms: list[tuple[Tensor, Tensor]] = []
+        self._rooms: list[Tensor] = []
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the newest tokens of a layer.
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of new tokens, `(B, heads, T, features)`, and give those of all tokens."""
+        start, self.length = self.length, self.length + keys.shape[2]
+        if not self._rooms or self.length > self._rooms[0].shape[2]:
+            size = -(-self.length // _ROOM) * _ROOM
+            larger = [new.new_zeros(*new.shape[:2], size, new.shape[3]) for new in (keys, values)]
+            for room, before in zip(larger, self._rooms, strict=False):
+                room[:, :, :start] = before[:, :, :start]
+            self._rooms = larger
+        for room, new in zip(self._rooms, (keys, values), strict=True):
+            room[:, :, start : self.length] = new
+        return self.all_tokens()
 
-        The length stays until all layers have theirs; whoever runs the layers sets it.
-
-        Args:
-            layer: Its number; layers come in order.
-            keys: `(B, heads, T, features)`.
-            values: Likewise.
-
-        Returns:
-            Keys and values of all tokens, `(B, heads, length + T, features)`.
-        """
-        before = self._rooms[layer] if layer < len(self._rooms) else (None, None)
-        end = self.length + keys.shape[2]
-        keys = append_tokens(before[0], self.length, keys)
-        values = append_tokens(before[1], self.length, values)
-        self._rooms[layer : layer + 1] = [(keys, values)]
-        return keys[:, :, :end], values[:, :, :end]
+    def all_tokens(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, `(B, heads, length, features)`; what lies behind them is finite."""
+        keys, values = (room[:, :, : self.length] for room in self._rooms)
+        return keys, values
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Keep some rows of the batch.
-
-        Args:
-            rows: `(k,)`, int64.
-        """
-        self._rooms = [(keys[rows], values[rows]) for keys, values in self._rooms]
-
-
-def append_tokens(room: Tensor | None, start: int, new: Tensor) -> Tensor:
-    """Write keys or values of new tokens behind those before, in a room that grows in large steps.
-
-    Args:
-        room: `(B, heads, R, features)`, of which the first `start` tokens are taken; changed.
-        start: Tokens before.
-        new: `(B, heads, T, features)`.
-
-    Returns:
-        The room, or a larger one. What is not taken is finite.
-    """
-    end = start + new.shape[2]
-    if room is None or end > room.shape[2]:
-        size = -(-end // _ROOM) * _ROOM
-        larger = new.new_zeros(*new.shape[:2], size, new.shape[3])
-        if room is not None:
-            larger[:, :, :start] = room[:, :, :start]
-        room = larger
-    room[:, :, start:end] = new
-    return room
+        """Keep some rows `(k,)`, int64, of the batch."""
+        self._rooms = [room[rows] for room in self._rooms]
 
 
 class _Block(nn.Module):
     """Attention and MLP, each on normalised features and added to them."""
 
     def __init__(
-        self,
-        width: int,
-        heads: int,
-        key_value_heads: int,
-        mlp: int,
-        dropout: float,
-        epsilon: float,
+        self, width: int, heads: int, key_value_heads: int, mlp: int, dropout: float, epsilon: float
     ) -> None:
         super().__init__()
         self.heads = (heads, key_value_heads, key_value_heads)
@@ -323,53 +251,40 @@ class _Block(nn.Module):
         hidden: Tensor,
         rotation: tuple[Tensor, Tensor],
         mask: Tensor | None,
-        cache: KeyValueCache | None = None,
-        layer: int = 0,
+        seen: KeysAndValues | None = None,
     ) -> Tensor:
-        """One layer.
+        """One layer, of `(B, T, width)`.
 
-        Args:
-            hidden: `(B, T, width)`.
-            rotation: Cosine and sine of the angles that queries and keys are turned by, each
-                `(B or 1, 1, T, features / 2)`.
-            mask: `(B or 1, 1, T, S)`, bool: who sees whom. None: everything up to itself.
-            cache: Where earlier keys and values are.
-            layer: Which of the cache's layers it is.
+        Queries and keys are turned by `rotation`, cosine and sine, each `(B or 1, 1, T, features /
+        2)`. The mask is that of `_mask`.
         """
         rows, tokens, width = hidden.shape
         mixed = self.query_key_value(self.attention_norm(hidden))
         heads = mixed.view(rows, tokens, sum(self.heads), -1).transpose(1, 2)
         query, key, value = heads.split(self.heads, dim=1)
         query, key = _rotate(query, rotation), _rotate(key, rotation)
-        if cache is not None:
-            key, value = cache.extend(layer, key, value)
+        if seen is not None:
+            key, value = seen.extend(key, value)
         if tokens == 1:
             # All heads that share keys at once, as if they were tokens: the keys, which are most of
             # the work of writing, are read once.
             query = query.reshape(rows, self.heads[1], -1, query.shape[-1])
+        causal, shared = mask is None and tokens > 1, query.shape[1] != key.shape[1]
         attended = functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            is_causal=mask is None and tokens > 1,
-            enable_gqa=query.shape[1] != key.shape[1],
+            query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=shared
         )
-        attended = (
-            attended.reshape(rows, self.heads[0], tokens, -1)
-            .transpose(1, 2)
-            .reshape(rows, tokens, width)
-        )
+        attended = attended.reshape(rows, self.heads[0], tokens, -1).transpose(1, 2)
+        attended = attended.reshape(rows, tokens, width)
         hidden = hidden + self.dropout(self.attention_output(attended))
         gate, up = self.gate_and_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
         return hidden + self.dropout(self.down(functional.silu(gate) * up))
 
 
-def _mask(present: Tensor | None, seen: int, tokens: int, device: torch.device) -> Tensor | None:
+def _mask(present: Tensor | None, seen: int, total: int, device: torch.device) -> Tensor | None:
     """Who sees whom, `(B or 1, 1, T, S)`; None where being causal says it all."""
-    if present is None and (seen == 0 or tokens == 1):
+    if present is None and (seen == 0 or total == seen + 1):
         return None
-    places = torch.arange(seen + tokens, device=device)
+    places = torch.arange(total, device=device)
     own = places[seen:, None]
     mask = (places <= own)[None, None]
     if present is not None:

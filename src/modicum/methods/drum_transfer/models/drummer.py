@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -56,7 +55,7 @@ class Drummer:
             run: A run folder, or a `.safetensors` file of one.
             model: `ngram`, which is counted on the built-in grooves at once; `repeat` or `random`;
                 or a pre-trained model as `Config.model` has it, untrained on drums.
-            weights: Of a run folder, those of the best epoch or of the last.
+            weights: Those of the best epoch or of the last, of a run folder.
             device: Where to compute.
 
         Raises:
@@ -68,10 +67,10 @@ class Drummer:
         if run is not None:
             saved = load_saved(run, weights, method="drum-transfer")
             config = from_json(Config, saved.notes["config"])
-            found = saved.module
-            if isinstance(found, CausalModel):
-                found = ready_to_write(found, device)
-            return cls(found, config, _name_of(config))
+            network = saved.module
+            if isinstance(network, CausalModel):
+                network = ready_to_write(network, device)
+            return cls(network, config, _name_of(config))
         assert model is not None
         if model in baselines.BY_NAME:
             return cls(baselines.BY_NAME[model](), Config(model=model), model)
@@ -79,9 +78,7 @@ class Drummer:
             raise ConfigError("--model scratch: it knows nothing before it is trained. Train it.")
         config = Config(model=model)
         records = config.to_records(config.open("generated")["train"], "train")
-        untrained = build_model(
-            dataclasses.replace(config, adaptation=Adaptation(full=True)), records
-        )
+        untrained = build_model(replace(config, adaptation=Adaptation(full=True)), records)
         return cls(ready_to_write(untrained, device), config, _name_of(config))
 
     def complete(
@@ -98,8 +95,8 @@ class Drummer:
         A baseline writes whole bars, whatever `constrained` and `max_tokens` are.
 
         Raises:
-            ConfigError: The notation is another than the model's, but for the beats of a bar, or no
-                bars are to be written.
+            ConfigError: See there; or the notation is another than the model's, but for the beats
+                of a bar.
         """
         if notation.of_any_meter() != self.config.notation:
             raise ConfigError(
@@ -114,11 +111,7 @@ class Drummer:
         return self.model.complete(prompts, notation, sampling, bars=bars)
 
     def check_sampling(self, sampling: Sampling) -> None:
-        """Refuse options that a baseline would pass over in silence.
-
-        Raises:
-            ConfigError: One is other than usual, and it is a baseline that has no use for it.
-        """
+        """Raise a `ConfigError` for options that a baseline would pass over in silence."""
         if not isinstance(self.model, baselines.Baseline):
             return
         unused = {"constrained": "--no-constrained", "max_tokens": "--max-tokens"}
@@ -159,36 +152,24 @@ def continued(
     bars: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """The prompts of records with completions; those of a record stand together.
+    """The prompts of records with completions of so many bars; those of a record stand together.
 
-    Args:
-        drummer: Who writes.
-        records: Whose prompts are continued, in their notations.
-        sampling: How to draw; None: as usual.
-        bars: Bars to write; None: as many as the completion of the record has.
-        progress: Called with what is done and how much there is.
+    None is as many bars as the completion of the record has.
     """
     # A model is asked at once for all that have the same notation and bars.
     groups: dict[tuple[Notation, int], list[int]] = {}
     for number, record in enumerate(records):
         wanted = bars or record.completion.count(SEPARATOR) + 1
         groups.setdefault((record.notation, wanted), []).append(number)
-    texts: list[list[str]] = [[] for _ in records]
-    finished = 0
+    texts: dict[int, list[str]] = {}
     for (notation, wanted), chosen in groups.items():
 
-        def report(done: int, total: int, before: int = finished, some: int = len(chosen)) -> None:
+        def report(done: int, total: int, past: int = len(texts), some: int = len(chosen)) -> None:
             if progress is not None:
-                progress(round(100 * (before + some * done / total)), 100 * len(records))
+                progress(round(100 * (past + some * done / total)), 100 * len(records))
 
-        found = drummer.complete(
-            [records[number].prompt for number in chosen],
-            notation,
-            sampling,
-            bars=wanted,
-            progress=report,
-        )
-        finished += len(chosen)
-        for number, completions in zip(chosen, found, strict=True):
-            texts[number] = [records[number].prompt + text for text in completions]
-    return [text for of_record in texts for text in of_record]
+        prompts = [records[number].prompt for number in chosen]
+        found = drummer.complete(prompts, notation, sampling, bars=wanted, progress=report)
+        for number, prompt, completions in zip(chosen, prompts, found, strict=True):
+            texts[number] = [prompt + text for text in completions]
+    return [text for number in range(len(records)) for text in texts[number]]

@@ -18,12 +18,7 @@ from torch.nn import functional
 
 from modicum.engine.random import uniform
 from modicum.errors import CheckpointError, ConfigError, DataError
-from modicum.methods.drum_transfer.models.grammar import (
-    Automaton,
-    Grammar,
-    UntilEnd,
-    completion_characters,
-)
+from modicum.methods.drum_transfer.models.grammar import Automaton, Grammar, UntilEnd
 from modicum.methods.drum_transfer.options import Sampling
 from modicum.methods.drum_transfer.text.notation import DRUMROLL, END, SEPARATOR, Notation
 from modicum.options import refuse
@@ -44,25 +39,22 @@ def generate(
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[str]]:
-    """Let a model complete records.
+    """Let a model complete records: of each prompt the completions, through `END` unless cut.
 
     The noise of a sample is a function of seed, prompt number, sample number and step, so that what
     is written does not depend on the batch, but for rounding. Prompts of different lengths are
     padded on the left; a prompt is read once for all its samples; a finished row leaves the batch.
 
     Args:
-        model: Any causal model. It is evaluated in eval mode and left as it was.
+        model: Used in eval mode and left as it was.
         prompts: Texts, or ids, that end in a separator; see `drumroll.to_prompt`.
         sampling: How to draw; None: as usual. Unless it is constrained to exactly `bars` bars, the
             model writes until the text `END`, or the vocabulary's own end, or `max_tokens`; these
             are, if None, the characters of `bars` bars, never too few for a valid completion.
-        notation: That of the prompts.
+        notation: How prompts and completions are written.
         bars: Bars to be written.
         batch: Most completions at a time.
         progress: Called with tokens written and the most there can be.
-
-    Returns:
-        For each prompt its completions, through `END` unless they were cut.
 
     Raises:
         ConfigError: There are no bars to be written, or prompt and completion may be longer than
@@ -89,15 +81,8 @@ def generate(
             noise = torch.from_numpy(completion_noise(rows, limit, sampling))
             read, owner = np.unique(rows // sampling.samples, return_inverse=True)
             written = torch.full(noise.shape, vocabulary.pad)
-            steps = _complete(
-                model,
-                [encoded[prompt] for prompt in read],
-                torch.from_numpy(owner),
-                noise,
-                automaton,
-                pick,
-                written,
-            )
+            chosen, owner = [encoded[prompt] for prompt in read], torch.from_numpy(owner)
+            steps = _complete(model, chosen, owner, noise, automaton, pick, written)
             for step, running in enumerate(steps, 1):
                 if progress:
                     done = (first + len(rows)) * limit - running * (limit - step)
@@ -111,13 +96,7 @@ def generate(
 def completion_noise(
     rows: npt.NDArray[np.int64], draws: int, sampling: Sampling
 ) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) for completions, `(rows, draws)`, float64.
-
-    Args:
-        rows: `(rows,)`, int64: the completions, those of a prompt together.
-        draws: Numbers for each.
-        sampling: Whose seed and samples a prompt.
-    """
+    """Numbers in [0, 1), `(rows, draws)`, for completions, which are counted over all prompts."""
     number, sample = np.divmod(rows, sampling.samples)
     return uniform((number << 32) + sample, draws, sampling.seed, "completion")
 
@@ -136,20 +115,12 @@ def completion_limit(
     sampling: Sampling,
     source: str = "the longest prompt",
 ) -> int:
-    """The most tokens of a completion, which the model must be able to see beside the prompt.
-
-    Args:
-        model: Any causal model.
-        prompt: Tokens of the prompt.
-        notation: Of the completion.
-        bars: Of the completion.
-        sampling: See `generate`.
-        source: What the prompt is, for messages.
+    """The most tokens of a completion of so many bars, after a prompt of so many tokens.
 
     Raises:
         ConfigError: Prompt and completion may be longer than the model can see.
     """
-    whole = completion_characters(notation, bars)
+    whole = Grammar.length(notation, bars)
     limit = sampling.max_tokens or whole
     if sampling.constrained:
         limit = min(limit, whole)
@@ -164,25 +135,17 @@ def completion_limit(
 
 
 def choose(
-    logits: Tensor,
-    noise: Tensor,
-    allowed: Tensor,
-    *,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
+    logits: Tensor, noise: Tensor, allowed: Tensor, *, temperature: float = 1.0, top_p: float = 1.0
 ) -> Tensor:
-    """Draw a token for each row.
+    """Draw a token for each row, `(B,)`, int64.
 
     Args:
-        logits: `(B, V)`, of any size, infinite too.
+        logits: `(B, V)`, infinite ones too.
         noise: `(B,)`, float64 in [0, 1). The token is where the probabilities, summed in the order
             of the ids, exceed it.
         allowed: `(B, V)`, bool: what may be drawn, at least one a row.
         temperature: What logits are divided by; 0 takes the largest, the first of equals.
         top_p: Draw from the fewest tokens whose probabilities sum to this.
-
-    Returns:
-        `(B,)`, int64.
 
     Raises:
         CheckpointError: A logit is NaN.
@@ -217,19 +180,10 @@ def _complete(
     pick: Callable[[Tensor, Tensor, Tensor], Tensor],
     written: Tensor,
 ) -> Iterator[int]:
-    """Write a batch of completions, a token of each at a time.
+    """Write a batch of completions, a token of each at a time; after each, how many have not ended.
 
-    Args:
-        model: In eval mode.
-        prompts: Ids.
-        owner: `(B,)`, int64: the prompt of each completion.
-        noise: `(B, limit)`, float64.
-        automaton: What may be written.
-        pick: Draws tokens, given logits, noise and what is allowed.
-        written: `(B, limit)`, int64, full of padding: where the tokens go.
-
-    Yields:
-        The number of completions that have not ended.
+    `owner`, `(B,)`, int64, says which of the prompts, ids, each continues. Its tokens, drawn by a
+    row of `noise`, `(B, limit)`, go to a row of `written`, `(B, limit)`, int64, full of padding.
     """
     device = next(model.parameters()).device
     ids, present = _pad_left(prompts, model.vocabulary.pad)
@@ -284,11 +238,7 @@ def _encode(prompt: str | Sequence[int], number: int, vocabulary: Vocabulary) ->
 
 
 def _pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids with padding before them.
-
-    Returns:
-        `(B, T)`, int64, and where there is a token, `(B, T)`, bool.
-    """
+    """Ids with padding before them, `(B, T)`, and where there is a token, `(B, T)`, bool."""
     lengths = torch.tensor([len(row) for row in rows])
     present = torch.arange(int(lengths.max())) >= lengths.max() - lengths[:, None]
     ids = torch.full(present.shape, pad)

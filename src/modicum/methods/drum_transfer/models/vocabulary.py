@@ -19,6 +19,8 @@ from modicum.errors import ConfigError, DataError
 class Vocabulary(ABC):
     """Texts as ids and back."""
 
+    alphabet: str
+    """`Notation.alphabet`: every character that a record can hold, each once."""
     pieces: tuple[str, ...]
     """The text of each id; empty for ids without one, such as padding."""
     pad: int
@@ -33,13 +35,24 @@ class Vocabulary(ABC):
         """Number of ids."""
         return len(self.pieces)
 
-    @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The ids of a text.
 
         Raises:
             DataError: It holds a character that no record has.
         """
+        if set(text) <= set(self.alphabet):
+            return self._encode(text)
+        place = next(place for place, found in enumerate(text) if found not in self.alphabet)
+        line, column = text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
+        raise DataError(
+            f"text, line {line}, column {column}: found {text[place]!r}, expected one of "
+            f"{self.alphabet!r}."
+        )
+
+    @abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """The ids of a text of the alphabet."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids."""
@@ -51,11 +64,7 @@ class Vocabulary(ABC):
 
 
 def from_config(config: Mapping[str, Any], tokenizer: Any = None) -> Vocabulary:
-    """The vocabulary that `Vocabulary.to_config` told of.
-
-    Args:
-        config: What it returned.
-        tokenizer: Of Transformers, for `Subwords`.
+    """The vocabulary that `Vocabulary.to_config` told of, `Subwords` with a Transformers tokenizer.
 
     Raises:
         ConfigError: There is no such kind of vocabulary, or the tokenizer does not fit.
@@ -73,10 +82,9 @@ class Characters(Vocabulary):
     """One id a character, in the order of the alphabet, and one more for padding.
 
     Args:
-        alphabet: `Notation.alphabet`: every character that a record can hold, each once.
-        padding: Give padding an id of its own, the last, so that `size` is that of the alphabet
-            plus 1. Without, places are filled with id 0, and `size` is that of the alphabet: as
-            large as models of other programs have it.
+        alphabet: See `Vocabulary`.
+        padding: Give padding an id of its own, the last. Without, places are filled with id 0, and
+            `size` is that of the alphabet, as models of other programs have it.
     """
 
     def __init__(self, alphabet: str, *, padding: bool = True) -> None:
@@ -85,32 +93,28 @@ class Characters(Vocabulary):
         self.pad = len(alphabet) if padding else 0
         self._ids = {character: identity for identity, character in enumerate(alphabet)}
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text; see `Vocabulary.encode`."""
-        try:
-            return [self._ids[character] for character in text]
-        except KeyError:
-            raise _foreign_character(text, self.alphabet) from None
+    def _encode(self, text: str) -> list[int]:
+        return [self._ids[character] for character in text]
 
     def to_config(self) -> dict[str, Any]:
         """Kind, alphabet and whether padding has an id."""
-        padding = len(self.pieces) > len(self.alphabet)
+        padding = self.size > len(self.alphabet)
         return {"kind": "characters", "alphabet": self.alphabet, "padding": padding}
 
 
 class Subwords(Vocabulary):
     """The tokens of a Transformers tokenizer: all of them, or only those that records need.
 
-    Restricted, a network needs only the kept rows of its embedding and output
-    matrices; its probabilities are those of the whole vocabulary, renormalised. What has no kept
-    token is written as single characters, so any record can be encoded.
+    Restricted, a network needs only the kept rows of its embedding and output matrices; its
+    probabilities are those of the whole vocabulary, renormalised. What has no kept token is written
+    as single characters, so any record can be encoded.
 
     Args:
-        tokenizer: Of Transformers.
-        alphabet: `Notation.alphabet`: every character that a record can hold.
-        texts: What to restrict the vocabulary to: the tokens of these texts, those of the single
-            characters, and those that begin, end or pad a text. Prompts and completions are texts
-            of their own, as they are encoded apart.
+        tokenizer: One of Transformers.
+        alphabet: See `Vocabulary`.
+        texts: What to restrict the vocabulary to: the tokens of these texts, of the single
+            characters, and of the edges of a text. Prompts and completions, which are encoded
+            apart, are texts of their own.
         restrict: False keeps the whole vocabulary.
         kept: The original ids to keep, where that was settled before; then no texts are needed.
         rows: Rows of the network's output, where they may be more than the tokenizer has ids.
@@ -148,12 +152,9 @@ class Subwords(Vocabulary):
             edges = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
             occurring = chain.from_iterable(map(self._continue, texts))
             ids = sorted({*singles.values(), *occurring, *edges} - {None})
-        pieces = self._pieces(ids)
-        if restrict:
-            self.kept = torch.tensor(ids)
-        else:
-            pieces += [""] * ((rows or 0) - len(pieces))
-        self.pieces = tuple(pieces)
+        self.kept = torch.tensor(ids) if restrict else None
+        surplus = 0 if restrict else (rows or 0) - len(ids)
+        self.pieces = (*self._pieces(ids), *[""] * surplus)
         self._new = {original: identity for identity, original in enumerate(ids)}
         if missing := set(singles.values()) - set(self._new):
             raise ConfigError(
@@ -164,36 +165,26 @@ class Subwords(Vocabulary):
         self.eos = self._new.get(tokenizer.eos_token_id)
         self.pad = self._new.get(tokenizer.pad_token_id, self.eos or 0)
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text; see `Vocabulary.encode`."""
-        if not set(text) <= set(self.alphabet):
-            raise _foreign_character(text, self.alphabet)
-        tokens = self._continue(text)
+    def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
-        for token in tokens:
-            if token in self._new:
-                ids.append(self._new[token])
-            else:
-                ids += self._spell(self._pieces([token])[0])
+        for token in self._continue(text):
+            kept = token in self._new
+            ids += [self._new[token]] if kept else self._spell(self._pieces([token])[0])
         # A tokenizer that changes what it is given, such as double blanks, is not asked.
         return ids if self.decode(ids) == text else self._spell(text)
 
     def to_config(self) -> dict[str, Any]:
         """Kind, alphabet, kept ids and rows."""
-        return {
-            "kind": "subwords",
-            "alphabet": self.alphabet,
-            "restrict": self.kept is not None,
-            "kept": None if self.kept is None else self.kept.tolist(),
-            "rows": self._rows,
-        }
+        kept = None if self.kept is None else self.kept.tolist()
+        restriction = {"restrict": kept is not None, "kept": kept, "rows": self._rows}
+        return {"kind": "subwords", "alphabet": self.alphabet, **restriction}
 
     @property
     def _name(self) -> str:
         return f"tokenizer {getattr(self.tokenizer, 'name_or_path', '') or 'without a name'}"
 
     def _tokens(self, text: str) -> list[int]:
-        """Original ids of a text."""
+        """Original ids of a text that follows nothing."""
         return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def _continue(self, text: str) -> list[int]:
@@ -204,10 +195,9 @@ class Subwords(Vocabulary):
         """What each original id adds to a text that ends in a newline."""
         added = self.tokenizer.added_tokens_decoder
         special = {token for token in added if added[token].special}
+        lines = [[*self._newline, token] for token in originals]
         texts: list[str] = self.tokenizer.batch_decode(
-            [[*self._newline, token] for token in originals],
-            skip_special_tokens=False,
-            clean_up_tokenization_spaces=False,
+            lines, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return [
             "" if token in special else text.removeprefix("\n")
@@ -230,13 +220,3 @@ class Subwords(Vocabulary):
 
     def _spell(self, text: str) -> list[int]:
         return [self._singles[character] for character in text if character in self._singles]
-
-
-def _foreign_character(text: str, alphabet: str) -> DataError:
-    place, character = next(
-        (place, character) for place, character in enumerate(text) if character not in alphabet
-    )
-    line, column = text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
-    return DataError(
-        f"text, line {line}, column {column}: found {character!r}, expected one of {alphabet!r}."
-    )

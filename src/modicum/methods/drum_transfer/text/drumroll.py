@@ -6,7 +6,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, zip_longest
+from itertools import zip_longest
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -40,7 +40,6 @@ class Record:
     completion: str
     """The other bars, a separator between them, and `END`."""
     name: str
-    """Name of the groove."""
     notation: Notation = DRUMROLL
     """Notation of prompt and completion, which says how long their bars are."""
 
@@ -48,15 +47,11 @@ class Record:
 def to_hits(
     text: str, notation: Notation = DRUMROLL, *, repair: Repair | None = None, source: str = "text"
 ) -> Hits:
-    """What is hit at each step.
+    """What is hit at each step of a text without separators, whose last newline may be absent.
 
-    Args:
-        text: Lines in `notation` without separators; the last newline may be absent.
-        notation: Of the text.
-        repair: What is done about lines of a wrong width or with a wrong character. None refuses
-            them. `pad` writes silence for wrong and absent characters and cuts what is too much.
-            `drop` leaves such lines out, in the layout `rows` the bars with such lines.
-        source: What the text is, for messages.
+    Messages call the text by its source. Lines of a wrong width or with a wrong character are
+    refused or repaired: `pad` writes silence for wrong and absent characters and cuts what is too
+    much, `drop` leaves such lines out, in the layout `rows` the bars with such lines.
 
     Returns:
         `(steps, 6)`, int8: index in `notation.columns[i]` of the character of instrument `i`; 0 is
@@ -67,35 +62,31 @@ def to_hits(
     """
     if text and not text.endswith("\n"):
         text += "\n"
-    unit = _unit(notation)
+    unit = unit_of(notation)
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    codes = np.minimum(codes, unit.indices.shape[1] - 1)
-    places = unit.indices.shape[0]
+    places, characters = unit.indices.shape
     if len(codes) % places == 0:
-        found = unit.indices[np.arange(places), codes.reshape(-1, places)]
+        codes = np.minimum(codes, characters - 1).reshape(-1, places)
+        found = unit.indices[np.arange(places), codes]
         if (found >= 0).all():
             return found[:, unit.cells].reshape(-1, len(INSTRUMENTS))
     if repair is None:
-        raise _malformed(text, codes, notation, source)
+        raise _malformed(text, notation, source)
     return to_hits(_mend(text, notation, repair), notation, source=source)
 
 
 def to_text(hits: npt.ArrayLike, notation: Notation = DRUMROLL) -> str:
-    """Lines in `notation`, the inverse of `to_hits`.
-
-    Args:
-        hits: `(steps, 6)`, integers: index in `notation.columns[i]`; 0 is silence.
-        notation: Of the text.
+    """Lines in `notation` of hits `(steps, 6)`, the inverse of `to_hits`.
 
     Raises:
         DataError: An index is out of range, or the layout `rows` is given a part of a bar.
     """
-    cells, unit = np.asarray(hits), _unit(notation)
+    cells, unit = np.asarray(hits), unit_of(notation)
     if cells.ndim != 2 or cells.shape[1] != len(INSTRUMENTS):
         raise DataError(f"hits: expected the shape (steps, 6), found {cells.shape}.")
-    steps, sizes = len(unit.cells), unit.sizes
-    if cells.size and ((cells < 0) | (cells >= sizes)).any():
-        step, column = np.argwhere((cells < 0) | (cells >= sizes))[0]
+    steps, sizes = len(unit.cells), notation.sizes
+    if len(wrong := np.argwhere((cells < 0) | (cells >= np.array(sizes)))):
+        step, column = wrong[0]
         raise DataError(
             f"hits: found {cells[step, column]} for the {INSTRUMENTS[column]} at step {step}; "
             f"expected 0..{sizes[column] - 1}."
@@ -105,24 +96,26 @@ def to_text(hits: npt.ArrayLike, notation: Notation = DRUMROLL) -> str:
             f"hits: the layout rows needs whole bars of {steps} steps; found {len(cells)} steps. "
             f"Cut the rest, or add silence."
         )
-    written = np.empty((len(cells) // steps, len(unit.silence)), np.uint32)
-    written[:] = unit.silence
+    written = np.tile(unit.characters[:, 0], (len(cells) // steps, 1))
     # `take` counts through the table, row after row, and is quicker than two indices.
-    row = np.arange(len(INSTRUMENTS)) * unit.characters.shape[1]
-    written[:, unit.cells] = unit.characters.take(cells + row).reshape(-1, *unit.cells.shape)
+    place = unit.cells * unit.characters.shape[1]
+    written[:, unit.cells] = unit.characters.take(cells.reshape(-1, *place.shape) + place)
     return written.tobytes().decode("utf-32-le")
+
+
+def line_numbers(hits: Hits, notation: Notation) -> npt.NDArray[np.int64]:
+    """`(steps,)`: a number for each combination of hits `(steps, 6)`, below `prod(notation.sizes)`.
+
+    0 is silence.
+    """
+    return np.asarray(np.ravel_multi_index(tuple(hits.T), notation.sizes), np.int64)
 
 
 def convert(text: str, notation: Notation, to: Notation) -> str:
     """A text in another layout of the same characters: steps to rows, or rows to steps.
 
-    Args:
-        text: Lines in `notation`.
-        notation: Of the text.
-        to: Of the result; only its layout and its beats a bar may differ.
-
     Raises:
-        ConfigError: The notations differ in more than that.
+        ConfigError: The notations differ in more than their layout and their beats a bar.
         DataError: The text is malformed, or rows are asked of a part of a bar.
     """
     if (notation.columns, notation.steps_per_beat) != (to.columns, to.steps_per_beat):
@@ -141,11 +134,7 @@ def bars(text: str, notation: Notation = DRUMROLL) -> list[str]:
 
 
 def silent_bars(groove: Groove) -> npt.NDArray[np.bool_]:
-    """`(bars,)`: whether nothing is hit in a bar, a short tail included.
-
-    Raises:
-        DataError: The text is malformed.
-    """
+    """`(bars,)`: whether nothing is hit in a bar of a well-formed text, a short tail included."""
     return ~np.any(_struck(groove), 1)
 
 
@@ -153,14 +142,8 @@ def without_leading_silence(groove: Groove, *, keep_pickups: bool = False) -> Gr
     """A groove from the first bar that begins with a hit, as in the paper's records.
 
     The official code looks at the first quarter note of a bar alone, so that a pick-up before the
-    first bar is lost with it.
-
-    Args:
-        groove: Any.
-        keep_pickups: Leave out bars only if they are silent to the end.
-
-    Returns:
-        The groove, with no text if it is silent.
+    first bar is lost with it. With `keep_pickups` only bars without any hit are left out. Of a
+    silent groove no text is left.
 
     Raises:
         DataError: The text is malformed.
@@ -173,15 +156,9 @@ def without_leading_silence(groove: Groove, *, keep_pickups: bool = False) -> Gr
 
 
 def to_record(groove: Groove, *, prompt_bars: int = 2, keep_pickups: bool = False) -> Record | None:
-    """The record of a groove, leading silence left out (README, The text).
+    """The record of a groove, leading silence left out as `without_leading_silence` does.
 
-    Args:
-        groove: Any.
-        prompt_bars: Bars of the prompt.
-        keep_pickups: See `without_leading_silence`.
-
-    Returns:
-        None if no more than `MORE_THAN` bars are left.
+    None if no more than `MORE_THAN` bars are left (README, The text).
 
     Raises:
         ConfigError: The prompt would leave nothing to complete.
@@ -193,24 +170,17 @@ def to_record(groove: Groove, *, prompt_bars: int = 2, keep_pickups: bool = Fals
     if heard.text.count("\n") <= MORE_THAN * groove.notation.lines_per_bar:
         return None
     found = _bars_of(heard)
-    return Record(
-        prompt="".join(bar + SEPARATOR for bar in found[:prompt_bars]),
-        completion=SEPARATOR.join(found[prompt_bars:]) + END,
-        name=groove.name,
-        notation=groove.notation,
-    )
+    prompt = "".join(bar + SEPARATOR for bar in found[:prompt_bars])
+    completion = SEPARATOR.join(found[prompt_bars:]) + END
+    return Record(prompt, completion, groove.name, groove.notation)
 
 
 def to_prompt(groove: Groove, bars: int | None = 2) -> str:
-    """The first bars of a groove, a separator after each, for a model to go on with.
-
-    Args:
-        groove: Any.
-        bars: How many; None for all of it, which must then be whole bars.
+    """The first bars of a groove, None for all, a separator after each, for a model to go on with.
 
     Raises:
         ConfigError: `bars` is less than 1.
-        DataError: The groove has fewer bars, or is malformed.
+        DataError: The groove has fewer bars, or not only whole ones, or is malformed.
     """
     if bars is not None and bars < 1:
         raise refuse("prompt_bars", bars, "at least 1")
@@ -238,16 +208,8 @@ def without_separators(text: str) -> str:
 
 
 def windows(groove: Groove, bars: int = 16, *, pad: bool = True) -> list[Groove]:
-    """Parts of a long performance, cut at bar boundaries.
-
-    Args:
-        groove: Any.
-        bars: Bars of a part, at least 1.
-        pad: Make the last as long as the others by silence.
-
-    Returns:
-        Parts that together hold all of the groove, each but the first with its first bar, from 1,
-        in its name.
+    """A long performance in parts of so many bars, each but the first with its first bar, from 1,
+    in its name. With `pad` the last is made as long as the others by silence.
     """
     found = _bars_of(groove)
     parts: list[Groove] = []
@@ -276,12 +238,9 @@ def _part(groove: Groove, found: list[str], part: slice, name: str = "") -> Groo
 def _padded(groove: Groove, bars: int) -> Groove:
     hits = to_hits(groove.text, groove.notation, source=groove.name)
     absent = ((0, max(bars * groove.notation.steps_per_bar - len(hits), 0)), (0, 0))
-    velocities = groove.velocities
-    return dataclasses.replace(
-        groove,
-        text=to_text(np.pad(hits, absent), groove.notation),
-        velocities=velocities if velocities is None else np.pad(velocities, absent),
-    )
+    text, velocities = to_text(np.pad(hits, absent), groove.notation), groove.velocities
+    velocities = None if velocities is None else np.pad(velocities, absent)
+    return dataclasses.replace(groove, text=text, velocities=velocities)
 
 
 def _struck(groove: Groove) -> npt.NDArray[np.bool_]:
@@ -291,7 +250,7 @@ def _struck(groove: Groove) -> npt.NDArray[np.bool_]:
     return np.pad(struck, (0, -len(struck) % size)).reshape(-1, size)
 
 
-class _Unit(NamedTuple):
+class Unit(NamedTuple):
     """What repeats in a text: a line in the layout `steps`, a bar in the layout `rows`."""
 
     indices: npt.NDArray[np.int8]
@@ -300,16 +259,13 @@ class _Unit(NamedTuple):
     """
     cells: npt.NDArray[np.int64]
     """`(steps, 6)`: the place of each cell."""
-    silence: npt.NDArray[np.uint32]
-    """`(places,)`: characters of the unit in which nothing is hit."""
     characters: npt.NDArray[np.uint32]
-    """`(6, k)`: the characters of each instrument."""
-    sizes: npt.NDArray[np.int8]
-    """`(6,)`: how many they are."""
+    """`(places, k)`: the characters allowed at a place, the first where nothing is hit."""
 
 
 @lru_cache(maxsize=64)
-def _unit(notation: Notation) -> _Unit:
+def unit_of(notation: Notation) -> Unit:
+    """The tables that texts in a notation are read and written by."""
     if notation.layout == "steps":
         places = (*notation.columns, "\n")
         cells = np.arange(len(INSTRUMENTS))[None]
@@ -318,65 +274,56 @@ def _unit(notation: Notation) -> _Unit:
         # After `K: `, beats are a bar line apart.
         step = np.arange(notation.steps_per_bar)
         in_row = len("K: ") + step + step // notation.steps_per_beat
-        rows = np.argsort(COLUMN_OF_ROW)
-        cells = rows * (len(places) // len(ROWS)) + in_row[:, None]
+        cells = np.argsort(COLUMN_OF_ROW) * (len(places) // len(ROWS)) + in_row[:, None]
     index = np.full((len(places), 2 + max(map(ord, notation.alphabet))), -1, np.int8)
+    characters = np.zeros((len(places), max(notation.sizes)), np.uint32)
     for place, allowed in enumerate(places):
-        index[place, list(map(ord, allowed))] = np.arange(len(allowed))
-    characters = np.zeros((len(INSTRUMENTS), max(map(len, notation.columns))), np.uint32)
-    for column, allowed in enumerate(notation.columns):
-        characters[column, : len(allowed)] = list(map(ord, allowed))
-    silence = np.array([ord(allowed[0]) for allowed in places], np.uint32)
-    sizes = np.array(list(map(len, notation.columns)), np.int8)
-    return _Unit(index, cells, silence, characters, sizes)
+        codes = list(map(ord, allowed))
+        index[place, codes], characters[place, : len(codes)] = np.arange(len(codes)), codes
+    return Unit(index, cells, characters)
 
 
-def _malformed(
-    text: str, codes: npt.NDArray[np.uint32], notation: Notation, source: str
-) -> DataError:
+def fault(line: str, allowed: tuple[str, ...]) -> tuple[int, str] | None:
+    """Column, from 1, and kind of the first fault in a line, given what may be at each place."""
+    for column, (found, expected) in enumerate(zip(line, allowed, strict=False), 1):
+        if found not in expected:
+            return column, f"found {found!r}; expected one of {expected!r}"
+    if len(line) == len(allowed):
+        return None
+    problem = f"the line has {len(line)} characters; expected {len(allowed)}"
+    return min(len(line), len(allowed)) + 1, problem
+
+
+def _malformed(text: str, notation: Notation, source: str) -> DataError:
     """The error for the first character that is not what it must be."""
-    unit = _unit(notation).indices
-    place = np.arange(len(codes)) % len(unit)
-    wrong = np.flatnonzero(unit[place, codes] < 0)
-    at = int(wrong[0]) if len(wrong) else len(codes)
-    start = text.rfind("\n", 0, at) + 1
-    line, column, content = text.count("\n", 0, at) + 1, at - start + 1, text[start:].split("\n")[0]
-    expected = notation.bar()[at % len(unit)]
-    if content == SEPARATOR.strip():
-        problem = "found a separator. Take it out by `without_separators`"
-    elif at == len(codes):
-        problem = f"the text ends within a bar of {notation.lines_per_bar} lines"
-    elif text[at] == "\n":
-        problem = f"the line ends after {len(content)} characters; expected one of {expected!r}"
-    elif expected == "\n":
-        problem = f"found {text[at]!r}; expected the end of the line, which has {len(content)}"
-        problem += f" characters instead of {column - 1}"
-    else:
-        problem = f"found {text[at]!r}; expected one of {expected!r}"
+    height, lines = notation.lines_per_bar, text.removesuffix("\n").split("\n")
+    place = f"line {len(lines) + 1}, column 1"
+    problem = f"the text ends within a bar of {height} lines"
+    for number, line in enumerate(lines):
+        if found := fault(line, notation.lines[number % height]):
+            place, problem = f"line {number + 1}, column {found[0]}", found[1]
+            if line == SEPARATOR.strip():
+                problem = "found a separator. Take it out by `without_separators`"
+            break
     return DataError(
-        f"{source}, line {line}, column {column}: {problem}. "
-        f'repair="pad" or repair="drop" mends such lines.'
+        f'{source}, {place}: {problem}. repair="pad" or repair="drop" mends such lines.'
     )
 
 
 def _mend(text: str, notation: Notation, repair: Repair) -> str:
     """A text without malformed lines; see `to_hits`."""
-    rows = [tuple(row) for ends, row in groupby(notation.bar(), "\n".__eq__) if not ends]
-    rows = rows[:1] if notation.layout == "steps" else rows
+    rows = notation.lines[:1] if notation.layout == "steps" else notation.lines
     lines = text.removesuffix("\n").split("\n")
+    if repair == "pad":
+        lines += [""] * (-len(lines) % len(rows))
     units = [lines[start : start + len(rows)] for start in range(0, len(lines), len(rows))]
-
-    def fits(line: str, row: tuple[str, ...]) -> bool:
-        return len(line) == len(row) and all(map(str.__contains__, row, line))
 
     def padded(line: str, row: tuple[str, ...]) -> str:
         pairs = zip_longest(line[: len(row)], row, fillvalue="\0")
         return "".join(found if found in allowed else allowed[0] for found, allowed in pairs)
 
-    if repair == "drop":
-        whole = [unit for unit in units if len(unit) == len(rows)]
-        units = [unit for unit in whole if all(map(fits, unit, rows))]
-    else:
-        units[-1] += [""] * (-len(lines) % len(rows))
+    if repair == "pad":
         units = [list(map(padded, unit, rows)) for unit in units]
+    else:
+        units = [u for u in units if len(u) == len(rows) and not any(map(fault, u, rows))]
     return "".join(line + "\n" for unit in units for line in unit)

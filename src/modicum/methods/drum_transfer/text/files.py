@@ -7,14 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from modicum.errors import DataError
 from modicum.inference import input_files
 from modicum.methods.drum_transfer.options import Reading
-from modicum.methods.drum_transfer.text.drumroll import to_hits, to_text, without_separators
-from modicum.methods.drum_transfer.text.grids import Lines, read_lines
+from modicum.methods.drum_transfer.text.drumroll import fault, to_hits, to_text, without_separators
+from modicum.methods.drum_transfer.text.grids import read_lines
 from modicum.methods.drum_transfer.text.midi import read_midi
 from modicum.methods.drum_transfer.text.notation import END, NOTATIONS, Groove, Notation
 from modicum.methods.drum_transfer.text.tablature import (
@@ -30,8 +27,7 @@ SUFFIXES = (".mid", ".midi", ".tab", ".txt")
 def groove_paths(inputs: Sequence[Path]) -> list[Path]:
     """Files of grooves; of those of one name in a folder that is given, the first of `SUFFIXES`.
 
-    Args:
-        inputs: Files, which are meant whatever their names are, and folders of any depth.
+    Files that are given are meant whatever their names are.
 
     Raises:
         DataError: There is none.
@@ -40,10 +36,10 @@ def groove_paths(inputs: Sequence[Path]) -> list[Path]:
     for path in input_files(inputs, set(SUFFIXES), "groove"):
         if path in inputs:
             best[path, ""] = path
-            continue
-        other = best.setdefault((path.parent, path.stem), path)
-        if SUFFIXES.index(path.suffix.lower()) < SUFFIXES.index(other.suffix.lower()):
-            best[path.parent, path.stem] = path
+        else:
+            rivals = best.get((path.parent, path.stem), path), path
+            first = min(rivals, key=lambda one: SUFFIXES.index(one.suffix.lower()))
+            best[path.parent, path.stem] = first
     return list(best.values())
 
 
@@ -77,10 +73,9 @@ def read_groove(
 
     Args:
         path: A file of `SUFFIXES`. What a text is, is seen from it.
-        reading: How. With `meter_bars`, bars follow the meter of MIDI and tabs; lines say none and
-            are in 4/4.
-        name: Of the groove; empty: that of the file without its suffix.
-        tempo: Of lines, which say none.
+        reading: How files become text.
+        name: What the groove is called; empty: the file's name without its suffix.
+        tempo: That of lines, which say none.
         bars: Of MIDI so many, filled up with silence; None: to the last hit. Texts are read whole.
         malformed: What is done about malformed lines: `keep` them as they are; see
             `drumroll.to_hits` for the others.
@@ -91,8 +86,7 @@ def read_groove(
         MissingExtraError: MIDI needs the extra `music`.
     """
     name, reading = name or path.stem, reading or Reading()
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    if (suffix := path.suffix.lower()) not in SUFFIXES:
         raise DataError(
             f"{path}: expected a file ending in {', '.join(SUFFIXES)}. Rename it, if it is one of "
             f"MIDI, a drum tab or lines of a drumroll."
@@ -109,80 +103,39 @@ def read_groove(
     if is_tablature(text):
         groove = from_tablature(text, notation, meter_bars=reading.meter_bars, source=str(path))
         return dataclasses.replace(groove, name=name)
-    lines = read_lines([text], notation)
-    _check_notation(text, lines, notation, str(path))
-    if malformed == "refuse":
-        _refuse_malformed(text, lines, notation, str(path), advice)
+    advice = f"Mend it. {advice}".strip() if malformed == "refuse" else ""
+    _check_lines(text, notation, str(path), advice)
     text = without_separators(text)
     if malformed in ("pad", "drop"):
         text = to_text(to_hits(text, notation, repair=malformed), notation)
     return Groove(name, text, tempo=tempo, notation=notation)
 
 
-def _check_notation(text: str, lines: Lines, notation: Notation, source: str) -> None:
-    """Refuse lines of another notation; see `read_groove`."""
-    if lines.separator.all():
-        raise DataError(f"{source}: there is no groove in it. Expected {_usual(notation)}.")
-    unreadable = _unreadable(lines)
-    if not len(unreadable):
-        return
-    silent = lines.readable & (lines.codes == 0).all(1)
-    sounding = np.count_nonzero(~(lines.separator | silent))
-    fitting = [
-        name for name, other in NOTATIONS.items() if not len(_unreadable(read_lines([text], other)))
-    ]
-    if fitting:
-        found = f"all can in {' or '.join(fitting)}"
-    elif 2 * len(unreadable) > sounding:
-        found = f"expected {_usual(notation)}"
-    else:
-        return
-    line = int(unreadable[0])
-    raise DataError(
-        f"{source}: {len(unreadable)} of its {int(lines.count[0])} lines cannot be read in this "
-        f"notation, the first in line {line + 1}, {_line(text, line)[:40]!r}; {found}. Take "
-        f"{ANOTHER_NOTATION}"
-    )
-
-
-def _unreadable(lines: Lines) -> npt.NDArray[np.intp]:
-    """Which lines are neither as the notation wants them nor separators."""
-    return np.flatnonzero(~(lines.readable | lines.separator))
-
-
-def _line(text: str, number: int) -> str:
-    """A line as `grids.read_lines` counts them."""
-    return text.partition(END)[0].split("\n")[number]
-
-
-def _usual(notation: Notation) -> str:
-    """What lines look like."""
-    bar = "".join(allowed[0] for allowed in notation.bar())
-    return f"lines such as {bar.partition(chr(10))[0]!r}"
-
-
-def _refuse_malformed(
-    text: str, lines: Lines, notation: Notation, source: str, advice: str
-) -> None:
-    """Raise an error for the first malformed line, with its place in the file."""
-    mend = f"Mend it. {advice}".strip()
-    unreadable = _unreadable(lines)
-    if len(unreadable):
-        at = int(unreadable[0])
-        line = _line(text, at)
-        places = notation.bar()
-        width = places.index("\n")
-        first = int(lines.number[at]) * (width + 1) % len(places)
-        allowed = places[first : first + width]
-        fits = [found in some for found, some in zip(line, allowed, strict=False)]
-        column = fits.index(False) if False in fits else len(fits)
-        if column < len(fits):
-            problem = f"found {line[column]!r}; expected one of {allowed[column]!r}"
-        else:
-            problem = f"the line has {len(line)} characters; expected {width}"
-        raise DataError(f"{source}, line {at + 1}, column {column + 1}: {problem}. {mend}")
-    height = notation.lines_per_bar
-    if notation.layout == "rows" and (rest := int(lines.count[0]) % height):
+def _check_lines(text: str, notation: Notation, source: str, advice: str) -> None:
+    """Refuse lines of another notation, see `read_groove`, and with advice malformed ones."""
+    lines, height = read_lines([text], notation), notation.lines_per_bar
+    count, bad = int(lines.count[0]), int(lines.bad.sum())
+    if not count:
         raise DataError(
-            f"{source}: it ends within a bar, of which {rest} of {height} lines are there. {mend}"
+            f"{source}: there is no groove in it. Expected lines such as {notation.silence!r}."
+        )
+    if bad:
+        at = int(lines.bad.argmax())
+        line = text.partition(END)[0].split("\n")[at]
+        silent = lines.readable & (lines.codes == 0).all(1)
+        fitting = [name for name, one in NOTATIONS.items() if not read_lines([text], one).bad.any()]
+        if fitting or 2 * bad > count - silent.sum():
+            usual = f"expected lines such as {notation.silence!r}"
+            found = f"all can in {' or '.join(fitting)}" if fitting else usual
+            raise DataError(
+                f"{source}: {bad} of its {count} lines cannot be read in this notation, the first "
+                f"in line {at + 1}, {line[:40]!r}; {found}. Take {ANOTHER_NOTATION}"
+            )
+        found = fault(line, notation.lines[lines.number[at] % height])
+        if advice and found:
+            raise DataError(f"{source}, line {at + 1}, column {found[0]}: {found[1]}. {advice}")
+    elif advice and notation.layout == "rows" and count % height:
+        raise DataError(
+            f"{source}: it ends within a bar, of which {count % height} of {height} lines are "
+            f"there. {advice}"
         )

@@ -64,10 +64,7 @@ class WritingTables(NamedTuple):
 def reading_tables(notation: Notation, pitch_map: PitchMap = ()) -> ReadingTables:
     """How to read MIDI pitches in a notation.
 
-    Args:
-        notation: Of the text.
-        pitch_map: Instruments, or `none`, of pitches that are not as in `PITCHES`. They count as
-            struck as usual, `o`, but for pitches of `SECOND`.
+    Those of the `pitch_map` count as struck as usual, `o`, but for pitches of `SECOND`.
 
     Raises:
         ConfigError: A pitch or an instrument does not exist, or a column has other letters than
@@ -84,8 +81,7 @@ def reading_tables(notation: Notation, pitch_map: PitchMap = ()) -> ReadingTable
                 f"{', '.join(INSTRUMENTS)}, none."
             )
         column[pitch] = -1 if instrument == "none" else INSTRUMENTS.index(instrument)
-    second = np.zeros(128, bool)
-    second[[pitch for pitches in SECOND.values() for pitch in pitches]] = True
+    second = np.isin(np.arange(128), [pitch for pitches in SECOND.values() for pitch in pitches])
     for number, characters in enumerate(notation.columns):
         _check(characters)
         for articulation in (False, True):
@@ -97,19 +93,13 @@ def reading_tables(notation: Notation, pitch_map: PitchMap = ()) -> ReadingTable
 
 
 def writing_tables(notation: Notation) -> WritingTables:
-    """How to write the characters of a notation as MIDI.
-
-    Raises:
-        ConfigError: A column has other letters than o, O, x and X.
-    """
+    """How to write the characters of a notation as MIDI; raises as `reading_tables` does."""
     shape = len(INSTRUMENTS), max(map(len, notation.columns))
     pitch, velocity = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for number, (instrument, characters) in enumerate(
-        zip(INSTRUMENTS, notation.columns, strict=True)
-    ):
+    for number, characters in enumerate(notation.columns):
         _check(characters)
-        second = SECOND.get(instrument, PITCHES[instrument])
-        first = PITCHES[instrument]
+        first = PITCHES[INSTRUMENTS[number]]
+        second = SECOND.get(INSTRUMENTS[number], first)
         if set("xX") & set(characters):
             first = [of_it for of_it in first if of_it not in second] or first
         for index, letter in enumerate(characters[1:], 1):

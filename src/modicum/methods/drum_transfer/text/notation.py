@@ -41,8 +41,13 @@ class Notation:
     paper (arXiv:2505.08203), `K: O---|----|O---|----`, beats divided by `|`."""
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many characters each instrument may have at a step."""
+        return tuple(map(len, self.columns))
+
+    @property
     def steps_per_bar(self) -> int:
-        """Steps of a bar: 16 in the drumroll of the paper."""
+        """16 in the drumroll of the paper."""
         return self.steps_per_beat * self.beats_per_bar
 
     @property
@@ -51,22 +56,27 @@ class Notation:
         return self.steps_per_bar if self.layout == "steps" else len(ROWS)
 
     @property
+    def lines(self) -> tuple[tuple[str, ...], ...]:
+        """The characters allowed at each place of each line of a bar, without newlines."""
+        if self.layout == "steps":
+            return (self.columns,) * self.steps_per_bar
+        beats = [(*(self.columns[column],) * self.steps_per_beat, "|") for column in COLUMN_OF_ROW]
+        return tuple(
+            (letter, ":", " ", *(beat * self.beats_per_bar)[:-1])
+            for letter, beat in zip(ROWS, beats, strict=True)
+        )
+
+    @property
     def silence(self) -> str:
-        """A line of the layout `steps` in which nothing is hit, without its newline."""
-        return "".join(characters[0] for characters in self.columns)
+        """The first line of a bar in which nothing is hit, without its newline."""
+        return "".join(allowed[0] for allowed in self.lines[0])
 
     def bar(self) -> tuple[str, ...]:
         """The characters allowed at each place of a bar's text, newlines included.
 
         For the drumroll of the paper 112 places: six times `-o`, then a newline, sixteen times.
         """
-        if self.layout == "steps":
-            return (*self.columns, "\n") * self.steps_per_bar
-        places: list[str] = []
-        for letter, column in zip(ROWS, COLUMN_OF_ROW, strict=True):
-            beat = (self.columns[column],) * self.steps_per_beat
-            places += [letter, ":", " ", *((*beat, "|") * self.beats_per_bar)[:-1], "\n"]
-        return tuple(places)
+        return tuple(place for line in self.lines for place in (*line, "\n"))
 
     @property
     def alphabet(self) -> str:
@@ -80,8 +90,6 @@ class Notation:
 
 DRUMROLL = Notation()
 """The notation of the paper."""
-LOUDNESS = Notation(("-oO",) * 6)
-"""Loud `O` and soft `o`."""
 ARTICULATED = Notation(("-oO", "-xoXO", "-xoXO", "-oO", "-xoXO", "-oO"))
 """Loudness, and `x` and `X` for the bow of the ride, the cross-stick and the closed hi-hat."""
 NotationName = Literal[
@@ -89,7 +97,7 @@ NotationName = Literal[
 ]
 NOTATIONS: Mapping[NotationName, Notation] = {
     "drumroll": DRUMROLL,
-    "loudness": LOUDNESS,
+    "loudness": Notation(("-oO",) * 6),
     "articulated": ARTICULATED,
     "rows": replace(ARTICULATED, layout="rows"),
     "triplets": replace(DRUMROLL, steps_per_beat=3),

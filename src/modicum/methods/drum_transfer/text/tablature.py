@@ -15,7 +15,6 @@ BD|o-------o-------|o-----o-o-------|
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from dataclasses import replace
@@ -62,31 +61,28 @@ def to_tablature(groove: Groove, *, bars_per_line: int = 4) -> str:
     A hit is `x` on cymbals and `o` on drums, as tabs have it, where the notation has one letter for
     an instrument; where it has more, they are written as they are.
 
-    Args:
-        groove: What to write. Velocities are left out.
-        bars_per_line: Bars side by side; four of 16 steps are 71 characters.
+    Velocities are left out. Four bars of 16 steps side by side are 71 characters.
 
     Raises:
         DataError: The text is no text in the groove's notation.
     """
     notation = groove.notation
     hits = to_hits(groove.text, notation, source=groove.name)
-    title = re.sub(r"[\r\n]+", " ", groove.name)
-    lines = [
-        f"Title: {title}",
-        f"Tempo: {repr(float(groove.tempo)).removesuffix('.0')}",
-        f"Meter: {groove.meter[0]}/{groove.meter[1]}",
-    ]
-    count = _counting(notation)
-    across = bars_per_line * notation.steps_per_bar
-    for start in range(0, len(hits), across):
-        part = hits[start : start + across]
-        lines += ["", "  " + _with_bar_lines((count * bars_per_line)[: len(part)], len(count))]
+    tab = "Title: " + re.sub(r"[\r\n]+", " ", groove.name)
+    tab += f"\nTempo: {repr(float(groove.tempo)).removesuffix('.0')}"
+    tab += f"\nMeter: {groove.meter[0]}/{groove.meter[1]}\n"
+    bar = notation.steps_per_bar
+    for start in range(0, len(hits), bars_per_line * bar):
+        part = hits[start : start + bars_per_line * bar]
+        rows = {"  ": (_counting(notation) * bars_per_line)[: len(part)]}
         for letters, instrument in ROWS.items():
-            marks = np.array(list(_marks(notation, instrument)))
-            row = "".join(marks[part[:, instrument]])
-            lines.append(letters + _with_bar_lines(row, len(count)))
-    return "\n".join(lines) + "\n"
+            marks = _marks(notation, instrument)
+            rows[letters] = "".join(marks[index] for index in part[:, instrument])
+        tab += "\n"
+        for letters, row in rows.items():
+            bars = [row[first : first + bar] for first in range(0, len(row), bar)]
+            tab += f"{letters}|{'|'.join(bars)}|\n"
+    return tab
 
 
 def from_tablature(
@@ -100,20 +96,14 @@ def from_tablature(
     Bars of a tab are as long as its meter or, as a model of 16-line bars writes them in 3/4 too, as
     those of the notation. Where the groove's are to be others, they are divided anew, as those of a
     MIDI file are, and the last is filled up with silence; otherwise it may be shorter.
-
-    Args:
-        text: The tab.
-        notation: Of the groove: how many steps a quarter note and a bar have, and what its hits are
-            called.
-        meter_bars: Bars of the groove follow the meter; otherwise they are those of the notation.
-            Without `Meter:` the meter is the length of the first bar, or the notation's.
-        source: What the tab is called in errors.
+    With `meter_bars` the bars of the groove follow the meter, without `Meter:` the length of the
+    first bar; otherwise they are those of the notation. Errors call the tab by its source.
 
     Raises:
-        DataError: With line and column: a row of unknown letters, a character that is none of the
-            instrument's, a bar that has neither length, rows of a block that differ in length,
-            counts of other steps a quarter note, as `to_tablature` writes them, or a header that is
-            no number, or no meter in quarters. Or there are no rows.
+        DataError: There are no rows; or with line and column: unknown letters or characters, a bar
+            that has neither length, rows of a block that differ in length, counts of other steps a
+            quarter note, as `to_tablature` writes them, or a header that is no number, or no meter
+            in quarters.
     """
     header = {"title": source, "tempo": "120", "meter": ""}
     places: dict[str, int] = {}
@@ -121,51 +111,51 @@ def from_tablature(
     for number, line in enumerate(text.split("\n"), 1):
         line = line.rstrip("\r")
         name, colon, value = line.partition(":")
+        name = name.strip().lower()
         if row := _ROW.fullmatch(line.rstrip()):
             blocks[-1].append((number, row))
-        elif colon and name.strip().lower() in header and not any(blocks):
-            header[name.strip().lower()] = value.removeprefix(" ")
-            places[name.strip().lower()] = number
+        elif colon and name in header and not any(blocks):
+            header[name], places[name] = value.removeprefix(" "), number
         else:
             if counted := _COUNTED.fullmatch(line):
                 _check_counts(counted[1], notation, f"{source}, line {number}")
             if blocks[-1]:
                 blocks.append([])
-    if not any(blocks):
+    blocks = list(filter(None, blocks))
+    if not blocks:
         raise DataError(
             f"{source}: no row of a drum tab is in it; expected lines such as "
             f"'HH|x-x-x-x-x-x-x-x-|'."
         )
-    line, first = next(rows[0] for rows in blocks if rows)
+    line, first = blocks[0][0]
     width = len(first[2].strip("|").partition("|")[0])
     if "meter" in places:
-        meter = _meter(header["meter"], source, places["meter"])
+        beats = _meter(header["meter"], f"{source}, line {places['meter']}")
     elif meter_bars:
-        meter = _meter_of(width, notation, f"{source}, line {line}"), 4
+        beats, rest = divmod(width, notation.steps_per_beat)
+        if rest or not beats:
+            raise DataError(
+                f"{source}, line {line}: the first bar has {width} steps, which are no whole "
+                f"quarter notes of {notation.steps_per_beat}. Mend it, or take {ANOTHER_NOTATION}"
+            )
     else:
-        meter = notation.beats_per_bar, 4
-    follows = replace(notation, beats_per_bar=meter[0])
+        beats = notation.beats_per_bar
+    follows = replace(notation, beats_per_bar=beats)
     wanted = follows if meter_bars else notation
     # Of a bar that is as long as neither, or a single short one, `_block` tells.
     written = next((one for one in (follows, notation) if one.steps_per_bar == width), wanted)
-    parts = [_block(rows, written, source) for rows in blocks if rows]
-    for (part, line), _ in itertools.pairwise(parts):
-        if len(part) % written.steps_per_bar:
+    parts = [_block(rows, written, source) for rows in blocks]
+    for part, rows in zip(parts[:-1], blocks, strict=False):
+        if rest := len(part) % written.steps_per_bar:
             raise DataError(
-                f"{source}, line {line}: the last bar has {len(part) % written.steps_per_bar} "
-                f"steps; expected {written.steps_per_bar}, as only the last bar of all may be "
-                f"shorter."
+                f"{source}, line {rows[0][0]}: the last bar has {rest} steps; expected "
+                f"{written.steps_per_bar}, as only the last bar of all may be shorter."
             )
-    hits = np.concatenate([part for part, _ in parts])
+    hits = np.concatenate(parts)
     if written != wanted or wanted.layout == "rows":
         hits = np.pad(hits, ((0, -len(hits) % wanted.steps_per_bar), (0, 0)))
-    return Groove(
-        name=header["title"],
-        text=to_text(hits, wanted),
-        tempo=_tempo(header["tempo"], source, places.get("tempo")),
-        meter=meter,
-        notation=wanted,
-    )
+    tempo = _tempo(header["tempo"], f"{source}, line {places.get('tempo')}")
+    return Groove(header["title"], to_text(hits, wanted), tempo, (beats, 4), wanted)
 
 
 def is_tablature(text: str) -> bool:
@@ -182,12 +172,10 @@ def _counting(notation: Notation) -> str:
 def _check_counts(counts: str, notation: Notation, place: str) -> None:
     """Refuse the counts of a bar of another notation; those of other people may be anything."""
     for other in NOTATIONS.values():
+        if other.steps_per_beat == notation.steps_per_beat:
+            continue
         beats = len(counts) // other.steps_per_beat
-        if (
-            other.steps_per_beat != notation.steps_per_beat
-            and beats
-            and counts == _counting(replace(other, beats_per_bar=beats))
-        ):
+        if beats and counts == _counting(replace(other, beats_per_bar=beats)):
             raise DataError(
                 f"{place}: {counts!r} counts {other.steps_per_beat} steps a quarter note; expected "
                 f"{notation.steps_per_beat}. Take {ANOTHER_NOTATION}"
@@ -202,56 +190,49 @@ def _marks(notation: Notation, instrument: int) -> str:
     return "-" + column[1:]
 
 
-def _with_bar_lines(row: str, bar: int) -> str:
-    return "".join(f"|{row[start : start + bar]}" for start in range(0, len(row), bar)) + "|"
-
-
 def _block(
     rows: list[tuple[int, re.Match[str]]], notation: Notation, source: str
-) -> tuple[npt.NDArray[np.int8], int]:
-    """The hits `(steps, 6)` of rows that stand below each other, and the line of the first."""
+) -> npt.NDArray[np.int8]:
+    """The hits `(steps, 6)` of rows that stand below each other."""
     first_line, first = rows[0]
-    bar_lines = [place for place, character in enumerate(first[2]) if character == "|"]
-    steps = len(first[2].replace("|", ""))
-    hits = np.zeros((steps, len(INSTRUMENTS)), np.int8)
+    bar_lines = [place.start() for place in re.finditer(r"\|", first[2])]
+    hits = np.zeros((len(first[2]) - len(bar_lines), len(INSTRUMENTS)), np.int8)
+    size = notation.steps_per_bar
     for line, row in rows:
-        letters, cells, begin = row[1].upper(), row[2], row.start(2)
+        letters, cells = row[1].upper(), row[2]
         instrument = ROWS.get(letters, OTHER_LETTERS.get(letters))
         if instrument is None:
             raise DataError(
                 f"{source}, line {line}, column 1: {row[1]!r} is no instrument; expected one of "
                 f"{', '.join(ROWS)} or {', '.join(OTHER_LETTERS)}."
             )
-        bars = cells.strip("|").split("|")
-        begin += len(cells) - len(cells.lstrip("|"))
-        for place, bar in enumerate(bars):
-            last = place == len(bars) - 1
-            if len(bar) > notation.steps_per_bar or (
-                len(bar) < notation.steps_per_bar and not (last and bar)
-            ):
+        begin = row.start(2) + len(cells) - len(cells.lstrip("|"))
+        *whole, last = cells.strip("|").split("|")
+        for bar, shortest in (*((bar, size) for bar in whole), (last, 1)):
+            if not shortest <= len(bar) <= size:
                 raise DataError(
                     f"{source}, line {line}, column {begin + 1}: a bar has {len(bar)} steps; "
-                    f"expected {notation.steps_per_bar}, {notation.beats_per_bar} quarter notes of "
+                    f"expected {size}, {notation.beats_per_bar} quarter notes of "
                     f"{notation.steps_per_beat}. Mend it, or the line 'Meter:', or take "
                     f"{ANOTHER_NOTATION}"
                 )
             begin += len(bar) + 1
-        if [place for place, character in enumerate(cells) if character == "|"] != bar_lines:
+        if [place.start() for place in re.finditer(r"\|", cells)] != bar_lines:
             raise DataError(
                 f"{source}, line {line}: its bars do not stand below those of line {first_line}; "
-                f"expected {steps} steps in as many bars. Separate lines of bars by an empty line."
+                f"expected {len(hits)} steps in as many bars. Separate lines of bars by an empty "
+                f"line."
             )
         codes = _codes(notation, instrument)
-        found = [codes.get(character, -1) for character in cells if character != "|"]
-        if -1 in found:
-            at = next(i for i, c in enumerate(cells) if c != "|" and c not in codes)
-            raise DataError(
-                f"{source}, line {line}, column {row.start(2) + at + 1}: found {cells[at]!r}; "
-                f"expected one of {' '.join(codes)}. Mend it, or take {ANOTHER_NOTATION}"
-            )
-        struck = np.array(found, np.int8)
+        for at, cell in enumerate(cells):
+            if cell not in codes and cell != "|":
+                raise DataError(
+                    f"{source}, line {line}, column {row.start(2) + at + 1}: found {cell!r}; "
+                    f"expected one of {' '.join(codes)}. Mend it, or take {ANOTHER_NOTATION}"
+                )
+        struck = np.array([codes[cell] for cell in cells if cell != "|"], np.int8)
         hits[:, instrument] = np.where(struck > 0, struck, hits[:, instrument])
-    return hits, first_line
+    return hits
 
 
 def _codes(notation: Notation, instrument: int) -> dict[str, int]:
@@ -262,38 +243,23 @@ def _codes(notation: Notation, instrument: int) -> dict[str, int]:
     return {character: code for code, character in enumerate(_marks(notation, instrument))}
 
 
-def _tempo(text: str, source: str, line: int | None) -> float:
+def _tempo(text: str, place: str) -> float:
     try:
         tempo = float(text)
     except ValueError:
         tempo = math.nan
     if not 0 < tempo < math.inf:
         raise DataError(
-            f"{source}, line {line}: the tempo is {text!r}; expected quarter notes a minute, such "
-            f"as 120."
+            f"{place}: the tempo is {text!r}; expected quarter notes a minute, such as 120."
         )
     return tempo
 
 
-def _meter(text: str, source: str, line: int) -> tuple[int, int]:
+def _meter(text: str, place: str) -> int:
+    """Quarter notes of a bar."""
     found = re.fullmatch(r"\s*([1-9]\d?)\s*/\s*([1-9]\d?)\s*", text, re.ASCII)
     if found is None:
-        raise DataError(
-            f"{source}, line {line}: the meter is {text!r}; expected two numbers, such as 4/4."
-        )
+        raise DataError(f"{place}: the meter is {text!r}; expected two numbers, such as 4/4.")
     if found[2] != "4":
-        raise DataError(
-            f"{source}, line {line}: the meter is {text.strip()}; expected quarters, such as 4/4."
-        )
-    return int(found[1]), 4
-
-
-def _meter_of(width: int, notation: Notation, place: str) -> int:
-    """How many quarter notes a bar of so many steps has."""
-    beats, rest = divmod(width, notation.steps_per_beat)
-    if rest or not beats:
-        raise DataError(
-            f"{place}: the first bar has {width} steps, which are no whole quarter notes of "
-            f"{notation.steps_per_beat}. Mend it, or take {ANOTHER_NOTATION}"
-        )
-    return beats
+        raise DataError(f"{place}: the meter is {text.strip()}; expected quarters, such as 4/4.")
+    return int(found[1])
