@@ -92,9 +92,8 @@ def record_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
 class CompletionNats:
     """How well a model predicts the completions of records; every array has one number a record.
 
-    The sounding part of a completion ends with its last hit: performances that are shorter than
-    their record are padded with silence, which is easy to predict. Of a record in the layout
-    `rows` it ends with the bar of the last hit.
+    The sounding part of a completion ends with its last hit, in the layout `rows` with the bar of
+    that: silence pads performances shorter than their record, and is easy to predict.
     """
 
     nats: npt.NDArray[np.float64]

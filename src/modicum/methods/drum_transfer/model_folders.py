@@ -309,16 +309,15 @@ def _converted(file: Path, digest: str) -> Path:
     """The plain folder of a GGUF file, in the cache."""
     room = cache_folder() / "language-models"
     folder = room / f"{file.stem}-{digest[:16]}"
-    if folder.is_dir():
-        return folder
-    with file.open("rb") as opened:
-        if opened.read(4) != b"GGUF":
-            raise DataError(f"{file}: not a GGUF file. It is damaged or of another format.")
-    require("gguf", "music", "Reading a GGUF file")
-    with FolderLock(room, wait=True):
-        if not folder.is_dir():  # another process may have made it meanwhile
-            _log.info("converting %s, which is done once and may take a minute.", file.name)
-            _convert(file, folder)
+    if not folder.is_dir():
+        with file.open("rb") as opened:
+            if opened.read(4) != b"GGUF":
+                raise DataError(f"{file}: not a GGUF file. It is damaged or of another format.")
+        require("gguf", "music", "Reading a GGUF file")
+        with FolderLock(room, wait=True):
+            if not folder.is_dir():  # another process may have made it meanwhile
+                _log.info("converting %s, which is done once and may take a minute.", file.name)
+                _convert(file, folder)
     return folder
 
 
@@ -326,10 +325,8 @@ def _convert(file: Path, folder: Path) -> None:
     import safetensors.torch
 
     tokenizer = _read("AutoTokenizer", file.parent, gguf_file=file.name)
-    network = _read(
-        "AutoModelForCausalLM", file.parent, gguf_file=file.name,
-        dtype=torch.float32, attn_implementation="sdpa",
-    )  # fmt: skip
+    how: Any = {"dtype": torch.float32, "attn_implementation": "sdpa"}
+    network = _read("AutoModelForCausalLM", file.parent, gguf_file=file.name, **how)
     config = network.config.to_dict()
     # With it, Transformers takes the de-quantised network for one that cannot be saved.
     config.pop("quantization_config", None)

@@ -44,8 +44,8 @@ _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 def arguments_of(model: nn.Module) -> dict[str, Any]:
     """What `build` needs to make the same model again, JSON-able.
 
-    That is, for a `Decoder`, its sizes and its vocabulary; for a `LanguageModel` the configuration
-    and tokenizer of Transformers, too, or where its base is, if only its adapters are stored.
+    For a `LanguageModel` that is the configuration and tokenizer of Transformers, too, or where its
+    base is, if only its adapters are stored.
 
     Raises:
         ConfigError: The model is of another class.

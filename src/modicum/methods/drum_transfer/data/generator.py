@@ -83,13 +83,10 @@ def made_up_grooves(index: Sequence[int] | range, *, seed: int = 0, bars: int = 
     """Grooves of so many bars in 4/4, in the notation of the paper, with their velocities.
 
     Args:
-        index: Numbers of the grooves, 0 or more.
+        index: Numbers of the grooves, 0 or more. A groove is a function of its number and the seed
+            alone, whatever others are asked for.
         seed: Of all of them.
-        bars: Bars of each.
-
-    Returns:
-        The groove of each number: a function of the number and the seed alone, whatever others are
-        asked for; that of fewer bars is the beginning of that of more.
+        bars: Bars of each; a groove of fewer bars is the beginning of that of more.
 
     Raises:
         ConfigError: `bars` is less than 1, or a number is negative.

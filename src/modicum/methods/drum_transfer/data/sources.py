@@ -7,8 +7,8 @@ import io
 import logging
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections import Counter, UserDict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -47,11 +47,11 @@ Read: TypeAlias = Callable[[str], bytes | None]
 """The bytes of a file of a data set by its name, None if it is not there."""
 
 
-@dataclass(frozen=True)
-class Collection(Mapping[str, list[Groove]]):
+@dataclass
+class Collection(UserDict[str, list[Groove]]):
     """Grooves by split, as a mapping, and where they come from."""
 
-    splits: dict[str, list[Groove]]
+    data: dict[str, list[Groove]]
     """Grooves of `train`, `val` and `test`, by name in order."""
     styles: dict[str, str] = field(default_factory=dict[str, str])
     """The style of each groove by its name, where it is known."""
@@ -59,15 +59,6 @@ class Collection(Mapping[str, list[Groove]]):
     """Files that were left out, by the reason."""
     files: int = 0
     """How many files there are, used or not."""
-
-    def __getitem__(self, split: str) -> list[Groove]:
-        return self.splits[split]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.splits)
-
-    def __len__(self) -> int:
-        return len(self.splits)
 
 
 def load_grooves(
@@ -155,7 +146,7 @@ def groove_dataset(path: Path, corpus: Corpus) -> Collection:
         # One performance of the data set is only hi-hat pedal; the paper has its text.
         grooves, unread = _parse(content, f"{path}: {file}", corpus, name, silent=True)
         unknown += unread
-        collection.splits[_SPLIT_NAMES[row["split"]]] += grooves
+        collection[_SPLIT_NAMES[row["split"]]] += grooves
         collection.styles.update(dict.fromkeys((g.name for g in grooves), row["style"]))
     return _finished(collection, path, len(rows), unknown)
 
@@ -199,7 +190,7 @@ def own_files(path: Path, corpus: Corpus, *, seed: int = 0) -> Collection:
             continue
         taken[name] = file
         unknown += unread
-        collection.splits[split] += grooves
+        collection[split] += grooves
     if unusable := collection.dropped.get("unusable file"):
         _log.warning("%s: %d of %d files are left out: %s", path, len(unusable), len(files),
                      _some(unusable))  # fmt: skip
@@ -243,34 +234,53 @@ def _finished(collection: Collection, path: Path, files: int, unknown: Counter[i
     return replace(collection, files=files)
 
 
-def _rows(path: Path, read: Read) -> list[Mapping[str, str]]:
+def _rows(path: Path, read: Read) -> list[dict[str, str]]:
     """The rows of `info.csv`, checked."""
     content = read("info.csv")
     assert content is not None  # _open found it
-    try:
-        table = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        found = table.fieldnames or ()
-        if missing := [column for column in _COLUMNS if column not in found]:
+    rows = read_table(content, f"{path}: info.csv", _COLUMNS, DOWNLOAD)
+    for line, row in rows:
+        place, name = f"{path}: info.csv, line {line}", row["midi_filename"]
+        if row["split"] not in _SPLIT_NAMES:
+            expected = ", ".join(_SPLIT_NAMES)
             raise DataError(
-                f"{path}: info.csv lacks the columns {', '.join(missing)}; found "
-                f"{', '.join(found) or 'nothing'}. {DOWNLOAD}"
+                f"{place}: found the split {row['split']!r}; expected one of {expected}."
             )
-        rows: list[Mapping[str, str]] = []
-        for row in table:
-            place = f"{path}: info.csv, line {table.line_num}"
-            if any(row[column] is None for column in _COLUMNS):
-                raise DataError(f"{place}: it has fewer fields than the header.")
-            if row["split"] not in _SPLIT_NAMES:
-                expected = ", ".join(_SPLIT_NAMES)
-                raise DataError(
-                    f"{place}: found the split {row['split']!r}; expected one of {expected}."
-                )
-            file = PurePosixPath(row["midi_filename"])
-            if file.is_absolute() or ".." in file.parts or "\\" in row["midi_filename"]:
-                raise DataError(f"{place}: the file {file} lies outside of the data set.")
-            rows.append(row)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: info.csv is no table: {error}.") from error
+        file = PurePosixPath(name)
+        if file.is_absolute() or ".." in file.parts or "\\" in name:
+            raise DataError(f"{place}: the file {file} lies outside of the data set.")
+    return [row for _, row in rows]
+
+
+def read_table(
+    content: bytes, source: str, columns: Sequence[str], advice: str
+) -> list[tuple[int, dict[str, str]]]:
+    """The line that each row of a CSV file ends on, and its fields, delimited as the header is.
+
+    Raises:
+        DataError: It is no table, lacks one of `columns`, or a row has not the header's fields;
+            `advice` says how to mend it.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source} is no table in UTF-8: {error}. {advice}") from error
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # as spreadsheets have it
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        rows = [(table.line_num, row) for row in table]
+    except csv.Error as error:
+        raise DataError(f"{source}, line {table.line_num}: {error}. {advice}") from error
+    header = table.fieldnames or ()
+    if missing := [column for column in columns if column not in header]:
+        raise DataError(
+            f"{source} lacks the columns {', '.join(missing)}; found "
+            f"{', '.join(header) or 'nothing'}. {advice}"
+        )
+    for line, row in rows:
+        if None in row or None in row.values():
+            expected = f"{len(header)} fields, as in the header"
+            raise DataError(f"{source}, line {line}: expected {expected}. {advice}")
     return rows
 
 

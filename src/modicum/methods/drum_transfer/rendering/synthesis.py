@@ -182,11 +182,9 @@ def _play(
 
 def _placed(shot: Samples, level: float, side: float, channels: int) -> Samples:
     """A sound `(channels, samples)` where it belongs, equally loud everywhere."""
-    if channels == 1:
-        return level * shot[None]
     angle = np.pi / 4 * (1 + side)
-    sides = 2**0.5 * np.array([[np.cos(angle)], [np.sin(angle)]])
-    return level * (sides.astype(np.float32) * shot)
+    sides = [1] if channels == 1 else 2**0.5 * np.array([np.cos(angle), np.sin(angle)])
+    return level * np.multiply.outer(np.asarray(sides, np.float32), shot)
 
 
 def _play_soundfont(groove: Groove, soundfont: Path, length: int, channels: int) -> Samples:

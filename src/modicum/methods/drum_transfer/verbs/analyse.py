@@ -70,11 +70,9 @@ class Analysis:
                 f"{groove.name}: no line of a groove in it. Expected lines such as "
                 f"{notation.silence!r}; found {first!r}."
             )
+        how: Any = {"official": official, "clusterer": clusterer}
         most = BARS if official else None
-        found = structure(
-            text, notation=notation, official=official, most_bars=most, clusterer=clusterer
-        )
-        return cls(groove, found, grids)
+        return cls(groove, structure(text, notation=notation, most_bars=most, **how), grids)
 
     @property
     def bars(self) -> int:
