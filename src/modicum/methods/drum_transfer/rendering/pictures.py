@@ -58,7 +58,7 @@ def draw_step_grid(
     Raises:
         DataError: The text is no text in `notation`.
     """
-    from matplotlib.collections import LineCollection, PolyCollection
+    from matplotlib.collections import PolyCollection
 
     hits = to_hits(text, notation)
     steps, bar = len(hits), notation.steps_per_bar
@@ -83,8 +83,8 @@ def draw_step_grid(
     at_beats = beats % across, beats // across * height + _HEAD
     lines_at = (at_beats, _RULE, 0.6), ((left, top), MUTED, 0.8), ((left + width, top), MUTED, 0.8)
     for (x, above), colour, wide in lines_at:
-        ends = np.stack([np.stack([x, above], 1), np.stack([x, above + len(ORDER)], 1)], 1)
-        axes.add_collection(LineCollection(list(ends), colors=colour, linewidths=wide, zorder=2))
+        ends = above, above + len(ORDER)
+        axes.vlines(x, *ends, colors=colour, linewidths=wide, zorder=2)
 
     step, column = np.nonzero(hits)
     row = np.argsort(ORDER)[column]

@@ -53,10 +53,7 @@ class Analysis:
     ) -> Analysis:
         """Measure a groove, well-formed or not, with or without separators.
 
-        Args:
-            groove: Any.
-            official: Compare the first 16 bars, see `structure.stability`; otherwise all.
-            clusterer: See `structure.two_means`.
+        `official` compares the first 16 bars, not all, see `structure.stability`.
 
         Raises:
             DataError: There is no line in it that can be read.

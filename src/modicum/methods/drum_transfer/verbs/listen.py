@@ -216,7 +216,8 @@ def listen(
             "--answers FILE --key FILE."
         )
     ours, theirs = ({path.stem: path for path in groove_paths([f])} for f in (folder, against))
-    ours, theirs = _alike(ours, theirs), _alike(theirs, _alike(ours, theirs))
+    ours = _alike(ours, theirs)
+    theirs = _alike(theirs, ours)
     common = sorted(ours.keys() & theirs.keys())
     if not common:
         raise DataError(
