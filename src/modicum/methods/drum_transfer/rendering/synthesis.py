@@ -184,7 +184,7 @@ def _placed(shot: Samples, level: float, side: float, channels: int) -> Samples:
     """A sound `(channels, samples)` where it belongs, equally loud everywhere."""
     angle = np.pi / 4 * (1 + side)
     sides = [1] if channels == 1 else 2**0.5 * np.array([np.cos(angle), np.sin(angle)])
-    return level * np.multiply.outer(np.asarray(sides, np.float32), shot)
+    return level * (np.asarray(sides, np.float32)[:, None] * shot)
 
 
 def _play_soundfont(groove: Groove, soundfont: Path, length: int, channels: int) -> Samples:
