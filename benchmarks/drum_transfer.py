@@ -122,7 +122,7 @@ def codec(source: str) -> None:
     def records() -> int:
         return sum(
             config.record(groove) is not None
-            for grooves in config.open().splits.values()
+            for grooves in config.open().values()
             for groove in grooves
         )
 
@@ -160,7 +160,7 @@ def generation(with_smollm2: bool) -> None:
     }
     if with_smollm2:
         config = Config(model="smollm2", adaptation=Adaptation(full=True))
-        records = config.to_records(config.open().splits["train"][:100], "train")
+        records = config.to_records(config.open()["train"][:100], "train")
         models["SmolLM2-135M"] = ready_to_write(build_model(config, records), "cpu"), 3
     for name, (model, alone) in models.items():
         began = time.perf_counter()
@@ -187,7 +187,7 @@ def tuning() -> None:
 
     torch.set_num_threads(1)
     config = Config(model="smollm2", window=4)
-    grooves = config.open().splits["train"][:64]
+    grooves = config.open()["train"][:64]
     model = build_model(config, config.to_records(grooves, "train"), frozen="bfloat16").train()
     make = TrainingSet(config, grooves, model.vocabulary)
     weights = [weight for weight in model.parameters() if weight.requires_grad]

@@ -301,7 +301,7 @@ def test_an_empty_form_lies_beside_the_page(tmp_path):
     ("old", "new", "said"),
     [
         ("consistent", "fine", "line 2, column pattern: found 'fine'; expected consistent"),
-        ("pattern", "patterns", "the column pattern is absent"),
+        ("pattern", "patterns", "lacks the columns pattern; found page"),
         (",consistent", ",", "line 2, column musical: found 'good'"),
         ("p,me", "p;me", "line 2: expected 9 fields"),
         ("p,me", 'p,"me', "unexpected end of data"),

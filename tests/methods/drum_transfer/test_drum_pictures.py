@@ -90,5 +90,5 @@ def test_a_sheet_holds_grooves_of_any_length():
 
 
 def test_similarity():
-    size(pictures.similarity_matrix(np.eye(16), given_bars=2))
-    size(pictures.similarity_matrix([[np.nan]], title="$"))
+    size(pictures.similarity_matrix(np.eye(16), "alike"))
+    size(pictures.similarity_matrix([[np.nan]], "$"))

@@ -118,12 +118,12 @@ def test_the_selection_is_that_of_the_paper(small: Path, place: str) -> None:
     elif place.startswith("zip"):
         path = zipped(small, prefix="" if "without" in place else "groove/")
     found = load_grooves(f"groove={path}")
-    assert names(found.splits) == {
+    assert names(found) == {
         "train": ["1_0_rock_100_beat_4-4"],
         "val": ["1_1_rock_100_beat_4-4"],
         "test": ["1_2_rock_100_beat_4-4"],
     }
-    for number, grooves in enumerate(found.splits.values()):
+    for number, grooves in enumerate(found.values()):
         assert grooves[0].text == made_up_grooves([number])[0].text
     assert found.styles["1_1_rock_100_beat_4-4"] == "rock/1"
     assert {why: len(files) for why, files in found.dropped.items()} == {
@@ -145,7 +145,7 @@ def test_damaged_data_sets_are_refused(small: Path, tmp_path: Path) -> None:
         ("beat_type,time_signature", "kind,meter", "lacks the columns beat_type, time_signature"),
         ("drummer1/session1/0_", "../0_", r"line 2: the file \.\./0_.*lies outside of the data"),
         ("validation", "dev", "line 3: found the split 'dev'; expected one of train, validation"),
-        (",6-8,", ",", "line 6: it has fewer fields than the header"),
+        (",6-8,", ",", "line 6: expected 11 fields, as in the header"),
         ("drummer1/session2/2_", "drummer1/session2/3_", "1 of 3 files .* absent: drummer1/ses"),
     ):
         (small / "info.csv").write_text(table.replace(old, new))
@@ -226,7 +226,7 @@ def test_unusable_files_of_ones_own_are_told_once_or_refused(
     assert "2 of 6 files are left out: " in warning
     assert "2.midi: 2.mid gives a groove of the same name" in warning
     assert "bad.mid: no MIDI file" in warning
-    assert sum(map(len, found.splits.values())) == 4
+    assert sum(map(len, found.values())) == 4
     assert found.files == 6
     with pytest.raises(DataError, match=r"2\.midi: 2\.mid gives"):
         load_grooves(str(folder), Corpus(strict=True))

@@ -123,7 +123,7 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     scores = [line["val_nats_per_line"] for line in lines if "val_nats_per_line" in line]
     assert len(scores) == 3
     best = modicum.load(tmp_path / "run" / "best.safetensors")
-    records = [r for g in config.open().splits["val"] if (r := config.record(g))]
+    records = [r for g in config.open()["val"] if (r := config.record(g))]
     assert completion_nats(best, records).per_line == pytest.approx(min(scores), rel=1e-5)
     assert max(scores) > 1.001 * min(scores)
 

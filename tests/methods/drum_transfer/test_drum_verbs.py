@@ -314,9 +314,9 @@ def test_a_model_keeps_apart_from_what_it_is_compared_with(
     drummer = Drummer.load(tmp_path / "a.safetensors", device="cpu")
     assert drummer.name == f"{name}-2"
     records = drummer.config.to_records(made_up_grooves([0]), "test")
-    texts = write_beside_baselines(drummer, ngram, records, quiet=True)
+    texts = write_beside_baselines(drummer, ngram, records)
     assert list(texts) == ["people", "repeat", "random", "ngram", drummer.name]
-    rows = [row["model"] for row in losses_beside_yardsticks(drummer, ngram, records, quiet=True)]
+    rows = [row["model"] for row in losses_beside_yardsticks(drummer, ngram, records)]
     assert rows == [*baselines.YARDSTICKS, drummer.name]
     notes["config"]["model"] = "/"
     save_model(

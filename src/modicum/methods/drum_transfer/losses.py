@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,46 +25,36 @@ _MOST_LOGITS = 1 << 26
 """Of a batch that is measured: 256 MB in float32."""
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Records as tokens, padded on the right."""
 
     ids: Tensor
     """`(B, T)`, int64."""
     weights: Tensor
     """`(B, T)`, float32: what each token counts as a target. 0 for padding."""
+    index: Tensor | None = None
+    """`(B,)`, int64: numbers of the grooves, for messages."""
 
 
 def encode_record(
-    record: Record,
-    vocabulary: Vocabulary,
-    *,
-    prompt_weight: float = PROMPT_WEIGHT,
+    record: Record, vocabulary: Vocabulary, *, prompt_weight: float = PROMPT_WEIGHT
 ) -> tuple[list[int], list[float]]:
-    """Ids and weights of a record: those of the prompt, then those of the completion.
+    """Ids and weights of a record: those of the prompt, then those of the completion, 1 each.
 
     The two are encoded apart, so that no token is half of each.
-
-    Args:
-        record: What to encode.
-        vocabulary: Whose ids.
-        prompt_weight: Weight of the prompt's tokens; those of the completion have 1.
     """
     prompt, completion = vocabulary.encode(record.prompt), vocabulary.encode(record.completion)
     return prompt + completion, [prompt_weight] * len(prompt) + [1.0] * len(completion)
 
 
-def collate(encoded: Sequence[tuple[list[int], list[float]]], pad: int) -> Batch:
-    """A batch of what `encode_record` gives.
-
-    Args:
-        encoded: Ids and weights of each record.
-        pad: `Vocabulary.pad`.
-    """
+def collate(
+    encoded: Sequence[tuple[list[int], list[float]]], pad: int, index: Tensor | None = None
+) -> Batch:
+    """A batch of what `encode_record` gives; `pad` is the vocabulary's."""
     ids, weights = ([torch.tensor(one) for one in rows] for rows in zip(*encoded, strict=True))
-    return Batch(
-        pad_sequence(ids, batch_first=True, padding_value=pad),
-        pad_sequence(weights, batch_first=True),
-    )
+    padded = pad_sequence(ids, batch_first=True, padding_value=pad)
+    return Batch(padded, pad_sequence(weights, batch_first=True), index)
 
 
 def token_nats(logits: Tensor, ids: Tensor) -> Tensor:
@@ -103,9 +92,8 @@ def record_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
 class CompletionNats:
     """How well a model predicts the completions of records; every array has one number a record.
 
-    The sounding part of a completion ends with its last hit: performances that are shorter than
-    their record are padded with silence, which is easy to predict. Of a record in the layout
-    `rows` it ends with the bar of the last hit.
+    The sounding part of a completion ends with its last hit, in the layout `rows` with the bar of
+    that: silence pads performances shorter than their record, and is easy to predict.
     """
 
     nats: npt.NDArray[np.float64]
@@ -156,8 +144,8 @@ def completion_nats(
     Raises:
         ConfigError: A record is longer than what the model sees.
     """
-    device = next(model.parameters()).device
-    encoded = [encode_record(record, model.vocabulary, prompt_weight=0) for record in records]
+    device, vocabulary = next(model.parameters()).device, model.vocabulary
+    encoded = [encode_record(record, vocabulary, prompt_weight=0) for record in records]
     for record, (ids, _) in zip(records, encoded, strict=True):
         model.check_length(len(ids), record.name)
     order = sorted(range(len(records)), key=lambda index: len(encoded[index][0]))
@@ -165,29 +153,25 @@ def completion_nats(
     training = model.training
     model.eval()
     try:
-        start = 0
-        while start < len(order):
-            # The longest of so many decides how many fit.
-            end = min(start + batch_size, len(order))
-            width = len(encoded[order[end - 1]][0]) * model.vocabulary.size
-            chosen = order[start : min(end, start + max(1, _MOST_LOGITS // width))]
-            ids, weights = collate([encoded[index] for index in chosen], model.vocabulary.pad)
-            ids = ids.to(device)
+        while len(by_record) < len(order):
+            chosen = order[len(by_record) :][:batch_size]
+            longest = len(encoded[chosen[-1]][0])  # decides how many fit
+            chosen = chosen[: max(1, _MOST_LOGITS // (longest * vocabulary.size))]
+            batch = collate([encoded[index] for index in chosen], vocabulary.pad)
+            ids = batch.ids.to(device)
             nats = token_nats(model(ids), ids).double().cpu()
             for row, index in enumerate(chosen):
-                by_record[index] = nats[row][weights[row, 1:] > 0].numpy()
-            start += len(chosen)
+                by_record[index] = nats[row][batch.weights[row, 1:] > 0].numpy()
             if progress is not None:
-                progress(start, len(records))
+                progress(len(by_record), len(records))
     finally:
         model.train(training)
-    pieces = model.vocabulary.pieces
     columns: list[tuple[float, int, int, float, int]] = []
     for index, record in enumerate(records):
         nats = by_record[index]
         lines, sounding_lines, sounding_characters = _extent(record.completion, record.notation)
         written = encoded[index][0][-len(nats) :]
-        begins = [0, *accumulate(len(pieces[token]) for token in written)][:-1]
+        begins = [0, *accumulate(len(vocabulary.pieces[token]) for token in written)][:-1]
         sounding = np.array(begins) < sounding_characters
         columns.append((nats.sum(), len(nats), lines, nats[sounding].sum(), sounding_lines))
     return CompletionNats(*map(np.array, zip(*columns, strict=True)))

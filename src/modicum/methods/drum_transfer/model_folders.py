@@ -61,10 +61,8 @@ class ModelFolder:
 def find_model(source: str) -> ModelFolder:
     """A pre-trained model as a plain folder; a GGUF file is converted the first time.
 
-    Converting takes SmolLM2-135M some 20 CPU-seconds, and 4 bytes a parameter in the cache.
-
-    Args:
-        source: A folder of Transformers, a `.gguf` file, or `smollm2`.
+    `source` is a folder of Transformers, a `.gguf` file, or `smollm2`. Converting takes
+    SmolLM2-135M some 20 CPU-seconds, and 4 bytes a parameter in the cache.
 
     Raises:
         DataError: There is no such model, or it is of a kind that cannot be used.
@@ -113,16 +111,19 @@ def reading(what: str | Path) -> Generator[None, None, None]:
         transformers_logging.set_verbosity(level)
 
 
+def _read(kind: str, folder: Path, **options: Any) -> Any:
+    """What a class of Transformers, `AutoConfig` or the like, reads from a plain folder's files."""
+    import transformers
+
+    with reading(folder / options.get("gguf_file", "")):
+        return getattr(transformers, kind).from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **options
+        )
+
+
 def read_config(folder: Path) -> Any:
-    """The configuration of a plain folder, a `PreTrainedConfig`.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    from transformers import AutoConfig
-
-    with reading(folder):
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    """The configuration of a plain folder, a `PreTrainedConfig`; a `DataError` if there is none."""
+    return _read("AutoConfig", folder)
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -131,40 +132,26 @@ def read_tokenizer(folder: Path) -> Any:
     Raises:
         DataError: There is none, or it is of the slow kind.
     """
-    from transformers import AutoTokenizer
-
-    with reading(folder):
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+    tokenizer = _read("AutoTokenizer", folder)
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(f"{folder}: expected a fast tokenizer, a file tokenizer.json; found none.")
     return tokenizer
 
 
 def read_network(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """The network of a plain folder, a `PreTrainedModel` in eval mode.
-
-    Args:
-        folder: Where it is.
-        dtype: Of its weights.
+    """The network of a plain folder, a `PreTrainedModel` in eval mode with weights of `dtype`.
 
     Raises:
         DataError: It cannot be read, or weights are absent.
     """
-    from transformers import AutoModelForCausalLM
-
-    with reading(folder):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=attention_of(read_config(folder)),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    network, found = loaded
+    network, found = _read(
+        "AutoModelForCausalLM",
+        folder,
+        dtype=dtype,
+        attn_implementation=attention_of(read_config(folder)),
+        use_safetensors=True,
+        output_loading_info=True,
+    )
     if missing := sorted(found["missing_keys"]):
         raise DataError(
             f"{folder}: {len(missing)} weights are absent, such as {missing[0]}. The files are "
@@ -174,24 +161,15 @@ def read_network(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def attention_of(config: Any) -> str:
-    """Which attention a network of Transformers needs. Never one that is fetched from a hub.
-
-    Args:
-        config: A `PreTrainedConfig`.
-    """
-    from transformers import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        AttentionInterface,
-        AttentionMaskInterface,
-    )
+    """Which attention a network of this `PreTrainedConfig` needs; never one fetched from a hub."""
+    import transformers
     from transformers.masking_utils import sdpa_mask
 
-    networks: Any = MODEL_FOR_CAUSAL_LM_MAPPING
-    network = networks.get(type(config), None)
-    if not getattr(network, "_supports_sdpa", False):
+    networks: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    if not getattr(networks.get(type(config), None), "_supports_sdpa", False):
         return "eager"  # Gemma 2's attention caps its logits, that of GPT-OSS has sinks
-    AttentionInterface.register(_ATTENTION, _shared_keys)
-    AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+    transformers.AttentionInterface.register(_ATTENTION, _shared_keys)
+    transformers.AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
     return _ATTENTION
 
 
@@ -210,17 +188,8 @@ def _shared_keys(
     at once, as if they were tokens, and in bfloat16 two products of matrices do the work of many
     rows: they take half the time of PyTorch's fused attention, if keys and values lie in one piece.
 
-    Args:
-        module: The layer.
-        query: `(B, H, T, D)`.
-        key: `(B, H / groups, S, D)`.
-        value: Likewise.
-        attention_mask: Of `sdpa`: `(B, 1, T, S)`, bool, or None.
-        scaling: Of the products.
-        options: More of `sdpa`'s.
-
-    Returns:
-        `(B, T, H, D)`, and no weights.
+    `query` is `(B, H, T, D)`, `key` and `value` `(B, H / groups, S, D)`, the mask `(B, 1, T, S)`,
+    bool; returned are `(B, T, H, D)`, and no weights.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -246,13 +215,8 @@ def _shared_keys(
 
 
 def _in_one_piece(part: Tensor) -> Tensor:
-    """The room of `decoder.KeysAndValues` of which keys or values are the first tokens.
-
-    Args:
-        part: `(B, heads, S, D)`, rows of the room one after the other.
-
-    Returns:
-        `(B, heads, R, D)`, R at least S, without gaps.
+    """The room `(B, heads, R, D)` of `decoder.KeysAndValues`, R at least S and without gaps, of
+    which keys or values `(B, heads, S, D)` are the first tokens.
     """
     rows, heads, tokens, features = part.shape
     room = part.stride(1) // features
@@ -301,6 +265,7 @@ def _smollm2() -> Path:
 
 
 def _check_folder(folder: Path) -> None:
+    """Refuse a folder without weights that can be trained, or with pickled ones."""
     if (folder / "adapter_config.json").is_file():
         raise DataError(
             f"{folder}: holds adapters without the model they belong to. Merge them first (peft: "
@@ -322,11 +287,10 @@ def _check_folder(folder: Path) -> None:
         )
     if any(folder.glob("*.safetensors")):
         return
-    pickles = [file.name for pattern in _PICKLES for file in folder.glob(pattern)]
-    if pickles:
+    for pickled in (file for pattern in _PICKLES for file in folder.glob(pattern)):
         raise DataError(
-            f"{folder}: its weights are a pickle ({pickles[0]}), which can execute code and is not "
-            f'read. If you trust it, convert it: python -c "from transformers import '
+            f"{folder}: its weights are a pickle ({pickled.name}), which can execute code and is "
+            f'not read. If you trust it, convert it: python -c "from transformers import '
             f"AutoModelForCausalLM as M; M.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
         )
     raise DataError(f"{folder}: no weights. Expected *.safetensors beside config.json.")
@@ -345,33 +309,24 @@ def _converted(file: Path, digest: str) -> Path:
     """The plain folder of a GGUF file, in the cache."""
     room = cache_folder() / "language-models"
     folder = room / f"{file.stem}-{digest[:16]}"
-    if folder.is_dir():
-        return folder
-    with file.open("rb") as opened:
-        if opened.read(4) != b"GGUF":
-            raise DataError(f"{file}: not a GGUF file. It is damaged or of another format.")
-    require("gguf", "music", "Reading a GGUF file")
-    with FolderLock(room, wait=True):
-        if not folder.is_dir():  # another process may have made it meanwhile
-            _log.info("converting %s, which is done once and may take a minute.", file.name)
-            _convert(file, folder)
+    if not folder.is_dir():
+        with file.open("rb") as opened:
+            if opened.read(4) != b"GGUF":
+                raise DataError(f"{file}: not a GGUF file. It is damaged or of another format.")
+        require("gguf", "music", "Reading a GGUF file")
+        with FolderLock(room, wait=True):
+            if not folder.is_dir():  # another process may have made it meanwhile
+                _log.info("converting %s, which is done once and may take a minute.", file.name)
+                _convert(file, folder)
     return folder
 
 
 def _convert(file: Path, folder: Path) -> None:
     import safetensors.torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    local: dict[str, Any] = {
-        "gguf_file": file.name,
-        "local_files_only": True,
-        "trust_remote_code": False,
-    }
-    with reading(file):
-        tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **local)
-        network: Any = AutoModelForCausalLM.from_pretrained(
-            file.parent, dtype=torch.float32, attn_implementation="sdpa", **local
-        )
+    tokenizer = _read("AutoTokenizer", file.parent, gguf_file=file.name)
+    how: Any = {"dtype": torch.float32, "attn_implementation": "sdpa"}
+    network = _read("AutoModelForCausalLM", file.parent, gguf_file=file.name, **how)
     config = network.config.to_dict()
     # With it, Transformers takes the de-quantised network for one that cannot be saved.
     config.pop("quantization_config", None)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import copy
-import dataclasses
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from modicum.errors import CheckpointError, ConfigError, require
 from modicum.methods.drum_transfer.model_folders import (
-    ModelFolder,
     Origin,
     find_model,
     new_folder,
@@ -45,8 +44,8 @@ _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 def arguments_of(model: nn.Module) -> dict[str, Any]:
     """What `build` needs to make the same model again, JSON-able.
 
-    That is, for a `Decoder`, its sizes and its vocabulary; for a `LanguageModel` the configuration
-    and tokenizer of Transformers, too, or where its base is, if only its adapters are stored.
+    For a `LanguageModel` that is the configuration and tokenizer of Transformers, too, or where its
+    base is, if only its adapters are stored.
 
     Raises:
         ConfigError: The model is of another class.
@@ -62,19 +61,16 @@ def arguments_of(model: nn.Module) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "kind": "language model",
         "vocabulary": written,
-        "origin": dataclasses.asdict(model.origin) if model.origin else None,
-        "lora": dataclasses.asdict(model.lora) if model.lora else None,
+        "origin": asdict(model.origin) if model.origin else None,
+        "lora": asdict(model.lora) if model.lora else None,
     }
     if model.lora and not model.lora.store_base:
-        written.pop("tokenizer")
+        del written["tokenizer"]
         return arguments
     network = model.plain_network
-    weight = network.get_input_embeddings().weight
-    return {
-        **arguments,
-        "config": json.loads(network.config.to_json_string(use_diff=False)),
-        "dtype": str(weight.dtype).removeprefix("torch."),
-    }
+    config = json.loads(network.config.to_json_string(use_diff=False))
+    dtype = str(network.get_input_embeddings().weight.dtype).removeprefix("torch.")
+    return arguments | {"config": config, "dtype": dtype}
 
 
 def build(
@@ -104,18 +100,13 @@ def build(
     if "config" not in arguments:
         assert origin is not None  # adapters of a base without one are stored with it
         _find_again(origin)
-        model = load_language_model(
-            origin.source,
-            alphabet=vocabulary["alphabet"],
-            restrict=vocabulary["restrict"],
-            kept=vocabulary["kept"],
-        )
+        kept = {name: vocabulary[name] for name in ("alphabet", "restrict", "kept")}
+        model = load_language_model(origin.source, **kept)
     else:
         from transformers import CONFIG_MAPPING
 
-        config = dict(arguments["config"])
         kinds: Any = CONFIG_MAPPING
-        config = kinds[config["model_type"]].from_dict(config)
+        config = kinds[arguments["config"]["model_type"]].from_dict(dict(arguments["config"]))
         network = random_network(config, seed=0, dtype=getattr(torch, arguments["dtype"]))
         model = LanguageModel(network, _read_vocabulary(vocabulary), origin)
     if lora is not None:
@@ -123,15 +114,12 @@ def build(
     return model.eval()
 
 
+@torch.no_grad()
 def export_folder(model: nn.Module, path: Path | str) -> None:
     """Write a plain folder of Transformers, which other programs read.
 
     Adapters are merged. A restricted vocabulary is made whole again: rows that were not kept are
-    those of the base, which is read from where it was.
-
-    Args:
-        model: A `LanguageModel`; it is left as it is.
-        path: A folder that does not exist, or is empty.
+    those of the base, which is read from where it was. The model is left as it is.
 
     Raises:
         CheckpointError: The base is not what it was.
@@ -154,17 +142,19 @@ def export_folder(model: nn.Module, path: Path | str) -> None:
                 "tokens are in no file, as it began with random weights. Train it with the whole "
                 "vocabulary to export it."
             )
-        base = _find_again(model.origin)
-        whole = read_network(base.path)
-        _fill(whole, network.state_dict(), model.vocabulary.kept)
-        network, tokenizer = whole, read_tokenizer(base.path)
+        base, state = _find_again(model.origin), network.state_dict()
+        network, tokenizer = read_network(base), read_tokenizer(base)
+        target = network.state_dict()
+        for name, weight in state.items():  # of tables of tokens, the kept rows
+            same = target[name].shape == weight.shape
+            target[name][slice(None) if same else model.vocabulary.kept] = weight
     with new_folder(Path(path)) as temporary, reading(path):
         network.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
 
 
-def _find_again(origin: Origin) -> ModelFolder:
-    """The model that weights came from, if it is what it was."""
+def _find_again(origin: Origin) -> Path:
+    """The folder of the model that weights came from, if it is what it was."""
     folder = find_model(origin.source)
     if folder.origin.sha256 != origin.sha256:
         raise CheckpointError(
@@ -172,18 +162,7 @@ def _find_again(origin: Origin) -> ModelFolder:
             f"{folder.origin.sha256[:16]}…, expected {origin.sha256[:16]}…). Put the model back "
             f"that it was."
         )
-    return folder
-
-
-@torch.no_grad()
-def _fill(whole: Any, state: Mapping[str, torch.Tensor], kept: torch.Tensor) -> None:
-    """Put trained weights into the network they came from; of tables of tokens, the kept rows."""
-    target = whole.state_dict()
-    for name, weight in state.items():
-        if target[name].shape == weight.shape:
-            target[name].copy_(weight)
-        else:
-            target[name][kept] = weight
+    return folder.path
 
 
 def _tokenizer_of(vocabulary: Vocabulary) -> Any:
@@ -211,11 +190,9 @@ def _read_vocabulary(written: Mapping[str, Any]) -> Vocabulary:
     from transformers import PreTrainedTokenizerFast
 
     rules = zlib.decompress(base64.b64decode(stored["rules"])).decode()
+    table = tokenizers.Tokenizer.from_str(rules)
     special = {name: stored[name] for name in _SPECIAL if name in stored}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer.from_str(rules), **special
-    )
-    return from_config(config, tokenizer)
+    return from_config(config, PreTrainedTokenizerFast(tokenizer_object=table, **special))
 
 
 def example(network: nn.Module) -> tuple[Tensor]:

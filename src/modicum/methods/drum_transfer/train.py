@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.data.sources import Collection, load_grooves
 from modicum.methods.drum_transfer.losses import (
     PROMPT_WEIGHT,
+    Batch,
     collate,
     completion_nats,
     encode_record,
@@ -32,13 +33,8 @@ from modicum.methods.drum_transfer.models.language_models import Lora, load_lang
 from modicum.methods.drum_transfer.models.vocabulary import Characters, Vocabulary
 from modicum.methods.drum_transfer.options import Corpus
 from modicum.methods.drum_transfer.saved_models import BASELINES, arguments_of
-from modicum.methods.drum_transfer.text.drumroll import (
-    MORE_THAN,
-    Record,
-    to_hits,
-    to_record,
-    to_text,
-)
+from modicum.methods.drum_transfer.text import drumroll
+from modicum.methods.drum_transfer.text.drumroll import MORE_THAN, Record
 from modicum.methods.drum_transfer.text.notation import (
     INSTRUMENTS,
     NOTATIONS,
@@ -176,11 +172,7 @@ class Config(Options):
 
     @classmethod
     def of_run(cls, run: Path, weights: str = "best") -> Config:
-        """What a run was trained with.
-
-        Args:
-            run: Run folder, or a .safetensors file of one.
-            weights: Of a run folder, those of the best epoch or of the last.
+        """What a run folder, or a .safetensors file of one, was trained with.
 
         Raises:
             CheckpointError: It cannot be read.
@@ -193,19 +185,13 @@ class Config(Options):
         return NOTATIONS[self.corpus.notation]
 
     def open(self, data: str | None = None) -> Collection:
-        """The grooves of `data`, or of the configuration.
-
-        Raises:
-            DataError: They cannot be used.
-            ConfigError: There is no such data.
-        """
+        """The grooves of `data`, or of the configuration; see `load_grooves` for what is raised."""
         return load_grooves(data or self.data, self.corpus)
 
     def record(self, groove: Groove) -> Record | None:
         """The record of a groove, None if it is too short."""
-        return to_record(
-            groove, prompt_bars=self.prompt_bars, keep_pickups=self.corpus.keep_pickups
-        )
+        keep = self.corpus.keep_pickups
+        return drumroll.to_record(groove, prompt_bars=self.prompt_bars, keep_pickups=keep)
 
     def to_records(self, grooves: Sequence[Groove], split: str) -> list[Record]:
         """Records of those grooves that are long enough.
@@ -222,58 +208,40 @@ class Config(Options):
         return records
 
 
-class NumberedBatch(NamedTuple):
-    """Records, padded on the right."""
-
-    ids: Tensor
-    """`(B, T)`, int64."""
-    weights: Tensor
-    """`(B, T)`, float32: what each token counts in the loss."""
-    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
-    """`(B,)`, int64: numbers of the grooves."""
-
-
 class TrainingSet:
-    """Makes batches of records, or of windows of them.
+    """Makes batches of the records of grooves, or of windows of them; each groove gives a record.
 
-    Args:
-        config: The recipe.
-        grooves: Each of which gives a record.
-        vocabulary: What tokens stand for.
+    `vocabulary` says what tokens stand for.
     """
 
     def __init__(self, config: Config, grooves: Sequence[Groove], vocabulary: Vocabulary) -> None:
         self.config, self.grooves, self.vocabulary = config, grooves, vocabulary
         self.records = config.to_records(grooves, "train")
 
-    def __call__(self, random: SampleRandom) -> NumberedBatch:
+    def __call__(self, random: SampleRandom) -> Batch:
         """The batch of some grooves, with the random numbers of each."""
-        rows = [
-            self._tokens(number, *draws)
-            for number, draws in zip(
-                random.index.tolist(), random.uniform(3, "record").tolist(), strict=True
-            )
-        ]
-        return NumberedBatch(*collate(rows, self.vocabulary.pad), torch.from_numpy(random.index))
-
-    def _tokens(
-        self, number: int, drop: float, which: float, first: float
-    ) -> tuple[list[int], list[float]]:
-        config, record = self.config, self.records[number]
-        if drop < config.drop_instrument:
-            instrument = "kick" if which < 0.5 else "hi-hat"
-            without = without_instrument(self.grooves[number], instrument)
-            record = config.record(without) or record
-        if config.window is not None:
-            record = window_of(record, config.window, first)
-        return encode_record(record, self.vocabulary, prompt_weight=config.prompt_weight)
+        config, rows = self.config, list[tuple[list[int], list[float]]]()
+        draws = random.uniform(3, "record").tolist()
+        for number, (drop, which, first) in zip(random.index.tolist(), draws, strict=True):
+            record = self.records[number]
+            if drop < config.drop_instrument:
+                instrument = "kick" if which < 0.5 else "hi-hat"
+                record = (
+                    config.record(without_instrument(self.grooves[number], instrument)) or record
+                )
+            if config.window is not None:
+                record = window_of(record, config.window, first)
+            weight = config.prompt_weight
+            rows.append(encode_record(record, self.vocabulary, prompt_weight=weight))
+        return collate(rows, self.vocabulary.pad, torch.from_numpy(random.index))
 
 
 def without_instrument(groove: Groove, instrument: str) -> Groove:
     """A groove in which an instrument is not played: an augmentation."""
-    hits = to_hits(groove.text, groove.notation, source=groove.name)
+    hits = drumroll.to_hits(groove.text, groove.notation, source=groove.name)
     hits[:, INSTRUMENTS.index(instrument)] = 0
-    return dataclasses.replace(groove, text=to_text(hits, groove.notation), velocities=None)
+    text = drumroll.to_text(hits, groove.notation)
+    return dataclasses.replace(groove, text=text, velocities=None)
 
 
 def window_of(record: Record, bars: int, place: float) -> Record:
@@ -290,11 +258,8 @@ def window_of(record: Record, bars: int, place: float) -> Record:
     first = max(0, given - bars + 1)  # a bar of the completion is always in it
     start = first + int(place * max(1, len(parts) - bars + 1 - first))
     middle = max(start, given)
-    return dataclasses.replace(
-        record,
-        prompt="".join(parts[start:middle]),
-        completion="".join(parts[middle : start + bars]),
-    )
+    prompt, completion = "".join(parts[start:middle]), "".join(parts[middle : start + bars])
+    return dataclasses.replace(record, prompt=prompt, completion=completion)
 
 
 def build_model(
@@ -306,20 +271,12 @@ def build_model(
 ) -> CausalModel:
     """The model to train. Weights that are random come from PyTorch's global generator or `seed`.
 
-    Args:
-        config: The recipe.
-        records: What the vocabulary is restricted to.
-        seed: Of random weights in a pre-trained model's architecture.
-        frozen: Type of the weights that are adapted, see `language_models.Lora`.
-
-    Raises:
-        ConfigError: There is no such model.
-        CheckpointError: Its files cannot be used.
-        MissingExtraError: It needs a library that is not installed.
+    A vocabulary is restricted to the tokens of `records`. `frozen` is the type of the weights that
+    are adapted, see `language_models.Lora`; see `load_language_model` for what is raised.
     """
     alphabet, how = config.notation.alphabet, config.adaptation
     if config.model == "scratch":
-        model: CausalModel = Decoder(Characters(alphabet), **dataclasses.asdict(config.size))
+        model: CausalModel = Decoder(Characters(alphabet), **vars(config.size))
     else:
         model = load_language_model(
             config.model,
@@ -337,16 +294,10 @@ def build_model(
 
 
 class TrainedWeights:
-    """What a checkpoint holds of a model: the weights that are trained, not those that are frozen.
-
-    Args:
-        model: Any.
-    """
+    """What a checkpoint holds of a model: the weights that are trained, not the frozen ones."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.weights = {
-            name: weight for name, weight in model.named_parameters() if weight.requires_grad
-        }
+        self.weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights by name."""
@@ -361,13 +312,6 @@ class TrainedWeights:
 
 def train(config: Config, run: Run) -> nn.Module:
     """Train a model and leave it in the run's folder.
-
-    Args:
-        config: The recipe.
-        run: The run; `run.finish()` is called.
-
-    Returns:
-        The model after the last step.
 
     Raises:
         DataError: The grooves cannot be used.
@@ -406,11 +350,8 @@ def train(config: Config, run: Run) -> nn.Module:
         **(run.share | {"workers": 0}),  # a batch is made in less than a millisecond
     )
     peak = config.learning_rate or config.adaptation.peak
-    optimizer = torch.optim.AdamW(
-        [weight for weight in model.parameters() if weight.requires_grad],
-        lr=peak,
-        weight_decay=config.weight_decay,
-    )
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=peak, weight_decay=config.weight_decay)
     arguments = arguments_of(model)
     network, optimizer = run.prepare(model, optimizer)
     run.register(network=TrainedWeights(model), optimizer=optimizer)
@@ -436,20 +377,13 @@ def train(config: Config, run: Run) -> nn.Module:
         if run.scores_now(config.score_every, config.epochs):
             with run.autocast(), report_progress("score", quiet=run.quiet) as progress:
                 found = completion_nats(model, validation, progress=progress)
-            run.score(
-                {"val_nats_per_line": found.per_line, "val_nats_per_token": found.per_token},
-                best="val_nats_per_line",
-                higher_is_better=False,
-            )
+            score = {"val_nats_per_line": found.per_line, "val_nats_per_token": found.per_token}
+            run.score(score, best="val_nats_per_line", higher_is_better=False)
     return run.finish()
 
 
 def _make_baseline(
-    config: Config,
-    run: Run,
-    records: Sequence[Record],
-    validation: Sequence[Record],
-    notes: dict[str, Any],
+    config: Config, run: Run, records: list[Record], validation: list[Record], notes: dict[str, Any]
 ) -> nn.Module:
     """Count, if it is an n-gram, which takes a moment, and is done again when a run is resumed."""
     ngram = NGram.fit(records)

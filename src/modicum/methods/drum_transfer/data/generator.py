@@ -28,84 +28,65 @@ _CRASH, _RIDE, _SNARE, _KICK, _HAT, _TOMS = range(len(INSTRUMENTS))
 
 @dataclass(frozen=True)
 class Style:
-    """Patterns of 16 steps to choose from; as many of each part in every style."""
+    """Patterns of 16 steps to choose from, spaces between; as many of each part in every style."""
 
     tempo: tuple[int, int]
     """Least and greatest, quarter notes a minute."""
     ride: float
     """Chance that the ride keeps time, and not the hi-hat."""
-    time: tuple[str, str, str]
-    """Patterns of the hi-hat or the ride."""
-    snare: tuple[str, str]
-    kick: tuple[str, str, str, str, str]
     ghosts: float
     """Chance of a soft snare hit between the written ones, by step, in a lively groove."""
+    time: str
+    """Patterns of the hi-hat or the ride."""
+    snare: str
+    kick: str
 
 
 STYLES = {
-    "rock": Style(
-        (84, 146), 0.25,
-        ("o-o-o-o-o-o-o-o-", "o---o---o---o---", "o-o-o-o-o-o-o-oo"),
-        ("----o-------o---", "----o-------o-o-"),
-        ("o-------o-------", "o-------o-o-----", "o-----o-o-------", "o-o-----o-o-----",
-         "o-----o---o---o-"), 0.02),
-    "funk": Style(
-        (88, 118), 0.1,
-        ("oooooooooooooooo", "o-o-o-o-o-o-o-o-", "o-ooo-ooo-ooo-oo"),
-        ("----o-------o---", "----o--o-o--o---"),
-        ("o--o------o-----", "o-o----o--o--o--", "o-----oo--o-----", "o--o--o---o--o--",
-         "oo-----o--oo----"), 0.1),
-    "hip-hop": Style(
-        (72, 104), 0.05,
-        ("o-o-o-o-o-o-o-o-", "o-o-o-ooo-o-o-oo", "o---o-o-o---o-o-"),
-        ("----o-------o---", "----o--o----o---"),
-        ("o------o--o-----", "o--o------oo----", "oo-----o--o----o", "o-----o---o--o--",
-         "o------oo-------"), 0.06),
-    "jazz": Style(
-        (118, 224), 0.9,
-        ("o---o-o-o---o-o-", "o---o--oo---o--o", "o---o---o---o-o-"),
-        ("----------------", "------o---------"),
-        ("----------------", "o---------------", "o-------o-------", "----------o-----",
-         "o---o---o---o---"), 0.1),
-    "latin": Style(
-        (96, 132), 0.5,
-        ("o-ooo-ooo-ooo-oo", "o-o-oo-oo-o-oo-o", "o-o-o-o-o-o-o-o-"),
-        ("---o--o----o--o-", "o--o--o---o-o---"),
-        ("o-----ooo-----oo", "o--o---oo--o---o", "o-----o-o-----o-", "o--o----o--o----",
-         "o-------o-----o-"), 0.02),
-    "disco": Style(
-        (108, 128), 0.0,
-        ("--o---o---o---o-", "o-o-o-o-o-o-o-o-", "oooooooooooooooo"),
-        ("----o-------o---", "----o-------o--o"),
-        ("o---o---o---o---", "o---o---o---o-o-", "o---o--oo---o---", "o---o---o-o-o---",
-         "o-o-o---o-o-o---"), 0.02),
-    "soul": Style(
-        (80, 112), 0.3,
-        ("o-o-o-o-o-o-o-o-", "o-o-o-o-o-ooo-o-", "o---o---o---o---"),
-        ("----o-------o---", "o---o---o---o---"),
-        ("o-----o-o-------", "o--o--o---o-----", "o-----o---oo----", "o-o---o-o-o-----",
-         "o--o----o-o-----"), 0.06),
-    "reggae": Style(
-        (64, 84), 0.05,
-        ("o-o-o-o-o-o-o-o-", "--o---o---o---o-", "o-ooo-ooo-ooo-oo"),
-        ("--------o-------", "--------o-----o-"),
-        ("--------o-------", "o-------o-------", "o---o---o---o---", "--------o---o---",
-         "------o-o-------"), 0.03),
+    "rock": Style((84, 146), 0.25, 0.02,
+        "o-o-o-o-o-o-o-o- o---o---o---o--- o-o-o-o-o-o-o-oo",
+        "----o-------o--- ----o-------o-o-",
+        "o-------o------- o-------o-o----- o-----o-o------- o-o-----o-o----- o-----o---o---o-"),
+    "funk": Style((88, 118), 0.1, 0.1,
+        "oooooooooooooooo o-o-o-o-o-o-o-o- o-ooo-ooo-ooo-oo",
+        "----o-------o--- ----o--o-o--o---",
+        "o--o------o----- o-o----o--o--o-- o-----oo--o----- o--o--o---o--o-- oo-----o--oo----"),
+    "hip-hop": Style((72, 104), 0.05, 0.06,
+        "o-o-o-o-o-o-o-o- o-o-o-ooo-o-o-oo o---o-o-o---o-o-",
+        "----o-------o--- ----o--o----o---",
+        "o------o--o----- o--o------oo---- oo-----o--o----o o-----o---o--o-- o------oo-------"),
+    "jazz": Style((118, 224), 0.9, 0.1,
+        "o---o-o-o---o-o- o---o--oo---o--o o---o---o---o-o-",
+        "---------------- ------o---------",
+        "---------------- o--------------- o-------o------- ----------o----- o---o---o---o---"),
+    "latin": Style((96, 132), 0.5, 0.02,
+        "o-ooo-ooo-ooo-oo o-o-oo-oo-o-oo-o o-o-o-o-o-o-o-o-",
+        "---o--o----o--o- o--o--o---o-o---",
+        "o-----ooo-----oo o--o---oo--o---o o-----o-o-----o- o--o----o--o---- o-------o-----o-"),
+    "disco": Style((108, 128), 0.0, 0.02,
+        "--o---o---o---o- o-o-o-o-o-o-o-o- oooooooooooooooo",
+        "----o-------o--- ----o-------o--o",
+        "o---o---o---o--- o---o---o---o-o- o---o--oo---o--- o---o---o-o-o--- o-o-o---o-o-o---"),
+    "soul": Style((80, 112), 0.3, 0.06,
+        "o-o-o-o-o-o-o-o- o-o-o-o-o-ooo-o- o---o---o---o---",
+        "----o-------o--- o---o---o---o---",
+        "o-----o-o------- o--o--o---o----- o-----o---oo---- o-o---o-o-o----- o--o----o-o-----"),
+    "reggae": Style((64, 84), 0.05, 0.03,
+        "o-o-o-o-o-o-o-o- --o---o---o---o- o-ooo-ooo-ooo-oo",
+        "--------o------- --------o-----o-",
+        "--------o------- o-------o------- o---o---o---o--- --------o---o--- ------o-o-------"),
 }  # fmt: skip
 """The styles by name, all equally likely."""
 
 
 def made_up_grooves(index: Sequence[int] | range, *, seed: int = 0, bars: int = 16) -> list[Groove]:
-    """Grooves in 4/4, in the notation of the paper.
+    """Grooves of so many bars in 4/4, in the notation of the paper, with their velocities.
 
     Args:
-        index: Numbers of the grooves, 0 or more.
+        index: Numbers of the grooves, 0 or more. A groove is a function of its number and the seed
+            alone, whatever others are asked for.
         seed: Of all of them.
-        bars: Bars of each.
-
-    Returns:
-        The groove of each number: a function of the number and the seed alone, whatever others are
-        asked for; that of fewer bars is the beginning of that of more. They know their velocities.
+        bars: Bars of each; a groove of fewer bars is the beginning of that of more.
 
     Raises:
         ConfigError: `bars` is less than 1, or a number is negative.
@@ -120,19 +101,16 @@ def made_up_grooves(index: Sequence[int] | range, *, seed: int = 0, bars: int = 
     low, high = np.array([STYLES[name].tempo for name in names])[style].T
     tempo = low + draw.integer("tempo", high - low + 1)
     hits, velocities = _play(draw, style)
-    text = to_text(hits.reshape(-1, len(INSTRUMENTS)).astype(np.int8))
-    size = bars * _STEPS * (len(INSTRUMENTS) + 1)
+    texts = [to_text(groove.reshape(-1, len(INSTRUMENTS)).astype(np.int8)) for groove in hits]
     return [
         Groove(
-            name=f"made-up_{number:06d}_{names[kind]}_{speed}",
-            text=text[place * size : (place + 1) * size],
-            tempo=float(speed),
-            velocities=velocities[place].reshape(-1, len(INSTRUMENTS)),
+            f"made-up_{number:06d}_{names[kind]}_{speed}", text, float(speed),
+            velocities=played.reshape(-1, len(INSTRUMENTS)),
         )
-        for place, (number, kind, speed) in enumerate(
-            zip(index, style.tolist(), tempo.tolist(), strict=True)
+        for number, kind, speed, text, played in zip(
+            index, style.tolist(), tempo.tolist(), texts, velocities, strict=True
         )
-    ]
+    ]  # fmt: skip
 
 
 def style_of(groove: Groove) -> str:
@@ -142,30 +120,28 @@ def style_of(groove: Groove) -> str:
 
 @dataclass(frozen=True)
 class _Draws:
-    """Random numbers of grooves, each a function of seed, groove and what it is for."""
+    """Random numbers in [0, 1) of grooves, each a function of seed, groove and what it is for."""
 
     index: npt.NDArray[np.int64]
     seed: int
     bars: int
 
     def one(self, name: str) -> Numbers:
-        """`(grooves,)`, in [0, 1)."""
-        return self._draw(1, name)[:, 0]
+        """`(grooves,)`."""
+        return uniform(self.index, 1, self.seed, "groove", name)[:, 0]
 
     def integer(self, name: str, below: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """`(grooves,)`, from 0."""
         return (self.one(name) * below).astype(np.int64)
 
     def bar(self, name: str) -> Numbers:
-        """`(grooves, bars)`, in [0, 1)."""
-        return self._draw(self.bars, name)
+        """`(grooves, bars)`."""
+        return uniform(self.index, self.bars, self.seed, "groove", name)
 
     def step(self, name: str) -> Numbers:
-        """`(grooves, bars, 16)`, in [0, 1)."""
-        return self._draw(self.bars * _STEPS, name).reshape(-1, self.bars, _STEPS)
-
-    def _draw(self, draws: int, name: str) -> Numbers:
-        return uniform(self.index, draws, self.seed, "groove", name)
+        """`(grooves, bars, 16)`."""
+        draws = uniform(self.index, self.bars * _STEPS, self.seed, "groove", name)
+        return draws.reshape(-1, self.bars, _STEPS)
 
 
 def _play(draw: _Draws, style: npt.NDArray[np.int64]) -> tuple[Flags, npt.NDArray[np.uint8]]:
@@ -176,7 +152,7 @@ def _play(draw: _Draws, style: npt.NDArray[np.int64]) -> tuple[Flags, npt.NDArra
     kind = list(STYLES.values())
 
     def pattern(part: str, name: str) -> Flags:
-        written = np.array([[list(row) for row in getattr(of, part)] for of in kind]) == "o"
+        written = np.array([[list(row) for row in getattr(of, part).split()] for of in kind]) == "o"
         choice = draw.integer(name, written.shape[1])
         return written[style, choice][:, None]
 

@@ -7,10 +7,11 @@ import io
 import logging
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections import Counter, UserDict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
@@ -46,11 +47,11 @@ Read: TypeAlias = Callable[[str], bytes | None]
 """The bytes of a file of a data set by its name, None if it is not there."""
 
 
-@dataclass(frozen=True)
-class Collection(Mapping[str, list[Groove]]):
+@dataclass
+class Collection(UserDict[str, list[Groove]]):
     """Grooves by split, as a mapping, and where they come from."""
 
-    splits: dict[str, list[Groove]]
+    data: dict[str, list[Groove]]
     """Grooves of `train`, `val` and `test`, by name in order."""
     styles: dict[str, str] = field(default_factory=dict[str, str])
     """The style of each groove by its name, where it is known."""
@@ -58,15 +59,6 @@ class Collection(Mapping[str, list[Groove]]):
     """Files that were left out, by the reason."""
     files: int = 0
     """How many files there are, used or not."""
-
-    def __getitem__(self, split: str) -> list[Groove]:
-        return self.splits[split]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.splits)
-
-    def __len__(self) -> int:
-        return len(self.splits)
 
 
 def load_grooves(
@@ -99,13 +91,20 @@ def load_grooves(
     if data == "generated":
         if corpus.notation != "drumroll":
             raise ConfigError("generated: made-up grooves are in the notation drumroll alone.")
-        return _made_up(seed, sizes, corpus.bars)
-    if not Path(data).expanduser().is_dir():
+        if min(sizes) < 0 or sizes[0] < 1:
+            shown = " ".join(map(str, sizes))
+            raise ConfigError(f"--sizes {shown}: at least 1 groove is to train on.")
+        grooves = made_up_grooves(range(sum(sizes)), seed=seed, bars=corpus.bars)
+        rest = iter(grooves)
+        splits = {split: list(islice(rest, n)) for split, n in zip(SPLITS, sizes, strict=True)}
+        return Collection(splits, {groove.name: style_of(groove) for groove in grooves})
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
         raise ConfigError(
             f"--data {data}: no such folder; expected generated, a folder of MIDI files, or "
             f"groove=PATH. {DOWNLOAD}"
         )
-    return own_files(Path(data).expanduser(), corpus, seed=seed)
+    return own_files(folder, corpus, seed=seed)
 
 
 def groove_dataset(path: Path, corpus: Corpus) -> Collection:
@@ -114,9 +113,7 @@ def groove_dataset(path: Path, corpus: Corpus) -> Collection:
     By default the selection of the paper: beats, not fills, of sessions 1 to 3 in quarters, divided
     as in the data set: 373, 47 and 37 grooves of which one is silent.
 
-    Args:
-        path: The archive, or the folder with `info.csv`, or that above it.
-        corpus: How files are read, and which.
+    `path` is the archive, the folder with `info.csv`, or that above it.
 
     Raises:
         DataError: There is no such file, `info.csv` lacks columns, files it names are absent or
@@ -124,35 +121,32 @@ def groove_dataset(path: Path, corpus: Corpus) -> Collection:
     """
     unknown: Counter[int] = Counter()
     collection = Collection({split: [] for split in SPLITS})
-    dropped = collection.dropped
     with _open(path) as read:
         rows = _rows(path, read)
-        kept: list[Mapping[str, str]] = []
+        kept: list[tuple[str, Mapping[str, str]]] = []
         for row in rows:
             file = row["midi_filename"]
             if row["session"].endswith("eval_session") and not corpus.eval_session:
-                dropped.setdefault("evaluation session", []).append(file)
+                collection.dropped.setdefault("evaluation session", []).append(file)
             elif row["beat_type"] != "beat" and not corpus.fills:
-                dropped.setdefault("fill", []).append(file)
+                collection.dropped.setdefault("fill", []).append(file)
             elif not row["time_signature"].endswith("-4"):
-                dropped.setdefault("meter not in quarters", []).append(file)
+                collection.dropped.setdefault("meter not in quarters", []).append(file)
             else:
-                kept.append(row)
-        contents = {row["midi_filename"]: read(row["midi_filename"]) for row in kept}
+                kept.append((file, row))
+        contents = {file: read(file) for file, _ in kept}
         if absent := [file for file, content in contents.items() if content is None]:
             raise DataError(
                 f"{path}: {len(absent)} of {len(kept)} files that info.csv names are absent: "
                 f"{_some(absent)}. Unpack it anew. {DOWNLOAD}"
             )
-    for row in kept:
-        file = row["midi_filename"]
+    for file, row in kept:
         name = f"{row['drummer'].removeprefix('drummer')}_{PurePosixPath(file).stem}"
+        content = contents[file] or b""
         # One performance of the data set is only hi-hat pedal; the paper has its text.
-        grooves, unread = _parse(
-            contents[file] or b"", f"{path}: {file}", corpus, name, silent=True
-        )
+        grooves, unread = _parse(content, f"{path}: {file}", corpus, name, silent=True)
         unknown += unread
-        collection.splits[_SPLIT_NAMES[row["split"]]] += grooves
+        collection[_SPLIT_NAMES[row["split"]]] += grooves
         collection.styles.update(dict.fromkeys((g.name for g in grooves), row["style"]))
     return _finished(collection, path, len(rows), unknown)
 
@@ -166,12 +160,7 @@ def own_files(path: Path, corpus: Corpus, *, seed: int = 0) -> Collection:
     than three files are all for training.
 
     A file that cannot be used is left out with a warning, unless `corpus.strict`. Grooves are
-    called after their file and the folders it is in.
-
-    Args:
-        path: The folder.
-        corpus: How files are read.
-        seed: Of the division.
+    called after their file and the folders it is in. `seed` is that of the division.
 
     Raises:
         DataError: No file can be used, or one cannot and `corpus.strict`.
@@ -201,21 +190,11 @@ def own_files(path: Path, corpus: Corpus, *, seed: int = 0) -> Collection:
             continue
         taken[name] = file
         unknown += unread
-        collection.splits[split] += grooves
+        collection[split] += grooves
     if unusable := collection.dropped.get("unusable file"):
         _log.warning("%s: %d of %d files are left out: %s", path, len(unusable), len(files),
                      _some(unusable))  # fmt: skip
     return _finished(collection, path, len(files), unknown)
-
-
-def _made_up(seed: int, sizes: tuple[int, int, int], bars: int) -> Collection:
-    if min(sizes) < 0 or sizes[0] < 1:
-        raise ConfigError(f"--sizes {' '.join(map(str, sizes))}: at least 1 groove is to train on.")
-    grooves = made_up_grooves(range(sum(sizes)), seed=seed, bars=bars)
-    after_train, after_val = sizes[0], sizes[0] + sizes[1]
-    parts = grooves[:after_train], grooves[after_train:after_val], grooves[after_val:]
-    splits: dict[str, list[Groove]] = dict(zip(SPLITS, parts, strict=True))
-    return Collection(splits, {groove.name: style_of(groove) for groove in grooves})
 
 
 def _parse(
@@ -245,11 +224,9 @@ def _finished(collection: Collection, path: Path, files: int, unknown: Counter[i
     """The collection in order, once it holds anything."""
     if not any(collection.values()):
         fell = "; ".join(f"{why}: {len(names)}" for why, names in collection.dropped.items())
-        reasons = collection.dropped.get("unusable file", [])
-        raise DataError(
-            f"{path}: none of its {files} files is left. Left out: {fell}."
-            + (f" {_some(reasons)}" if reasons else "")
-        )
+        reasons = _some(collection.dropped.get("unusable file", []))
+        told = f"{path}: none of its {files} files is left. Left out: {fell}. {reasons}"
+        raise DataError(told.rstrip())
     if unknown:
         _log.warning("%s: %s", path, unknown_pitches(unknown))
     for grooves in collection.values():
@@ -257,34 +234,53 @@ def _finished(collection: Collection, path: Path, files: int, unknown: Counter[i
     return replace(collection, files=files)
 
 
-def _rows(path: Path, read: Read) -> list[Mapping[str, str]]:
+def _rows(path: Path, read: Read) -> list[dict[str, str]]:
     """The rows of `info.csv`, checked."""
     content = read("info.csv")
     assert content is not None  # _open found it
-    try:
-        table = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        missing = [column for column in _COLUMNS if column not in (table.fieldnames or ())]
-        if missing:
+    rows = read_table(content, f"{path}: info.csv", _COLUMNS, DOWNLOAD)
+    for line, row in rows:
+        place, name = f"{path}: info.csv, line {line}", row["midi_filename"]
+        if row["split"] not in _SPLIT_NAMES:
+            expected = ", ".join(_SPLIT_NAMES)
             raise DataError(
-                f"{path}: info.csv lacks the columns {', '.join(missing)}; found "
-                f"{', '.join(table.fieldnames or ['nothing'])}. {DOWNLOAD}"
+                f"{place}: found the split {row['split']!r}; expected one of {expected}."
             )
-        rows: list[Mapping[str, str]] = []
-        for row in table:
-            place = f"{path}: info.csv, line {table.line_num}"
-            if any(row[column] is None for column in _COLUMNS):
-                raise DataError(f"{place}: it has fewer fields than the header.")
-            if row["split"] not in _SPLIT_NAMES:
-                raise DataError(
-                    f"{place}: found the split {row['split']!r}; expected one of "
-                    f"{', '.join(_SPLIT_NAMES)}."
-                )
-            file = PurePosixPath(row["midi_filename"])
-            if file.is_absolute() or ".." in file.parts or "\\" in row["midi_filename"]:
-                raise DataError(f"{place}: the file {file} lies outside of the data set.")
-            rows.append(row)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: info.csv is no table: {error}.") from error
+        file = PurePosixPath(name)
+        if file.is_absolute() or ".." in file.parts or "\\" in name:
+            raise DataError(f"{place}: the file {file} lies outside of the data set.")
+    return [row for _, row in rows]
+
+
+def read_table(
+    content: bytes, source: str, columns: Sequence[str], advice: str
+) -> list[tuple[int, dict[str, str]]]:
+    """The line that each row of a CSV file ends on, and its fields, delimited as the header is.
+
+    Raises:
+        DataError: It is no table, lacks one of `columns`, or a row has not the header's fields;
+            `advice` says how to mend it.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source} is no table in UTF-8: {error}. {advice}") from error
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # as spreadsheets have it
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        rows = [(table.line_num, row) for row in table]
+    except csv.Error as error:
+        raise DataError(f"{source}, line {table.line_num}: {error}. {advice}") from error
+    header = table.fieldnames or ()
+    if missing := [column for column in columns if column not in header]:
+        raise DataError(
+            f"{source} lacks the columns {', '.join(missing)}; found "
+            f"{', '.join(header) or 'nothing'}. {advice}"
+        )
+    for line, row in rows:
+        if None in row or None in row.values():
+            expected = f"{len(header)} fields, as in the header"
+            raise DataError(f"{source}, line {line}: expected {expected}. {advice}")
     return rows
 
 
@@ -295,12 +291,7 @@ def _open(path: Path) -> Generator[Read]:
         folder = next((f for f in (path, path / "groove") if (f / "info.csv").is_file()), None)
         if folder is None:
             raise DataError(f"{path}: no info.csv in it. {DOWNLOAD}")
-
-        def from_folder(name: str) -> bytes | None:
-            file = folder / name
-            return file.read_bytes() if file.is_file() else None
-
-        yield from_folder
+        yield lambda name: file.read_bytes() if (file := folder / name).is_file() else None
         return
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder. {DOWNLOAD}")
@@ -313,7 +304,7 @@ def _open(path: Path) -> Generator[Read]:
                 raise DataError(f"{path}: no info.csv in the archive. {DOWNLOAD}")
             root = min(tables, key=len).removesuffix("info.csv")
 
-            def from_archive(name: str) -> bytes | None:
+            def read(name: str) -> bytes | None:
                 member = members.get(root + name)
                 if member is not None and member.file_size > _LARGEST_FILE:
                     raise DataError(
@@ -322,7 +313,7 @@ def _open(path: Path) -> Generator[Read]:
                     )
                 return None if member is None else archive.read(member)
 
-            yield from_archive
+            yield read
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise DataError(f"{path}: no usable zip archive: {error}. {DOWNLOAD}") from error
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 ORDER = tuple(ROWS.values())
 """The instruments from top to bottom."""
-_HIT, _SOFT, _FILL = "#0b5fb0", "#86b4df", "#b9480e"
+HIT, _SOFT, FILL = "#0b5fb0", "#86b4df", "#b9480e"
 _COLOURS = ("#17703f", "#0b5fb0", "#7b3bb0", "#6a717b", "#b9480e", "#0d7280")
-_INK, _MUTED, _RULE, _GIVEN, _PAPER = "#1d2024", "#5b626b", "#dcdfe3", "#e6e9ee", "#fafaf8"
+_INK, MUTED, _RULE, _GIVEN, _PAPER = "#1d2024", "#5b626b", "#dcdfe3", "#e6e9ee", "#fafaf8"
 _HEAD, _GAP = 1.4, 0.9
 """Space above the rows of a line, for the numbers of its bars, and below, in rows."""
 _SQUARE = np.array([[0.12, 0.1], [0.88, 0.1], [0.88, 0.9], [0.12, 0.9]])
@@ -49,7 +49,7 @@ def draw_step_grid(
 
     Args:
         axes: Takes the drawing whole, in units of steps and rows.
-        text: Lines without separators.
+        text: Lines in `notation`, without separators.
         notation: How the text is written.
         given_bars: So many bars from the first were given to the model; they are shaded.
         fills: Bars to mark as fills, counted from 0.
@@ -69,20 +69,22 @@ def draw_step_grid(
     first = np.arange(0, steps, bar)
     left, top = first % across, first // across * height + _HEAD
     width = np.minimum(bar, steps - first)
-    for x, y, wide, number in zip(left, top, width, range(len(first)), strict=True):
+    for number, (x, y, wide) in enumerate(zip(left, top, width, strict=True)):
         given, fill = number < given_bars, number in fills
         face = _GIVEN if given else _PAPER
         axes.fill_between([x, x + wide], y, y + len(ORDER), color=face, linewidth=0, zorder=0)
         word = " given" if given else " fill" if fill else ""
-        colour = _FILL if fill else _MUTED
+        colour = FILL if fill else MUTED
         axes.text(x + 0.15, y - 0.25, f"{number + 1}{word}", fontsize=7, color=colour, va="bottom")
         if fill:
-            axes.plot([x, x + wide], [y - 0.1] * 2, color=_FILL, linewidth=2, solid_capstyle="butt")
+            axes.plot([x, x + wide], [y - 0.1] * 2, color=FILL, linewidth=2, solid_capstyle="butt")
 
-    edges = np.arange(0, steps, notation.steps_per_beat)
-    _draw_lines(axes, edges % across, edges // across * height + _HEAD, _RULE, 0.6)
-    _draw_lines(axes, left, top, _MUTED, 0.8)
-    _draw_lines(axes, left + width, top, _MUTED, 0.8)
+    beats = np.arange(0, steps, notation.steps_per_beat)
+    at_beats = beats % across, beats // across * height + _HEAD
+    lines_at = (at_beats, _RULE, 0.6), ((left, top), MUTED, 0.8), ((left + width, top), MUTED, 0.8)
+    for (x, above), colour, wide in lines_at:
+        ends = above, above + len(ORDER)
+        axes.vlines(x, *ends, colors=colour, linewidths=wide, zorder=2)
 
     step, column = np.nonzero(hits)
     row = np.argsort(ORDER)[column]
@@ -93,7 +95,7 @@ def draw_step_grid(
     letters = np.array([list(characters.ljust(widest)) for characters in notation.columns])
     crossed = np.isin(letters[column, code], ["x", "X"])
     shapes = np.where(crossed[:, None, None], _DIAMOND, _SQUARE) + corner[:, None, :]
-    colours = np.where(soft, _SOFT, _HIT).tolist()
+    colours = np.where(soft, _SOFT, HIT).tolist()
     axes.add_collection(PolyCollection(list(shapes), facecolors=colours, linewidths=0, zorder=3))
 
     lines = max(1, -(-steps // across))
@@ -107,41 +109,17 @@ def draw_step_grid(
     axes.set_axis_off()
 
 
-def _draw_lines(axes: Axes, x: Any, top: Any, colour: str, width: float) -> None:
-    """Vertical lines over the rows of a line of bars."""
-    from matplotlib.collections import LineCollection
-
-    ends = np.stack([np.stack([x, top], 1), np.stack([x, top + len(ORDER)], 1)], 1)
-    axes.add_collection(LineCollection(list(ends), colors=colour, linewidths=width, zorder=2))
-
-
 def step_grid(
-    groove: Groove,
-    *,
-    given_bars: int = 0,
-    fills: Collection[int] = (),
-    bars_per_line: int = 4,
-    title: str | None = None,
+    groove: Groove, *, given_bars: int = 0, fills: Collection[int] = (), title: str | None = None
 ) -> bytes:
-    """A groove as a step grid, four bars a line, which fits a page.
+    """A groove as a step grid, four bars a line, which fits a page; see `comparison_sheet`.
 
-    Args:
-        groove: What to draw.
-        given_bars: See `draw_step_grid`.
-        fills: See `draw_step_grid`.
-        bars_per_line: See `draw_step_grid`.
-        title: Above it; none: name, tempo and meter.
-
-    Raises:
-        DataError: The text is no text in the groove's notation.
+    Its title is name, tempo and meter, unless another is given.
     """
     if title is None:
         title = f"{groove.name}, {groove.tempo:g} bpm, {groove.meter[0]}/{groove.meter[1]}"
     return comparison_sheet(
-        {title: groove},
-        given_bars=given_bars,
-        fills={title: fills},
-        bars_per_line=bars_per_line,
+        {title: groove}, given_bars=given_bars, fills={title: fills}, bars_per_line=4
     )
 
 
@@ -168,67 +146,39 @@ def comparison_sheet(
 
     if not grooves:
         raise ValueError("comparison_sheet needs at least one groove, got none")
-    bars = [
-        -(-len(to_hits(groove.text, groove.notation, source=name)) // groove.notation.steps_per_bar)
-        for name, groove in grooves.items()
-    ]
-    lines = [max(1, -(-count // bars_per_line)) for count in bars]
-    across = max(
-        min(max(count, 1), bars_per_line) * groove.notation.steps_per_bar
-        for count, groove in zip(bars, grooves.values(), strict=True)
-    )
+    across, heights = 0, list[float]()
+    for name, groove in grooves.items():
+        size = groove.notation.steps_per_bar
+        bars = max(1, -(-len(to_hits(groove.text, groove.notation, source=name)) // size))
+        across = max(across, min(bars, bars_per_line) * size)
+        lines = -(-bars // bars_per_line)
+        heights.append(_ROW_INCHES * (len(ORDER) + _HEAD + _GAP) * lines + 0.2)
     # Wide sheets have narrower steps: at most 14 inches, which a screen shows without scrolling.
-    width = min(_STEP_INCHES * across, 14.0) + _NAMES_INCHES
-    heights = [_ROW_INCHES * (len(ORDER) + _HEAD + _GAP) * count + 0.2 for count in lines]
-    figure = Figure(figsize=(width, sum(heights)))
-    bottom = sum(heights)
+    width, whole = min(_STEP_INCHES * across, 14.0) + _NAMES_INCHES, sum(heights)
+    figure, bottom = Figure(figsize=(width, whole)), whole
     for (name, groove), height in zip(grooves.items(), heights, strict=True):
         bottom -= height
-        axes = figure.add_axes(
-            (
-                _NAMES_INCHES / width,
-                bottom / sum(heights),
-                1 - _NAMES_INCHES / width,
-                (height - 0.2) / sum(heights),
-            )
-        )
-        draw_step_grid(
-            axes,
-            groove.text,
-            groove.notation,
-            given_bars=given_bars,
-            fills=(fills or {}).get(name, ()),
-            bars_per_line=bars_per_line,
-        )
+        left = _NAMES_INCHES / width
+        axes = figure.add_axes((left, bottom / whole, 1 - left, (height - 0.2) / whole))
+        shown: Any = {"given_bars": given_bars, "fills": (fills or {}).get(name, ())}
+        draw_step_grid(axes, groove.text, groove.notation, **shown, bars_per_line=bars_per_line)
         axes.set_xlim(-0.1, across + 0.1)
         axes.set_title(_plain(name), fontsize=9, color=_INK, loc="left", pad=2)
     return png(figure)
 
 
-def similarity_matrix(
-    similarity: npt.ArrayLike, *, given_bars: int = 0, title: str = "Bars that are alike"
-) -> bytes:
-    """How alike the bars of a groove are, each against each.
-
-    Args:
-        similarity: `(bars, bars)`, 0 to 1, where 1 is the same.
-        given_bars: Bars from the first that were given; a line divides them from the others.
-        title: Above it.
-    """
+def similarity_matrix(similarity: npt.ArrayLike, title: str) -> bytes:
+    """How alike the bars of a groove are, each against each: `(bars, bars)`, 1 is the same."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     values = np.asarray(similarity, np.float64)
     figure = Figure(figsize=(3.9, 3.3), layout="constrained")
     axes = figure.subplots()
-    bars = len(values)
+    edge = len(values) + 0.5
     picture = axes.imshow(
-        values, cmap="Blues", vmin=0, vmax=1, extent=(0.5, bars + 0.5, bars + 0.5, 0.5),
-        interpolation="nearest",
-    )  # fmt: skip
-    if 0 < given_bars < bars:
-        axes.axhline(given_bars + 0.5, color=_FILL, linewidth=1)
-        axes.axvline(given_bars + 0.5, color=_FILL, linewidth=1)
+        values, cmap="Blues", vmin=0, vmax=1, extent=(0.5, edge, edge, 0.5), interpolation="nearest"
+    )
     axes.set(xlabel="bar", ylabel="bar")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(8, integer=True))
@@ -238,10 +188,8 @@ def similarity_matrix(
 
 
 def structure_plane(points: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
-    """Where sets of grooves stand between repetition, at 0, and noise.
-
-    Args:
-        points: For each set `(stability, separation)`, one or several.
+    """Where sets of grooves stand between repetition, at 0, and noise: points of each set,
+    `(stability, separation)`.
     """
     from matplotlib.figure import Figure
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from modicum.engine.random import uniform
 from modicum.errors import DataError, require
-from modicum.methods.drum_transfer.text.drumroll import to_hits
+from modicum.methods.drum_transfer.text.drumroll import Hits, to_hits
 from modicum.methods.drum_transfer.text.kit import writing_tables
 from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, Groove
 from modicum.system.files import atomic_write
@@ -36,16 +36,10 @@ CRASH, RIDE, BELL, SNARE, CROSS_STICK, KICK, HI_HAT, OPEN_HI_HAT, TOMS = (
 )  # fmt: skip
 """MIDI pitches of the sounds, all that `kit` writes."""
 _MIX = {
-    CRASH: (0.42, -0.4),
-    RIDE: (0.3, 0.4),
-    BELL: (0.3, 0.4),
-    SNARE: (0.85, 0.0),
-    CROSS_STICK: (0.6, 0.0),
-    KICK: (0.95, 0.0),
-    HI_HAT: (0.32, -0.3),
-    OPEN_HI_HAT: (0.3, -0.3),
+    CRASH: (0.42, -0.4), RIDE: (0.3, 0.4), BELL: (0.3, 0.4), SNARE: (0.85, 0.0),
+    CROSS_STICK: (0.6, 0.0), KICK: (0.95, 0.0), HI_HAT: (0.32, -0.3), OPEN_HI_HAT: (0.3, -0.3),
     TOMS: (0.75, 0.2),
-}
+}  # fmt: skip
 """How loud each sound is in the mix, and where it comes from, from -1, left, to 1, right."""
 _TEMPOS = (10.0, 1000.0)
 _FADE = 220
@@ -54,13 +48,9 @@ _FADE = 220
 
 @lru_cache(maxsize=4)
 def sounds(seed: int = 0) -> Mapping[int, Samples]:
-    """The sounds of the built-in drum kit by MIDI pitch, a function of `seed` alone.
+    """The sounds of the built-in drum kit by MIDI pitch, `(samples,)`, float32, 44.1 kHz.
 
-    Args:
-        seed: Of the noise in them.
-
-    Returns:
-        For each pitch `(samples,)`, float32, 44.1 kHz.
+    A function of `seed` alone, which is that of the noise in them.
     """
 
     def time(seconds: float) -> npt.NDArray[np.float64]:
@@ -150,7 +140,7 @@ def render(
     onsets = np.rint(np.arange(len(hits) + 1) * period).astype(np.int64)
     length = int(onsets[-1]) + int(TAIL * RATE)
     if soundfont is None:
-        mix = _play(groove, hits, onsets, length, sounds(seed), channels)
+        mix = _play(groove, hits, onsets, length, seed, channels)
     else:
         mix = _play_soundfont(groove, soundfont, length, channels)
     # x / (1 + x^4)^(1/4): nearly x up to one half, and never 1.
@@ -162,16 +152,11 @@ def render(
 
 
 def _play(
-    groove: Groove,
-    hits: npt.NDArray[np.int8],
-    onsets: npt.NDArray[np.int64],
-    length: int,
-    shots: Mapping[int, Samples],
-    channels: int,
+    groove: Groove, hits: Hits, onsets: npt.NDArray[np.int64], length: int, seed: int, channels: int
 ) -> Samples:
     """The mix `(channels, length)` of the built-in kit before the limiter."""
     written = writing_tables(groove.notation)
-    placed = {pitch: _placed(shot, *_MIX[pitch], channels) for pitch, shot in shots.items()}
+    placed = {pitch: _placed(shot, *_MIX[pitch], channels) for pitch, shot in sounds(seed).items()}
     mix = np.zeros((channels, length), np.float32)
     for instrument in range(len(INSTRUMENTS)):
         steps = np.flatnonzero(hits[:, instrument])
@@ -197,11 +182,9 @@ def _play(
 
 def _placed(shot: Samples, level: float, side: float, channels: int) -> Samples:
     """A sound `(channels, samples)` where it belongs, equally loud everywhere."""
-    if channels == 1:
-        return level * shot[None]
     angle = np.pi / 4 * (1 + side)
-    sides = 2**0.5 * np.array([[np.cos(angle)], [np.sin(angle)]])
-    return level * (sides.astype(np.float32) * shot)
+    sides = [1] if channels == 1 else 2**0.5 * np.array([np.cos(angle), np.sin(angle)])
+    return level * (np.asarray(sides, np.float32)[:, None] * shot)
 
 
 def _play_soundfont(groove: Groove, soundfont: Path, length: int, channels: int) -> Samples:

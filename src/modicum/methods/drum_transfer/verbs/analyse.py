@@ -4,7 +4,6 @@ played.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,9 +21,8 @@ from modicum.methods.drum_transfer.metrics.structure import (
     structure_means,
 )
 from modicum.methods.drum_transfer.options import Reading
-from modicum.methods.drum_transfer.rendering.pictures import draw_step_grid, similarity_matrix
-from modicum.methods.drum_transfer.text.drumroll import bars as bars_of
-from modicum.methods.drum_transfer.text.drumroll import to_text, without_separators
+from modicum.methods.drum_transfer.rendering import pictures
+from modicum.methods.drum_transfer.text import drumroll
 from modicum.methods.drum_transfer.text.files import groove_paths, numbered, read_groove
 from modicum.methods.drum_transfer.text.grids import Grids, read_grids
 from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, Groove
@@ -36,7 +34,6 @@ from modicum.system.progress import Progress
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_PATTERN, _FILL, _MUTED = "#0b5fb0", "#b9480e", "#5b626b"
 _OF_BARS = ("onset_density", "off_beat_ratio", "back_beat_consistency", "beyond_two_hands")
 """Measures that say something of a single bar."""
 
@@ -54,18 +51,15 @@ class Analysis:
     def of(
         cls, groove: Groove, *, official: bool = False, clusterer: Clusterer = "exact"
     ) -> Analysis:
-        """Measure a groove, well-formed or not.
+        """Measure a groove, well-formed or not, with or without separators.
 
-        Args:
-            groove: With or without separators.
-            official: Compare the first 16 bars, see `structure.stability`; otherwise all.
-            clusterer: See `structure.two_means`.
+        `official` compares the first 16 bars, not all, see `structure.stability`.
 
         Raises:
             DataError: There is no line in it that can be read.
             MissingExtraError: rapidfuzz is not installed.
         """
-        text, notation = without_separators(groove.text), groove.notation
+        text, notation = drumroll.without_separators(groove.text), groove.notation
         grids = read_grids([text], notation)
         if not grids.readable.any():
             first = text.split("\n", 1)[0][:40]
@@ -73,11 +67,9 @@ class Analysis:
                 f"{groove.name}: no line of a groove in it. Expected lines such as "
                 f"{notation.silence!r}; found {first!r}."
             )
+        how: Any = {"official": official, "clusterer": clusterer}
         most = BARS if official else None
-        found = structure(
-            text, notation=notation, official=official, most_bars=most, clusterer=clusterer
-        )
-        return cls(groove, found, grids)
+        return cls(groove, structure(text, notation=notation, most_bars=most, **how), grids)
 
     @property
     def bars(self) -> int:
@@ -98,16 +90,12 @@ class Analysis:
         }
 
     def playing(self) -> dict[str, float]:
-        """How the whole groove is played, see `measures`; NaN where that is not defined.
-
-        Under the name of an instrument stand its hits a bar.
+        """How the whole groove is played: hits a bar, of each instrument too, and `PLAYING`; NaN
+        where that is not defined.
         """
         hits = hits_per_bar(self.grids)[0].tolist()
-        return {
-            "hits_per_bar": sum(hits),
-            **dict(zip(INSTRUMENTS, hits, strict=True)),
-            **{name: float(measure(self.grids)[0]) for name, measure in PLAYING.items()},
-        }
+        measured = {name: float(measure(self.grids)[0]) for name, measure in PLAYING.items()}
+        return {"hits_per_bar": sum(hits)} | dict(zip(INSTRUMENTS, hits, strict=True)) | measured
 
     def by_bar(self) -> list[dict[str, Any]]:
         """A record a bar, from 1: pattern or fill, its stability, and how it is played.
@@ -121,42 +109,36 @@ class Analysis:
             self.grids.readable[0].reshape(-1, size),
             np.minimum(size, self.grids.steps[0] - size * np.arange(self.bars)),
         )
-        played = {name: PLAYING[name](alone).tolist() for name in _OF_BARS}
-        hits = alone.struck.sum((1, 2)).tolist()
-        stable = dict(enumerate(self.structure.stability.tolist(), start=1))
-        kinds = {bar: "fill" if bar in self.structure.fills else "pattern" for bar in stable}
+        columns = {"hits": alone.struck.sum((1, 2)).tolist()}
+        columns |= {name: PLAYING[name](alone).tolist() for name in _OF_BARS}
+        rows = [{"bar": bar + 1, "kind": "", "stability": None} for bar in range(self.bars)]
+        for bar, stable in enumerate(self.structure.stability.tolist(), start=1):
+            kind = "fill" if bar in self.structure.fills else "pattern"
+            rows[bar] |= {"kind": kind, "stability": stable}
         return [
-            {
-                "bar": bar + 1,
-                "kind": kinds.get(bar, ""),
-                "stability": stable.get(bar),
-                "hits": hits[bar],
-                **{name: values[bar] for name, values in played.items()},
-            }
-            for bar in range(self.bars)
+            row | {name: columns[name][bar] for name in columns} for bar, row in enumerate(rows)
         ]
 
     def pictures(self) -> dict[str, bytes]:
         """The step grid, and which bars are alike, as PNG files by what follows in their names."""
-        alike = similarity_matrix(
-            self_similarity(self.grids)[0], title=f"{self.groove.name}: bars that are alike"
-        )
-        return {"": self.picture(), "_bars": alike}
+        alike = f"{self.groove.name}: bars that are alike"
+        similarity = pictures.similarity_matrix(self_similarity(self.grids)[0], alike)
+        return {"": self.picture(), "_bars": similarity}
 
     def picture(self) -> bytes:
         """The step grid with its fills marked, the stability of its bars below, as a PNG file."""
         from matplotlib.figure import Figure
 
-        grids, found = self.grids, self.structure
-        bars_per_line = min(self.bars, BARS)
+        grids, found, notation = self.grids, self.structure, self.grids.notation
+        across = min(self.bars, BARS)
         # Both of the same width, so that bars stand above their stability where one line holds all.
-        grid, gap, curve = 1.25 * -(-self.bars // bars_per_line), 0.15, 1.2
+        grid, gap, curve = 1.25 * -(-self.bars // across), 0.15, 1.2
         height = grid if found.undefined else grid + gap + curve
-        figure = Figure(figsize=(max(1.8, 0.9 * bars_per_line), height))
+        figure = Figure(figsize=(max(1.8, 0.9 * across), height))
         above = figure.add_axes((0, 1 - grid / height, 1, grid / height))
         # As it was read: malformed lines are silent here.
-        text = to_text(grids.hits[0, : grids.steps[0]], grids.notation)
-        draw_step_grid(above, text, grids.notation, fills=found.fills, bars_per_line=bars_per_line)
+        text = drumroll.to_text(grids.hits[0, : grids.steps[0]], notation)
+        pictures.draw_step_grid(above, text, notation, fills=found.fills, bars_per_line=across)
         title = self.groove.name
         if found.undefined:
             title += f": {found.undefined}"
@@ -172,20 +154,17 @@ class Analysis:
         """Stability over the bars, counted from 1, and the means of pattern and fills."""
         from matplotlib.ticker import MaxNLocator
 
-        stable, fills = self.structure.stability, self.structure.fills
-        number = 2 + np.arange(len(stable))
-        fill = np.isin(number - 1, fills)
-        axes.plot(number, stable, color=_MUTED, linewidth=1)
-        for chosen, colour, marker, name in (
-            (~fill, _PATTERN, "o", "pattern"),
-            (fill, _FILL, "s", "fill"),
-        ):
+        stable, number = self.structure.stability, 2 + np.arange(len(self.structure.stability))
+        fill = np.isin(number - 1, self.structure.fills)
+        axes.plot(number, stable, color=pictures.MUTED, linewidth=1)
+        kinds = (~fill, pictures.HIT, "o", "pattern"), (fill, pictures.FILL, "s", "fill")
+        for chosen, colour, marker, name in kinds:
             if chosen.any():
                 y = stable[chosen]
                 axes.plot(number[chosen], y, marker, color=colour, markersize=5, label=name)
                 axes.axhline(y.mean(), color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
         for bar in number[fill]:
-            axes.axvspan(bar - 0.5, bar + 0.5, color=_FILL, alpha=0.08, linewidth=0)
+            axes.axvspan(bar - 0.5, bar + 0.5, color=pictures.FILL, alpha=0.08, linewidth=0)
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         bars = int(self.grids.steps[0]) / self.grids.notation.steps_per_bar
         axes.set(xlim=(0.5, 0.5 + bars), ylim=(0, max(1.0, 1.1 * stable.max())))
@@ -254,8 +233,10 @@ def analyse(
                 rows.append({"file": label, "error": str(error)})
             else:
                 rows.append({"file": label} | found[label].summary())
-                if picture:
-                    drawn += _write(found[label].pictures(), out, label)
+                for end, content in found[label].pictures().items() if picture else ():
+                    drawn.append(str(out / f"{label}{end}.png"))
+                    with atomic_write(out / f"{label}{end}.png") as file:
+                        file.write(content)
             progress.advance(done)
     if not found:
         raise DataError(f"none of the {len(rows)} files can be used. The first: {rows[0]['error']}")
@@ -279,20 +260,11 @@ def analyse(
     return result | {"details": str(details), "pictures": drawn}
 
 
-def _write(pictures: Mapping[str, bytes], out: Path, label: str) -> list[str]:
-    """Write the pictures of a file; where they are."""
-    paths = {out / f"{label}{name}.png": content for name, content in pictures.items()}
-    for path, content in paths.items():
-        with atomic_write(path) as file:
-            file.write(content)
-    return list(map(str, paths))
-
-
 def _without_trailing_silence(groove: Groove) -> Groove:
     """A text to the bar of the last hit, or of a malformed line, as MIDI is read."""
-    text, notation = without_separators(groove.text), groove.notation
+    text, notation = drumroll.without_separators(groove.text), groove.notation
     grids = read_grids([text], notation)
     within = np.arange(grids.hits.shape[1]) < grids.steps[0]
     (heard,) = (grids.struck[0].any(1) | (within & ~grids.readable[0])).nonzero()
     last = int(heard.max(initial=0)) // notation.steps_per_bar
-    return replace(groove, text="".join(bars_of(text, notation)[: last + 1]))
+    return replace(groove, text="".join(drumroll.bars(text, notation)[: last + 1]))

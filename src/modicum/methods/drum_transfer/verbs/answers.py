@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from modicum.errors import DataError
+from modicum.methods.drum_transfer.data.sources import read_table
 
 PATTERNS = ("consistent", "repetitive", "chaotic", "not gradable")
 """What the pattern of a groove can be."""
@@ -19,27 +18,24 @@ YES_NO = ("yes", "no")
 class Annotation(NamedTuple):
     """What one listener says of one groove: a row of the CSV, whose columns are these fields.
 
-    Every field but `item` may be empty, which is no answer.
+    Every field but `item` may be empty, which is no answer; `_ALLOWED` has the others.
     """
 
     page: str
     """Which page it was heard on; empty for a form filled in without one."""
     listener: str
-    """Who says so."""
     item: str
     """Which groove of the page, such as `3B`; or the name of a groove."""
     pattern: str
-    """One of `PATTERNS`."""
     fills: str
-    """yes or no: whether it has any."""
+    """Whether it has any."""
     musical: str
-    """yes or no: whether its fills are musical; all of it, if it has none."""
+    """Whether its fills are musical; all of it, if it has none."""
     short: str
-    """yes or no: whether it ends too early."""
+    """Whether it ends too early."""
     preferred: str
-    """yes or no: whether it is the better of its pair; equal: neither is."""
+    """Whether it is the better of its pair; equal: neither is."""
     comment: str
-    """Anything else."""
 
 
 COLUMNS = Annotation._fields
@@ -70,14 +66,14 @@ def read_answers(path: Path) -> list[Annotation]:
     """
     answers: list[Annotation] = []
     for line, row in _read_csv(path, COLUMNS):
-        answers.append(Annotation(**{name: row[name].strip() for name in COLUMNS}))
+        given = {name: row[name].strip() for name in COLUMNS}
         for name, allowed in _ALLOWED.items():
-            value = getattr(answers[-1], name)
-            if value and value not in allowed:
+            if given[name] not in ("", *allowed):
                 raise DataError(
-                    f"{path}, line {line}, column {name}: found {value!r}; expected "
+                    f"{path}, line {line}, column {name}: found {given[name]!r}; expected "
                     f"{', '.join(allowed)} or nothing."
                 )
+        answers.append(Annotation(**given))
     return answers
 
 
@@ -104,30 +100,45 @@ def read_key(path: Path) -> dict[tuple[str, str], Origin]:
 
 
 def join_answers(
-    answers: Sequence[Annotation],
-    key: Mapping[tuple[str, str], Origin],
-    *,
-    tests: bool = False,
+    answers: Sequence[Annotation], key: Mapping[tuple[str, str], Origin], *, tests: bool = False
 ) -> dict[str, Any]:
     """Count what was said of each source, as the official repository counts its expert's answers.
 
     Args:
         answers: Of any number of listeners.
         key: By page and item.
-        tests: Add p-values. They take judgements as independent, which several judgements of one
-            groove, or by one listener, are not: they are then too small.
+        tests: Add p-values, between two sources: Fisher's exact of what was said, the two-sided one
+            of the sign test of preferences. They take judgements as independent, which several of
+            one groove, or by one listener, are not: they are then too small.
 
     Returns:
         `table`: a record for each thing that can be said, with the number of grooves of each source
-        it was said of, and with `tests` Fisher's exact p for a difference between two sources.
-        `preference`: how often each source was preferred, how often neither, and with `tests` the
-        two-sided p of the sign test.
+        it was said of. `preference`: how often each source was preferred, how often neither.
 
     Raises:
         DataError: There are no answers, or one is of an item that the key does not have, or a
             listener answers for an item twice.
     """
-    given = _by_source(answers, key)
+    if not answers:
+        raise DataError("there are no answers to join.")
+    given: dict[str, list[Annotation]] = {origin.source: [] for origin in key.values()}
+    seen: set[tuple[str, str, str]] = set()
+    for page, listener, item in (answer[:3] for answer in answers):
+        if (page, item) not in key:
+            raise DataError(
+                f"the answers of {listener or 'a listener without a name'} are of the item "
+                f"{item!r} of the page {page!r}, which is not in the key. Take the key.csv that "
+                f"was written with that page."
+            )
+        if (page, listener, item) in seen:
+            raise DataError(
+                f"the item {item!r} of the page {page!r} is answered twice by "
+                f"{listener or 'listeners without a name'}. Give every file of answers once and, "
+                f"in the column listener, every listener a name."
+            )
+        seen.add((page, listener, item))
+    for answer in answers:
+        given[key[answer.page, answer.item].source].append(answer)
     tests = tests and len(given) == 2
     rows: list[dict[str, Any]] = []
     for said, field, value in _SAID:
@@ -138,9 +149,7 @@ def join_answers(
         rows.append({"said": said} | counts)
         if tests:
             rows[-1]["p"] = _fisher([(counts[s], len(asked[s]) - counts[s]) for s in given])
-    rows.append(
-        {"said": "not judged"} | {s: sum(not a.pattern for a in of_s) for s, of_s in given.items()}
-    )
+    unjudged = {s: sum(not a.pattern for a in of_s) for s, of_s in given.items()}
     preferred = {s: sum(a.preferred == "yes" for a in of_s) for s, of_s in given.items()}
     preference: dict[str, Any] = {f"prefer {s}": n for s, n in preferred.items()}
     preference["no preference"] = sum(answer.preferred == "equal" for answer in answers) // 2
@@ -148,37 +157,9 @@ def join_answers(
         preference["p"] = _sign_test(*preferred.values())
     return {
         "listeners": len({(answer.page, answer.listener) for answer in answers}),
-        "table": rows,
+        "table": [*rows, {"said": "not judged"} | unjudged],
         "preference": preference,
     }
-
-
-def _by_source(
-    answers: Sequence[Annotation], key: Mapping[tuple[str, str], Origin]
-) -> dict[str, list[Annotation]]:
-    """The answers on each source; see `join_answers` for what is refused."""
-    if not answers:
-        raise DataError("there are no answers to join.")
-    given: dict[str, list[Annotation]] = {origin.source: [] for origin in key.values()}
-    seen: set[tuple[str, str, str]] = set()
-    for answer in answers:
-        origin = key.get((answer.page, answer.item))
-        if origin is None:
-            raise DataError(
-                f"the answers of {answer.listener or 'a listener without a name'} are of the item "
-                f"{answer.item!r} of the page {answer.page!r}, which is not in the key. Take the "
-                f"key.csv that was written with that page."
-            )
-        who = answer.page, answer.listener, answer.item
-        if who in seen:
-            raise DataError(
-                f"the item {answer.item!r} of the page {answer.page!r} is answered twice by "
-                f"{answer.listener or 'listeners without a name'}. Give every file of answers once "
-                f"and, in the column listener, every listener a name."
-            )
-        seen.add(who)
-        given[origin.source].append(answer)
-    return given
 
 
 def _fisher(table: list[tuple[int, int]]) -> float:
@@ -194,29 +175,8 @@ def _sign_test(first: int, second: int) -> float:
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The line each row ends on, and its fields."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no UTF-8 text. Save it as CSV in UTF-8.") from error
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # as spreadsheets have it
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}.") from error
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(
-            f"{path}: the column {missing[0]} is absent; expected {', '.join(columns)}. Found "
-            f"{', '.join(reader.fieldnames or ()) or 'nothing'}."
-        )
-    for line, row in rows:
-        if None in row or None in row.values():
-            raise DataError(
-                f"{path}, line {line}: expected {len(reader.fieldnames or ())} fields, as in the "
-                f"header."
-            )
-    return rows
+    return read_table(content, str(path), columns, "Save it as CSV in UTF-8.")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from modicum.engine.devices import Device
 from modicum.methods.drum_transfer.data.sources import Split
-from modicum.methods.drum_transfer.losses import CompletionNats, completion_nats
+from modicum.methods.drum_transfer.losses import completion_nats
 from modicum.methods.drum_transfer.metrics.measures import Reference, Score, score, score_table
 from modicum.methods.drum_transfer.metrics.structure import Clusterer
 from modicum.methods.drum_transfer.models import baselines
@@ -75,38 +75,27 @@ def evaluate(
     if data is not None:
         config = dataclasses.replace(config, data=data)
     collection = config.open()
-    chosen = [
-        (groove, record)
-        for groove in collection[split]
-        if (record := config.record(groove)) is not None
-    ]
-    records = [record for _, record in chosen] or config.to_records([], split)
+    grooves = [g for g in collection[split] if config.record(g) is not None]
+    records = config.to_records(collection[split], split)
     train = config.to_records(collection["train"], "train")
     ngram = baselines.NGram.fit(train)
-    losses = losses_beside_yardsticks(drummer, ngram, records)
-    result: dict[str, Any] = {
-        "data": config.data,
-        "split": split,
-        "records": len(records),
-        "loss": losses,
-    }
+    result: dict[str, Any] = {"data": config.data, "split": split, "records": len(records)}
+    result["loss"] = losses_beside_yardsticks(drummer, ngram, records)
     if write:
         texts = write_beside_baselines(drummer, ngram, records, sampling)
-        styled = [collection.styles.get(g.name, "unknown") for g, _ in chosen] if styles else []
+        styled = [collection.styles.get(g.name, "unknown") for g in grooves] if styles else []
+        played = [record.prompt + record.completion for record in train]
         result |= _measures(
             drummer.name,
             texts,
             records,
             styled,
-            reference=Reference.read(
-                [r.prompt + r.completion for r in train], [r.notation for r in train]
-            ),
+            reference=Reference.read(played, [record.notation for record in train]),
             given_bars=config.prompt_bars,
             groove_bars=config.corpus.bars,
             official=official,
             clusterer=clusterer,
         )
-        grooves = [groove for groove, _ in chosen]
         _keep(texts, grooves, folder)
         first = {name: _in_place_of(grooves[0], name, some[0]) for name, some in texts.items()}
         with atomic_write(folder / "written.png") as file:
@@ -124,14 +113,9 @@ def _measures(
     styles: Sequence[str],
     **options: Any,
 ) -> dict[str, Any]:
-    """The table of all that wrote, and if `styles` are given, that of the model by style.
+    """The table of all that wrote, and if the records have `styles`, that of the model by style.
 
-    Args:
-        model: Its name.
-        texts: By name, those of each record standing together.
-        records: What people played.
-        styles: Of each record, or none.
-        options: More of `measures.score`.
+    `texts` are by name, those of each record standing together; `options` more of `measures.score`.
     """
 
     def scored(name: str, style: str | None = None) -> dict[str, Score]:
@@ -160,7 +144,9 @@ def _measures(
 def _keep(texts: Mapping[str, Sequence[str]], grooves: Sequence[Groove], folder: Path) -> None:
     """Write every text to files, in place of those of an evaluation before."""
     shutil.rmtree(folder / "written", ignore_errors=True)
-    names = numbered(_plain(groove.name) for groove in grooves)
+    # A name may come from somebody's table; as a file it lies in no other folder.
+    plain = (re.sub(r"[^\w.@+-]+", "_", groove.name).lstrip(".") or "groove" for groove in grooves)
+    names = numbered(plain)
     for who, some in texts.items():
         copies = len(some) // len(grooves)
         for number, text in enumerate(some):
@@ -174,88 +160,54 @@ def _keep(texts: Mapping[str, Sequence[str]], grooves: Sequence[Groove], folder:
 def _in_place_of(groove: Groove, name: str, text: str) -> Groove:
     """What was written of a groove, silent where it is malformed, at its tempo."""
     hits = to_hits(without_separators(text), groove.notation, repair="pad")
-    return dataclasses.replace(
-        groove,
-        name=name,
-        text=to_text(hits, groove.notation),
-        tempo=round(groove.tempo, 3),
-        velocities=None,
-    )
+    text, tempo = to_text(hits, groove.notation), round(groove.tempo, 3)
+    return dataclasses.replace(groove, name=name, text=text, tempo=tempo, velocities=None)
 
 
 def losses_beside_yardsticks(
-    drummer: Drummer,
-    ngram: baselines.NGram,
-    records: Sequence[Record],
-    *,
-    quiet: bool = False,
+    drummer: Drummer, ngram: baselines.NGram, records: Sequence[Record]
 ) -> list[dict[str, Any]]:
-    """Nats per line of a model and of the n-grams of every order.
-
-    Args:
-        drummer: The model.
-        ngram: Of which the yardsticks are the orders.
-        records: What all are measured on.
-        quiet: No progress.
+    """Nats per line of a model and of the n-grams of every order, the yardsticks.
 
     Returns:
         A row each: `nats_per_line` of all lines, `without_padding` of those up to the last hit, and
         `nats_per_token`, of a network.
     """
-    rows = [
-        _loss_row(name, ngram.nats(records, order))
-        for order, name in enumerate(baselines.YARDSTICKS)
+    measured = {name: ngram.nats(records, n) for n, name in enumerate(baselines.YARDSTICKS)}
+    model, of_network = drummer.model, dict[str, float]()
+    if isinstance(model, CausalModel):
+        with report_progress("measure") as progress:
+            nats = completion_nats(model, records, progress=progress)
+        measured[drummer.name], of_network = nats, {"nats_per_token": nats.per_token}
+    elif isinstance(model, baselines.NGram):
+        measured[drummer.name] = model.nats(records)
+    rows: list[dict[str, Any]] = [
+        {"model": name, "nats_per_line": of.per_line, "without_padding": of.per_sounding_line}
+        for name, of in measured.items()
     ]
-    if isinstance(drummer.model, CausalModel):
-        with report_progress("measure", quiet=quiet) as progress:
-            nats = completion_nats(drummer.model, records, progress=progress)
-        rows.append(_loss_row(drummer.name, nats) | {"nats_per_token": nats.per_token})
-    elif isinstance(drummer.model, baselines.NGram):
-        rows.append(_loss_row(drummer.name, drummer.model.nats(records)))
+    rows[-1] |= of_network
     return rows
-
-
-def _loss_row(name: str, nats: CompletionNats) -> dict[str, Any]:
-    return {
-        "model": name,
-        "nats_per_line": nats.per_line,
-        "without_padding": nats.per_sounding_line,
-    }
 
 
 def write_beside_baselines(
     drummer: Drummer,
     ngram: baselines.NGram,
     records: Sequence[Record],
-    sampling: Sampling | None = None,
-    *,
-    quiet: bool = False,
+    sampling: Sampling = Sampling(),
 ) -> dict[str, list[str]]:
     """Whole records: those of people, and those that the baselines and a model make of the prompts.
 
-    Args:
-        drummer: The model.
-        ngram: The baseline of that name.
-        records: Whose prompts are continued.
-        sampling: How to draw; None: as usual. Baselines write one sample of each.
-        quiet: No progress.
-
     Returns:
         By name, `people` and the model's among them, the records in order; a model's samples of a
-        record stand together.
+        record stand together. Baselines write one sample of each.
     """
-    sampling = sampling or Sampling()
     others = {"repeat": baselines.Repeat(), "random": baselines.Random(), "ngram": ngram}
     others.pop(drummer.name, None)
     texts = {PEOPLE: [record.prompt + record.completion for record in records]}
+    one = dataclasses.replace(sampling, samples=1)
     for name, model in others.items():
         baseline = dataclasses.replace(drummer, model=model, name=name)
-        texts[name] = continued(baseline, records, dataclasses.replace(sampling, samples=1))
-    with report_progress("write", quiet=quiet) as progress:
+        texts[name] = continued(baseline, records, one)
+    with report_progress("write") as progress:
         texts[drummer.name] = continued(drummer, records, sampling, progress=progress)
     return texts
-
-
-def _plain(name: str) -> str:
-    """A name, which may come from somebody's table, as that of a file in no other folder."""
-    return re.sub(r"[^\w.@+-]+", "_", name).lstrip(".") or "groove"

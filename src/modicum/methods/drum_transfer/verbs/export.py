@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +11,12 @@ from modicum.errors import ConfigError
 from modicum.method import load_saved
 from modicum.methods.drum_transfer.data.sources import Split
 from modicum.methods.drum_transfer.models.language_models import LanguageModel
-from modicum.methods.drum_transfer.models.remote import write_jsonl
+from modicum.methods.drum_transfer.models.remote import Form, write_jsonl
 from modicum.methods.drum_transfer.saved_models import arguments_of, export_folder
 from modicum.methods.drum_transfer.train import Config
 from modicum.weights.saved import save_model
+
+_FORMS: Mapping[str, Form] = {"jsonl-legacy": "completions", "jsonl-chat": "chat"}
 
 
 def export(
@@ -38,14 +41,13 @@ def export(
         split: For jsonl, which grooves, all of them whatever --records was.
         out: File or folder to write; None: beside the run's weights, or records.jsonl.
     """
-    if to in ("jsonl-legacy", "jsonl-chat"):
+    if to in _FORMS:
         config = Config() if run is None else Config.of_run(run)
         if data is not None:
             config = dataclasses.replace(config, data=data)
         records = config.to_records(config.open()[split], split)
         path = out or Path("records.jsonl")
-        form = "completions" if to == "jsonl-legacy" else "chat"
-        number = write_jsonl(path, records, form=form)
+        number = write_jsonl(path, records, form=_FORMS[to])
         return {"written": str(path), "records": number, "data": config.data}
     if data is not None:
         raise ConfigError(f"--data: --to {to} writes a model, not records. Leave it out.")
@@ -60,11 +62,6 @@ def export(
     if isinstance(model, LanguageModel):
         model.merge_lora()
     out = out or folder / "drummer.safetensors"
-    save_model(
-        out,
-        model,
-        method="drum-transfer",
-        arguments=arguments_of(model),
-        notes=saved.notes,
-    )
+    arguments = arguments_of(model)
+    save_model(out, model, method="drum-transfer", arguments=arguments, notes=saved.notes)
     return {"written": str(out), "bytes": out.stat().st_size}

@@ -27,23 +27,10 @@ from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.options import ModelReading
 from modicum.methods.drum_transfer.rendering.pictures import step_grid
 from modicum.methods.drum_transfer.rendering.synthesis import render, to_wav
-from modicum.methods.drum_transfer.text.drumroll import (
-    bars,
-    to_hits,
-    to_text,
-    without_leading_silence,
-)
+from modicum.methods.drum_transfer.text import drumroll
 from modicum.methods.drum_transfer.text.files import groove_paths, read_groove
 from modicum.methods.drum_transfer.text.notation import Groove
-from modicum.methods.drum_transfer.verbs.answers import (
-    COLUMNS,
-    KEY_COLUMNS,
-    PATTERNS,
-    YES_NO,
-    join_answers,
-    read_answers,
-    read_key,
-)
+from modicum.methods.drum_transfer.verbs import answers
 from modicum.options import FLAT, Ge, Options
 from modicum.report.page import data_uri, write_page
 from modicum.system.files import atomic_write
@@ -73,32 +60,31 @@ def write_listening_page(
     out: Path,
     pairs: Sequence[tuple[Groove, Groove]],
     sources: tuple[str, str],
-    options: Page | None = None,
+    options: Page = Page(),
 ) -> dict[str, Any]:
     """Write a blind listening test: `page/`, to hand to listeners, and `key.csv`, to keep.
 
     Beside the page lies the same form as an empty CSV file, for those who prefer a spreadsheet.
 
     The order of the pairs and the sides of the sources are shuffled; each source is on either side
-    equally often, or once more. Both grooves of a pair are played without velocities, at one tempo
-    and with the same sounds, so that nothing but what is played tells them apart.
+    equally often, or once more. Both grooves of a pair are played without velocities, at the tempo
+    of the second and with the same sounds, so that nothing but what is played tells them apart.
 
     Args:
         out: Folder for both.
-        pairs: Of the first and the second source, at least one. The second's tempo counts.
+        pairs: Of the first and the second source, at least one.
         sources: What the sources are called, in the key alone.
-        options: How the page is made; None: as usual.
+        options: How the page is made.
 
     Returns:
-        `page`, `form` and `key`, the files; `pairs`, how many; `megabytes`, of all that is to hand
+        The files `page`, `form` and `key`; how many `pairs`; `megabytes` of all that is to hand
         over; `self_contained`, whether the one file is enough.
 
     Raises:
         ConfigError: There are no pairs, or the sources have the same name.
         DataError: The grooves of a pair do not begin alike, or one cannot be read or played.
     """
-    options = options or Page()
-    given_bars = options.given_bars
+    given_bars, folder = options.given_bars, out / "page"
     if not pairs:
         raise ConfigError("a listening test needs at least one pair of grooves, got none.")
     if sources[0] == sources[1]:
@@ -106,35 +92,29 @@ def write_listening_page(
             f"both sources are called {sources[0]!r}, which would make the answers useless. Give "
             f"them different names."
         )
-    for first, second in pairs:
-        if (
-            bars(first.text, first.notation)[:given_bars]
-            != bars(second.text, second.notation)[:given_bars]
-        ):
+    for pair in pairs:
+        first, second = (drumroll.bars(groove.text, groove.notation) for groove in pair)
+        if first[:given_bars] != second[:given_bars]:
             raise DataError(
-                f"{first.name}: its first {given_bars} bars are not those of the other groove of "
+                f"{pair[0].name}: its first {given_bars} bars are not those of the other groove of "
                 f"the pair. Read them as in training: --notation, --meter-bars, --keep-pickups. If "
                 f"nothing was given to the model, say so: --given-bars 0."
             )
-    page = (
-        f"{fold_keys(options.seed, *(groove.text for pair in pairs for groove in pair)) >> 32:08x}"
-    )
+    texts = [groove.text for pair in pairs for groove in pair]
+    page = f"{fold_keys(options.seed, *texts) >> 32:08x}"
     order = permutation(len(pairs), options.seed, "pairs")
     swapped = permutation(len(pairs), options.seed, "sides") % 2 == 1
     key: list[dict[str, str]] = []
-    shown: list[list[tuple[str, bytes, bytes]]] = []
+    shown: dict[str, tuple[bytes, bytes]] = {}
     for number, (place, swap) in enumerate(zip(order.tolist(), swapped, strict=True), 1):
-        shown.append([])
         for side, which in zip("AB", (1, 0) if swap else (0, 1), strict=True):
-            groove, item = pairs[place][which], f"{number}{side}"
-            groove = dataclasses.replace(groove, tempo=pairs[place][1].tempo, velocities=None)
+            item, tempo = f"{number}{side}", pairs[place][1].tempo
+            groove = dataclasses.replace(pairs[place][which], tempo=tempo, velocities=None)
             key.append({"page": page, "item": item, "source": sources[which], "name": groove.name})
             picture = step_grid(groove, given_bars=given_bars, title="")
-            sound = to_wav(render(groove, channels=1, soundfont=options.soundfont))
-            shown[-1].append((item, picture, sound))
-    folder = out / "page"
-    megabytes = sum(len(p) + len(s) for pair in shown for _, p, s in pair) * 4 / 3 / 1e6
-    embedded = megabytes < options.embed_below
+            shown[item] = picture, to_wav(render(groove, channels=1, soundfont=options.soundfont))
+    megabytes = sum(len(picture) + len(sound) for picture, sound in shown.values()) / 1e6
+    embedded = megabytes * 4 / 3 < options.embed_below
 
     def address(content: bytes, kind: str, name: str) -> str:
         """An address that holds the content, or of a file that does, which is then written."""
@@ -144,16 +124,13 @@ def write_listening_page(
             file.write(content)
         return name
 
-    addressed = [
-        [
-            {
-                "item": item,
-                "picture": address(picture, "image/png", f"{item}.png"),
-                "audio": address(sound, "audio/wav", f"{item}.wav"),
-            }
-            for item, picture, sound in pair
-        ]
-        for pair in shown
+    items = [
+        {
+            "item": item,
+            "picture": address(picture, "image/png", f"{item}.png"),
+            "audio": address(sound, "audio/wav", f"{item}.wav"),
+        }
+        for item, (picture, sound) in shown.items()
     ]
     script = (_TEMPLATES / "listen.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -161,22 +138,21 @@ def write_listening_page(
         folder / "index.html",
         _TEMPLATES / "listen.html",
         page=page,
-        pairs=addressed,
+        pairs=list(zip(items[::2], items[1::2], strict=True)),
         given_bars=given_bars,
-        patterns=[(pattern, pattern) for pattern in PATTERNS],
-        yes_no=[(word, word) for word in YES_NO],
+        patterns=[(pattern, pattern) for pattern in answers.PATTERNS],
+        yes_no=[(word, word) for word in answers.YES_NO],
         script=Markup(script),
         script_hash=f"sha256-{digest}",
     )
-    form = [{"page": row["page"], "item": row["item"]} for row in key]
-    _write_csv(folder / "form.csv", COLUMNS, form)
-    _write_csv(out / "key.csv", KEY_COLUMNS, key)
+    _write_csv(folder / "form.csv", answers.COLUMNS, key)
+    _write_csv(out / "key.csv", answers.KEY_COLUMNS, key)
     return {
         "page": str(index),
         "form": str(folder / "form.csv"),
         "key": str(out / "key.csv"),
         "pairs": len(pairs),
-        "megabytes": round(megabytes if embedded else megabytes * 3 / 4, 1),
+        "megabytes": round(megabytes * 4 / 3 if embedded else megabytes, 1),
         "self_contained": embedded,
     }
 
@@ -232,8 +208,8 @@ def listen(
             raise ConfigError(
                 "--answers needs --key, the key.csv that was written with the page, and no folder."
             )
-        given = [answer for path in judged.answers for answer in read_answers(path)]
-        return join_answers(given, read_key(judged.key), tests=judged.tests)
+        given = [answer for path in judged.answers for answer in answers.read_answers(path)]
+        return answers.join_answers(given, answers.read_key(judged.key), tests=judged.tests)
     if folder is None or against is None:
         raise ConfigError(
             "give two folders of grooves, FOLDER --against FOLDER, or the answers of listeners, "
@@ -250,27 +226,17 @@ def listen(
         )
     if left := len(ours.keys() ^ theirs.keys()):
         logger.warning("%d grooves are in one of the folders alone and left out.", left)
-    chosen = [
-        common[place] for place in sorted(permutation(len(common), page.seed, "chosen")[:pairs])
-    ]
+    chosen = sorted(permutation(len(common), page.seed, "chosen")[:pairs])
+    advice = "Or have such lines mended: --repair pad or --repair drop."
 
     def read(path: Path) -> Groove:
-        groove = read_groove(
-            path,
-            reading,
-            tempo=math.nan,
-            malformed=repair or "refuse",
-            advice="Or have such lines mended: --repair pad or --repair drop.",
-        )
+        malformed = repair or "refuse"
+        groove = read_groove(path, reading, tempo=math.nan, malformed=malformed, advice=advice)
         return _to_be_heard(groove, path, most_bars, reading.keep_pickups)
 
-    both = [(read(ours[name]), read(theirs[name])) for name in chosen]
-    return write_listening_page(
-        out,
-        [_at_one_tempo(first, second) for first, second in both],
-        names or (folder.resolve().name, against.resolve().name),
-        page,
-    )
+    both = [(read(ours[common[place]]), read(theirs[common[place]])) for place in chosen]
+    names = names or (folder.resolve().name, against.resolve().name)
+    return write_listening_page(out, [_at_one_tempo(*pair) for pair in both], names, page)
 
 
 def _alike(ours: dict[str, Path], theirs: dict[str, Path]) -> dict[str, Path]:
@@ -294,19 +260,20 @@ def _to_be_heard(groove: Groove, path: Path, most_bars: int, keep_pickups: bool)
     """So many bars of a groove without silent ones at either end, as records leave out those at the
     beginning.
     """
-    groove, notation = without_leading_silence(groove, keep_pickups=keep_pickups), groove.notation
-    hits = to_hits(groove.text, notation)[: most_bars * notation.steps_per_bar]
+    groove = drumroll.without_leading_silence(groove, keep_pickups=keep_pickups)
+    notation = groove.notation
+    hits = drumroll.to_hits(groove.text, notation)[: most_bars * notation.steps_per_bar]
     if not hits.any():
         raise DataError(f"{path}: nothing is hit in it; a silent groove cannot be judged.")
     sounding = int(np.flatnonzero(hits.any(1))[-1]) // notation.steps_per_bar + 1
-    text = to_text(hits[: sounding * notation.steps_per_bar], notation)
+    text = drumroll.to_text(hits[: sounding * notation.steps_per_bar], notation)
     return dataclasses.replace(groove, text=text, velocities=None)
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
     """With a mark at the beginning that tells spreadsheets that it is UTF-8."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="")
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     with atomic_write(path) as file:

@@ -26,19 +26,12 @@ from modicum.methods.drum_transfer.options import ModelReading, Sampling
 from modicum.methods.drum_transfer.rendering.pictures import step_grid
 from modicum.methods.drum_transfer.rendering.synthesis import render as play
 from modicum.methods.drum_transfer.rendering.synthesis import write_wav
-from modicum.methods.drum_transfer.text.drumroll import (
-    Hits,
-    Record,
-    to_hits,
-    to_prompt,
-    to_text,
-    without_leading_silence,
-    without_separators,
-)
+from modicum.methods.drum_transfer.text import drumroll
+from modicum.methods.drum_transfer.text.drumroll import Hits, Record, to_hits
 from modicum.methods.drum_transfer.text.files import groove_paths, numbered, read_groove
 from modicum.methods.drum_transfer.text.kit import LOUD, SOFT, PitchMap, writing_tables
 from modicum.methods.drum_transfer.text.midi import write_midi
-from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, SEPARATOR, Groove
+from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, SEPARATOR, Groove, Notation
 from modicum.methods.drum_transfer.text.tablature import to_tablature
 from modicum.methods.drum_transfer.train import Config
 from modicum.options import FLAT, Ge, Options
@@ -125,13 +118,13 @@ def predict(
         soundfont: An .sf2 file for wav; None: a small built-in drum kit.
         device: Where to compute.
     """
+    here = {"--model": model, "--weights": run is None and weights != "best"}
     _check_place(
         remote.server is not None,
-        here={"--model": model, "--device": device != "auto"}
-        | ({} if run is not None else {"--weights": weights != "best"}),
-        there={"--chat": remote.chat, "--base-url": remote.base_url},
+        here | {"--device": device != "auto"},
+        {"--chat": remote.chat, "--base-url": remote.base_url},
     )
-    tempos = _check_output(formats, continuing.tempo, soundfont)
+    slowest, fastest = _check_output(formats, continuing.tempo, soundfont)
     ready_folder(out)
     if remote.server is None:
         writer = Drummer.load(run, model, weights, device)
@@ -148,33 +141,48 @@ def predict(
     records: dict[str, Record] = {}
     for name, path in zip(numbered(path.stem for path in paths), paths, strict=True):
         with _kept(errors, name):
-            groove = _begun(read_groove(path, reading, name=name), reading, continuing.tempo)
-            if not tempos[0] <= groove.tempo <= tempos[1]:
+            groove = read_groove(path, reading, name=name)
+            groove = drumroll.without_leading_silence(groove, keep_pickups=reading.keep_pickups)
+            # 110, not 109.99990833, of a file's 545455 us
+            tempo = round(groove.tempo, 3) if continuing.tempo is None else continuing.tempo
+            if not slowest <= tempo <= fastest:
                 raise DataError(
-                    f"{path}: its tempo is {groove.tempo:g}; expected {tempos[0]:g} to "
-                    f"{tempos[1]:g} quarter notes a minute. Give another, --tempo 120."
+                    f"{path}: its tempo is {tempo:g}; expected {slowest:g} to {fastest:g} quarter "
+                    f"notes a minute. Give another, --tempo 120."
                 )
-            record = Record(to_prompt(groove, continuing.prompt_bars), "", name, groove.notation)
+            prompt = drumroll.to_prompt(groove, continuing.prompt_bars)
             if isinstance(writer, Drummer):
-                _check_length(writer, record, continuing.bars, sampling, path)
-            grooves[name], records[name] = groove, record
-    _warn_of_meters(grooves)
+                _check_length(writer, prompt, groove.notation, continuing.bars, sampling, path)
+            grooves[name] = dataclasses.replace(groove, tempo=tempo)
+            records[name] = Record(prompt, "", name, groove.notation)
+    if odd := [n for n, g in grooves.items() if g.meter[0] != g.notation.beats_per_bar]:
+        _log.warning(
+            "%s: not in 4/4, but the model's bars have 16 lines, as the paper's, so bar lines will "
+            "not be where they should. A model trained with --meter-bars follows the meter.",
+            ", ".join(odd),
+        )
     with report_progress("write") as progress:
         if isinstance(writer, Server):
             written = _by_server(writer, records, continuing.bars, sampling, progress, errors)
         else:
-            written = _by_model(writer, records, continuing.bars, sampling, progress)
+            some, bars = list(records.values()), continuing.bars
+            texts = iter(continued(writer, some, sampling, bars=bars, progress=progress))
+            numbers = range(1, sampling.samples + 1)
+            written = [_Sample(name, number, next(texts)) for name in records for number in numbers]
     if not written:
-        raise _nothing_written(errors)
+        for error in errors.values():
+            if isinstance(error, ServerError):
+                raise error
+        first = next(iter(errors.values()))
+        raise DataError(f"none of the {len(errors)} files can be continued. The first: {first}")
     rows: list[dict[str, Any]] = []
     with Progress("render", len(written)) as progress:
         for done, sample in enumerate(written, 1):
             name = f"{sample.groove}_{sample.number}"
+            given, groove = records[sample.groove].prompt.count(SEPARATOR), grooves[sample.groove]
             if sample.error:
                 rows.append({"name": name, "error": sample.error})
             else:
-                given = records[sample.groove].prompt.count(SEPARATOR)
-                groove = grooves[sample.groove]
                 continuation = _continuation(groove, name, sample.text, given, reading.loud)
                 rows.append(_render(continuation, out, formats, given, soundfont))
             progress.advance(done)
@@ -190,13 +198,7 @@ def predict(
 
 
 def _check_place(on_server: bool, here: Mapping[str, Any], there: Mapping[str, Any]) -> None:
-    """Refuse options of models here where a server is asked, and those of servers elsewhere.
-
-    Args:
-        on_server: Whether one is asked.
-        here: Options of models here, true where they are given.
-        there: Those of servers.
-    """
+    """Refuse options of models here where a server is asked, and those of servers elsewhere."""
     if misplaced := [name for name, given in (here if on_server else there).items() if given]:
         place = "it is in place of a model here" if on_server else "there is none"
         raise ConfigError(f"--server: {place}; leave out {', '.join(misplaced)}.")
@@ -219,61 +221,25 @@ def _check_output(
     return slowest, fastest
 
 
-def _begun(groove: Groove, reading: ModelReading, tempo: float | None) -> Groove:
-    """A groove from the first bar that begins with a hit on, at its own or another tempo."""
-    groove = without_leading_silence(groove, keep_pickups=reading.keep_pickups)
-    # 110, not 109.99990833, of a file's 545455 us
-    return dataclasses.replace(groove, tempo=round(groove.tempo, 3) if tempo is None else tempo)
-
-
 def _check_length(
-    drummer: Drummer, record: Record, bars: int, sampling: Sampling, path: Path
+    drummer: Drummer, prompt: str, notation: Notation, bars: int, sampling: Sampling, path: Path
 ) -> None:
     """Refuse a prompt after which the model cannot see to the end."""
     if isinstance(drummer.model, CausalModel):
-        tokens = len(drummer.model.vocabulary.encode(record.prompt))
+        tokens = len(drummer.model.vocabulary.encode(prompt))
         try:
-            completion_limit(
-                drummer.model, tokens, record.notation, bars, sampling, source=str(path)
-            )
+            completion_limit(drummer.model, tokens, notation, bars, sampling, source=str(path))
         except ConfigError as error:  # for others the options may do
             raise DataError(str(error)) from error
 
 
-def _warn_of_meters(grooves: Mapping[str, Groove]) -> None:
-    odd = [name for name, g in grooves.items() if g.meter[0] != g.notation.beats_per_bar]
-    if odd:
-        _log.warning(
-            "%s: not in 4/4, but the model's bars have 16 lines, as the paper's, so bar lines will "
-            "not be where they should. A model trained with --meter-bars follows the meter.",
-            ", ".join(odd),
-        )
-
-
 class _Sample(NamedTuple):
-    """A continuation of a groove."""
+    """A continuation of a groove: its text, prompt included, or why there is none."""
 
     groove: str
-    """Name of the groove."""
     number: int
-    """From 1."""
     text: str
-    """Text of a record, the prompt included."""
     error: str = ""
-    """Why there is no text."""
-
-
-def _by_model(
-    drummer: Drummer,
-    records: Mapping[str, Record],
-    bars: int,
-    sampling: Sampling,
-    progress: Callable[[int, int], None],
-) -> list[_Sample]:
-    """What a model here writes."""
-    texts = continued(drummer, list(records.values()), sampling, bars=bars, progress=progress)
-    numbers = [(name, number) for name in records for number in range(1, sampling.samples + 1)]
-    return [_Sample(*which, text) for which, text in zip(numbers, texts, strict=True)]
 
 
 def _by_server(
@@ -289,23 +255,14 @@ def _by_server(
     for done, (name, record) in enumerate(records.items(), 1):
         groove_bars = bars + record.prompt.count(SEPARATOR)
         with _kept(errors, name):
-            answers = continue_groove(
-                server, record, sampling, groove_bars=groove_bars, repair="pad"
-            )
+            options: Any = {"groove_bars": groove_bars, "repair": "pad"}
+            answers = continue_groove(server, record, sampling, **options)
             written += [_Sample(name, n, a.text, a.error) for n, a in enumerate(answers, 1)]
         progress(done, len(records))
         if isinstance(failed := errors.get(name), ServerError):
             errors |= dict.fromkeys(list(records)[done:], failed)
             break
     return written
-
-
-def _nothing_written(errors: Mapping[str, DataError]) -> DataError:
-    """The error where no file could be continued, which is the server's if that has failed."""
-    failed = [error for error in errors.values() if isinstance(error, ServerError)]
-    first = next(iter(errors.values()))
-    told = f"none of the {len(errors)} files can be continued. The first: {first}"
-    return failed[0] if failed else DataError(told)
 
 
 @contextmanager
@@ -321,13 +278,10 @@ def _kept(errors: dict[str, DataError], name: str) -> Generator[None]:
 def _continuation(groove: Groove, name: str, text: str, given: int, loud: int) -> Groove:
     """A groove in place of the one it continues, of which it has the first `given` bars."""
     notation = groove.notation
-    hits = to_hits(without_separators(text), notation, repair="pad", source=name)
-    return dataclasses.replace(
-        groove,
-        name=name,
-        text=to_text(hits, notation),
-        velocities=_velocities(groove, hits, given * notation.steps_per_bar, loud),
-    )
+    hits = to_hits(drumroll.without_separators(text), notation, repair="pad", source=name)
+    velocities = _velocities(groove, hits, given * notation.steps_per_bar, loud)
+    text = drumroll.to_text(hits, notation)
+    return dataclasses.replace(groove, name=name, text=text, velocities=velocities)
 
 
 def _velocities(groove: Groove, hits: Hits, given: int, loud: int) -> npt.NDArray[np.uint8] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -12,13 +13,7 @@ import tyro
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.data.sources import SPLITS, Collection, load_grooves
 from modicum.methods.drum_transfer.options import Corpus
-from modicum.methods.drum_transfer.text.drumroll import (
-    bars,
-    silent_bars,
-    to_hits,
-    to_record,
-    without_leading_silence,
-)
+from modicum.methods.drum_transfer.text import drumroll
 from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.options import FLAT
 
@@ -47,82 +42,73 @@ def data(
 def describe(collection: Collection, *, keep_pickups: bool = False) -> dict[str, Any]:
     """What a collection of grooves holds.
 
-    Args:
-        collection: From `sources.load_grooves`.
-        keep_pickups: See `drumroll.without_leading_silence`.
-
     Returns:
-        A dict of plain values, ready for JSON:
-
-        - `usable` (bool: there are records to train on and to validate with), `problems` and
-          `warnings`, lists of sentences;
-        - `files`: how many were found; `dropped`: for each reason `why` the number of `files`, and
-          some of them;
-        - `splits`: for each `split` the `grooves`, those that give `records`, and of the grooves,
-          leading silence left out, the `bars`, the `silent_bars`, the `distinct_bars` that are not
-          silent, `lines` with different values, and `hits_per_bar` of bars that are not silent;
-        - `styles`: for each `style` its grooves in every split; `meters`: the same;
-        - `tempo`: `min`, `median` and `max`, quarter notes a minute;
-        - `duplicates`: `grooves` whose text is also that of another, `across_splits` those whose
-          other is in another split, and a list of some of the latter, `groove` and `same_as`, each
-          with its split.
+        Plain values, ready for JSON. `usable`: there are records to train on and to validate with.
+        `dropped`: by the reason, how many files, and some of them. `splits`: the `grooves` of each,
+        those that give `records`, and of the grooves, leading silence left out, the bars, silent
+        and distinct ones, `lines` with different values, and hits a bar that is not silent.
+        `tempo`: quarter notes a minute. `duplicates`: `grooves` whose text is also that of another,
+        `across_splits` those whose other is in another split, and some of the latter.
     """
     grooves = [groove for of_split in collection.values() for groove in of_split]
-    splits = [_split(name, collection[name], keep_pickups) for name in SPLITS]
     meters = {groove.name: "{}/{}".format(*groove.meter) for groove in grooves}
     # The first word of `jazz/swing`: there are dozens of the others.
     styles = {name: style.partition("/")[0] for name, style in collection.styles.items()}
     tempo = np.array([groove.tempo for groove in grooves])
-    report: dict[str, Any] = {
-        "usable": False,
-        "files": collection.files,
-        "grooves": len(grooves),
-        "splits": splits,
-        "styles": _by_split(collection, "style", styles),
-        "meters": _by_split(collection, "meter", meters),
-        "tempo": {
-            "min": float(tempo.min()),
-            "median": float(np.median(tempo)),
-            "max": float(tempo.max()),
-        },
-        "duplicates": _duplicates(collection, keep_pickups),
-        "dropped": [
-            {"why": why, "files": len(names), "such_as": names[:3]}
-            for why, names in collection.dropped.items()
-        ],
+    slowest, median, fastest = map(float, (tempo.min(), np.median(tempo), tempo.max()))
+    heard = {
+        split: [drumroll.without_leading_silence(g, keep_pickups=keep_pickups) for g in of_split]
+        for split, of_split in collection.items()
     }
-    report["problems"] = [
+    splits = [_split(name, collection[name], heard[name], keep_pickups) for name in SPLITS]
+    problems = [
         f"the {row['split']} split has no record. A record needs more than 8 bars: cut fewer files "
         f"short, or add longer ones."
         for row in splits
         if row["split"] != "test" and not row["records"]
     ]
-    report["warnings"] = _warnings(report, grooves)
-    report["usable"] = not report["problems"]
-    return report
+    duplicates = _duplicates(heard)
+    return {
+        "usable": not problems,
+        "files": collection.files,
+        "grooves": len(grooves),
+        "splits": splits,
+        "styles": _by_split(collection, "style", styles),
+        "meters": _by_split(collection, "meter", meters),
+        "tempo": {"min": slowest, "median": median, "max": fastest},
+        "duplicates": duplicates,
+        "dropped": [
+            {"why": why, "files": len(names), "such_as": names[:3]}
+            for why, names in collection.dropped.items()
+        ],
+        "problems": problems,
+        "warnings": _warnings(splits, duplicates["across_splits"], grooves),
+    }
 
 
-def _split(name: str, grooves: Sequence[Groove], keep_pickups: bool) -> dict[str, Any]:
-    """A row on a split."""
-    heard = [without_leading_silence(groove, keep_pickups=keep_pickups) for groove in grooves]
-    silent = [silent_bars(groove) for groove in heard]
+def _split(
+    name: str, grooves: Sequence[Groove], heard: Sequence[Groove], keep_pickups: bool
+) -> dict[str, Any]:
+    """A row on a split, of whose grooves `heard` are without leading silence."""
+    silent = [drumroll.silent_bars(groove) for groove in heard]
     texts = [
         bar
         for groove, quiet in zip(heard, silent, strict=True)
-        for bar, is_silent in zip(bars(groove.text, groove.notation), quiet, strict=True)
+        for bar, is_silent in zip(drumroll.bars(groove.text, groove.notation), quiet, strict=True)
         if not is_silent
     ]
-    hits = sum(int((to_hits(groove.text, groove.notation) > 0).sum()) for groove in heard)
-    total, quiet = sum(map(len, silent)), sum(int(of_it.sum()) for of_it in silent)
+    hits = sum(int((drumroll.to_hits(g.text, g.notation) > 0).sum()) for g in heard)
+    records = [drumroll.to_record(groove, keep_pickups=keep_pickups) for groove in grooves]
+    total = sum(map(len, silent))
     return {
         "split": name,
         "grooves": len(grooves),
-        "records": sum(to_record(g, keep_pickups=keep_pickups) is not None for g in grooves),
+        "records": sum(record is not None for record in records),
         "bars": total,
-        "silent_bars": quiet,
+        "silent_bars": total - len(texts),
         "distinct_bars": len(set(texts)),
         "lines": len({line for groove in heard for line in groove.text.splitlines()}),
-        "hits_per_bar": hits / (total - quiet) if total > quiet else float("nan"),
+        "hits_per_bar": hits / len(texts) if texts else math.nan,
     }
 
 
@@ -137,21 +123,20 @@ def _by_split(collection: Collection, name: str, values: Mapping[str, str]) -> l
     return [{name: value} | {split: of[split] for split in SPLITS} for value, of in ordered]
 
 
-def _duplicates(collection: Collection, keep_pickups: bool) -> dict[str, Any]:
+def _duplicates(heard: Mapping[str, Sequence[Groove]]) -> dict[str, Any]:
     """Grooves with the same text, leading silence left out."""
-    same: dict[str, list[tuple[str, Groove]]] = defaultdict(list)
-    for split, grooves in collection.items():
+    same: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for split, grooves in heard.items():
         for groove in grooves:
-            heard = without_leading_silence(groove, keep_pickups=keep_pickups)
-            same[heard.text].append((split, groove))
+            same[groove.text].append((split, groove.name))
     groups = [group for text, group in same.items() if text and len(group) > 1]
     across = [group for group in groups if len({split for split, _ in group}) > 1]
-    listed: list[dict[str, str]] = []
-    for (split, groove), *others in across:
-        for other, twin in others:
-            if other != split:
-                listed.append({"groove": groove.name, "split": split, "same_as": twin.name,
-                               "other_split": other})  # fmt: skip
+    listed = [
+        {"groove": name, "split": split, "same_as": twin, "other_split": other}
+        for (split, name), *others in across
+        for other, twin in others
+        if other != split
+    ]
     return {
         "grooves": sum(map(len, groups)),
         "across_splits": sum(map(len, across)),
@@ -159,20 +144,22 @@ def _duplicates(collection: Collection, keep_pickups: bool) -> dict[str, Any]:
     }
 
 
-def _warnings(report: Mapping[str, Any], grooves: Sequence[Groove]) -> list[str]:
+def _warnings(
+    splits: Sequence[Mapping[str, Any]], across: int, grooves: Sequence[Groove]
+) -> list[str]:
     warnings: list[str] = []
-    train = report["splits"][0]
+    train, _, test = splits
     if train["silent_bars"] > _MOST_SILENT * train["bars"]:
         warnings.append(
             f"{train['silent_bars'] / train['bars']:.0%} of the bars to train on are silent, so "
             f"that a model learns to fall silent. --no-pad leaves out silence at the end."
         )
-    if across := report["duplicates"]["across_splits"]:
+    if across:
         warnings.append(
             f"{across} grooves are in more than one split, so that a model is tested on what it "
             f"was trained on. Remove copies."
         )
-    if not report["splits"][2]["grooves"]:
+    if not test["grooves"]:
         warnings.append("the test split is empty: nothing can be measured.")
     # Of those whose bars do not follow the meter the notation is that of 4/4.
     other = [g for g in grooves if g.meter[0] != g.notation.beats_per_bar]
