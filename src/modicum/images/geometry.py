@@ -352,8 +352,8 @@ class RandomResizedCrop(Geometry):
         area = sides.prod(axis=1)[:, None] * _between(draws[:, :10], *self.area)
         ratio = np.exp(_between(draws[:, 10:20], np.log(self.ratio[0]), np.log(self.ratio[1])))
         tried = np.round(np.sqrt(np.stack([area * ratio, area / ratio], axis=2)))
-        fits = ((tried > 0) & (tried <= sides[:, None])).all(axis=2)
-        found = fits.any(axis=1)[:, None]
+        fits = np.all((tried > 0) & (tried <= sides[:, None]), axis=2)
+        found = np.any(fits, axis=1)[:, None]
         first = tried[np.arange(len(tried)), fits.argmax(axis=1)]
         across = np.stack([sides[:, 1] * self.ratio[1], sides[:, 0] / self.ratio[0]], axis=1)
         part = np.where(found, first, np.minimum(sides, np.round(across)))

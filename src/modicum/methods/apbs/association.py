@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -224,14 +225,25 @@ class _Association(AdaptiveSynapses, nn.Module):
         bias = None if self.bias is None else self.bias.to(dtype)
         return x.to(dtype), self.weight.to(dtype), bias
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         # Weights of a plain layer have no cache. They load, and what the cache held of other
         # weights is forgotten.
         self._cache_checked = False
         empty = {"cache": torch.zeros_like(self.cache), "num_updates": torch.tensor(0)}
         if not any(f"{prefix}{name}" in state_dict for name in empty):
-            state_dict = state_dict | {f"{prefix}{name}": empty[name] for name in empty}
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+            state_dict = {**state_dict, **{f"{prefix}{name}": empty[name] for name in empty}}
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -83,8 +83,10 @@ def evaluate(
     mapping = class_mapping(samples.classes, classifier.classes, source)
     loader = loader_for(samples, classifier.pipeline, batch_size, workers=workers)
     with count_spikes(network) as counted:
-        where = {"device": classifier.device, "mapping": mapping}
-        found = accuracies(lambda inputs: read_out(network(inputs)), loader, **where)
+        found = accuracies(
+            lambda inputs: read_out(network(inputs)), loader, device=classifier.device,
+            mapping=mapping,
+        )  # fmt: skip
     return {
         "data": samples.layout,
         "samples": len(samples),

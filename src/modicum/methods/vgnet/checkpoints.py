@@ -59,13 +59,14 @@ def load_official(
     """
     where, state = read_state(checkpoint)
     state = modern_layout(state, where)
-    arguments = describe(state, where)
-    asked = {"thumbnail": thumbnail, "activation": activation}
+    arguments: dict[str, Any] = describe(state, where)
+    asked: dict[str, Any] = {"thumbnail": thumbnail, "activation": activation}
     arguments |= {option: value for option, value in asked.items() if value is not None}
     network = VGNet(**arguments)
     load_into(network, state, where)
     if num_classes is not None and num_classes != arguments["num_classes"]:
-        anew = VGNet(**arguments | {"num_classes": num_classes})
+        arguments["num_classes"] = num_classes
+        anew = VGNet(**arguments)
         anew.features = network.features
         return anew
     return network

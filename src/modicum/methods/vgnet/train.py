@@ -195,9 +195,13 @@ def train(config: Config, run: Run) -> nn.Module:
         ConfigError: The options do not fit each other or the data.
     """
     with run.main_process_first():  # it checks the images; the others find the result remembered
-        reading: dict[str, Any] = {"holdout": config.holdout, "skip_bad": config.skip_bad, "quiet": run.quiet}
-        train_set = images.open_images(config.data, "train", **reading)
-        val_set = images.open_images(config.data, "val", **reading)
+        train_set, val_set = (
+            images.open_images(
+                config.data, split, holdout=config.holdout, skip_bad=config.skip_bad,
+                quiet=run.quiet,
+            )
+            for split in ("train", "val")
+        )  # fmt: skip
     pipeline = pipeline_for(config, train_set)
     loader = images.Loader(
         train_set,
