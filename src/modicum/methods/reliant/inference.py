@@ -34,7 +34,7 @@ from modicum.methods.reliant.networks.distilled import Distilled, build
 from modicum.methods.reliant.networks.students import PLP
 from modicum.methods.reliant.networks.teachers import GAT, GraphSAGE
 from modicum.methods.reliant.recipes import distil, teacher
-from modicum.methods.reliant.recipes.teacher import given_targets
+from modicum.methods.reliant.recipes.teacher import targets_of
 from modicum.options import Ge, from_json, replace
 from modicum.system.environment import processor_name
 from modicum.system.files import atomic_write, to_json, write_text
@@ -95,7 +95,7 @@ class Trained:
         roles = [role for role in ROLES if role in self.networks.networks]
         p = {role: self.networks.probabilities(graph, role) for role in roles}
         file = getattr(self.config, "soft_targets", None)
-        return p if file is None else {"teacher": given_targets(graph, file).probabilities} | p
+        return p if file is None else {"teacher": targets_of(graph, file).probabilities} | p
 
 
 @torch.no_grad()

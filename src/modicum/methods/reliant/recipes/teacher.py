@@ -6,13 +6,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from modicum.engine.random import fold_keys
-from modicum.engine.run import Run
 from modicum.errors import ConfigError
 from modicum.method import load_saved
 from modicum.methods.reliant.checkpoints import check_probabilities, soft_targets
@@ -29,6 +28,9 @@ from modicum.methods.reliant.recipes.training import (
     validation_scores,
 )
 from modicum.options import FLAT, Ge, Gt, Options, from_json
+
+if TYPE_CHECKING:
+    from modicum.engine.run import Run
 
 _log = logging.getLogger("modicum")
 
@@ -112,14 +114,8 @@ def teacher_phase(options: Teacher, run: Run, graph: Graph) -> Phase:
         lr=options.learning_rate or usual_rate,
         weight_decay=usual_decay if options.weight_decay is None else options.weight_decay,
     )
-    return Phase(
-        "teacher",
-        options.epochs,
-        options.patience,
-        arguments,
-        nn.ModuleDict({"network": network}),
-        {"network": run.prepare(adam)},
-    )
+    modules, optimizers = nn.ModuleDict({"network": network}), {"network": run.prepare(adam)}
+    return Phase("teacher", options.epochs, options.patience, arguments, modules, optimizers)
 
 
 def fit_teacher(
@@ -127,19 +123,10 @@ def fit_teacher(
 ) -> None:
     """Negative log likelihood on the training nodes; the epoch of the best accuracy is kept.
 
-    Args:
-        people: Whose graph it is.
-        execution: How often it is scored.
-        run: The run, of which it is the first phase.
-        graph: Whole, or a part.
-        phase: The teacher.
-        total: Epochs of the run.
+    It is the first phase of a run of `total` epochs.
     """
-    network, step, positive = (
-        phase.network,
-        phase.step_of(run, graph),
-        positive_class(people, graph),
-    )
+    network, step = phase.network, phase.step_of(run, graph)
+    positive = positive_class(people, graph)
 
     def logits() -> Tensor:
         with run.autocast():
@@ -179,23 +166,17 @@ class Targets:
         return cls(probabilities, probabilities.clamp_min(tiny).log())
 
 
-@dataclass(frozen=True)
-class TrainedTeacher:
-    """A teacher of a run folder."""
-
-    network: nn.Module
-    arguments: Mapping[str, Any]
-    """What `networks.distilled.build` makes it of."""
-    epochs: int
-    """Epochs it may have trained for at most."""
-
-
-def read_teacher(folder: Path, described: Mapping[str, Any]) -> TrainedTeacher:
+def read_teacher(
+    folder: Path, described: Mapping[str, Any]
+) -> tuple[nn.Module, Mapping[str, Any], int]:
     """The teacher that a run left.
 
     Args:
         folder: A run folder of the recipe `teacher`.
         described: The graph it is to teach on, by `people.describe_graph`.
+
+    Returns:
+        The network; what `networks.distilled.build` makes it of; epochs it may have trained for.
 
     Raises:
         CheckpointError: The run cannot be read, or has not ended.
@@ -213,22 +194,31 @@ def read_teacher(folder: Path, described: Mapping[str, Any]) -> TrainedTeacher:
     assert isinstance(networks, Distilled)
     config = from_json(Config, saved.notes["config"])
     arguments = dict(networks.arguments["networks"]["teacher"])
-    return TrainedTeacher(networks.networks["teacher"], arguments, config.teacher.epochs)
+    return networks.networks["teacher"], arguments, config.teacher.epochs
 
 
 @torch.no_grad()
-def network_targets(graph: Graph, teacher: nn.Module, *, embed: bool, rounded: bool) -> Targets:
-    """What a network says of every node.
+def targets_of(
+    graph: Graph,
+    teacher: nn.Module | Targets | Path,
+    *,
+    embed: bool = False,
+    rounded: bool = False,
+) -> Targets:
+    """What a teacher says of every node; the rows of this process.
 
     Args:
         graph: Whole, or a part.
-        teacher: Returns logits.
-        embed: Take its embedding as well, if it has one.
-        rounded: Round probabilities to 4 decimals.
+        teacher: A network that returns logits; what one says of all nodes; or a file of that, see
+            `checkpoints.soft_targets`.
+        embed: Take a network's embedding as well, if it has one.
+        rounded: Round a network's probabilities to 4 decimals.
 
     Raises:
-        DataError: What it returns does not fit the graph.
+        DataError: It does not fit the graph.
     """
+    if not isinstance(teacher, nn.Module):
+        return _given_targets(graph, teacher)
     teacher.eval()
     embedding = None
     if embed and hasattr(teacher, "embed"):
@@ -245,27 +235,13 @@ def network_targets(graph: Graph, teacher: nn.Module, *, embed: bool, rounded: b
     return Targets((p * 1e4).round() / 1e4 if rounded else p, log_p, embedding)
 
 
-def given_targets(graph: Graph, targets: Targets | Path) -> Targets:
-    """What a teacher says of every node, as given or from a file; the rows of this process.
-
-    Args:
-        graph: Whole, or a part.
-        targets: Of all nodes; or a file, see `checkpoints.soft_targets`.
-
-    Raises:
-        DataError: It does not fit the graph.
-    """
+def _given_targets(graph: Graph, targets: Targets | Path) -> Targets:
     nodes, classes = graph.messages.total_nodes, len(graph.classes)
     if isinstance(targets, Path):
         targets = Targets(*soft_targets(targets, nodes, classes))
     else:
         check_probabilities(targets.probabilities, nodes, classes, "the teacher")
-
-    def own(rows: Tensor) -> Tensor:
-        return own_rows(graph, rows.to(graph.device))
-
-    return Targets(
-        own(targets.probabilities),
-        own(targets.log_probabilities),
-        None if targets.embedding is None else own(targets.embedding),
+    own = (
+        None if x is None else own_rows(graph, x.to(graph.device)) for x in vars(targets).values()
     )
+    return Targets(*own)

@@ -8,22 +8,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modicum.engine.random import fold_keys
-from modicum.engine.run import Run
 from modicum.errors import DataError
 from modicum.methods.reliant.data.leaks import leaks
-from modicum.methods.reliant.data.people import (
-    People,
-    describe_graph,
-    open_graph,
-    positive_class,
-)
+from modicum.methods.reliant.data.people import People, describe_graph, open_graph, positive_class
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.partition import (
     ModuleState,
@@ -34,9 +28,11 @@ from modicum.methods.reliant.graphs.partition import (
     divide,
     part_of,
 )
-from modicum.methods.reliant.networks.discriminators import Adversary
 from modicum.methods.reliant.networks.distilled import Distilled, Proxies
 from modicum.options import Ge, Options, to_json
+
+if TYPE_CHECKING:
+    from modicum.engine.run import Run
 
 Step = Callable[[Mapping[str, Tensor], Optimizer], None]
 """Backward and update; the names of the terms are for error messages."""
@@ -118,16 +114,7 @@ class Phase:
     @property
     def proxies(self) -> Proxies | None:
         """Its proxies, if it has any."""
-        found = dict(self.modules.items()).get("proxies")
-        assert found is None or isinstance(found, Proxies)
-        return found
-
-    @property
-    def adversary(self) -> Adversary:
-        """GraphAKD's discriminators."""
-        found = self.modules["adversary"]
-        assert isinstance(found, Adversary)
-        return found
+        return cast("Proxies | None", dict(self.modules.items()).get("proxies"))
 
     def register(self, run: Run, graph: Graph) -> None:
         """Name everything of the phase for checkpoints."""
@@ -144,13 +131,9 @@ class Phase:
         )
 
     def run_epochs(self, run: Run, graph: Graph, first: int, total: int) -> Iterator[int]:
-        """Numbers of the epochs that are still to do, randomness seeded.
+        """Numbers of the epochs that are still to do, the random numbers of messages seeded.
 
-        Args:
-            run: The run, whose steps are epochs.
-            graph: The graph; random numbers come from its messages.
-            first: Epochs of the run before this phase.
-            total: Epochs of the run.
+        The steps of the run are epochs: `total`, of which `first` come before this phase.
         """
         for step in run.iterations(first + self.epochs, of=total):
             graph.messages.seed(fold_keys(run.seed, step))
@@ -166,18 +149,11 @@ class Phase:
         return step
 
     def is_scored(self, epoch: int, every: int) -> bool:
-        """Whether an epoch is scored: every so many, and the last."""
+        """Whether an epoch is scored: one of `every`, and the last."""
         return (epoch + 1) % every == 0 or epoch + 1 == self.epochs
 
     def score(self, run: Run, epoch: int, value: float, scores: Mapping[str, float]) -> None:
-        """Log scores of an epoch, keep it if it is the best, and stop if it was long ago.
-
-        Args:
-            run: The run.
-            epoch: Number of the epoch.
-            value: What decides which epoch is best, larger is better.
-            scores: Measurements on validation nodes.
-        """
+        """Log the scores of an epoch, keep it if no `value` was larger, stop if that is long ago."""
         run.score({f"{self.name}_{name}": number for name, number in scores.items()})
         self.best.offer(value, epoch)
         if epoch - self.best.epoch >= self.patience:
@@ -192,9 +168,9 @@ def begin(
     Args:
         run: The run.
         config: Of the recipe.
-        people: Whose graph it is.
-        graph: One that was given from Python, in place of `people`.
-        parts: Into how many the graph is divided; at least one a process.
+        people: Whose graph it is, unless `graph` was given from Python.
+        graph: That one.
+        parts: Into how many it is divided; at least one a process.
 
     Returns:
         The graph on the run's device, or this process's part of it; and the notes.
@@ -251,14 +227,9 @@ def collect_networks(
     proxies: Proxies | None = None,
     visible: tuple[int, ...] | None = None,
 ) -> Distilled:
-    """The networks of a run in one module, with the rows of all nodes.
+    """The networks of a run by role in one module, with the rows of all nodes.
 
-    Args:
-        graph: Whole, or a part.
-        networks: By role.
-        arguments: What `networks.distilled.build` makes each of.
-        proxies: Of the RELIANT student.
-        visible: Numbers of the features it sees; None for all.
+    `arguments` is what `networks.distilled.build` makes each of; the others as of `Distilled`.
     """
     described: dict[str, Any] = {
         "nodes": graph.messages.total_nodes,
