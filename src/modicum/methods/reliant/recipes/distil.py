@@ -20,15 +20,11 @@ from modicum.methods.reliant.data.people import People, positive_class
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.partition import collect, keep_own_rows
 from modicum.methods.reliant.losses import GlobalTarget
+from modicum.methods.reliant.networks import distilled
 from modicum.methods.reliant.networks.discriminators import Adversary
-from modicum.methods.reliant.networks.distilled import (
-    OWN,
-    Distilled,
-    Proxies,
-    StudentName,
-    build_student,
-)
+from modicum.methods.reliant.networks.distilled import OWN, Distilled, Proxies, StudentName
 from modicum.methods.reliant.networks.students import Attention
+from modicum.methods.reliant.recipes import training
 from modicum.methods.reliant.recipes.batches import PropagatedFeatures, batches_epoch
 from modicum.methods.reliant.recipes.epochs import ProxyInStudent, Student, akd_epoch, cpf_epoch
 from modicum.methods.reliant.recipes.fairness import (
@@ -45,17 +41,14 @@ from modicum.methods.reliant.recipes.teacher import (
     targets_of,
     teacher_phase,
 )
-from modicum.methods.reliant.recipes.training import (
-    Execution,
-    Phase,
-    begin,
-    collect_networks,
-    validation_scores,
-)
+from modicum.methods.reliant.recipes.training import Execution, Phase
 from modicum.options import FLAT, Ge, Gt, Interval, Options, replace
 
 if TYPE_CHECKING:
     from modicum.engine.run import Run, RunOptions
+
+Builder = Callable[[int, int], nn.Module]
+"""Builds a student of the user's from numbers of features and classes."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +221,7 @@ def train(
     *,
     graph: Graph | None = None,
     teacher: nn.Module | Targets | None = None,
-    student: Callable[[int, int], nn.Module] | None = None,
+    student: Builder | None = None,
 ) -> Distilled:
     """Train teacher, plain student and RELIANT student, and leave them in the run's folder.
 
@@ -247,10 +240,10 @@ def train(
         DataError: The graph cannot be used.
         ConfigError: The options do not fit each other or the graph.
     """
-    graph, notes = begin(run, config, config.people, graph, config.execution.parts)
+    graph, notes = training.begin(run, config, config.people, graph, config.execution.parts)
     config = config.filled()
     _check(config, graph)
-    visible = _visible(config, graph)
+    visible = _visible(config, graph)  # which may find that there are none
     taught: Phase | None = None  # the teacher, if this run trains it
     of_teacher: Mapping[str, Any] = {"name": OWN}
     done = 0  # epochs of the run before those of the students
@@ -267,7 +260,7 @@ def train(
     # All phases before the first is trained: a checkpoint holds them all.
     fair = config.fairness.objective != "none"
     roles = [*(["plain"] if config.compare or not fair else []), *(["reliant"] if fair else [])]
-    students = {role: _student_phase(config, run, graph, role, visible, student) for role in roles}
+    students = {role: _student_phase(config, run, graph, role, student) for role in roles}
     for phase in [*([taught] if taught else []), *students.values()]:
         phase.register(run, graph)
     total = done + sum(phase.epochs for phase in students.values())
@@ -284,23 +277,19 @@ def train(
     targets = _targets(config, graph, source)
     fairness = _fairness_term(config, graph, targets)
     for phase in students.values():
-        _fit(config, run, graph, phase, targets, fairness, visible, first=done, total=total)
+        _fit(config, run, graph, phase, targets, fairness, first=done, total=total)
         done += phase.epochs
 
     networks = {role: phase.network for role, phase in students.items()}
     arguments = {role: phase.arguments for role, phase in students.items()}
     if isinstance(source, nn.Module):
         networks["teacher"], arguments["teacher"] = source, of_teacher
-    distilled = collect_networks(
-        graph,
-        networks,
-        arguments,
-        students["reliant"].proxies if fair else None,
-        None if len(visible) == graph.features.shape[1] else visible,
-    )
-    run.result(distilled, notes=notes)
+    proxies = students["reliant"].proxies if fair else None
+    seen = None if len(visible) == graph.features.shape[1] else visible
+    result = training.collect_networks(graph, networks, arguments, proxies, seen)
+    run.result(result, notes=notes)
     run.finish()
-    return distilled
+    return result
 
 
 def _check(config: Config, graph: Graph) -> None:
@@ -355,23 +344,13 @@ def _fairness_term(config: Config, graph: Graph, targets: Targets) -> FairnessTe
     return term
 
 
-def _student_phase(
-    config: Config,
-    run: Run,
-    graph: Graph,
-    role: str,
-    visible: tuple[int, ...],
-    own: Callable[[int, int], nn.Module] | None,
-) -> Phase:
-    """An untrained student, its optimizers, and what it is trained with.
-
-    The RELIANT student sees the features `visible` and proxies; `own` builds the user's student.
-    """
+def _student_phase(config: Config, run: Run, graph: Graph, role: str, own: Builder | None) -> Phase:
+    """An untrained student, its optimizers, and what it is trained with."""
     torch.manual_seed(fold_keys(run.seed, "student") >> 1)
     nodes, classes = graph.messages.total_nodes, len(graph.classes)
     columns, proxies = graph.features.shape[1], None
     if role == "reliant":
-        columns = len(visible)
+        columns = len(_visible(config, graph))
         if config.proxies.proxy == "learned":
             proxies = Proxies(nodes, config.proxies.proxy_size)
         elif config.proxies.proxy == "sensitive":
@@ -381,7 +360,7 @@ def _student_phase(
     arguments: dict[str, Any] = {"name": OWN}
     if own is None:
         arguments = _arguments(config.network, columns + size, classes, size)
-        network = build_student(**arguments, nodes=nodes)
+        network = distilled.build_student(**arguments, nodes=nodes)
     else:
         network = own(columns + size, classes)
         if config.framework == "akd" and not hasattr(network, "embed"):
@@ -397,17 +376,17 @@ def _student_phase(
         modules["adversary"] = Adversary(classes, config.network.hidden)
     modules.to(run.device)
     keep_own_rows(graph, modules)  # from the same numbers however many processes there are
-    training: Any = config.training  # whose values are filled in
+    options: Any = config.training  # whose values are filled in
     other_rate = config.proxies.proxy_learning_rate
     optimizers: dict[str, Optimizer] = {}
     for name, module in modules.items():
         if any(p.requires_grad for p in module.parameters()):
-            rate = training.learning_rate if name == "network" else other_rate
-            adam = Adam(module.parameters(), lr=rate, weight_decay=training.weight_decay)
+            rate = options.learning_rate if name == "network" else other_rate
+            adam = Adam(module.parameters(), lr=rate, weight_decay=options.weight_decay)
             optimizers[name] = run.prepare(adam)
     # GraphAKD trains to the end and keeps the best epoch; CPF stops early.
-    patience = training.patience if config.framework == "cpf" else training.epochs
-    return Phase(role, training.epochs, patience, arguments, modules, optimizers)
+    patience = options.patience if config.framework == "cpf" else options.epochs
+    return Phase(role, options.epochs, patience, arguments, modules, optimizers)
 
 
 _OF_STUDENT: Mapping[str | None, Sequence[str]] = {
@@ -432,7 +411,6 @@ def _fit(
     phase: Phase,
     targets: Targets,
     fairness: FairnessTerm | None,
-    visible: tuple[int, ...],
     *,
     first: int,
     total: int,
@@ -446,7 +424,7 @@ def _fit(
     student = Student(
         phase.network,
         phase.optimizers["network"],
-        graph.features[:, list(visible)] if fair else graph.features,
+        graph.features[:, list(_visible(config, graph))] if fair else graph.features,
         phase.proxies,
         phase.optimizers.get("proxies"),
         config.proxies.proxy_in_student,
@@ -478,7 +456,7 @@ def _fit(
                 p = rows.predict(student)
             else:
                 p = student.predict(graph, dropout=adversarial.dropout_in_evaluation)
-            scores = validation_scores(graph, p, positive)
+            scores = training.validation_scores(graph, p, positive)
             value = scores["val_accuracy"] if cpf else -scores["val_loss"]
             if fair and config.training.select_gap_weight:
                 gap = scores[f"val_gap_{config.fairness.objective}"]
@@ -493,7 +471,7 @@ def distill(
     graph: Any,
     *,
     teacher: Teacher | str | nn.Module | Tensor | Targets = "gcn",
-    student: StudentName | Callable[[int, int], nn.Module] | None = None,
+    student: StudentName | Builder | None = None,
     seed: int = 0,
     out: Path | None = None,
     run_options: RunOptions | None = None,

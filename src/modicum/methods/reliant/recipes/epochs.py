@@ -24,16 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from modicum.methods.reliant import losses
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.messages import at_least_float32
-from modicum.methods.reliant.losses import (
-    GlobalTarget,
-    Outputs,
-    discriminator_losses,
-    distillation_loss,
-    label_loss,
-    student_losses,
-)
+from modicum.methods.reliant.losses import GlobalTarget, Outputs
 from modicum.methods.reliant.networks.discriminators import Adversary
 from modicum.methods.reliant.networks.distilled import Proxies
 from modicum.methods.reliant.networks.students import PLP, DecoupledStudent
@@ -120,9 +114,9 @@ def cpf_epoch(
     student.network.train()
     logits = student.logits(graph, student.step_features(graph))
     p = logits.softmax(1)
-    terms = {"distance": distillation_loss(p, targets.probabilities, others, total=total)}
+    terms = {"distance": losses.distillation_loss(p, targets.probabilities, others, total=total)}
     if not isinstance(student.network, PLP):
-        terms["labels"] = label_loss(logits, graph.labels, graph.train, total=total)
+        terms["labels"] = losses.label_loss(logits, graph.labels, graph.train, total=total)
     if fairness is not None:
         terms["fairness"] = fairness(p, fairness.student_nodes)
     step(terms, student.optimizer)
@@ -152,12 +146,12 @@ def akd_epoch(
     fake = student.embed(graph, student.step_features(graph))
     told: dict[str, Tensor] = {}
     if train_adversary:
-        terms = discriminator_losses(adversary, graph.messages, real, fake, **known)
+        terms = losses.discriminator_losses(adversary, graph.messages, real, fake, **known)
         step(terms, adversary_optimizer)
         told = _detached({f"discriminator_{name}": term for name, term in terms.items()})
     with frozen(adversary):
         how = {**known, "global_target": global_target}
-        terms = student_losses(adversary, graph.messages, real, fake, **how)
+        terms = losses.student_losses(adversary, graph.messages, real, fake, **how)
         if fairness is not None:
             terms["fairness"] = fairness(fake.logits.softmax(1), fairness.student_nodes)
         step(terms, student.optimizer)

@@ -20,13 +20,8 @@ from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.partition import own_rows
 from modicum.methods.reliant.losses import label_loss
 from modicum.methods.reliant.networks.distilled import Distilled, TeacherName, build_teacher
-from modicum.methods.reliant.recipes.training import (
-    Execution,
-    Phase,
-    begin,
-    collect_networks,
-    validation_scores,
-)
+from modicum.methods.reliant.recipes import training
+from modicum.methods.reliant.recipes.training import Execution, Phase
 from modicum.options import FLAT, Ge, Gt, Options, from_json
 
 if TYPE_CHECKING:
@@ -78,20 +73,18 @@ class Config(Options):
 def train(config: Config, run: Run, *, graph: Graph | None = None) -> Distilled:
     """Train a teacher, and leave it in the run's folder.
 
-    Args:
-        config: The recipe.
-        run: The run; `run.finish()` is called.
-        graph: A graph of yours, in place of `config`'s.
+    `graph` is one of yours, in place of `config`'s. `run.finish()` is called.
 
     Raises:
         DataError: The graph cannot be used.
         ConfigError: The options do not fit the graph.
     """
-    graph, notes = begin(run, config, config.people, graph, config.execution.parts)
+    graph, notes = training.begin(run, config, config.people, graph, config.execution.parts)
     phase = teacher_phase(config.teacher, run, graph)
     phase.register(run, graph)
     fit_teacher(config.people, config.execution, run, graph, phase, total=phase.epochs)
-    networks = collect_networks(graph, {"teacher": phase.network}, {"teacher": phase.arguments})
+    networks, arguments = {"teacher": phase.network}, {"teacher": phase.arguments}
+    networks = training.collect_networks(graph, networks, arguments)
     run.result(networks, notes=notes)
     run.finish()
     return networks
@@ -99,13 +92,9 @@ def train(config: Config, run: Run, *, graph: Graph | None = None) -> Distilled:
 
 def teacher_phase(options: Teacher, run: Run, graph: Graph) -> Phase:
     """An untrained teacher and its optimizer."""
-    arguments: dict[str, Any] = {
-        "name": options.network,
-        "in_features": graph.features.shape[1],
-        "classes": len(graph.classes),
-    }
-    if options.hidden is not None:
-        arguments["hidden"] = options.hidden
+    width = {} if options.hidden is None else {"hidden": options.hidden}
+    sizes = {"in_features": graph.features.shape[1], "classes": len(graph.classes)}
+    arguments: dict[str, Any] = {"name": options.network, **sizes, **width}
     torch.manual_seed(fold_keys(run.seed, "teacher") >> 1)
     network = build_teacher(**arguments).to(run.device)
     usual_rate, usual_decay = ADAM[options.network]
@@ -140,7 +129,7 @@ def fit_teacher(
         if phase.is_scored(epoch, execution.score_every):
             network.eval()
             with torch.no_grad():
-                scores = validation_scores(graph, logits().softmax(1), positive)
+                scores = training.validation_scores(graph, logits().softmax(1), positive)
             phase.score(run, epoch, scores["val_accuracy"], scores)
     phase.best.restore()
 
@@ -169,19 +158,12 @@ class Targets:
 def read_teacher(
     folder: Path, described: Mapping[str, Any]
 ) -> tuple[nn.Module, Mapping[str, Any], int]:
-    """The teacher that a run left.
-
-    Args:
-        folder: A run folder of the recipe `teacher`.
-        described: The graph it is to teach on, by `people.describe_graph`.
-
-    Returns:
-        The network; what `networks.distilled.build` makes it of; epochs it may have trained for.
+    """The teacher of a run, what `networks.distilled.build` makes it of, and its epochs at most.
 
     Raises:
         CheckpointError: The run cannot be read, or has not ended.
         ConfigError: It is of another recipe.
-        DataError: It was trained on another graph.
+        DataError: It was trained on another graph than the one `described` by `describe_graph`.
     """
     saved = load_saved(folder, method="reliant")
     if saved.notes["recipe"] != "teacher":
@@ -199,23 +181,13 @@ def read_teacher(
 
 @torch.no_grad()
 def targets_of(
-    graph: Graph,
-    teacher: nn.Module | Targets | Path,
-    *,
-    embed: bool = False,
-    rounded: bool = False,
+    graph: Graph, teacher: nn.Module | Targets | Path, *, embed: bool = False, rounded: bool = False
 ) -> Targets:
-    """What a teacher says of every node; the rows of this process.
+    """What a teacher says of every node of a graph, whole or a part.
 
-    Args:
-        graph: Whole, or a part.
-        teacher: A network that returns logits; what one says of all nodes; or a file of that, see
-            `checkpoints.soft_targets`.
-        embed: Take a network's embedding as well, if it has one.
-        rounded: Round a network's probabilities to 4 decimals.
-
-    Raises:
-        DataError: It does not fit the graph.
+    It is a network that returns logits, and with `embed` an embedding if it can, whose
+    probabilities may be `rounded` to 4 decimals; or what one says of all nodes; or a file of that,
+    see `checkpoints.soft_targets`. A `DataError` says that it does not fit the graph.
     """
     if not isinstance(teacher, nn.Module):
         return _given_targets(graph, teacher)
@@ -241,7 +213,5 @@ def _given_targets(graph: Graph, targets: Targets | Path) -> Targets:
         targets = Targets(*soft_targets(targets, nodes, classes))
     else:
         check_probabilities(targets.probabilities, nodes, classes, "the teacher")
-    own = (
-        None if x is None else own_rows(graph, x.to(graph.device)) for x in vars(targets).values()
-    )
-    return Targets(*own)
+    rows = vars(targets).values()
+    return Targets(*(x if x is None else own_rows(graph, x.to(graph.device)) for x in rows))

@@ -18,16 +18,9 @@ from modicum.engine.random import fold_keys
 from modicum.errors import DataError
 from modicum.methods.reliant.data.leaks import leaks
 from modicum.methods.reliant.data.people import People, describe_graph, open_graph, positive_class
+from modicum.methods.reliant.graphs import partition
 from modicum.methods.reliant.graphs.graph import Graph
-from modicum.methods.reliant.graphs.partition import (
-    ModuleState,
-    OptimizerState,
-    collect,
-    collected,
-    complete_gradients,
-    divide,
-    part_of,
-)
+from modicum.methods.reliant.graphs.partition import ModuleState, OptimizerState
 from modicum.methods.reliant.networks.distilled import Distilled, Proxies
 from modicum.options import Ge, Options, to_json
 
@@ -60,7 +53,7 @@ class Best:
         self.epoch = -1
 
     def offer(self, value: float, epoch: int) -> None:
-        """Keep the modules as they are if `value` is no smaller than any before: ties are later."""
+        """Keep the modules as they are if no `value` before was larger."""
         if value >= self.value:
             self.kept.load_state_dict(self.modules.state_dict())
             self.value, self.epoch = value, epoch
@@ -143,7 +136,7 @@ class Phase:
         """`Run.step` where processes may hold parts of what is updated."""
 
         def step(terms: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-            complete = partial(complete_gradients, graph, self.modules, optimizer)
+            complete = partial(partition.complete_gradients, graph, self.modules, optimizer)
             run.step(terms, optimizer, gradients=complete)
 
         return step
@@ -153,7 +146,7 @@ class Phase:
         return (epoch + 1) % every == 0 or epoch + 1 == self.epochs
 
     def score(self, run: Run, epoch: int, value: float, scores: Mapping[str, float]) -> None:
-        """Log the scores of an epoch, keep it if no `value` was larger, stop if that is long ago."""
+        """Log scores of an epoch, keep it if no `value` was larger, stop if that is long ago."""
         run.score({f"{self.name}_{name}": number for name, number in scores.items()})
         self.best.offer(value, epoch)
         if epoch - self.best.epoch >= self.patience:
@@ -163,17 +156,11 @@ class Phase:
 def begin(
     run: Run, config: Any, people: People, graph: Graph | None, parts: int
 ) -> tuple[Graph, dict[str, Any]]:
-    """What a recipe begins with: the graph, and the notes of what it will publish.
+    """What a recipe begins with: the graph, or this process's part of it, on the run's device; and
+    the notes of what it will publish.
 
-    Args:
-        run: The run.
-        config: Of the recipe.
-        people: Whose graph it is, unless `graph` was given from Python.
-        graph: That one.
-        parts: Into how many it is divided; at least one a process.
-
-    Returns:
-        The graph on the run's device, or this process's part of it; and the notes.
+    The graph is that of `people`, unless one was given from Python, divided into `parts`, at least
+    one a process.
 
     Raises:
         DataError: The graph cannot be used.
@@ -191,7 +178,7 @@ def begin(
     notes |= describe_graph(graph)
     parts = max(parts, run.world)
     if parts > 1:  # this process's part; the whole is not needed any more
-        graph = part_of(graph, divide(graph, parts), run.rank, run.world)
+        graph = partition.part_of(graph, partition.divide(graph, parts), run.rank, run.world)
     return graph.to(run.device), notes
 
 
@@ -237,10 +224,10 @@ def collect_networks(
         "proxy_size": 0 if proxies is None else proxies.rows.shape[1],
         "visible": None if visible is None else list(visible),
     }
-    whole = {role: collected(graph, network) for role, network in networks.items()}
+    whole = {role: partition.collected(graph, network) for role, network in networks.items()}
     distilled = Distilled(networks=whole, **described).to(graph.device)
     distilled.arguments = described | {"networks": dict(arguments)}
     if proxies is not None:
-        distilled.proxies.copy_(collect(graph, proxies.rows))
+        distilled.proxies.copy_(partition.collect(graph, proxies.rows))
         distilled.mean_proxy.copy_(proxies.mean(graph))
     return distilled.eval()
