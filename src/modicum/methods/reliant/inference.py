@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from modicum.engine.random import generator
 from modicum.errors import ConfigError
-from modicum.inference import write_table
 from modicum.method import load_saved
 from modicum.methods.reliant.data import people as whose
 from modicum.methods.reliant.data.people import positive_class
@@ -220,6 +219,8 @@ def predict(
         network: Which network decides; none: the RELIANT student if there is one, else the plain
             one, else the teacher.
     """
+    from modicum.inference import write_table
+
     trained = Trained.load(run)
     graph = trained.open_graph()
     role = network or trained.networks.role

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modicum.errors import ConfigError
-from modicum.inference import write_table
 from modicum.methods.reliant.data.people import open_graph
 from modicum.methods.reliant.inference import Trained
 from modicum.methods.reliant.metrics import pareto_front
@@ -61,6 +60,7 @@ def pareto(
         the teacher's among them, and whether they are on the front.
     """
     from modicum.claims import Study, run_study
+    from modicum.inference import write_table
     from modicum.methods.reliant import pictures
     from modicum.methods.reliant.claim import arm_of, measure
 

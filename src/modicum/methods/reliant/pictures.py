@@ -34,16 +34,13 @@ Array = npt.NDArray[Any]
 
 
 def gap_accuracy_plane(
-    points: Mapping[str, Sequence[tuple[float, float]]],
-    *,
-    gap: Gap = "sp",
-    arrow: tuple[str, str] | None = ("plain student", "RELIANT"),
+    points: Mapping[str, Sequence[tuple[float, float]]], *, gap: Gap = "sp"
 ) -> bytes:
     """Accuracy against absolute gap: a point a seed, a cross for mean and 95 % interval.
 
     The interval is Student's over the seeds; one seed has none. `points` are `(gap, accuracy)` of
-    every seed in percent, for each network. An arrow is drawn between the means of two, if both are
-    there.
+    every seed in percent, for each network. An arrow leads from the mean of the plain student to
+    that of RELIANT, if both are there.
     """
     figure, ((axes,),) = _figure(5.4, 3.8)
     means: dict[str, Array] = {}
@@ -57,9 +54,9 @@ def gap_accuracy_plane(
             *means[name], xerr=reach[0], yerr=reach[1], color=colour, capsize=3, elinewidth=1.5
         )
         axes.plot(*means[name], marker, color=colour, markersize=7, label=_plain(name), zorder=4)
-    if arrow is not None and all(name in means for name in arrow):
+    if {"plain student", "RELIANT"} <= set(means):
         axes.annotate(
-            "", tuple(means[arrow[1]]), tuple(means[arrow[0]]), zorder=5,
+            "", tuple(means["RELIANT"]), tuple(means["plain student"]), zorder=5,
             arrowprops={
                 "arrowstyle": "-|>", "color": _INK, "mutation_scale": 14, "shrinkA": 7, "shrinkB": 7
             },
@@ -71,9 +68,7 @@ def score_distributions(
     scores: Mapping[str, Array],
     groups: Array,
     names: Sequence[str],
-    *,
     threshold: float | None = 0.5,
-    bins: int = 20,
 ) -> bytes:
     """How the probability of a positive decision is distributed in each group, network by network.
 
@@ -81,7 +76,7 @@ def score_distributions(
     Decisions turn at `threshold`, drawn as a line; with more than two classes nowhere (None).
     """
     figure, (grid,) = _figure(2.9 * len(scores) + 0.6, 3.1, 1, len(scores), sharey=True)
-    edges = np.linspace(0, 1, bins + 1)
+    edges = np.linspace(0, 1, 21)
     for axes, (network, score) in zip(grid, scores.items(), strict=True):
         for group, name in enumerate(names):
             inside = score[groups == group]
@@ -154,7 +149,7 @@ def of_networks(
     decisions = {name: p.argmax(1) for name, p in probabilities.items()}
     threshold = 0.5 if len(class_names) == 2 else None
     return (
-        score_distributions(scores, groups, group_names, threshold=threshold),
+        score_distributions(scores, groups, group_names, threshold),
         group_confusions(decisions, labels, groups, group_names, class_names),
     )
 

@@ -462,7 +462,7 @@ def _fit(
                 gap = scores[f"val_gap_{config.fairness.objective}"]
                 value -= config.training.select_gap_weight * gap
             phase.score(run, epoch, value, scores)
-    phase.best.restore(but=("proxies",) if config.proxies.last_proxies else ())
+    phase.restore_best(but=("proxies",) if config.proxies.last_proxies else ())
     if rows is not None:
         rows.remove()
 

@@ -131,7 +131,7 @@ def fit_teacher(
             with torch.no_grad():
                 scores = training.validation_scores(graph, logits().softmax(1), positive)
             phase.score(run, epoch, scores["val_accuracy"], scores)
-    phase.best.restore()
+    phase.restore_best()
 
 
 # What a teacher says

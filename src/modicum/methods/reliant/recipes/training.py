@@ -43,48 +43,9 @@ class Execution(Options):
     """Epochs from one score on validation nodes to the next."""
 
 
-class Best:
-    """The state of some modules after the best epoch so far."""
-
-    def __init__(self, modules: nn.ModuleDict) -> None:
-        self.modules = modules
-        self.kept = copy.deepcopy(modules)
-        self.value = -math.inf
-        self.epoch = -1
-
-    def offer(self, value: float, epoch: int) -> None:
-        """Keep the modules as they are if no `value` before was larger."""
-        if value >= self.value:
-            self.kept.load_state_dict(self.modules.state_dict())
-            self.value, self.epoch = value, epoch
-
-    def restore(self, but: tuple[str, ...] = ()) -> None:
-        """Put the best state back into the modules, except into those named by `but`.
-
-        Raises:
-            DataError: No epoch had a score.
-        """
-        if self.epoch < 0:
-            raise DataError(
-                "no epoch could be scored on the validation nodes: is a group, or its positive "
-                "labels, missing among them? Leave --select-gap-weight out, or choose other splits."
-            )
-        for name, module in self.modules.items():
-            if name not in but:
-                module.load_state_dict(dict(self.kept.items())[name].state_dict())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Value and number of the best epoch; the state itself is `kept`, a module."""
-        return {"value": self.value, "epoch": self.epoch}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` returned."""
-        self.value, self.epoch = state["value"], state["epoch"]
-
-
 @dataclass
 class Phase:
-    """One network's share of a run, full batch."""
+    """One network's share of a run, and its state after the best epoch so far."""
 
     name: str
     epochs: int
@@ -97,7 +58,7 @@ class Phase:
     """By the names of the modules; what is fixed has none."""
 
     def __post_init__(self) -> None:
-        self.best = Best(self.modules)
+        self.best, self.best_value, self.best_epoch = copy.deepcopy(self.modules), -math.inf, -1
 
     @property
     def network(self) -> nn.Module:
@@ -114,8 +75,8 @@ class Phase:
         run.register(
             **{
                 self.name: ModuleState(graph, self.modules),
-                f"{self.name}_best": ModuleState(graph, self.best.kept),
-                f"{self.name}_best_epoch": self.best,
+                f"{self.name}_best": ModuleState(graph, self.best),
+                f"{self.name}_best_epoch": self,
             },
             **{
                 f"{self.name}_adam_{name}": OptimizerState(graph, self.modules, adam)
@@ -146,11 +107,39 @@ class Phase:
         return (epoch + 1) % every == 0 or epoch + 1 == self.epochs
 
     def score(self, run: Run, epoch: int, value: float, scores: Mapping[str, float]) -> None:
-        """Log scores of an epoch, keep it if no `value` was larger, stop if that is long ago."""
+        """Log scores of an epoch, keep it if no `value` was larger, stop if that is long ago.
+
+        Of epochs with the same value the last is kept.
+        """
         run.score({f"{self.name}_{name}": number for name, number in scores.items()})
-        self.best.offer(value, epoch)
-        if epoch - self.best.epoch >= self.patience:
+        if value >= self.best_value:
+            self.best.load_state_dict(self.modules.state_dict())
+            self.best_value, self.best_epoch = value, epoch
+        if epoch - self.best_epoch >= self.patience:
             run.end_iterations()
+
+    def restore_best(self, but: tuple[str, ...] = ()) -> None:
+        """Put the best state back into the modules, except into those named by `but`.
+
+        Raises:
+            DataError: No epoch had a score.
+        """
+        if self.best_epoch < 0:
+            raise DataError(
+                "no epoch could be scored on the validation nodes: is a group, or its positive "
+                "labels, missing among them? Leave --select-gap-weight out, or choose other splits."
+            )
+        for name, module in self.best.items():
+            if name not in but:
+                self.modules[name].load_state_dict(module.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Value and number of the best epoch; the weights are registered on their own."""
+        return {"value": self.best_value, "epoch": self.best_epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` returned."""
+        self.best_value, self.best_epoch = state["value"], state["epoch"]
 
 
 def begin(
