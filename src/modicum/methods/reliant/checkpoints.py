@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ from modicum.methods.reliant.networks.discriminators import (
 )
 from modicum.methods.reliant.networks.students import PLP, SGCStudent
 from modicum.methods.reliant.networks.teachers import GCN, GraphSAGE
-from modicum.weights.foreign import Rename, State, fill, read_state, read_weights
+
+if TYPE_CHECKING:
+    from modicum.weights.foreign import Rename, State
 
 CPF_OUTPUT = "output.txt"
 _HALF_OF_LAST_DECIMAL = 0.5e-4
@@ -127,6 +129,8 @@ def read_akd_teacher(path: Path | str, nodes: int, classes: int) -> tuple[Tensor
         CheckpointError: The file is damaged, or holds objects other than tensors and numbers.
         DataError: It holds something else, or does not fit the graph.
     """
+    from modicum.weights.foreign import read_weights
+
     content = read_weights(Path(path))
     holds, tensors = f"a {type(content).__name__}", {}
     if isinstance(content, Mapping):
@@ -198,6 +202,8 @@ def load_official(network: nn.Module, checkpoint: Path | str | State) -> None:
         CheckpointError: The file is damaged, or the weights are of another network: names are
             unknown or missing, or shapes differ.
     """
+    from modicum.weights.foreign import fill, read_state
+
     names = _NAMES.get(type(network))
     if names is None:
         raise CheckpointError(

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from numpy.polynomial import legendre
 from torch import Tensor
 from torch.nn import functional
 
@@ -85,6 +84,8 @@ def step_coefficients(order: int, *, normalised: bool = True) -> tuple[float, ..
     """
     if order < 1 or order % 2 == 0:
         raise ConfigError(f"order: expected an odd number of at least 1, found {order}.")
+    from numpy.polynomial import legendre
+
     coefficients: list[float] = []
     for k in range(1, order + 1, 2):
         antiderivative = legendre.legint([0] * k + [1], lbnd=0)
