@@ -131,6 +131,13 @@ def test_code_trains_anew_that_has_a_part_in_the_numbers(
         assert digest() != before, module
         (room / module).write_text(whole)
     assert digest() == before
+    networks = (room / "networks.py").read_text()
+    for relative in ("from . import added", "from .added import X", "from ..toy.added import X"):
+        (room / "networks.py").write_text(f"{networks}{relative}\n")
+        (room / "added.py").write_text("X = 1\n")
+        before = digest()
+        (room / "added.py").write_text("X = 2\n")
+        assert digest() != before, relative
 
 
 # A recipe that starts from the run of another

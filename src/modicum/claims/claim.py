@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -143,11 +143,8 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> V
     error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
     margin = float(stdtrit(len(differences) - 1, 0.975)) * error
     low, high = mean - margin, mean + margin
-    word: Word = "inconclusive"
-    if low > claim.threshold:
-        word = "holds"
-    elif high <= claim.threshold:
-        word = "does not hold"
+    below: Word = "does not hold" if high <= claim.threshold else "inconclusive"
+    word: Word = "holds" if low > claim.threshold else below
     return Verdict(claim, differences.tolist(), mean, low, high, word)
 
 
@@ -156,6 +153,9 @@ def summarise(studies: Sequence[StudyResult]) -> dict[str, Any]:
 
     def number(value: float) -> float | None:
         return round(value, 6) + 0.0 if math.isfinite(value) else None  # + 0.0: no minus zero
+
+    def mean(values: Iterable[float]) -> float | None:
+        return number(float(np.mean(list(values))))
 
     claims = [
         {
@@ -175,14 +175,9 @@ def summarise(studies: Sequence[StudyResult]) -> dict[str, Any]:
     ]
     arms = {
         result.study.method: [
-            {
-                "arm": arm,
-                **{
-                    metric: number(float(np.mean([r.metrics[metric] for r in of_arm])))
-                    for metric in of_arm[0].metrics
-                },
-                "cpu_seconds": number(float(np.mean([r.seconds for r in of_arm]))),
-            }
+            {"arm": arm}
+            | {name: mean(r.metrics[name] for r in of_arm) for name in of_arm[0].metrics}
+            | {"cpu_seconds": mean(r.seconds for r in of_arm)}
             for arm in result.study.arms
             if (of_arm := [r for r in result.results if r.arm == arm])
         ]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 from modicum.claims.claim import ArmResult, Study, StudyResult, judge
 from modicum.claims.stages import Training, digest_of_function, training_of
@@ -55,12 +56,9 @@ def run_study(
     results = [_read_result(arm, trainings[arm, seed]) for arm in study.arms for seed in seeds]
     values = {(r.arm, r.seed): r.metrics for r in results}
     verdicts = [
-        judge(
-            claim,
-            [values[claim.method, seed][claim.metric] for seed in seeds],
-            [values[claim.baseline, seed][claim.metric] for seed in seeds],
-        )
+        judge(claim, *([values[arm, seed][claim.metric] for seed in seeds] for arm in pair))
         for claim in study.claims
+        for pair in [(claim.method, claim.baseline)]
     ]
     runs = {arm: [trainings[arm, seed].folder for seed in seeds] for arm in study.arms}
     return StudyResult(study, seeds, results, verdicts, study.pictures(runs))
@@ -169,16 +167,10 @@ def _train(training: Training, fresh: bool) -> None:
         training.stage.options or RunOptions(), seed=training.seed, device="cpu", workers=0
     )
     try:
-        with Run(
-            working,
-            method=training.method,
-            recipe=training.stage.recipe,
-            config=training.config,
-            options=options,
-            resume=True,
-            quiet=True,
-        ) as run:
-            load_method(training.method).recipe(training.stage.recipe).train(training.config, run)
+        how: dict[str, Any] = {"options": options, "resume": True, "quiet": True}
+        method, recipe, config = training.method, training.stage.recipe, training.config
+        with Run(working, method=method, recipe=recipe, config=config, **how) as run:
+            load_method(method).recipe(recipe).train(config, run)
     except Interrupted:
         os._exit(143)  # rather than return, and be given the next stage
     result = {"seconds": time.process_time() - began}

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,14 +71,7 @@ class Training:
 
 
 def training_of(method: str, stage: Stage, seed: int, fingerprint: str = "") -> Training:
-    """The training of a stage with a seed.
-
-    Args:
-        method: Name of the method in the catalogue.
-        stage: The stage; those before it are included.
-        seed: Seed of all of them.
-        fingerprint: Changes whenever the data does.
-    """
+    """The training of a stage, and of those before it, with a seed; see `Study` for the others."""
     inputs = {
         name: training_of(method, before, seed, fingerprint)
         for name, before in stage.inputs.items()
@@ -109,9 +103,7 @@ NOT_IN_RESULTS = ("catalogue", "check", "claims", "cli", "method", "report")
 def code_digest(*modules: str) -> str:
     """SHA-256 over the code that modules use, and over Python's and PyTorch's versions.
 
-    Args:
-        modules: Whole names of modules of modicum. What they import, at their top or in a function,
-            belongs to them, save for `NOT_IN_RESULTS`.
+    What they import, at their top or in a function, belongs to them, save for `NOT_IN_RESULTS`.
     """
     digest = hashlib.sha256(f"{sys.version_info[:2]} {version('torch')}".encode())
     for file in sorted(_files_of(modules)):
@@ -129,12 +121,13 @@ def digest_of_function(function: Any) -> str:
 
 def _files_of(modules: Iterable[str]) -> set[Path]:
     files: set[Path] = set()
-    waiting = [file for module in modules if (file := _file_of(module))]
+    waiting = list(modules)
     while waiting:
-        file = waiting.pop()
-        if file not in files:
+        module = waiting.pop()
+        file = _file_of(module)
+        if file is not None and file not in files:
             files.add(file)
-            waiting += [found for name in _imports_of(file) if (found := _file_of(name))]
+            waiting += _imports_of(file, module)
     return files
 
 
@@ -151,11 +144,13 @@ def _file_of(module: str) -> Path | None:
     return next((file for file in found if file.is_file()), None)
 
 
-def _imports_of(file: Path) -> Iterator[str]:
-    """Every name a file imports, whole: modules, and what is taken from them."""
+def _imports_of(file: Path, module: str) -> Iterator[str]:
+    """Every name a module imports, whole: modules, and what is taken from them."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names)

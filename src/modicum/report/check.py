@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,60 +20,15 @@ from modicum.system.environment import describe_environment
 _WORDS: tuple[Word, ...] = ("holds", "does not hold", "inconclusive")
 
 
-@dataclass(frozen=True)
-class _Finding:
-    """A verdict as it is printed."""
-
-    verdict: Verdict
-    effect: str
-    interval: str
-    threshold: str
-    pairs: Markup
-    effects: Markup
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One metric of one arm: the mean, then every seed."""
-
-    arm: str
-    style: str
-    mean: str
-    seeds: Sequence[str]
-
-
-@dataclass(frozen=True)
-class _Section:
-    """A study as it is printed."""
-
-    result: StudyResult
-    anchor: str
-    counts: Mapping[Word, int]
-    findings: Sequence[_Finding]
-    arms: Sequence[tuple[str, str]]
-    """Name and CSS class of each arm."""
-    measured: Mapping[str, Sequence[_Row]]
-    """The rows of each metric."""
-    differing: Mapping[str, Sequence[str]]
-    """Settings that differ between the arms, a value for each arm."""
-    shared: Mapping[str, str]
-    curves: Sequence[tuple[str, Markup]]
-    pictures: Sequence[tuple[str, str, Markup]]
-    """Title, caption and address of each picture."""
-    seconds: float
-
-
 def write_check_report(path: Path, studies: Sequence[StudyResult], *, command: str) -> Path:
     """Write what `studies` found as one HTML file that needs no other file and no network.
 
     Args:
-        path: Where the report goes; it appears whole, and missing parent folders are made.
+        path: Where the report goes, and what is returned; it appears whole, and missing parent
+            folders are made.
         studies: What was measured, at least one. All arms and seeds of a study are shown; what a
             seed lacks is called missing.
         command: The command line that computes the same again.
-
-    Returns:
-        `path`.
 
     Raises:
         ValueError: There is no study.
@@ -86,7 +41,7 @@ def write_check_report(path: Path, studies: Sequence[StudyResult], *, command: s
         "check.html",
         title="modicum check: " + ", ".join(result.study.method for result in studies),
         sections=sections,
-        counts=_total(sections),
+        counts=sum((section["counts"] for section in sections), Counter[Word]()),
         words=_WORDS,
         stretches=STRETCHES,
         command=command,
@@ -94,48 +49,43 @@ def write_check_report(path: Path, studies: Sequence[StudyResult], *, command: s
     )
 
 
-def _total(sections: Sequence[_Section]) -> Counter[Word]:
-    return sum((Counter(section.counts) for section in sections), Counter[Word]())
+# What the template prints
 
 
-def _section(result: StudyResult, anchor: str) -> _Section:
+def _section(result: StudyResult, anchor: str) -> dict[str, Any]:
+    """A study; arms have a name and a CSS class, pictures a title, a caption and an address."""
     arms = [(name, arm_class(index)) for index, name in enumerate(result.study.arms)]
     differing, shared = _settings(result.study.arms)
-    return _Section(
-        result=result,
-        anchor=anchor,
-        counts=Counter(verdict.word for verdict in result.verdicts),
-        findings=[_finding(result, verdict, dict(arms)) for verdict in result.verdicts],
-        arms=arms,
-        measured=_measured(result, arms),
-        differing=differing,
-        shared=shared,
-        curves=_curves(result),
-        pictures=[(p.title, p.caption, data_uri(p.png)) for p in result.pictures],
-        seconds=sum(one.seconds for one in result.results),
-    )
+    return {
+        "result": result,
+        "anchor": anchor,
+        "counts": Counter(verdict.word for verdict in result.verdicts),
+        "findings": [_finding(result, verdict, dict(arms)) for verdict in result.verdicts],
+        "arms": arms,
+        "measured": _measured(result, arms),
+        "differing": differing,
+        "shared": shared,
+        "curves": _curves(result),
+        "pictures": [(p.title, p.caption, data_uri(p.png)) for p in result.pictures],
+        "seconds": sum(one.seconds for one in result.results),
+    }
 
 
-def _finding(result: StudyResult, verdict: Verdict, styles: Mapping[str, str]) -> _Finding:
+def _finding(result: StudyResult, verdict: Verdict, styles: Mapping[str, str]) -> dict[str, Any]:
     claim = verdict.claim
     places = text.decimals([verdict.mean, verdict.low, verdict.high], significant=3)
     better = "higher" if claim.higher_is_better else "lower"
-    metrics = _metric(result, claim.metric)
-    return _Finding(
-        verdict=verdict,
-        effect=text.number(verdict.mean, places, signed=True),
-        interval=text.interval(verdict.low, verdict.high, places),
-        threshold=text.short(claim.threshold),
-        pairs=paired_plot(
-            result.seeds,
-            [metrics.get((claim.baseline, seed), math.nan) for seed in result.seeds],
-            [metrics.get((claim.method, seed), math.nan) for seed in result.seeds],
-            names=(claim.baseline, claim.method),
-            classes=(styles[claim.baseline], styles[claim.method]),
-            label=f"{claim.metric} ({better} is better)",
-        ),
-        effects=effect_plot(verdict, result.seeds),
-    )
+    metrics, names = _metric(result, claim.metric), (claim.baseline, claim.method)
+    values = ([metrics.get((arm, seed), math.nan) for seed in result.seeds] for arm in names)
+    classes, label = (styles[names[0]], styles[names[1]]), f"{claim.metric} ({better} is better)"
+    return {
+        "verdict": verdict,
+        "effect": text.number(verdict.mean, places, signed=True),
+        "interval": text.interval(verdict.low, verdict.high, places),
+        "threshold": text.short(claim.threshold),
+        "pairs": paired_plot(result.seeds, *values, names=names, classes=classes, label=label),
+        "effects": effect_plot(verdict, result.seeds),
+    }
 
 
 def _metric(result: StudyResult, name: str) -> dict[tuple[str, int], float]:
@@ -143,7 +93,10 @@ def _metric(result: StudyResult, name: str) -> dict[tuple[str, int], float]:
     return {(r.arm, r.seed): r.metrics[name] for r in result.results if name in r.metrics}
 
 
-def _measured(result: StudyResult, arms: Sequence[tuple[str, str]]) -> dict[str, list[_Row]]:
+def _measured(
+    result: StudyResult, arms: Sequence[tuple[str, str]]
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each metric: the mean of an arm, then every seed."""
     tables = {
         name: _metric(result, name)
         # A dict keeps the order in which the metrics were measured, a set would not.
@@ -155,16 +108,17 @@ def _measured(result: StudyResult, arms: Sequence[tuple[str, str]]) -> dict[str,
 
 def _rows(
     table: Mapping[tuple[str, int], float], arms: Sequence[tuple[str, str]], seeds: Sequence[int]
-) -> list[_Row]:
+) -> list[dict[str, Any]]:
     integers = all(value.is_integer() for value in map(float, table.values()))
     places = 0 if integers else text.decimals(table.values(), significant=4)
-    rows: list[_Row] = []
+    rows: list[dict[str, Any]] = []
     for arm, style in arms:
         values = [table.get((arm, seed)) for seed in seeds]
         known = [value for value in values if value is not None]
         mean = sum(known) / len(known) if len(known) == len(values) else None
         cells = [text.number(value, places) for value in values]
-        rows.append(_Row(arm, style, text.number(mean, places), cells))
+        row = {"arm": arm, "style": style, "mean": text.number(mean, places), "seeds": cells}
+        rows.append(row)
     return rows
 
 
@@ -200,21 +154,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _curves(result: StudyResult) -> list[tuple[str, Markup]]:
-    names = dict.fromkeys(name for one in result.results for name in one.curves)
-    return [
-        (
-            name,
-            line_plot(
-                {
-                    arm: [
-                        one.curves[name]
-                        for one in result.results
-                        if one.arm == arm and one.curves.get(name)
-                    ]
-                    for arm in result.study.arms
-                },
-                label=name,
-            ),
-        )
-        for name in names
-    ]
+    plots: list[tuple[str, Markup]] = []
+    for name in dict.fromkeys(name for one in result.results for name in one.curves):
+        known = [(one.arm, one.curves[name]) for one in result.results if one.curves.get(name)]
+        curves = {arm: [curve for of, curve in known if of == arm] for arm in result.study.arms}
+        plots.append((name, line_plot(curves, label=name)))
+    return plots

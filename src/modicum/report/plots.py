@@ -118,28 +118,19 @@ def _draw_x_axis(root: ElementTree.Element, x: _Axis, bottom: float, label: str)
     _draw(root, "text", "label middle", label, x=(x.start + x.end) / 2, y=bottom + 34)
 
 
-@dataclass(frozen=True)
-class _Summary:
-    """A curve with few enough points to draw, and how far the values lie around it."""
-
-    means: list[tuple[float, float]]
-    lows: list[tuple[float, float]]
-    highs: list[tuple[float, float]]
-
-
-def _summarise(points: Curve) -> _Summary:
-    """Mean, minimum and maximum of each stretch of a long curve, all three itself if it is short.
+def _summarise(points: Curve) -> tuple[Curve, Curve, Curve]:
+    """Mean, minimum and maximum of each stretch of a long curve; a short one, and nothing.
 
     A stretch with a value that is not finite has a mean that is not finite.
     """
     if len(points) <= 2 * STRETCHES:
-        return _Summary(list(points), [], [])
+        return points, [], []
     parts = np.array_split(np.asarray(points, dtype=np.float64), STRETCHES)
     centres = [float(part[:, 0].mean()) for part in parts]
     with np.errstate(invalid="ignore"):  # infinities of both signs have no mean
         columns = [[float(f(part[:, 1])) for part in parts] for f in (np.mean, np.min, np.max)]
     means, lows, highs = (list(zip(centres, column, strict=True)) for column in columns)
-    return _Summary(means, lows, highs)
+    return means, lows, highs
 
 
 def _pieces(points: Curve) -> list[list[tuple[float, float]]]:
@@ -177,15 +168,15 @@ def line_plot(
     _draw_y_axis(root, y)
     _draw_x_axis(root, x, _BOTTOM, x_label)
     drawn = [
-        (arm_class(index), _summarise(curve))
+        (arm_class(index), *_summarise(curve))
         for index, group in enumerate(curves.values())
         for curve in group
     ]
-    for style, summary in drawn:
+    for style, means, lows, highs in drawn:
         if len(drawn) == 1:
-            for low, high in zip(_pieces(summary.lows), _pieces(summary.highs), strict=True):
+            for low, high in zip(_pieces(lows), _pieces(highs), strict=True):
                 _draw(root, "polygon", f"range {style}", points=_path([*low, *high[::-1]], x, y))
-        for piece in _pieces(summary.means):
+        for piece in _pieces(means):
             if len(piece) == 1:
                 (a, b) = piece[0]
                 _draw(root, "circle", f"dot {style}", cx=x(a), cy=y(b), r=2.5)
@@ -223,10 +214,10 @@ def paired_plot(
     """Two arms side by side, a line for each seed from the baseline to the method.
 
     Args:
-        seeds: Seeds, in the order of the values.
+        seeds: In the order of the values.
         baseline: The metric of the baseline, one value a seed.
-        method: The metric of the method, one value a seed.
-        names: Names of baseline and method.
+        method: The same of the method.
+        names: Of baseline and method.
         classes: Their CSS classes, see `arm_class`.
         label: What the metric is; also the text for people who cannot see the plot.
 
@@ -265,13 +256,9 @@ def _ellipsis(text: str, length: int) -> str:
 def effect_plot(verdict: Verdict, seeds: Sequence[int]) -> Markup:
     """The effect of every seed, their mean with its 95 % interval, and the threshold.
 
-    Args:
-        verdict: What was found.
-        seeds: Seeds, in the order of `verdict.differences`.
-
-    Returns:
-        An `<svg>` element, a row a seed and one for the mean. An interval without ends reaches
-        both sides of the plot; values that are not a number are written out.
+    An `<svg>` element, a row for each of `seeds`, in the order of `verdict.differences`, and one
+    for the mean. An interval without ends reaches both sides of the plot; values that are not a
+    number are written out.
     """
     claim = verdict.claim
     top, left, right = 24, 62, 346

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +13,10 @@ from modicum.errors import DataError
 from modicum.report import text
 from modicum.report.check import flatten
 from modicum.report.page import data_uri, write_page
-from modicum.report.plots import STRETCHES, line_plot
+from modicum.report.plots import STRETCHES, Curve, line_plot
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CLOCK = ("step", "epoch", "seconds")
-
-
-@dataclass(frozen=True)
-class _Quantity:
-    """A logged quantity as it is printed."""
-
-    name: str
-    last: str
-    lowest: str
-    lowest_step: int | None
-    highest: str
-    highest_step: int | None
-    not_finite: int
-    """How many of its values are infinite or not a number."""
-    plot: Markup
-
-
-@dataclass(frozen=True)
-class _Log:
-    """What `metrics.jsonl` holds."""
-
-    clock: Mapping[str, float]
-    """The largest step, epoch and seconds logged."""
-    curves: Mapping[str, Sequence[tuple[int, float]]]
-    unreadable: int
-    """Lines, save for a torn last one, that are not a JSON object with a step."""
 
 
 def write_run_report(folder: Path) -> Path:
@@ -65,7 +37,7 @@ def write_run_report(folder: Path) -> Path:
     """
     config = _read_object(folder / "config.json")
     environment = folder / "environment.json"
-    log = _read_log(folder / "metrics.jsonl")
+    clock, curves, unreadable = _read_log(folder / "metrics.jsonl")
     method = str(config.get("method", "unknown method"))
     name = folder.resolve().name
     return write_page(
@@ -75,8 +47,8 @@ def write_run_report(folder: Path) -> Path:
         method=method,
         name=name,
         stretches=STRETCHES,
-        log=log,
-        quantities=[_quantity(name, curve) for name, curve in log.curves.items()],
+        log={"clock": clock, "unreadable": unreadable},
+        quantities=[_quantity(name, curve) for name, curve in curves.items()],
         settings={
             heading: flatten(config[key])
             for key, heading in (("config", "Method"), ("run", "Run"))
@@ -90,25 +62,23 @@ def write_run_report(folder: Path) -> Path:
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+        wrong = f"holds a JSON {type(found).__name__} where an object was expected"
     except FileNotFoundError as error:
         raise DataError(
             f"{path} does not exist, so {path.parent} is not the folder of a run. "
             f"Name the folder that a training run wrote."
         ) from error
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as JSON: {error}. "
-            f"Restore the file; the run's checkpoints are not affected."
-        ) from error
-    if not isinstance(found, dict):
-        raise DataError(
-            f"{path} holds a JSON {type(found).__name__} where an object was expected. "
-            f"Restore the file; the run's checkpoints are not affected."
-        )
-    return found
+        wrong = f"cannot be read as JSON: {error}"
+    raise DataError(f"{path} {wrong}. Restore the file; the run's checkpoints are not affected.")
 
 
-def _read_log(path: Path) -> _Log:
+def _read_log(path: Path) -> tuple[dict[str, float], dict[str, Curve], int]:
+    """The largest step, epoch and seconds logged; the curves; and how many lines, save for a torn
+    last one, are not a JSON object with a step.
+    """
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     clock: dict[str, float] = {}
     curves: dict[str, dict[int, float]] = {}
@@ -132,23 +102,24 @@ def _read_log(path: Path) -> _Log:
                 clock[name] = max(clock.get(name, -math.inf), value)
             else:
                 curves.setdefault(name, {})[step] = float(value)
-    return _Log(clock, {name: sorted(curve.items()) for name, curve in curves.items()}, unreadable)
+    return clock, {name: sorted(curve.items()) for name, curve in curves.items()}, unreadable
 
 
-def _quantity(name: str, curve: Sequence[tuple[int, float]]) -> _Quantity:
+def _quantity(name: str, curve: Curve) -> dict[str, Any]:
+    """A logged quantity as it is printed; `not_finite` counts values that are not a number."""
     finite = [point for point in curve if math.isfinite(point[1])]
     low_step, low = min(finite, key=lambda point: point[1], default=(None, math.nan))
     high_step, high = max(finite, key=lambda point: point[1], default=(None, math.nan))
-    return _Quantity(
-        name=name,
-        last=text.short(curve[-1][1]),
-        lowest=text.short(low),
-        lowest_step=low_step,
-        highest=text.short(high),
-        highest_step=high_step,
-        not_finite=len(curve) - len(finite),
-        plot=line_plot({name: [curve]}, label=name),
-    )
+    return {
+        "name": name,
+        "last": text.short(curve[-1][1]),
+        "lowest": text.short(low),
+        "lowest_step": low_step,
+        "highest": text.short(high),
+        "highest_step": high_step,
+        "not_finite": len(curve) - len(finite),
+        "plot": line_plot({name: [curve]}, label=name),
+    }
 
 
 def _pictures(folder: Path) -> list[tuple[str, str, Markup]]:

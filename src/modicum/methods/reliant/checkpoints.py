@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ from modicum.methods.reliant.networks.discriminators import (
 )
 from modicum.methods.reliant.networks.students import PLP, SGCStudent
 from modicum.methods.reliant.networks.teachers import GCN, GraphSAGE
-from modicum.weights.foreign import Rename, State, fill, read_state, read_weights
+
+if TYPE_CHECKING:
+    from modicum.weights.foreign import Rename, State
 
 CPF_OUTPUT = "output.txt"
 _HALF_OF_LAST_DECIMAL = 0.5e-4
@@ -65,7 +67,7 @@ def soft_targets(
     Args:
         path: CPF's folder of a teacher, or its `output.txt`, or GraphAKD's torch file.
         nodes: N of the graph.
-        classes: C.
+        classes: Its C.
 
     Returns:
         Probabilities `(N, C)`, their logarithms `(N, C)`, both float32, and GraphAKD's embedding
@@ -94,18 +96,11 @@ def soft_targets(
 
 
 def read_cpf_teacher(path: Path | str, nodes: int, classes: int) -> Tensor:
-    """The probabilities of a teacher that CPF's script trained.
+    """The probabilities `(N, C)`, float32, of a teacher that CPF's script trained.
 
-    The files beside it (`preds.txt`, `labels.txt`, `test_acc.txt`) follow from it and the data, and
-    are not read.
-
-    Args:
-        path: `output.txt`, or the folder it is in: a line a node, probabilities between tabs.
-        nodes: N of the graph.
-        classes: C.
-
-    Returns:
-        `(N, C)`, float32, as they are: of 4 decimals, not made to sum to exactly 1.
+    They stand in `output.txt`, or the folder of it, a line a node, and have 4 decimals: they do not
+    sum to exactly 1. The files beside it (`preds.txt`, `labels.txt`, `test_acc.txt`) follow from it
+    and the data, and are not read.
 
     Raises:
         DataError: It is no table of numbers, or they are not the probabilities of this graph.
@@ -125,36 +120,31 @@ def read_cpf_teacher(path: Path | str, nodes: int, classes: int) -> Tensor:
 
 
 def read_akd_teacher(path: Path | str, nodes: int, classes: int) -> tuple[Tensor, Tensor]:
-    """The log-probabilities and the embedding of a teacher that GraphAKD's script trained.
+    """Log-probabilities `(N, C)` and embedding `(N, H)`, float32, of a teacher of GraphAKD.
 
-    Args:
-        path: The file: a dict with `logits`, which are log-probabilities, `embedding`, and the gaps
-            `parity` and `equality`, which are not needed.
-        nodes: N of the graph.
-        classes: C.
-
-    Returns:
-        Log-probabilities `(N, C)` and the embedding `(N, H)`, float32, on the CPU.
+    The file is a dict with `logits`, which are log-probabilities, `embedding`, and the gaps
+    `parity` and `equality`, which are not needed.
 
     Raises:
         CheckpointError: The file is damaged, or holds objects other than tensors and numbers.
         DataError: It holds something else, or does not fit the graph.
     """
+    from modicum.weights.foreign import read_weights
+
     content = read_weights(Path(path))
+    holds, tensors = f"a {type(content).__name__}", {}
+    if isinstance(content, Mapping):
+        holds, tensors = f"the keys {', '.join(map(str, content))}", content
     found: list[Tensor] = []
-    for name, shape in (("logits", (nodes, classes)), ("embedding", (nodes, None))):
-        tensor = content.get(name) if isinstance(content, Mapping) else None
+    for name, width in (("logits", classes), ("embedding", "H")):
+        tensor = tensors.get(name)
         if not isinstance(tensor, Tensor):
-            keys = f"the keys {', '.join(map(str, content))}" if isinstance(content, Mapping) else (
-                f"a {type(content).__name__}"
-            )  # fmt: skip
             raise DataError(
-                f"{path}: holds {keys}; expected a dict with the tensors 'logits' (logarithms of "
+                f"{path}: holds {holds}; expected a dict with the tensors 'logits' (logarithms of "
                 f"probabilities) and 'embedding', as GraphAKD's script saves a teacher."
             )
         tensor = tensor.detach().float()
-        if tensor.dim() != 2 or len(tensor) != nodes or shape[1] not in (None, tensor.shape[1]):
-            width = "H" if shape[1] is None else shape[1]
+        if tensor.dim() != 2 or len(tensor) != nodes or width not in ("H", tensor.shape[1]):
             raise DataError(
                 f"{path}: {name!r} has the shape {tuple(tensor.shape)}, expected ({nodes}, "
                 f"{width}): a row a node of this graph."
@@ -169,16 +159,7 @@ def read_akd_teacher(path: Path | str, nodes: int, classes: int) -> tuple[Tensor
 
 
 def check_probabilities(values: Any, nodes: int, classes: int, where: str) -> Tensor:
-    """A teacher's probabilities, checked to be that.
-
-    Args:
-        values: A tensor or array.
-        nodes: N of the graph.
-        classes: C.
-        where: What to call them in messages.
-
-    Returns:
-        `(N, C)`, float32.
+    """A teacher's probabilities, a tensor or array, checked to be that: `(N, C)`, float32.
 
     Raises:
         DataError: They are not of the shape `(N, C)`, not finite, negative (logits or logarithms),
@@ -190,19 +171,15 @@ def check_probabilities(values: Any, nodes: int, classes: int, where: str) -> Te
             f"{where}: found the shape {tuple(given.shape)}, expected ({nodes}, {classes}): a row "
             f"a node of this graph, a column a class."
         )
-    if not bool(given.isfinite().all()):
-        row, column = (~given.isfinite()).nonzero()[0].tolist()
-        raise DataError(
-            f"{where}: the probability of class {column} of node {row} is "
-            f"{float(given[row, column])}; expected finite numbers."
-        )
-    if bool((given < 0).any()):
-        row, column = (given < 0).nonzero()[0].tolist()
-        raise DataError(
-            f"{where}: the probability of class {column} of node {row} is "
-            f"{float(given[row, column]):.4g}. These look like logits or logarithms: give "
-            f"probabilities, their softmax."
-        )
+    for wrong, mend in (
+        (~given.isfinite(), "; expected finite numbers."),
+        (given < 0, ". These look like logits or logarithms: give probabilities, their softmax."),
+    ):
+        for row, column in wrong.nonzero()[:1].tolist():
+            number = f"{float(given[row, column]):.4g}"
+            raise DataError(
+                f"{where}: the probability of class {column} of node {row} is {number}{mend}"
+            )
     sums = given.double().sum(1)
     wrong = (sums - 1).abs() > _TOLERANCE
     if bool(wrong.any()):
@@ -225,6 +202,8 @@ def load_official(network: nn.Module, checkpoint: Path | str | State) -> None:
         CheckpointError: The file is damaged, or the weights are of another network: names are
             unknown or missing, or shapes differ.
     """
+    from modicum.weights.foreign import fill, read_state
+
     names = _NAMES.get(type(network))
     if names is None:
         raise CheckpointError(
@@ -232,9 +211,6 @@ def load_official(network: nn.Module, checkpoint: Path | str | State) -> None:
             f"GraphSAGE, PLP, SGCStudent or one of the discriminators."
         )
     where, state = read_state(checkpoint)
-    if isinstance(
-        network, GCN
-    ):  # DGL's GraphConv, which theirs is made of, has columns for outputs
+    if isinstance(network, GCN):  # DGL's GraphConv, which theirs is made of, is transposed
         state = {name: t.T.contiguous() if t.dim() == 2 else t for name, t in state.items()}
-    hint = "Build it with the sizes it was trained with."
-    fill(network, state, where, rename=names, hint=hint)
+    fill(network, state, where, rename=names, hint="Build it with the sizes it was trained with.")

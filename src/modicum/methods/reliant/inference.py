@@ -14,32 +14,20 @@ from torch import Tensor, nn
 
 from modicum.engine.random import generator
 from modicum.errors import ConfigError
-from modicum.inference import write_table
 from modicum.method import load_saved
-from modicum.methods.reliant import pictures
-from modicum.methods.reliant.data.people import (
-    check_same_graph,
-    describe_graph,
-    open_graph,
-    positive_class,
-)
+from modicum.methods.reliant.data import people as whose
+from modicum.methods.reliant.data.people import positive_class
 from modicum.methods.reliant.data.tables import TableGraph, join_table
 from modicum.methods.reliant.graphs.graph import Graph
-from modicum.methods.reliant.metrics import (
-    agreement,
-    evaluate_predictions,
-    paired_gap_difference,
-)
+from modicum.methods.reliant.metrics import agreement, evaluate_predictions, paired_gap_difference
 from modicum.methods.reliant.networks.distilled import Distilled, build
 from modicum.methods.reliant.networks.students import PLP
 from modicum.methods.reliant.networks.teachers import GAT, GraphSAGE
 from modicum.methods.reliant.recipes import distil, teacher
-from modicum.methods.reliant.recipes.teacher import given_targets
+from modicum.methods.reliant.recipes.teacher import targets_of
 from modicum.options import Ge, from_json, replace
 from modicum.system.environment import processor_name
 from modicum.system.files import atomic_write, to_json, write_text
-from modicum.weights.onnx import write_onnx, write_state_dict
-from modicum.weights.saved import save_model
 
 Split = Literal["train", "val", "test"]
 ROLES = {"teacher": "teacher", "plain": "plain student", "reliant": "RELIANT student"}
@@ -86,8 +74,8 @@ class Trained:
         if data is not None:
             place = {"data": data} if people.nodes is None else {"nodes": Path(data)}
             people = replace(people, **place)
-        graph = open_graph(people)
-        check_same_graph(describe_graph(graph), self.notes)
+        graph = whose.open_graph(people)
+        whose.check_same_graph(whose.describe_graph(graph), self.notes)
         return graph
 
     def probabilities(self, graph: Graph) -> dict[str, Tensor]:
@@ -95,7 +83,7 @@ class Trained:
         roles = [role for role in ROLES if role in self.networks.networks]
         p = {role: self.networks.probabilities(graph, role) for role in roles}
         file = getattr(self.config, "soft_targets", None)
-        return p if file is None else {"teacher": given_targets(graph, file).probabilities} | p
+        return p if file is None else {"teacher": targets_of(graph, file).probabilities} | p
 
 
 @torch.no_grad()
@@ -120,6 +108,8 @@ def evaluate(
         out: Folder for the pictures and for evaluation.json, which has every number: intervals of
             all measures, calibration and confusion matrices of each group; none: the run folder.
     """
+    from modicum.methods.reliant import pictures
+
     trained = Trained.load(run)
     graph = trained.open_graph(data)
     index = getattr(graph, split)
@@ -132,21 +122,15 @@ def evaluate(
     probabilities = trained.probabilities(graph)
     details = {role: evaluate_predictions(p, *truth, **how) for role, p in probabilities.items()}
     for role, measured in details.items():
-        name = ROLES[role]
-        row = {
-            "network": name,
-            "accuracy": measured["accuracy"],
-            "auc": measured["roc_auc"],
-            "f1": measured["f1"],
-            "calibration_error": measured["calibration_error"],
-        }
+        name = {"network": ROLES[role]}
+        row = name | {"accuracy": measured["accuracy"], "auc": measured["roc_auc"]}
+        row |= {key: measured[key] for key in ("f1", "calibration_error")}
         known = role in trained.networks.networks
         networks.append(row | (_cost(trained.networks, graph, role) if known else {}))
         if graph.sensitive is not None:
-            gaps += [{"network": name, "gap": gap} | _interval_of(measured, gap) for gap in GAPS]
+            gaps += [name | _interval_of(measured, gap) for gap in GAPS]
             groups += [
-                {"network": name} | row | {"group": graph.groups[row["group"]]}
-                for row in measured["groups"]
+                name | row | {"group": graph.groups[row["group"]]} for row in measured["groups"]
             ]
     folder = out or trained.folder
     write_text(folder / "evaluation.json", to_json(details) + "\n")
@@ -189,17 +173,11 @@ GAPS = {"sp": "statistical parity", "eo": "equal opportunity"}
 
 def _interval_of(measured: dict[str, Any], gap: str) -> dict[str, Any]:
     """A gap, signed and absolute, with the ends of their intervals."""
-    low, high = measured[f"{gap}_gap_interval"]
-    absolute_low, absolute_high = measured[f"{gap}_gap_absolute_interval"]
-    return {
-        "gap": GAPS[gap],
-        "signed": measured[f"{gap}_gap"],
-        "low": low,
-        "high": high,
-        "absolute": measured[f"{gap}_gap_absolute"],
-        "absolute_low": absolute_low,
-        "absolute_high": absolute_high,
-    }
+    row: dict[str, Any] = {"gap": GAPS[gap]}
+    for name, prefix, of in (("signed", "", "gap"), ("absolute", "absolute_", "gap_absolute")):
+        low, high = measured[f"{gap}_{of}_interval"]
+        row |= {name: measured[f"{gap}_{of}"], f"{prefix}low": low, f"{prefix}high": high}
+    return row
 
 
 def _cost(networks: Distilled, graph: Graph, role: str, repeats: int = 5) -> dict[str, Any]:
@@ -241,6 +219,8 @@ def predict(
         network: Which network decides; none: the RELIANT student if there is one, else the plain
             one, else the teacher.
     """
+    from modicum.inference import write_table
+
     trained = Trained.load(run)
     graph = trained.open_graph()
     role = network or trained.networks.role
@@ -248,20 +228,18 @@ def predict(
         raise ConfigError(
             f"--network {role}: the run has none. It has {', '.join(trained.networks.networks)}."
         )
+    first = 0
     if nodes is None:
         if edges is not None:
             raise ConfigError("--edges belongs to new people: give --nodes as well.")
-        ids = graph.ids if isinstance(graph, TableGraph) else map(str, range(graph.nodes))
-        first = 0
+    elif isinstance(graph, TableGraph):
+        first, graph = graph.nodes, join_table(graph, nodes, edges)
     else:
-        if not isinstance(graph, TableGraph):
-            raise ConfigError(
-                f"--nodes: the run was trained on {graph.name}, not on a table of yours, so that "
-                f"what its columns mean is not known. Train with --nodes."
-            )
-        first = graph.nodes
-        graph = join_table(graph, nodes, edges)
-        ids = graph.ids[first:]
+        raise ConfigError(
+            f"--nodes: the run was trained on {graph.name}, not on a table of yours, so that "
+            f"what its columns mean is not known. Train with --nodes."
+        )
+    ids = graph.ids[first:] if isinstance(graph, TableGraph) else map(str, range(graph.nodes))
     p = trained.networks.probabilities(graph, role)[first:]
     rows = [
         {"id": name, "decision": graph.classes[int(best)]}
@@ -332,6 +310,9 @@ def export(
         out: File to write; none: student.safetensors, student.onnx or student.pth in the run
             folder.
     """
+    from modicum.weights.onnx import write_onnx, write_state_dict
+    from modicum.weights.saved import save_model
+
     trained = Trained.load(run)
     networks = trained.networks
     role = networks.role
@@ -365,10 +346,8 @@ def export(
         one_way = torch.randint(0, nodes, (2, 3 * nodes), generator=random)
         one_way = one_way[:, one_way[0] != one_way[1]].unique(dim=1)
         both = torch.cat([one_way, one_way.flip(0)], 1).unique(dim=1)
-        return {
-            "features": torch.rand(nodes, networks.in_features, generator=random),
-            "edges": both,
-        }
+        features = torch.rand(nodes, networks.in_features, generator=random)
+        return {"features": features, "edges": both}
 
     return write_onnx(
         _OnArrays(networks, role).eval(),
@@ -376,10 +355,6 @@ def export(
         out,
         outputs=["logits"],
         dynamic={"features": {0: "nodes"}, "edges": {1: "edges"}, "logits": {0: "nodes"}},
-        described={
-            "classes": trained.notes["classes"],
-            "columns": trained.notes["columns"],
-            "encoding": trained.notes.get("encoding"),
-        },
+        described={name: trained.notes.get(name) for name in ("classes", "columns", "encoding")},
         trials=[inputs(7), inputs(200)],
     )

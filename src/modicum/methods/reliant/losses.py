@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from numpy.polynomial import legendre
 from torch import Tensor
 from torch.nn import functional
 
@@ -54,14 +53,11 @@ def step_surrogate(
     steeper at 1/2, but runs from -0.123 to 1.123 and is not monotone.
 
     Args:
-        probabilities: Of any shape, of any float type.
+        probabilities: Of any shape, of any float type; so is what is returned.
         surrogate: `"official"`: the authors', up to `P_9`; `"legendre"`: the normalised series;
             `"identity"`: `p` itself; `"sigmoid"`: `sigmoid((p - 1/2) / temperature)`.
         order: Odd; the last polynomial of `"legendre"`.
         temperature: Of `"sigmoid"`; below it the step is hard.
-
-    Returns:
-        As `probabilities`.
 
     Raises:
         ConfigError: An option is out of range.
@@ -75,10 +71,8 @@ def step_surrogate(
         if not temperature > 0:
             raise ConfigError(f"temperature: expected more than 0, found {temperature}.")
         return ((probabilities - 0.5) / temperature).sigmoid()
-    if surrogate == "official":
-        coefficients = step_coefficients(OFFICIAL_ORDER, normalised=False)
-    else:
-        coefficients = step_coefficients(order)
+    normalised = surrogate == "legendre"
+    coefficients = step_coefficients(order if normalised else OFFICIAL_ORDER, normalised=normalised)
     return 0.5 + _odd_legendre_sum(2 * probabilities - 1, coefficients)
 
 
@@ -86,16 +80,12 @@ def step_surrogate(
 def step_coefficients(order: int, *, normalised: bool = True) -> tuple[float, ...]:
     """Coefficients of `P_1, P_3, …, P_order` in the series of the step from -1/2 to 1/2 at 0.
 
-    Args:
-        order: Odd.
-        normalised: Multiply the integral of `P_k` over [0, 1] by `(2k + 1) / 2`, which makes it the
-            Legendre series of the step. The authors do not.
-
-    Raises:
-        ConfigError: `order` is not an odd number of at least 1.
+    They are the integrals of `P_k` over [0, 1], `normalised` by `(2k + 1) / 2`.
     """
     if order < 1 or order % 2 == 0:
         raise ConfigError(f"order: expected an odd number of at least 1, found {order}.")
+    from numpy.polynomial import legendre
+
     coefficients: list[float] = []
     for k in range(1, order + 1, 2):
         antiderivative = legendre.legint([0] * k + [1], lbnd=0)
@@ -142,16 +132,13 @@ def group_gap_loss(
         probabilities: `(N, C)`.
         groups: `(N,)`, int64: the group of each node, from 0.
         index: `(M,)`, int64: the nodes to look at.
-        surrogate: `g`; see `step_surrogate`, and so are `order` and `temperature`.
-        order: Odd; the last polynomial of `"legendre"`.
-        temperature: Of `"sigmoid"`.
+        surrogate: `g`; see `step_surrogate`.
+        order: Of `step_surrogate`.
+        temperature: Of `step_surrogate`.
         positive: `(N,)`, bool: the nodes that count as positive; None for all.
         names: Names of the groups. They also say how many there are, which a part of a graph need
             not show where there are more than two.
         total: The sum over processes.
-
-    Returns:
-        A scalar.
 
     Raises:
         DataError: A group has none of the nodes, or the shapes do not fit each other.
@@ -173,37 +160,28 @@ def group_gap_loss(
     lowest, highest = (int(end) for end in groups.aminmax()) if nodes else (0, 0)
     count = max(2, highest + 1) if names is None else len(names)
     if lowest < 0 or highest >= count:
-        raise DataError(
-            f"expected groups 0..{count - 1}, found {lowest if lowest < 0 else highest}."
-        )
-    decided = step_surrogate(
-        probabilities.index_select(0, index), surrogate, order=order, temperature=temperature
-    )
+        wrong = lowest if lowest < 0 else highest
+        raise DataError(f"expected groups 0..{count - 1}, found {wrong}.")
+    p = probabilities.index_select(0, index)
+    decided = step_surrogate(p, surrogate, order=order, temperature=temperature)
     member = functional.one_hot(groups.index_select(0, index), count).to(decided.dtype)
     # Not a matrix product, which autocast would round to 16 bits.
     sums = (member[:, :, None] * decided[:, None, :]).sum(0)
     sums = total(torch.cat([sums, member.sum(0)[:, None]], 1))
     sums, sizes = sums[:, :-1], sums[:, -1:]
-    _require_members(sizes, names, equal_opportunity=positive is not None)
+    members = [round(size) for size in sizes.detach().flatten().tolist()]
+    if not all(members):
+        names = names or [str(group) for group in range(count)]
+        of = ", ".join(f"group {name!r}: {size}" for name, size in zip(names, members, strict=True))
+        kind, mend = " with a positive label", ", or take labels from elsewhere (eo_labels)"
+        kind, mend = ("", "") if positive is None else (kind, mend)
+        raise DataError(
+            f"the fairness loss compares nodes{kind} of every group, but group "
+            f"{names[members.index(0)]!r} has none of those it looks at ({of}). Choose splits with "
+            f"every group in them{mend}."
+        )
     means = sums / sizes
     return (means.amax(0) - means.amin(0)).square().sum()
-
-
-def _require_members(
-    sizes: Tensor, names: Sequence[str] | None, *, equal_opportunity: bool
-) -> None:
-    counts = [round(size) for size in sizes.detach().flatten().tolist()]
-    if all(counts):
-        return
-    names = names or [str(group) for group in range(len(counts))]
-    nodes = "nodes with a positive label" if equal_opportunity else "nodes"
-    mend = ", or take labels from elsewhere (eo_labels)" if equal_opportunity else ""
-    raise DataError(
-        f"the fairness loss compares {nodes} of every group, but group "
-        f"{names[counts.index(0)]!r} has none of those it looks at ("
-        + ", ".join(f"group {name!r}: {size}" for name, size in zip(names, counts, strict=True))
-        + f"). Choose splits with every group in them{mend}."
-    )
 
 
 def distillation_loss(
@@ -223,7 +201,7 @@ def distillation_loss(
         A scalar; where it is 0 its gradient is 0 too.
 
     Raises:
-        DataError: The shapes differ.
+        DataError: The shapes of teacher and student differ.
     """
     if probabilities.shape != teacher.shape:
         raise DataError(
@@ -239,16 +217,13 @@ def distillation_loss(
 def label_loss(
     logits: Tensor, labels: Tensor, train: Tensor, *, total: Total = only_process
 ) -> Tensor:
-    """Mean cross entropy over the training nodes of all processes, a scalar.
-
-    Args:
-        logits: `(N, C)`.
-        labels: `(N,)`, int64.
-        train: `(M,)`, int64: the nodes to train on.
-        total: The sum over processes.
-    """
-    loss = functional.cross_entropy(logits[train], labels[train], reduction="sum")
+    """Mean cross entropy of logits `(N, C)` and labels `(N,)` over the nodes `train`, `(M,)`."""
+    loss = _labels(logits, labels, train)
     return total(loss) / total(loss.new_tensor(float(len(train))))
+
+
+def _labels(logits: Tensor, labels: Tensor, train: Tensor) -> Tensor:
+    return functional.cross_entropy(logits[train], labels[train], reduction="sum")
 
 
 # GraphAKD
@@ -276,8 +251,8 @@ def discriminator_losses(
     Args:
         adversary: The discriminators.
         messages: The edges, and the sums over processes.
-        teacher: What it says.
-        student: What it says.
+        teacher: Its outputs.
+        student: Its outputs.
         labels: `(N,)`, int64.
         train: `(M,)`, int64: the nodes whose labels are known.
 
@@ -293,29 +268,19 @@ def discriminator_losses(
         real, fake = _sides(messages, teacher, fake_outputs)
         of_real, of_fake = adversary.logit(real.logits), adversary.logit(fake.logits)
         edge, whole = adversary.edge, adversary.whole
-        return _means(
-            messages,
-            len(train),
-            nodes={
-                "logits": 0.5
-                * (_told(of_real[:, -1], real=True) + _told(of_fake[:, -1], real=False)),
-                "teacher_summary": _told(whole(real.rows, real.summary), real=True)
-                + _told(whole(fake.rows, real.summary), real=False),
-                "student_summary": _told(whole(fake.rows, fake.summary), real=True)
-                + _told(whole(real.rows, fake.summary), real=False),
-            },
-            labelled={
-                "classes": 0.5
-                * (
-                    _labels(of_real[:, :-1], labels, train)
-                    + _labels(of_fake[:, :-1], labels, train)
-                )
-            },
-            edges={
-                "edges": _edges_told(messages, edge, real.rows, real=True)
-                + _edges_told(messages, edge, fake.rows, real=False)
-            },
-        )
+        logits = _told(of_real[:, -1], real=True) + _told(of_fake[:, -1], real=False)
+        nodes = {
+            "logits": 0.5 * logits,
+            "teacher_summary": _told(whole(real.rows, real.summary), real=True)
+            + _told(whole(fake.rows, real.summary), real=False),
+            "student_summary": _told(whole(fake.rows, fake.summary), real=True)
+            + _told(whole(real.rows, fake.summary), real=False),
+        }
+        classes = _labels(of_real[:, :-1], labels, train) + _labels(of_fake[:, :-1], labels, train)
+        labelled = {"classes": 0.5 * classes}
+        edges = _edges_told(messages, edge, real.rows, real=True)
+        edges = edges + _edges_told(messages, edge, fake.rows, real=False)
+        return _means(messages, nodes, labelled, edges, known=len(train))
 
 
 def student_losses(
@@ -331,18 +296,9 @@ def student_losses(
     """What the student minimises: the sum of these terms, the discriminators as they are.
 
     Freeze the parameters of the discriminators around it: their gradients would be computed for
-    nothing.
-
-    Args:
-        adversary: As of `discriminator_losses`, and so are the next five.
-        messages: The edges.
-        teacher: What it says.
-        student: What it says.
-        labels: `(N,)`, int64.
-        train: `(M,)`, int64.
-        global_target: Whose nodes the student's own summary should call real. `"reliant"`: the
-            student's, just as for the discriminators; `"graphakd"`: the teacher's, the adversarial
-            reading, which is upstream's.
+    nothing. Arguments are those of `discriminator_losses`, and `global_target`: whose nodes the
+    student's own summary should call real. `"reliant"`: the student's, just as for the
+    discriminators; `"graphakd"`: the teacher's, the adversarial reading, which is upstream's.
 
     Returns:
         Scalars by name: `labels`, cross entropy of the training nodes; `classes`, the same through
@@ -360,22 +316,19 @@ def student_losses(
         real, fake = _sides(messages, teacher, student)
         of_fake = adversary.logit(fake.logits)
         edge, whole = adversary.edge, adversary.whole
-        return _means(
-            messages,
-            len(train),
-            labelled={
-                "labels": _labels(fake.logits, labels, train),
-                "classes": 0.5 * _labels(of_fake[:, :-1], labels, train),
-            },
-            nodes={
-                "logits": 0.5 * _told(of_fake[:, -1], real=True),
-                "distance": (fake.logits - real.logits).abs().sum(),
-                "teacher_summary": _told(whole(fake.rows, real.summary), real=True),
-                "student_summary": _told(whole(fake.rows, fake.summary), real=reliant)
-                + _told(whole(real.rows, fake.summary), real=not reliant),
-            },
-            edges={"edges": _edges_told(messages, edge, fake.rows, real=True)},
-        )
+        labelled = {
+            "labels": _labels(fake.logits, labels, train),
+            "classes": 0.5 * _labels(of_fake[:, :-1], labels, train),
+        }
+        nodes = {
+            "logits": 0.5 * _told(of_fake[:, -1], real=True),
+            "distance": (fake.logits - real.logits).abs().sum(),
+            "teacher_summary": _told(whole(fake.rows, real.summary), real=True),
+            "student_summary": _told(whole(fake.rows, fake.summary), real=reliant)
+            + _told(whole(real.rows, fake.summary), real=not reliant),
+        }
+        edges = _edges_told(messages, edge, fake.rows, real=True)
+        return _means(messages, nodes, labelled, edges, known=len(train))
 
 
 class _Side(NamedTuple):
@@ -411,11 +364,6 @@ def _told(scores: Tensor, *, real: bool, weights: Tensor | None = None) -> Tenso
     return functional.binary_cross_entropy_with_logits(scores, target, weights, reduction="sum")
 
 
-def _labels(logits: Tensor, labels: Tensor, train: Tensor) -> Tensor:
-    """Cross entropy of the training nodes, a sum."""
-    return functional.cross_entropy(logits[train], labels[train], reduction="sum")
-
-
 def _edges_told(
     messages: MessageGraph, edge: EdgeDiscriminator, rows: Tensor, *, real: bool
 ) -> Tensor:
@@ -426,17 +374,15 @@ def _edges_told(
 
 def _means(
     messages: MessageGraph,
-    known: int,
-    *,
     nodes: Mapping[str, Tensor],
     labelled: Mapping[str, Tensor],
-    edges: Mapping[str, Tensor],
+    edges: Tensor,
+    *,
+    known: int,
 ) -> dict[str, Tensor]:
     """Means of sums over nodes, the known ones and edges; processes exchange once."""
-    sums = {**nodes, **labelled, **edges}
-    counts = [float(messages.nodes)] * len(nodes)
-    counts += [float(known)] * len(labelled)
-    counts += [float(messages.edges)] * len(edges)
+    sums = {**nodes, **labelled, "edges": edges}
+    counts = [messages.nodes] * len(nodes) + [known] * len(labelled) + [messages.edges]
     stacked = torch.stack(list(sums.values()))
     totals = messages.total(torch.stack([stacked, stacked.new_tensor(counts)]))
     return dict(zip(sums, (totals[0] / totals[1]).unbind(), strict=True))

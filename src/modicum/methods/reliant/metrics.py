@@ -10,8 +10,8 @@ distribution, so that a thousand resamples cost no more memory than a thousand s
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +61,7 @@ def evaluate_predictions(
         bins: Equal parts of 0 to 1 in which calibration compares probability and frequency.
 
     Returns:
-        A dict of plain values, ready for JSON:
+        Plain values, ready for JSON:
 
         - `nodes`; `accuracy`; `roc_auc` and `f1` of the positive class against the others; each
             but the first with its interval, as `accuracy_interval` `[low, high]`;
@@ -90,50 +90,46 @@ def evaluate_predictions(
     p, y, s, groups = _chosen(probabilities, labels, sensitive, index)
     _check_options(p.shape[1], positive_class, bootstrap, bins)
     counts = _count(groups, p.shape[1], s, y, p.argmax(1))
-    found = _measures(counts, positive_class, gaps=sensitive is not None)
-    resampled = _measures(
-        _resample(counts, bootstrap, seed), positive_class, gaps=sensitive is not None
+    gaps = sensitive is not None
+    measures = _with_intervals(
+        lambda counts: _measures(counts, positive_class, gaps=gaps), counts, bootstrap, seed
     )
     positive = y == positive_class
     auc, deviation = _roc_auc(p[:, positive_class], positive)
     reach = float(stats.norm.ppf(0.975)) * deviation if bootstrap else np.nan
-    result: dict[str, Any] = {"nodes": len(y)}
-    for name, value in found.items():
-        result |= {name: float(value), f"{name}_interval": _interval(resampled[name])}
-    result["roc_auc"] = auc
-    result["roc_auc_interval"] = np.array([auc - reach, auc + reach]).clip(0, 1).tolist()
     rates = _rates(counts, positive_class)
-    calibration = _calibration(p[:, positive_class], positive, s, groups, bins)
-    result["calibration_error"] = calibration.error
-    rates["calibration_error"] = calibration.errors
-    result["groups"] = [
-        {"group": group, "nodes": int(rates["nodes"][group])}
-        | {name: float(of[group]) for name, of in rates.items() if name != "nodes"}
-        for group in range(groups)
-    ]
-    result["calibration"] = calibration.table
-    result["confusion"] = counts.tolist()
-    result["warnings"] = _undefined(rates, groups, auc)
-    for warning in result["warnings"]:
+    error, errors, calibration = _calibration(p[:, positive_class], positive, s, groups, bins)
+    rates["calibration_error"] = errors
+    warnings = _undefined(rates, groups, auc)
+    for warning in warnings:
         _log.warning("%s", warning)
-    return result
+    return {
+        "nodes": len(y),
+        **measures,
+        "roc_auc": auc,
+        "roc_auc_interval": np.array([auc - reach, auc + reach]).clip(0, 1).tolist(),
+        "calibration_error": error,
+        "groups": [
+            {"group": group, "nodes": int(rates["nodes"][group])}
+            | {name: float(of[group]) for name, of in rates.items() if name != "nodes"}
+            for group in range(groups)
+        ],
+        "calibration": calibration,
+        "confusion": counts.tolist(),
+        "warnings": warnings,
+    }
 
 
 def agreement(a: Any, b: Any) -> float:
-    """Share of nodes that two models decide alike.
-
-    Args:
-        a: `(M, C)`, probabilities, tensor or array.
-        b: `(M, C)`, those of another model on the same nodes.
+    """Share of nodes that two models decide alike, of their probabilities `(M, C)`.
 
     Raises:
         DataError: The shapes differ, or there is no node.
     """
     a, b = _array(a), _array(b)
     if a.shape != b.shape or a.ndim != 2 or not len(a):
-        raise DataError(
-            f"agreement: expected two tables (nodes, classes) alike, found {a.shape} and {b.shape}."
-        )
+        found = f"{a.shape} and {b.shape}"
+        raise DataError(f"agreement: expected two tables (nodes, classes) alike, found {found}.")
     return float((a.argmax(1) == b.argmax(1)).mean())
 
 
@@ -150,17 +146,8 @@ def paired_gap_difference(
 ) -> dict[str, Any]:
     """The absolute gap of one model less that of another on the same nodes, with an interval.
 
-    Both models meet the same resampled nodes, so that what is common to them falls out.
-
-    Args:
-        a: `(N, C)`, probabilities of one model.
-        b: `(N, C)`, of the other.
-        labels: `(N,)`; see `evaluate_predictions`.
-        sensitive: `(N,)`, group of each node from 0.
-        index: `(M,)`, the nodes to look at.
-        positive_class: The class that is a positive decision.
-        bootstrap: Resamples; 0 makes the intervals NaN.
-        seed: Of the resamples.
+    Both models meet the same resampled nodes, so that what is common to them falls out. `a` and `b`
+    are their probabilities, `(N, C)`; the other arguments are those of `evaluate_predictions`.
 
     Returns:
         `sp` and `eo`: the absolute gap of `a` less that of `b`, negative where `a` is fairer; and
@@ -168,7 +155,6 @@ def paired_gap_difference(
 
     Raises:
         DataError: As of `evaluate_predictions`, or there are no groups.
-        ConfigError: As of `evaluate_predictions`.
     """
     if sensitive is None:
         raise DataError("paired_gap_difference: expected the group of each node, found None.")
@@ -182,26 +168,14 @@ def paired_gap_difference(
     _check_options(p.shape[1], positive_class, bootstrap, bins=1)
     decided = [table.argmax(1) == positive_class for table in (p, q)]
     counts = _count(groups, 2, s, y == positive_class, *decided)  # group, label, a, b
-    found = _gap_differences(counts)
-    resampled = _gap_differences(_resample(counts, bootstrap, seed))
-    result: dict[str, Any] = {}
-    for name, value in found.items():
-        result |= {name: float(value), f"{name}_interval": _interval(resampled[name])}
-    return result
+    return _with_intervals(_gap_differences, counts, bootstrap, seed)
 
 
 def pareto_front(accuracies: Sequence[float], gaps: Sequence[float]) -> list[int]:
-    """The points that none other beats.
+    """Places of the points that none other beats, in the order of their gaps.
 
     A point is beaten by one that is at least as accurate with a gap at least as small, and better
     in one of them. Of equal points all are on the front, or none; one that is not finite never is.
-
-    Args:
-        accuracies: More is better.
-        gaps: Less is better; as many.
-
-    Returns:
-        Places of the points, in the order of their gaps.
     """
     accuracy, gap = np.asarray(accuracies, np.float64), np.asarray(gaps, np.float64)
     no_worse = (accuracy[:, None] >= accuracy) & (gap[:, None] <= gap)
@@ -270,14 +244,24 @@ def _count(groups: int, values: int, s: Integers, *others: npt.NDArray[Any]) -> 
     return np.bincount(cell, minlength=int(np.prod(shape))).reshape(shape)
 
 
-def _resample(counts: Integers, times: int, seed: int) -> Integers:
-    """`(times, *counts.shape)`: counts of as many nodes, drawn with replacement."""
+def _with_intervals(
+    measure: Callable[[Integers], dict[str, Numbers]], counts: Integers, times: int, seed: int
+) -> dict[str, Any]:
+    """What is measured of counts, and over as many nodes drawn with replacement its middle 95 %.
+
+    Resamples in which a measure is not defined are left out.
+    """
     random = np.random.Generator(np.random.Philox(key=fold_keys(seed, "bootstrap")))
-    cells = np.flatnonzero(counts)
+    cells, total = np.flatnonzero(counts), counts.sum()
     drawn = np.zeros((times, counts.size), np.int64)
-    total = counts.sum()
     drawn[:, cells] = random.multinomial(total, counts.ravel()[cells] / total, size=times)
-    return drawn.reshape(times, *counts.shape)
+    resampled = measure(drawn.reshape(times, *counts.shape))
+    result: dict[str, Any] = {}
+    for name, value in measure(counts).items():
+        defined = resampled[name][~np.isnan(resampled[name])]
+        ends = np.quantile(defined, (0.025, 0.975)) if len(defined) else np.full(2, np.nan)
+        result |= {name: float(value), f"{name}_interval": ends.tolist()}
+    return result
 
 
 def _share(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Numbers:
@@ -331,12 +315,6 @@ def _gap_differences(counts: Integers) -> dict[str, Numbers]:
     }
 
 
-def _interval(values: Numbers) -> list[float]:
-    """The middle 95 % of resamples, leaving out those in which the measure is not defined."""
-    defined = values[~np.isnan(values)]
-    return np.quantile(defined, (0.025, 0.975)).tolist() if len(defined) else [np.nan, np.nan]
-
-
 def _roc_auc(score: Numbers, positive: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """Area under the ROC curve and DeLong's standard deviation of it.
 
@@ -358,17 +336,10 @@ def _roc_auc(score: Numbers, positive: npt.NDArray[np.bool_]) -> tuple[float, fl
     return float(below.mean()), float(np.sqrt(variance))
 
 
-class _Calibration(NamedTuple):
-    error: float
-    errors: Numbers
-    """Of each group, `(G,)`."""
-    table: list[dict[str, Any]]
-
-
 def _calibration(
     score: Numbers, positive: npt.NDArray[np.bool_], s: Integers, groups: int, bins: int
-) -> _Calibration:
-    """Expected calibration error and what it is made of; see `evaluate_predictions`."""
+) -> tuple[float, Numbers, list[dict[str, Any]]]:
+    """Expected calibration error, that of each group `(G,)`, and what they are made of."""
     place = np.clip((score * bins).astype(np.int64), 0, bins - 1)
     # Nodes, sum of probabilities and positive labels of each group and bin.
     nodes, expected, found = (
@@ -386,7 +357,7 @@ def _calibration(
         }
         for group, bin in np.argwhere(nodes > 0).tolist()
     ]
-    return _Calibration(
+    return (
         float(np.abs(expected.sum(0) - found.sum(0)).sum() / len(score)),
         _share(np.abs(expected - found).sum(1), nodes.sum(1)),
         table,
@@ -395,14 +366,9 @@ def _calibration(
 
 def _undefined(rates: dict[str, npt.NDArray[Any]], groups: int, auc: float) -> list[str]:
     """Sentences about what could not be measured."""
-    warnings: list[str] = []
-    if np.isnan(auc):
-        warnings.append(
-            "roc_auc is not defined: all labels are positive, or none is. Measure on more nodes."
-        )
-    if groups == 1:
-        return warnings
-    for group in range(groups):
+    told = "roc_auc is not defined: all labels are positive, or none is. Measure on more nodes."
+    warnings = [told] if np.isnan(auc) else []
+    for group in range(groups if groups > 1 else 0):
         if not rates["nodes"][group]:
             warnings.append(f"sp_gap and eo_gap are not defined: group {group} has no node here.")
         elif not rates["base_rate"][group]:

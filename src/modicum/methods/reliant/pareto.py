@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from modicum.claims import Picture, Study, run_study
 from modicum.errors import ConfigError
-from modicum.inference import write_table
-from modicum.methods.reliant import pictures
-from modicum.methods.reliant.claim import BASE, arm_of, measure
 from modicum.methods.reliant.data.people import open_graph
 from modicum.methods.reliant.inference import Trained
 from modicum.methods.reliant.metrics import pareto_front
 from modicum.methods.reliant.recipes.distil import Config
 from modicum.options import replace, whole_path
 from modicum.system.files import atomic_write
+
+if TYPE_CHECKING:
+    from modicum.claims import Picture
 
 Recipe = Literal["quick", "official"]
 
@@ -60,6 +59,11 @@ def pareto(
         Means over the seeds of test accuracy, AUC and absolute gaps for each weight, in percent,
         the teacher's among them, and whether they are on the front.
     """
+    from modicum.claims import Study, run_study
+    from modicum.inference import write_table
+    from modicum.methods.reliant import pictures
+    from modicum.methods.reliant.claim import arm_of, measure
+
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: must be at least 1.")
     base = _base(data, run, objective, recipe, framework)
@@ -77,13 +81,7 @@ def pareto(
     graph = open_graph(base.people)
     found = run_study(
         Study(
-            method="reliant",
-            data=graph.name,
-            arms=arms,
-            claims=(),
-            measure=measure,
-            pictures=_no_pictures,
-            fingerprint=graph.fingerprint(),
+            "reliant", graph.name, arms, (), measure, _no_pictures, fingerprint=graph.fingerprint()
         ),
         range(seeds),
         jobs=jobs,
@@ -103,21 +101,13 @@ def pareto(
         for r in found.results
     ]
     write_table(out / "pareto.csv", points)
+    drawn = [(point["alpha"], point["accuracy"], point["gap"]) for point in points]
+    axis = "eo" if base.fairness.objective == "eo" else "sp"
     with atomic_write(out / "pareto.png") as file:
-        file.write(
-            pictures.pareto_plot(
-                [(point["alpha"], point["accuracy"], point["gap"]) for point in points],
-                objective="eo" if base.fairness.objective == "eo" else "sp",
-            )
-        )
-    return {
-        "graph": graph.name,
-        "test_nodes": len(graph.test),
-        "seeds": seeds,
-        "weights": rows,
-        "picture": str(out / "pareto.png"),
-        "table": str(out / "pareto.csv"),
-    }
+        file.write(pictures.pareto_plot(drawn, objective=axis))
+    files = {"picture": str(out / "pareto.png"), "table": str(out / "pareto.csv")}
+    about = {"graph": graph.name, "test_nodes": len(graph.test), "seeds": seeds}
+    return about | {"weights": rows} | files
 
 
 def _base(
@@ -127,12 +117,9 @@ def _base(
     recipe: Recipe,
     framework: Literal["cpf", "akd"],
 ) -> Config:
-    """What all weights have in common.
+    """What all weights have in common."""
+    from modicum.methods.reliant.claim import BASE
 
-    Raises:
-        ConfigError: The options do not fit each other.
-        CheckpointError: The run cannot be read.
-    """
     if run is not None:
         if (data, objective, recipe, framework) != ("blocks", "sp", "quick", "cpf"):
             raise ConfigError("--run: it says data, objective, recipe and framework; leave these.")

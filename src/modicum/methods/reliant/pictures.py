@@ -34,21 +34,15 @@ Array = npt.NDArray[Any]
 
 
 def gap_accuracy_plane(
-    points: Mapping[str, Sequence[tuple[float, float]]],
-    *,
-    gap: Gap = "sp",
-    arrow: tuple[str, str] | None = ("plain student", "RELIANT"),
+    points: Mapping[str, Sequence[tuple[float, float]]], *, gap: Gap = "sp"
 ) -> bytes:
     """Accuracy against absolute gap: a point a seed, a cross for mean and 95 % interval.
 
-    The interval is Student's over the seeds; one seed has none.
-
-    Args:
-        points: For each network `(gap, accuracy)` of every seed, in percent.
-        gap: What the gap is of.
-        arrow: From whose mean to whose an arrow is drawn, if both are there; None for none.
+    The interval is Student's over the seeds; one seed has none. `points` are `(gap, accuracy)` of
+    every seed in percent, for each network. An arrow leads from the mean of the plain student to
+    that of RELIANT, if both are there.
     """
-    figure, axes = _figure(5.4, 3.8)
+    figure, ((axes,),) = _figure(5.4, 3.8)
     means: dict[str, Array] = {}
     for place, (name, of_seeds) in enumerate(points.items()):
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
@@ -60,42 +54,29 @@ def gap_accuracy_plane(
             *means[name], xerr=reach[0], yerr=reach[1], color=colour, capsize=3, elinewidth=1.5
         )
         axes.plot(*means[name], marker, color=colour, markersize=7, label=_plain(name), zorder=4)
-    if arrow is not None and all(name in means for name in arrow):
+    if {"plain student", "RELIANT"} <= set(means):
         axes.annotate(
-            "", tuple(means[arrow[1]]), tuple(means[arrow[0]]), zorder=5,
+            "", tuple(means["RELIANT"]), tuple(means["plain student"]), zorder=5,
             arrowprops={
                 "arrowstyle": "-|>", "color": _INK, "mutation_scale": 14, "shrinkA": 7, "shrinkB": 7
             },
         )  # fmt: skip
-    axes.set(xlabel=GAPS[gap], ylabel="accuracy, percent")
-    axes.set_xlim(left=min(0, axes.get_xlim()[0]))
-    _legend(axes)
-    return png(figure)
+    return _accuracy_against(gap, axes, figure)
 
 
 def score_distributions(
     scores: Mapping[str, Array],
     groups: Array,
     names: Sequence[str],
-    *,
     threshold: float | None = 0.5,
-    bins: int = 20,
 ) -> bytes:
     """How the probability of a positive decision is distributed in each group, network by network.
 
-    Args:
-        scores: For each network `(M,)`, probabilities.
-        groups: `(M,)`, group of each node.
-        names: Names of the groups.
-        threshold: Where decisions turn, drawn as a line; with more than two classes there is no
-            such place.
-        bins: Equal parts of 0 to 1.
+    `scores` are the probabilities `(M,)` of each network, `groups` `(M,)` the group of each node.
+    Decisions turn at `threshold`, drawn as a line; with more than two classes nowhere (None).
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.9 * len(scores) + 0.6, 3.1), layout="constrained")
-    grid = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
-    edges = np.linspace(0, 1, bins + 1)
+    figure, (grid,) = _figure(2.9 * len(scores) + 0.6, 3.1, 1, len(scores), sharey=True)
+    edges = np.linspace(0, 1, 21)
     for axes, (network, score) in zip(grid, scores.items(), strict=True):
         for group, name in enumerate(names):
             inside = score[groups == group]
@@ -111,7 +92,7 @@ def score_distributions(
         axes.set(title=_plain(network), xlabel="probability of a positive decision", xlim=(0, 1))
         _bare(axes)
     grid[0].set_ylabel("share of the group, percent")
-    _legend(grid[-1])
+    grid[-1].legend(fontsize=8, frameon=False)
     return png(figure)
 
 
@@ -124,23 +105,13 @@ def group_confusions(
 ) -> bytes:
     """Confusion matrices: a row of pictures a network, a column a group.
 
-    A cell says which share of a label's nodes is decided so, and how many nodes that is.
-
-    Args:
-        decisions: For each network `(M,)`, classes.
-        labels: `(M,)`, classes.
-        groups: `(M,)`, group of each node.
-        group_names: Names of the groups.
-        class_names: Names of the C classes.
+    A cell says which share of a label's nodes is decided so, and how many nodes that is. Decisions
+    (of each network) and labels are classes, `(M,)`; groups are those of the nodes, `(M,)`.
     """
-    from matplotlib.figure import Figure
-
     classes, rows, columns = len(class_names), len(decisions), len(group_names)
-    side = max(1.9, 0.62 * classes)
-    figure = Figure(
-        figsize=((side + 0.35) * columns + 1.4, (side + 0.35) * rows + 0.5), layout="constrained"
-    )
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    side = max(1.9, 0.62 * classes) + 0.35
+    width, height = side * columns + 1.4, side * rows + 0.5
+    figure, grid = _figure(width, height, rows, columns, sharex=True, sharey=True)
     ticks = [_plain(textwrap.fill(name, 14)) for name in class_names]
     for network_axes, (network, decided) in zip(grid, decisions.items(), strict=True):
         for group, axes in enumerate(network_axes):
@@ -173,21 +144,12 @@ def of_networks(
     class_names: Sequence[str],
     positive: int = 1,
 ) -> tuple[bytes, bytes]:
-    """`score_distributions` and `group_confusions` of networks.
-
-    Args:
-        probabilities: For each network `(M, C)`.
-        labels: `(M,)`, classes.
-        groups: `(M,)`, group of each node.
-        group_names: Names of the groups.
-        class_names: Names of the C classes.
-        positive: The class of a positive decision.
-    """
+    """`score_distributions` and `group_confusions` of the probabilities `(M, C)` of networks."""
     scores = {name: p[:, positive] for name, p in probabilities.items()}
     decisions = {name: p.argmax(1) for name, p in probabilities.items()}
     threshold = 0.5 if len(class_names) == 2 else None
     return (
-        score_distributions(scores, groups, group_names, threshold=threshold),
+        score_distributions(scores, groups, group_names, threshold),
         group_confusions(decisions, labels, groups, group_names, class_names),
     )
 
@@ -196,13 +158,9 @@ def pareto_plot(points: Sequence[tuple[float, float, float]], *, objective: Gap 
     """Accuracy against gap for each weight of the fairness term, the front of the means marked.
 
     Small points are seeds, large ones their means; a filled mean is on the front, which none other
-    beats in both.
-
-    Args:
-        points: `(alpha, accuracy, gap)` of every run, accuracy and absolute gap in percent.
-        objective: What the gap is of.
+    beats in both. `points` are `(alpha, accuracy, gap)` of every run, the latter two in percent.
     """
-    figure, axes = _figure(5.4, 3.8)
+    figure, ((axes,),) = _figure(5.4, 3.8)
     rows = np.asarray(points, np.float64).reshape(-1, 3)
     alphas = np.unique(rows[:, 0])
     means = np.stack([rows[rows[:, 0] == alpha].mean(0) for alpha in alphas])
@@ -219,28 +177,16 @@ def pareto_plot(points: Sequence[tuple[float, float, float]], *, objective: Gap 
             gap, accuracy, marker, color=colour, markersize=8, mew=1.5, zorder=4,
             mfc=colour if place in front else "white", label=rf"$\alpha$ = {alpha:g}",
         )  # fmt: skip
-    axes.set(xlabel=GAPS[objective], ylabel="accuracy, percent")
-    axes.set_xlim(left=min(0, axes.get_xlim()[0]))
-    _legend(axes)
-    return png(figure)
+    return _accuracy_against(objective, axes, figure)
 
 
 def graph_overview(
     names: Sequence[str], sizes: Array, base_rates: Array, degrees: Array, *, positive: str
 ) -> bytes:
-    """Sizes of the groups, their base rates, and how many neighbours nodes have.
-
-    Args:
-        names: Names of the G groups.
-        sizes: `(G,)`, nodes of each.
-        base_rates: `(G,)`, fractions.
-        degrees: `(N,)`, neighbours of each node.
-        positive: What the positive label is called.
+    """Sizes `(G,)` of the groups, their base rates `(G,)`, which are fractions of the label called
+    `positive`, and how many neighbours nodes have: `degrees`, `(N,)`.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.6, 2.9), layout="constrained")
-    size_axes, rate_axes, degree_axes = figure.subplots(1, 3)
+    figure, ((size_axes, rate_axes, degree_axes),) = _figure(9.6, 2.9, 1, 3)
     rows = np.arange(len(names))
     colours = [COLOURS[group % len(COLOURS)] for group in rows]
     for axes, values, texts in (
@@ -267,13 +213,22 @@ def graph_overview(
     return png(figure)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def _figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **shared: bool
+) -> tuple[Figure, Array]:
+    """A figure of so many inches, and its axes `(rows, columns)`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
+def _accuracy_against(gap: Gap, axes: Axes, figure: Figure) -> bytes:
     _bare(axes)
-    return figure, axes
+    axes.set(xlabel=GAPS[gap], ylabel="accuracy, percent")
+    axes.set_xlim(left=min(0, axes.get_xlim()[0]))
+    axes.legend(fontsize=8, frameon=False)
+    return png(figure)
 
 
 def _bare(axes: Axes) -> None:
@@ -282,10 +237,6 @@ def _bare(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.title.set_fontsize(10)
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(fontsize=8, frameon=False)
 
 
 def _interval_reach(values: Array) -> Array:
@@ -299,5 +250,4 @@ def _interval_reach(values: Array) -> Array:
 
 
 def _plain(text: str) -> str:
-    # Dollar signs would start a formula.
-    return text.replace("$", r"\$")
+    return text.replace("$", r"\$")  # which would start a formula

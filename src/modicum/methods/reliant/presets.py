@@ -14,11 +14,9 @@ from modicum.options import replace
 
 
 def _cpf(data: str, network: Any = "gcn", **options: Any) -> Preset:
-    return Preset(
-        f"CPF on {data.partition('=')[0]} with the {network} teacher (recipe of the official "
-        f"code).",
-        replace(Config(), data=data, teacher=Teacher(network=network), **options),
-    )
+    name = data.partition("=")[0]
+    about = f"CPF on {name} with the {network} teacher (recipe of the official code)."
+    return Preset(about, replace(Config(), data=data, teacher=Teacher(network=network), **options))
 
 
 # Students of CPF as in the official code: rounds are its num_layers less one, and where its
@@ -45,10 +43,7 @@ TEACHER = Recipe(
     config=teacher.Config,
     train=teacher.train,
     presets={
-        "default": Preset(
-            "the official recipe: a GCN, at most 1000 epochs.",
-            teacher.Config(),
-        ),
+        "default": Preset("the official recipe: a GCN, at most 1000 epochs.", teacher.Config()),
         "blocks": Preset(
             "the teacher of the small experiment on the block model (see README, Results).",
             teacher.Config(teacher=BASE_TEACHER),

@@ -5,7 +5,6 @@ Its propagated features are written to disk once, and a batch reads its rows fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.losses import distillation_loss, step_surrogate
-from modicum.methods.reliant.networks.students import hops_of
+from modicum.methods.reliant.networks.students import DecoupledStudent, hops_of
 from modicum.methods.reliant.recipes.epochs import Student, frozen
 from modicum.methods.reliant.recipes.fairness import FairnessTerm
 from modicum.methods.reliant.recipes.teacher import Targets
@@ -30,13 +29,15 @@ class PropagatedFeatures:
     Args:
         path: File to write, replaced if it is there.
         graph: The whole graph.
-        features: `(N, F)`.
-        hops: k.
+        student: With a `DecoupledStudent`; X are its features, k its hops.
+        batch_size: Nodes at a time.
     """
 
-    def __init__(self, path: Path, graph: Graph, features: Tensor, hops: int) -> None:
+    def __init__(self, path: Path, graph: Graph, student: Student, batch_size: int) -> None:
+        assert isinstance(student.network, DecoupledStudent)
+        hops, features = student.network.hops, student.features
         nodes, columns = features.shape
-        self._path = path
+        self._path, self._graph, self.batch_size = path, graph, batch_size
         # Of this process alone, and made anew by every session: it need not be written atomically.
         self._mapped = np.memmap(path, np.float32, "w+", shape=(nodes, columns * (hops + 1)))
         for start in range(0, columns, COLUMNS_AT_A_TIME):
@@ -44,11 +45,25 @@ class PropagatedFeatures:
             for hop, values in enumerate(hops_of(graph, part, hops)):
                 place = hop * columns + start
                 self._mapped[:, place : place + part.shape[1]] = values.cpu().numpy()
-        self._device = features.device
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Rows `(B, F * (k + 1))` of the nodes `index`, `(B,)`."""
-        return torch.from_numpy(self._mapped[index.cpu().numpy()]).to(self._device)
+        return torch.from_numpy(self._mapped[index.cpu().numpy()]).to(self._graph.device)
+
+    @torch.no_grad()
+    def predict(self, student: Student, *, own_proxies: bool = False) -> Tensor:
+        """Class probabilities `(N, C)`, each node with the mean proxy or with its own."""
+        student.network.eval()
+        found: list[Tensor] = []
+        for index in torch.arange(self._graph.nodes, device=self._graph.device).split(
+            self.batch_size
+        ):
+            if own_proxies and student.proxies is not None:
+                seen = student.proxies.rows[index]
+            else:
+                seen = student.proxy_rows(self._graph, index, predicting=True)
+            found.append(student.rows_logits(self[index], seen).softmax(1))
+        return torch.cat(found)
 
     def remove(self) -> None:
         """Delete the file."""
@@ -98,21 +113,12 @@ def batches_epoch(
     targets: Targets,
     fairness: FairnessTerm | None,
     step: Step,
-    batches: Sequence[Tensor],
+    order: Tensor,
 ) -> dict[str, Tensor]:
-    """One epoch of RELIANT over batches of nodes.
+    """One epoch of RELIANT over batches of the nodes in `order`, `(N,)` on any device.
 
     The distance to the teacher is that of CPF over the batch, scaled up to all nodes, and training
     nodes add the cross entropy of their labels (inferred: CPF's own student knows them).
-
-    Args:
-        graph: The whole graph.
-        rows: Its propagated features.
-        student: With a `DecoupledStudent`.
-        targets: The teacher's.
-        fairness: The fairness term, or none.
-        step: Backward and update.
-        batches: Node numbers of each batch.
 
     Returns:
         Means of the terms over the batches, detached scalars.
@@ -120,17 +126,17 @@ def batches_epoch(
     network, proxies, proxy_optimizer = student.network, student.proxies, student.proxy_optimizer
     gap = own_gap = None
     if fairness is not None:
-        size = max(len(index) for index in batches)
-        p = predict_rows(graph, rows, student, size)
+        p = rows.predict(student)
         fairness(p, fairness.student_nodes)  # it refuses groups that are empty
         gap = RunningGap(fairness, fairness.student_nodes, p)
         if proxies is not None and proxy_optimizer is not None:
-            p = predict_rows(graph, rows, student, size, own_proxies=True)
+            p = rows.predict(student, own_proxies=True)
             own_gap = RunningGap(fairness, fairness.proxy_nodes, p)
     network.train()
     training = graph.training
     outside = float((~training).sum())
     sums: dict[str, Tensor] = {}
+    batches = order.to(graph.device).split(rows.batch_size)
     for index in batches:
         h = rows[index]
         logits = student.rows_logits(h, student.proxy_rows(graph, index))
@@ -155,32 +161,3 @@ def batches_epoch(
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(term.detach())) + term.detach()
     return {name: total / len(batches) for name, total in sums.items()}
-
-
-@torch.no_grad()
-def predict_rows(
-    graph: Graph,
-    rows: PropagatedFeatures,
-    student: Student,
-    batch_size: int,
-    *,
-    own_proxies: bool = False,
-) -> Tensor:
-    """Class probabilities `(N, C)` of every node, a batch at a time.
-
-    Args:
-        graph: The graph.
-        rows: Its propagated features.
-        student: With a `DecoupledStudent`.
-        batch_size: Nodes at a time.
-        own_proxies: Each node with its own proxy instead of the mean.
-    """
-    student.network.eval()
-    found: list[Tensor] = []
-    for index in torch.arange(graph.nodes, device=graph.device).split(batch_size):
-        if own_proxies and student.proxies is not None:
-            seen = student.proxies.rows[index]
-        else:
-            seen = student.proxy_rows(graph, index, predicting=True)
-        found.append(student.rows_logits(rows[index], seen).softmax(1))
-    return torch.cat(found)

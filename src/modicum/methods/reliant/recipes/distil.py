@@ -5,43 +5,29 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 
 from modicum.engine.random import fold_keys, permutation
-from modicum.engine.run import Run, RunOptions
 from modicum.errors import ConfigError, DataError
 from modicum.methods.reliant.data.people import People, positive_class
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.partition import collect, keep_own_rows
 from modicum.methods.reliant.losses import GlobalTarget
+from modicum.methods.reliant.networks import distilled
 from modicum.methods.reliant.networks.discriminators import Adversary
-from modicum.methods.reliant.networks.distilled import (
-    OWN,
-    Distilled,
-    Proxies,
-    StudentName,
-    build_student,
-)
-from modicum.methods.reliant.networks.students import Attention, DecoupledStudent
-from modicum.methods.reliant.recipes.batches import (
-    PropagatedFeatures,
-    batches_epoch,
-    predict_rows,
-)
-from modicum.methods.reliant.recipes.epochs import (
-    ProxyInStudent,
-    Student,
-    akd_epoch,
-    cpf_epoch,
-)
+from modicum.methods.reliant.networks.distilled import OWN, Distilled, Proxies, StudentName
+from modicum.methods.reliant.networks.students import Attention
+from modicum.methods.reliant.recipes import training
+from modicum.methods.reliant.recipes.batches import PropagatedFeatures, batches_epoch
+from modicum.methods.reliant.recipes.epochs import ProxyInStudent, Student, akd_epoch, cpf_epoch
 from modicum.methods.reliant.recipes.fairness import (
-    NO_GRADIENT,
     Fairness,
     FairnessTerm,
     Framework,
@@ -50,21 +36,19 @@ from modicum.methods.reliant.recipes.fairness import (
 from modicum.methods.reliant.recipes.teacher import (
     Targets,
     Teacher,
-    TrainedTeacher,
     fit_teacher,
-    given_targets,
-    network_targets,
     read_teacher,
+    targets_of,
     teacher_phase,
 )
-from modicum.methods.reliant.recipes.training import (
-    Execution,
-    Phase,
-    begin,
-    collect_networks,
-    validation_scores,
-)
+from modicum.methods.reliant.recipes.training import Execution, Phase
 from modicum.options import FLAT, Ge, Gt, Interval, Options, replace
+
+if TYPE_CHECKING:
+    from modicum.engine.run import Run, RunOptions
+
+Builder = Callable[[int, int], nn.Module]
+"""Builds a student of the user's from numbers of features and classes."""
 
 
 @dataclass(frozen=True)
@@ -180,78 +164,55 @@ class Config(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for wrong, message in _combinations(self):
-            if wrong:
-                raise ConfigError(message)
+        self.fairness.refuse_without_gradient(self.framework)
+        for message in _contradictions(self):
+            raise ConfigError(message)
 
     def filled(self) -> Config:
         """The same with what the framework chooses where options leave it open (official code)."""
         cpf = self.framework == "cpf"
         student = self.network.student or ("plp" if cpf else "sgc")
         rate = self.training.learning_rate or (0.01 if cpf else 1e-3)
-        groups = {
-            "network": {"student": student, "dropout": 0.8 if student == "plp" else 0.5},
-            "fairness": {"alpha": 1000.0 if cpf else 10.0},
-            "proxies": {"proxy_learning_rate": rate if cpf else 1e-3},
-            "training": {
-                "epochs": 1000 if cpf else 600,
-                "learning_rate": rate,
-                "weight_decay": 0.01 if cpf else 5e-4,
-            },
+        usual: dict[str, Any] = {
+            "student": student,
+            "dropout": 0.8 if student == "plp" else 0.5,
+            "alpha": 1000.0 if cpf else 10.0,
+            "proxy_learning_rate": rate if cpf else 1e-3,
+            "epochs": 1000 if cpf else 600,
+            "learning_rate": rate,
+            "weight_decay": 0.01 if cpf else 5e-4,
         }
-        usual = {
-            name: value
-            for group, values in groups.items()
-            for name, value in values.items()
-            if getattr(getattr(self, group), name) is None
-        }
-        return replace(self, **usual)
+        groups = (self.network, self.fairness, self.proxies, self.training)
+        given = {name: value for group in groups for name, value in vars(group).items()}
+        return replace(self, **{n: value for n, value in usual.items() if given[n] is None})
 
 
-def _combinations(config: Config) -> list[tuple[bool, str]]:
-    """Whether options contradict each other, with what is then said."""
+def _contradictions(config: Config) -> Iterator[str]:
+    """What is said of options that contradict each other."""
     akd, student = config.framework == "akd", config.network.student
     in_batches = config.network.batch_size is not None
-    return [
-        (
-            akd and student in ("plp", "decoupled"),
-            f"--student {student} --framework akd: it has no embedding; use sgc or gcn.",
-        ),
-        (
-            akd and config.training.select_gap_weight > 0,
+    if akd and student in ("plp", "decoupled"):
+        yield f"--student {student} --framework akd: it has no embedding; use sgc or gcn."
+    if akd and config.training.select_gap_weight > 0:
+        yield (
             "--select-gap-weight: akd keeps the epoch of the smallest cross entropy; leave the "
-            "option out.",
-        ),
-        (
-            akd and config.fairness.alpha_scale != "official",
+            "option out."
+        )
+    if akd and config.fairness.alpha_scale != "official":
+        yield (
             "--alpha-scale: the losses of akd are means, which do not grow with the number of "
-            "nodes. Leave the option out.",
-        ),
-        (
-            not akd and config.adversarial.dropout_in_evaluation,
-            "--dropout-in-evaluation: it is the authors' way for akd alone.",
-        ),
-        (
-            not akd and (config.fairness.objective, config.fairness.eo_labels) == ("eo", "train"),
-            NO_GRADIENT,
-        ),
-        (
-            in_batches and (akd or student != "decoupled"),
-            "--batch-size needs --student decoupled and --framework cpf.",
-        ),
-        (
-            in_batches and config.execution.parts > 1,
-            "--batch-size and --parts: batches are drawn from a whole graph.",
-        ),
-        (
-            config.fairness.objective == "none" and not config.compare,
-            "--objective none --no-compare: no student would be trained.",
-        ),
-        (
-            config.teacher_run is not None and config.soft_targets is not None,
-            "--teacher-run and --soft-targets: give one of them.",
-        ),
-    ]
+            "nodes. Leave the option out."
+        )
+    if not akd and config.adversarial.dropout_in_evaluation:
+        yield "--dropout-in-evaluation: it is the authors' way for akd alone."
+    if in_batches and (akd or student != "decoupled"):
+        yield "--batch-size needs --student decoupled and --framework cpf."
+    if in_batches and config.execution.parts > 1:
+        yield "--batch-size and --parts: batches are drawn from a whole graph."
+    if config.fairness.objective == "none" and not config.compare:
+        yield "--objective none --no-compare: no student would be trained."
+    if config.teacher_run is not None and config.soft_targets is not None:
+        yield "--teacher-run and --soft-targets: give one of them."
 
 
 def train(
@@ -260,7 +221,7 @@ def train(
     *,
     graph: Graph | None = None,
     teacher: nn.Module | Targets | None = None,
-    student: Callable[[int, int], nn.Module] | None = None,
+    student: Builder | None = None,
 ) -> Distilled:
     """Train teacher, plain student and RELIANT student, and leave them in the run's folder.
 
@@ -279,70 +240,56 @@ def train(
         DataError: The graph cannot be used.
         ConfigError: The options do not fit each other or the graph.
     """
-    graph, notes = begin(run, config, config.people, graph, config.execution.parts)
+    graph, notes = training.begin(run, config, config.people, graph, config.execution.parts)
     config = config.filled()
     _check(config, graph)
-    visible = _visible(config, graph)
-    given: TrainedTeacher | None = None
-    told: Targets | Path | None = config.soft_targets
-    taught: Phase | None = None
-    if isinstance(teacher, nn.Module):
-        given = TrainedTeacher(copy.deepcopy(teacher).to(run.device), {"name": OWN}, epochs=0)
-    elif teacher is not None:
-        told = teacher
-    elif config.teacher_run is not None:
-        given = read_teacher(config.teacher_run, notes)
-        given.network.to(run.device)
-    elif told is None:
+    visible = _visible(config, graph)  # which may find that there are none
+    taught: Phase | None = None  # the teacher, if this run trains it
+    of_teacher: Mapping[str, Any] = {"name": OWN}
+    done = 0  # epochs of the run before those of the students
+    source = config.soft_targets if teacher is None else teacher
+    if isinstance(source, nn.Module):
+        source = copy.deepcopy(source).to(run.device)
+    elif source is None and config.teacher_run is not None:
+        source, of_teacher, done = read_teacher(config.teacher_run, notes)
+        source.to(run.device)
+    elif source is None:
         taught = teacher_phase(config.teacher, run, graph)
-        given = TrainedTeacher(taught.network, taught.arguments, taught.epochs)
+        source, of_teacher, done = taught.network, taught.arguments, taught.epochs
 
     # All phases before the first is trained: a checkpoint holds them all.
-    roles = ["plain"] if config.compare or config.fairness.objective == "none" else []
-    roles += ["reliant"] if config.fairness.objective != "none" else []
-    students = {
-        role: student_phase(
-            config, run, graph, role, visible if role == "reliant" else None, student
-        )
-        for role in roles
-    }
+    fair = config.fairness.objective != "none"
+    roles = [*(["plain"] if config.compare or not fair else []), *(["reliant"] if fair else [])]
+    students = {role: _student_phase(config, run, graph, role, student) for role in roles}
     for phase in [*([taught] if taught else []), *students.values()]:
         phase.register(run, graph)
-    done = 0 if given is None else given.epochs
     total = done + sum(phase.epochs for phase in students.values())
 
     if taught is not None:
         # What does not fit is told before the teacher is trained.
-        targets = _targets(config, graph, taught.network)
-        if config.fairness.objective == "sp" or config.fairness.eo_labels in (
-            "validation",
-            "train",
-        ):
-            _fairness(config, graph, targets)
+        targets, term = _targets(config, graph, source), config.fairness
+        if term.objective == "sp" or term.eo_labels in ("validation", "train"):
+            _fairness_term(config, graph, targets)
         fit_teacher(config.people, config.execution, run, graph, taught, total=total)
     else:  # the steps of one trained before count, so that random numbers are those of one run
         for _ in run.iterations(done, of=total):
             run.end_iterations()
-    targets = _targets(config, graph, told if given is None else given.network)
-    fairness = _fairness(config, graph, targets)
+    targets = _targets(config, graph, source)
+    fairness = _fairness_term(config, graph, targets)
     for phase in students.values():
-        fit_student(config, run, graph, phase, targets, fairness, visible, first=done, total=total)
+        _fit(config, run, graph, phase, targets, fairness, first=done, total=total)
         done += phase.epochs
 
     networks = {role: phase.network for role, phase in students.items()}
     arguments = {role: phase.arguments for role, phase in students.items()}
-    if given is not None:
-        networks["teacher"], arguments["teacher"] = given.network, given.arguments
-    distilled = collect_networks(
-        graph,
-        networks,
-        arguments,
-        students["reliant"].proxies if "reliant" in students else None,
-        None if len(visible) == graph.features.shape[1] else visible,
-    )
-    run.result(distilled, notes=notes)
+    if isinstance(source, nn.Module):
+        networks["teacher"], arguments["teacher"] = source, of_teacher
+    proxies = students["reliant"].proxies if fair else None
+    seen = None if len(visible) == graph.features.shape[1] else visible
+    result = training.collect_networks(graph, networks, arguments, proxies, seen)
+    run.result(result, notes=notes)
     run.finish()
-    return distilled
+    return result
 
 
 def _check(config: Config, graph: Graph) -> None:
@@ -372,79 +319,50 @@ def _visible(config: Config, graph: Graph) -> tuple[int, ...]:
     return visible
 
 
-def _targets(config: Config, graph: Graph, source: nn.Module | Targets | Path | None) -> Targets:
-    """What the teacher says of every node.
-
-    Raises:
-        DataError: It does not fit the graph.
-        ConfigError: GraphAKD needs an embedding as wide as the student's, and there is none.
-    """
-    akd = config.framework == "akd"
-    if isinstance(source, nn.Module):
-        targets = network_targets(graph, source, embed=akd, rounded=config.round_soft_targets)
-    else:
-        assert source is not None
-        targets = given_targets(graph, source)
-    width = None if targets.embedding is None else targets.embedding.shape[1]
-    if akd and width != config.network.hidden:
-        found = "none" if width is None else f"one of {width} numbers"
+def _targets(config: Config, graph: Graph, source: nn.Module | Targets | Path) -> Targets:
+    """What the teacher says of every node; GraphAKD needs an embedding as wide as the student's."""
+    akd, width = config.framework == "akd", config.network.hidden
+    targets = targets_of(graph, source, embed=akd, rounded=config.round_soft_targets)
+    found = None if targets.embedding is None else targets.embedding.shape[1]
+    if akd and found != width:
         raise ConfigError(
-            f"--framework akd compares the teacher's embedding with the student's of "
-            f"{config.network.hidden} numbers (--hidden); the teacher has {found}. Make both as "
-            f"wide (--hidden, --teacher.hidden)."
+            f"--framework akd compares the teacher's embedding with the student's of {width} "
+            f"numbers (--hidden); the teacher has "
+            f"{'none' if found is None else f'one of {found} numbers'}. Make both as wide "
+            f"(--hidden, --teacher.hidden)."
         )
     return targets
 
 
-def _fairness(config: Config, graph: Graph, targets: Targets) -> FairnessTerm | None:
-    """The fairness term of the RELIANT student.
-
-    Raises:
-        DataError: A group has none of the nodes it looks at.
-        ConfigError: The labels make no sense in the framework.
-    """
+def _fairness_term(config: Config, graph: Graph, targets: Targets) -> FairnessTerm | None:
+    """The fairness term of the RELIANT student, which refuses groups without nodes."""
     positive, p = positive_class(config.people, graph), targets.probabilities
     term = fairness_term(graph, p, config.fairness, config.framework, positive)
-    if term is not None:  # the gap refuses empty groups
+    if term is not None:
         term(p, term.student_nodes)
         term(p, term.proxy_nodes)
     return term
 
 
-def student_phase(
-    config: Config,
-    run: Run,
-    graph: Graph,
-    role: str,
-    visible: tuple[int, ...] | None,
-    own: Callable[[int, int], nn.Module] | None,
-) -> Phase:
-    """An untrained student, its optimizers, and what it is trained with.
-
-    Args:
-        config: The recipe, filled.
-        run: The run.
-        graph: Whole, or a part.
-        role: plain, or reliant, which has proxies.
-        visible: Numbers of the features that the RELIANT student sees; None for the plain one.
-        own: Builds a student of the user's.
-    """
+def _student_phase(config: Config, run: Run, graph: Graph, role: str, own: Builder | None) -> Phase:
+    """An untrained student, its optimizers, and what it is trained with."""
     torch.manual_seed(fold_keys(run.seed, "student") >> 1)
+    nodes, classes = graph.messages.total_nodes, len(graph.classes)
     columns, proxies = graph.features.shape[1], None
-    if visible is not None:
-        columns = len(visible)
+    if role == "reliant":
+        columns = len(_visible(config, graph))
         if config.proxies.proxy == "learned":
-            proxies = Proxies(graph.messages.total_nodes, config.proxies.proxy_size)
+            proxies = Proxies(nodes, config.proxies.proxy_size)
         elif config.proxies.proxy == "sensitive":
             assert graph.sensitive is not None
             proxies = Proxies.of_groups(collect(graph, graph.sensitive), len(graph.groups))
     size = 0 if proxies is None else proxies.rows.shape[1]
     arguments: dict[str, Any] = {"name": OWN}
     if own is None:
-        arguments = student_arguments(config.network, columns + size, len(graph.classes), size)
-        network = build_student(**arguments, nodes=graph.messages.total_nodes)
+        arguments = _arguments(config.network, columns + size, classes, size)
+        network = distilled.build_student(**arguments, nodes=nodes)
     else:
-        network = own(columns + size, len(graph.classes))
+        network = own(columns + size, classes)
         if config.framework == "akd" and not hasattr(network, "embed"):
             raise ConfigError(
                 f"--framework akd compares embeddings, and {type(network).__name__} has no method "
@@ -455,128 +373,96 @@ def student_phase(
     if proxies is not None:
         modules["proxies"] = proxies
     if config.framework == "akd":
-        modules["adversary"] = Adversary(len(graph.classes), config.network.hidden)
+        modules["adversary"] = Adversary(classes, config.network.hidden)
     modules.to(run.device)
     keep_own_rows(graph, modules)  # from the same numbers however many processes there are
-    training, other_rate = config.training, config.proxies.proxy_learning_rate
-    assert training.learning_rate is not None
-    assert training.weight_decay is not None
-    assert training.epochs is not None
-    assert other_rate is not None
-    rates = {"network": training.learning_rate, "proxies": other_rate, "adversary": other_rate}
-    optimizers = {
-        part: run.prepare(
-            torch.optim.Adam(
-                module.parameters(), lr=rates[part], weight_decay=training.weight_decay
-            )
-        )
-        for part, module in modules.items()
-        if any(p.requires_grad for p in module.parameters())
-    }
+    options: Any = config.training  # whose values are filled in
+    other_rate = config.proxies.proxy_learning_rate
+    optimizers: dict[str, Optimizer] = {}
+    for name, module in modules.items():
+        if any(p.requires_grad for p in module.parameters()):
+            rate = options.learning_rate if name == "network" else other_rate
+            adam = Adam(module.parameters(), lr=rate, weight_decay=options.weight_decay)
+            optimizers[name] = run.prepare(adam)
     # GraphAKD trains to the end and keeps the best epoch; CPF stops early.
-    patience = training.patience if config.framework == "cpf" else training.epochs
-    return Phase(role, training.epochs, patience, arguments, modules, optimizers)
+    patience = options.patience if config.framework == "cpf" else options.epochs
+    return Phase(role, options.epochs, patience, arguments, modules, optimizers)
 
 
-def student_arguments(
-    network: Network, in_features: int, classes: int, proxy_size: int
-) -> dict[str, Any]:
+_OF_STUDENT: Mapping[str | None, Sequence[str]] = {
+    "plp": ("rounds", "mlp_layers", "attention_dropout", "attention", "tied_dropout"),
+    "decoupled": ("hops",),
+}
+"""Options that one student alone has."""
+
+
+def _arguments(network: Network, in_features: int, classes: int, proxy_size: int) -> dict[str, Any]:
     """What `build_student` makes a student of, but for the number of nodes."""
-    arguments: dict[str, Any] = {
-        "name": network.student,
-        "in_features": in_features,
-        "classes": classes,
-        "hidden": network.hidden,
-        "dropout": network.dropout,
-    }
-    own: dict[str | None, dict[str, Any]] = {
-        "plp": {
-            "rounds": network.rounds,
-            "mlp_layers": network.mlp_layers,
-            "attention_dropout": network.attention_dropout,
-            "attention": network.attention,
-            "tied_dropout": network.tied_dropout,
-        },
-        "decoupled": {"hops": network.hops, "proxy_size": proxy_size},
-    }
-    return arguments | own.get(network.student, {})
+    names = ("hidden", "dropout", *_OF_STUDENT.get(network.student, ()))
+    arguments = {"name": network.student, "in_features": in_features, "classes": classes}
+    arguments |= {name: getattr(network, name) for name in names}
+    return arguments | ({"proxy_size": proxy_size} if network.student == "decoupled" else {})
 
 
-def fit_student(
+def _fit(
     config: Config,
     run: Run,
     graph: Graph,
     phase: Phase,
     targets: Targets,
     fairness: FairnessTerm | None,
-    visible: tuple[int, ...],
     *,
     first: int,
     total: int,
 ) -> None:
-    """Distil the teacher into one student.
+    """Distil the teacher into one student, after `first` of the `total` epochs of the run.
 
-    Args:
-        config: The recipe, filled.
-        run: The run.
-        graph: Whole, or a part.
-        phase: The student.
-        targets: What the teacher says.
-        fairness: The fairness term, of the RELIANT student alone.
-        visible: Numbers of the features that one sees.
-        first: Epochs of the run before.
-        total: Epochs of the run.
+    The fairness term and the choice of features are those of the RELIANT student alone.
     """
-    fair, adversarial = phase.name == "reliant", config.adversarial
+    fair, adversarial, cpf = phase.name == "reliant", config.adversarial, config.framework == "cpf"
     fairness = fairness if fair else None
     student = Student(
         phase.network,
         phase.optimizers["network"],
-        graph.features[:, list(visible)] if fair else graph.features,
+        graph.features[:, list(_visible(config, graph))] if fair else graph.features,
         phase.proxies,
         phase.optimizers.get("proxies"),
         config.proxies.proxy_in_student,
         run.autocast,
     )
     step, positive = phase.step_of(run, graph), positive_class(config.people, graph)
-    size, rows = config.network.batch_size, None
-    if size is not None:
-        assert isinstance(student.network, DecoupledStudent)
+    rows = None
+    if config.network.batch_size is not None:
         file = run.folder / f"{phase.name}.propagated"
-        rows = PropagatedFeatures(file, graph, student.features, student.network.hops)
+        rows = PropagatedFeatures(file, graph, student, config.network.batch_size)
 
     for epoch in phase.run_epochs(run, graph, first, total):
-        if rows is not None and size is not None:
+        if rows is not None:
             order = torch.from_numpy(permutation(graph.nodes, run.seed, epoch, phase.name))
-            batches = order.to(graph.device).split(size)
-            terms = batches_epoch(graph, rows, student, targets, fairness, step, batches)
-        elif config.framework == "cpf":
+            terms = batches_epoch(graph, rows, student, targets, fairness, step, order)
+        elif cpf:
             terms = cpf_epoch(graph, student, targets, fairness, step)
         else:
+            adversary, adam = phase.modules["adversary"], phase.optimizers["adversary"]
+            assert isinstance(adversary, Adversary)
             terms = akd_epoch(
-                graph,
-                student,
-                phase.adversary,
-                phase.optimizers["adversary"],
-                targets,
-                fairness,
-                step,
+                graph, student, adversary, adam, targets, fairness, step,
                 train_adversary=epoch % adversarial.train_discriminators_every == 0,
                 global_target=adversarial.global_target,
-            )
+            )  # fmt: skip
         run.log(**{f"{phase.name}_{name}": term for name, term in terms.items()})
         if phase.is_scored(epoch, config.execution.score_every):
-            if rows is not None and size is not None:
-                p = predict_rows(graph, rows, student, size)
+            if rows is not None:
+                p = rows.predict(student)
             else:
                 p = student.predict(graph, dropout=adversarial.dropout_in_evaluation)
-            scores = validation_scores(graph, p, positive)
-            value = scores["val_accuracy"] if config.framework == "cpf" else -scores["val_loss"]
+            scores = training.validation_scores(graph, p, positive)
+            value = scores["val_accuracy"] if cpf else -scores["val_loss"]
             if fair and config.training.select_gap_weight:
                 gap = scores[f"val_gap_{config.fairness.objective}"]
                 value -= config.training.select_gap_weight * gap
             phase.score(run, epoch, value, scores)
-    phase.best.restore(but=("proxies",) if config.proxies.last_proxies else ())
+    phase.restore_best(but=("proxies",) if config.proxies.last_proxies else ())
     if rows is not None:
         rows.remove()
 
@@ -585,7 +471,7 @@ def distill(
     graph: Any,
     *,
     teacher: Teacher | str | nn.Module | Tensor | Targets = "gcn",
-    student: StudentName | Callable[[int, int], nn.Module] | None = None,
+    student: StudentName | Builder | None = None,
     seed: int = 0,
     out: Path | None = None,
     run_options: RunOptions | None = None,
@@ -616,27 +502,22 @@ def distill(
         DataError: The graph cannot be used.
         ConfigError: The options do not fit each other or the graph.
     """
+    from modicum.engine.run import Run, RunOptions
+
     whole = graph if isinstance(graph, Graph) else Graph.from_pyg(graph)
     if isinstance(teacher, str):
         teacher = replace(Teacher(), network=teacher)
     if isinstance(teacher, Teacher):
-        options["teacher"] = teacher
-    if isinstance(student, str):
-        options["student"] = student
-    config = replace(Config(), **options)
-    if isinstance(teacher, Tensor):
+        options["teacher"], teacher = teacher, None
+    elif isinstance(teacher, Tensor):
         teacher = Targets.of_probabilities(teacher)
+    if isinstance(student, str):
+        options["student"], student = student, None
+    config = replace(Config(), **options)
+    how = dataclasses.replace(run_options or RunOptions(), seed=seed)
     with tempfile.TemporaryDirectory() as nowhere:
         folder = Path(nowhere) / "run" if out is None else out
-        how = dataclasses.replace(run_options or RunOptions(), seed=seed)
         with Run(
             folder, method="reliant", recipe="distil", config=config, options=how, resume=resume
         ) as run:
-            networks = train(
-                config,
-                run,
-                graph=whole,
-                teacher=None if isinstance(teacher, Teacher) else teacher,
-                student=student if callable(student) else None,
-            )
-    return networks.cpu()
+            return train(config, run, graph=whole, teacher=teacher, student=student).cpu()

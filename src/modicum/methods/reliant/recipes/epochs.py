@@ -24,16 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from modicum.methods.reliant import losses
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.messages import at_least_float32
-from modicum.methods.reliant.losses import (
-    GlobalTarget,
-    Outputs,
-    discriminator_losses,
-    distillation_loss,
-    label_loss,
-    student_losses,
-)
+from modicum.methods.reliant.losses import GlobalTarget, Outputs
 from modicum.methods.reliant.networks.discriminators import Adversary
 from modicum.methods.reliant.networks.distilled import Proxies
 from modicum.methods.reliant.networks.students import PLP, DecoupledStudent
@@ -73,11 +67,8 @@ class Student:
         return Outputs(at_least_float32(logits), at_least_float32(embedding))
 
     def rows_logits(self, rows: Tensor, proxies: Tensor) -> Tensor:
-        """Logits `(B, C)` of some nodes, float32 or better, of a decoupled student.
-
-        Args:
-            rows: `(B, F * (k + 1))`, of `PropagatedFeatures`.
-            proxies: `(B, d)`.
+        """Logits `(B, C)`, float32 or better, of rows `(B, F * (k + 1))` of `PropagatedFeatures`
+        and proxies `(B, d)`; of a decoupled student.
         """
         assert isinstance(self.network, DecoupledStudent)
         with self.precision():
@@ -106,12 +97,7 @@ class Student:
 
     @torch.no_grad()
     def predict(self, graph: Graph, *, dropout: bool = False) -> Tensor:
-        """Class probabilities `(N, C)`.
-
-        Args:
-            graph: The graph.
-            dropout: Leave dropout on, as the official GraphAKD branch does when it evaluates.
-        """
+        """Class probabilities `(N, C)`; with `dropout` as GraphAKD's official branch evaluates."""
         self.network.train(dropout)
         return self.logits(graph, self.mean_features(graph)).softmax(1)
 
@@ -122,18 +108,15 @@ def cpf_epoch(
     """One epoch of CPF: the distance to the teacher over all nodes but the training ones.
 
     PLP knows the labels of training nodes; other students, which CPF does not have, learn them by
-    their cross entropy (inferred).
-
-    Returns:
-        The terms of the losses by name, detached scalars.
+    their cross entropy (inferred). Returns the terms of the losses by name, detached scalars.
     """
     others, total = (~graph.training).nonzero().flatten(), graph.messages.total
     student.network.train()
     logits = student.logits(graph, student.step_features(graph))
     p = logits.softmax(1)
-    terms = {"distance": distillation_loss(p, targets.probabilities, others, total=total)}
+    terms = {"distance": losses.distillation_loss(p, targets.probabilities, others, total=total)}
     if not isinstance(student.network, PLP):
-        terms["labels"] = label_loss(logits, graph.labels, graph.train, total=total)
+        terms["labels"] = losses.label_loss(logits, graph.labels, graph.train, total=total)
     if fairness is not None:
         terms["fairness"] = fairness(p, fairness.student_nodes)
     step(terms, student.optimizer)
@@ -152,21 +135,9 @@ def akd_epoch(
     train_adversary: bool = True,
     global_target: GlobalTarget = "reliant",
 ) -> dict[str, Tensor]:
-    """One epoch of GraphAKD: discriminators, student, proxies.
+    """One epoch of GraphAKD: discriminators (if `train_adversary`), student, proxies.
 
-    Args:
-        graph: The graph.
-        student: Its network has `embed`.
-        adversary: The three discriminators.
-        adversary_optimizer: Theirs.
-        targets: With the embedding.
-        fairness: The fairness term, or none.
-        step: Backward and update.
-        train_adversary: Whether this epoch trains the discriminators (GraphAKD's `d_critic`).
-        global_target: Of `losses.student_losses`.
-
-    Returns:
-        The terms of the losses by name, detached scalars.
+    The student's network has `embed`; the targets have an embedding. Returns as `cpf_epoch`.
     """
     assert targets.embedding is not None
     real = Outputs(targets.log_probabilities, targets.embedding)
@@ -175,13 +146,12 @@ def akd_epoch(
     fake = student.embed(graph, student.step_features(graph))
     told: dict[str, Tensor] = {}
     if train_adversary:
-        terms = discriminator_losses(adversary, graph.messages, real, fake, **known)
+        terms = losses.discriminator_losses(adversary, graph.messages, real, fake, **known)
         step(terms, adversary_optimizer)
         told = _detached({f"discriminator_{name}": term for name, term in terms.items()})
     with frozen(adversary):
-        terms = student_losses(
-            adversary, graph.messages, real, fake, **known, global_target=global_target
-        )
+        how = {**known, "global_target": global_target}
+        terms = losses.student_losses(adversary, graph.messages, real, fake, **how)
         if fairness is not None:
             terms["fairness"] = fairness(fake.logits.softmax(1), fairness.student_nodes)
         step(terms, student.optimizer)

@@ -17,11 +17,6 @@ from modicum.options import Ge, Gt, Interval, Options, refuse
 
 Framework = Literal["cpf", "akd"]
 
-NO_GRADIENT = (
-    "--eo-labels train --framework cpf: the fairness term of CPF looks at nodes that are not "
-    "trained on, and would know no labels of theirs. Use teacher or validation."
-)
-
 _log = logging.getLogger("modicum")
 
 
@@ -58,6 +53,14 @@ class Fairness(Options):
                 f"scale; give --alpha as well. Divide by the square root of the number of nodes."
             )
 
+    def refuse_without_gradient(self, framework: Framework) -> None:
+        """Raise a `ConfigError` if no node that the term looks at would have a label."""
+        if framework == "cpf" and (self.objective, self.eo_labels) == ("eo", "train"):
+            raise ConfigError(
+                "--eo-labels train --framework cpf: the fairness term of CPF looks at nodes that "
+                "are not trained on, and would know no labels of theirs. Use teacher or validation."
+            )
+
 
 @dataclass(frozen=True)
 class FairnessTerm:
@@ -75,29 +78,19 @@ class FairnessTerm:
     surrogate: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Arguments of `losses.step_surrogate`."""
     names: tuple[str, ...] = ("0", "1")
-    """Names of the groups."""
+    """Of the groups."""
     total: Total = only_process
 
     def __call__(self, probabilities: Tensor, nodes: Tensor) -> Tensor:
         """The weighted gap over `nodes`, a scalar."""
-        gap = group_gap_loss(
-            probabilities,
-            self.groups,
-            nodes,
-            positive=self.positive,
-            names=self.names,
-            total=self.total,
-            **self.surrogate,
+        how = {"positive": self.positive, "names": self.names, "total": self.total}
+        return self.alpha * group_gap_loss(
+            probabilities, self.groups, nodes, **how, **self.surrogate
         )
-        return self.alpha * gap
 
 
 def fairness_term(
-    graph: Graph,
-    teacher: Tensor,
-    fairness: Fairness,
-    framework: Framework,
-    positive_class: int = 1,
+    graph: Graph, teacher: Tensor, fairness: Fairness, framework: Framework, positive_class: int = 1
 ) -> FairnessTerm | None:
     """The fairness term with the index sets of a framework.
 
@@ -122,9 +115,8 @@ def fairness_term(
     student_nodes, proxy_nodes = (others, others) if framework == "cpf" else (graph.train, everyone)
     positive: Tensor | None = None
     if fairness.objective == "eo":
+        fairness.refuse_without_gradient(framework)
         labels = fairness.eo_labels
-        if labels == "train" and framework == "cpf":
-            raise ConfigError(NO_GRADIENT)
         positive = graph.labels == positive_class
         if labels == "teacher":
             decided = teacher.argmax(1) == positive_class
@@ -140,9 +132,9 @@ def fairness_term(
             student_nodes = student_nodes[known[student_nodes]]
             proxy_nodes = proxy_nodes[known[proxy_nodes]]
     assert fairness.alpha is not None
-    by_nodes = fairness.alpha_scale == "per_sqrt_node"
+    messages, by_nodes = graph.messages, fairness.alpha_scale == "per_sqrt_node"
     return FairnessTerm(
-        fairness.alpha * (graph.messages.total_nodes**0.5 if by_nodes else 1.0),
+        fairness.alpha * (messages.total_nodes**0.5 if by_nodes else 1.0),
         graph.sensitive,
         student_nodes,
         proxy_nodes,
@@ -153,5 +145,5 @@ def fairness_term(
             "temperature": fairness.surrogate_temperature,
         },
         graph.groups,
-        graph.messages.total,
+        messages.total,
     )

@@ -6,13 +6,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from modicum.engine.random import fold_keys
-from modicum.engine.run import Run
 from modicum.errors import ConfigError
 from modicum.method import load_saved
 from modicum.methods.reliant.checkpoints import check_probabilities, soft_targets
@@ -21,14 +20,12 @@ from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.partition import own_rows
 from modicum.methods.reliant.losses import label_loss
 from modicum.methods.reliant.networks.distilled import Distilled, TeacherName, build_teacher
-from modicum.methods.reliant.recipes.training import (
-    Execution,
-    Phase,
-    begin,
-    collect_networks,
-    validation_scores,
-)
+from modicum.methods.reliant.recipes import training
+from modicum.methods.reliant.recipes.training import Execution, Phase
 from modicum.options import FLAT, Ge, Gt, Options, from_json
+
+if TYPE_CHECKING:
+    from modicum.engine.run import Run
 
 _log = logging.getLogger("modicum")
 
@@ -76,20 +73,18 @@ class Config(Options):
 def train(config: Config, run: Run, *, graph: Graph | None = None) -> Distilled:
     """Train a teacher, and leave it in the run's folder.
 
-    Args:
-        config: The recipe.
-        run: The run; `run.finish()` is called.
-        graph: A graph of yours, in place of `config`'s.
+    `graph` is one of yours, in place of `config`'s. `run.finish()` is called.
 
     Raises:
         DataError: The graph cannot be used.
         ConfigError: The options do not fit the graph.
     """
-    graph, notes = begin(run, config, config.people, graph, config.execution.parts)
+    graph, notes = training.begin(run, config, config.people, graph, config.execution.parts)
     phase = teacher_phase(config.teacher, run, graph)
     phase.register(run, graph)
     fit_teacher(config.people, config.execution, run, graph, phase, total=phase.epochs)
-    networks = collect_networks(graph, {"teacher": phase.network}, {"teacher": phase.arguments})
+    networks, arguments = {"teacher": phase.network}, {"teacher": phase.arguments}
+    networks = training.collect_networks(graph, networks, arguments)
     run.result(networks, notes=notes)
     run.finish()
     return networks
@@ -97,13 +92,9 @@ def train(config: Config, run: Run, *, graph: Graph | None = None) -> Distilled:
 
 def teacher_phase(options: Teacher, run: Run, graph: Graph) -> Phase:
     """An untrained teacher and its optimizer."""
-    arguments: dict[str, Any] = {
-        "name": options.network,
-        "in_features": graph.features.shape[1],
-        "classes": len(graph.classes),
-    }
-    if options.hidden is not None:
-        arguments["hidden"] = options.hidden
+    width = {} if options.hidden is None else {"hidden": options.hidden}
+    sizes = {"in_features": graph.features.shape[1], "classes": len(graph.classes)}
+    arguments: dict[str, Any] = {"name": options.network, **sizes, **width}
     torch.manual_seed(fold_keys(run.seed, "teacher") >> 1)
     network = build_teacher(**arguments).to(run.device)
     usual_rate, usual_decay = ADAM[options.network]
@@ -112,14 +103,8 @@ def teacher_phase(options: Teacher, run: Run, graph: Graph) -> Phase:
         lr=options.learning_rate or usual_rate,
         weight_decay=usual_decay if options.weight_decay is None else options.weight_decay,
     )
-    return Phase(
-        "teacher",
-        options.epochs,
-        options.patience,
-        arguments,
-        nn.ModuleDict({"network": network}),
-        {"network": run.prepare(adam)},
-    )
+    modules, optimizers = nn.ModuleDict({"network": network}), {"network": run.prepare(adam)}
+    return Phase("teacher", options.epochs, options.patience, arguments, modules, optimizers)
 
 
 def fit_teacher(
@@ -127,19 +112,10 @@ def fit_teacher(
 ) -> None:
     """Negative log likelihood on the training nodes; the epoch of the best accuracy is kept.
 
-    Args:
-        people: Whose graph it is.
-        execution: How often it is scored.
-        run: The run, of which it is the first phase.
-        graph: Whole, or a part.
-        phase: The teacher.
-        total: Epochs of the run.
+    It is the first phase of a run of `total` epochs.
     """
-    network, step, positive = (
-        phase.network,
-        phase.step_of(run, graph),
-        positive_class(people, graph),
-    )
+    network, step = phase.network, phase.step_of(run, graph)
+    positive = positive_class(people, graph)
 
     def logits() -> Tensor:
         with run.autocast():
@@ -153,9 +129,9 @@ def fit_teacher(
         if phase.is_scored(epoch, execution.score_every):
             network.eval()
             with torch.no_grad():
-                scores = validation_scores(graph, logits().softmax(1), positive)
+                scores = training.validation_scores(graph, logits().softmax(1), positive)
             phase.score(run, epoch, scores["val_accuracy"], scores)
-    phase.best.restore()
+    phase.restore_best()
 
 
 # What a teacher says
@@ -179,28 +155,15 @@ class Targets:
         return cls(probabilities, probabilities.clamp_min(tiny).log())
 
 
-@dataclass(frozen=True)
-class TrainedTeacher:
-    """A teacher of a run folder."""
-
-    network: nn.Module
-    arguments: Mapping[str, Any]
-    """What `networks.distilled.build` makes it of."""
-    epochs: int
-    """Epochs it may have trained for at most."""
-
-
-def read_teacher(folder: Path, described: Mapping[str, Any]) -> TrainedTeacher:
-    """The teacher that a run left.
-
-    Args:
-        folder: A run folder of the recipe `teacher`.
-        described: The graph it is to teach on, by `people.describe_graph`.
+def read_teacher(
+    folder: Path, described: Mapping[str, Any]
+) -> tuple[nn.Module, Mapping[str, Any], int]:
+    """The teacher of a run, what `networks.distilled.build` makes it of, and its epochs at most.
 
     Raises:
         CheckpointError: The run cannot be read, or has not ended.
         ConfigError: It is of another recipe.
-        DataError: It was trained on another graph.
+        DataError: It was trained on another graph than the one `described` by `describe_graph`.
     """
     saved = load_saved(folder, method="reliant")
     if saved.notes["recipe"] != "teacher":
@@ -213,22 +176,21 @@ def read_teacher(folder: Path, described: Mapping[str, Any]) -> TrainedTeacher:
     assert isinstance(networks, Distilled)
     config = from_json(Config, saved.notes["config"])
     arguments = dict(networks.arguments["networks"]["teacher"])
-    return TrainedTeacher(networks.networks["teacher"], arguments, config.teacher.epochs)
+    return networks.networks["teacher"], arguments, config.teacher.epochs
 
 
 @torch.no_grad()
-def network_targets(graph: Graph, teacher: nn.Module, *, embed: bool, rounded: bool) -> Targets:
-    """What a network says of every node.
+def targets_of(
+    graph: Graph, teacher: nn.Module | Targets | Path, *, embed: bool = False, rounded: bool = False
+) -> Targets:
+    """What a teacher says of every node of a graph, whole or a part.
 
-    Args:
-        graph: Whole, or a part.
-        teacher: Returns logits.
-        embed: Take its embedding as well, if it has one.
-        rounded: Round probabilities to 4 decimals.
-
-    Raises:
-        DataError: What it returns does not fit the graph.
+    It is a network that returns logits, and with `embed` an embedding if it can, whose
+    probabilities may be `rounded` to 4 decimals; or what one says of all nodes; or a file of that,
+    see `checkpoints.soft_targets`. A `DataError` says that it does not fit the graph.
     """
+    if not isinstance(teacher, nn.Module):
+        return _given_targets(graph, teacher)
     teacher.eval()
     embedding = None
     if embed and hasattr(teacher, "embed"):
@@ -245,27 +207,11 @@ def network_targets(graph: Graph, teacher: nn.Module, *, embed: bool, rounded: b
     return Targets((p * 1e4).round() / 1e4 if rounded else p, log_p, embedding)
 
 
-def given_targets(graph: Graph, targets: Targets | Path) -> Targets:
-    """What a teacher says of every node, as given or from a file; the rows of this process.
-
-    Args:
-        graph: Whole, or a part.
-        targets: Of all nodes; or a file, see `checkpoints.soft_targets`.
-
-    Raises:
-        DataError: It does not fit the graph.
-    """
+def _given_targets(graph: Graph, targets: Targets | Path) -> Targets:
     nodes, classes = graph.messages.total_nodes, len(graph.classes)
     if isinstance(targets, Path):
         targets = Targets(*soft_targets(targets, nodes, classes))
     else:
         check_probabilities(targets.probabilities, nodes, classes, "the teacher")
-
-    def own(rows: Tensor) -> Tensor:
-        return own_rows(graph, rows.to(graph.device))
-
-    return Targets(
-        own(targets.probabilities),
-        own(targets.log_probabilities),
-        None if targets.embedding is None else own(targets.embedding),
-    )
+    rows = vars(targets).values()
+    return Targets(*(x if x is None else own_rows(graph, x.to(graph.device)) for x in rows))

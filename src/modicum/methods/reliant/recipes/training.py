@@ -8,35 +8,24 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modicum.engine.random import fold_keys
-from modicum.engine.run import Run
 from modicum.errors import DataError
 from modicum.methods.reliant.data.leaks import leaks
-from modicum.methods.reliant.data.people import (
-    People,
-    describe_graph,
-    open_graph,
-    positive_class,
-)
+from modicum.methods.reliant.data.people import People, describe_graph, open_graph, positive_class
+from modicum.methods.reliant.graphs import partition
 from modicum.methods.reliant.graphs.graph import Graph
-from modicum.methods.reliant.graphs.partition import (
-    ModuleState,
-    OptimizerState,
-    collect,
-    collected,
-    complete_gradients,
-    divide,
-    part_of,
-)
-from modicum.methods.reliant.networks.discriminators import Adversary
+from modicum.methods.reliant.graphs.partition import ModuleState, OptimizerState
 from modicum.methods.reliant.networks.distilled import Distilled, Proxies
 from modicum.options import Ge, Options, to_json
+
+if TYPE_CHECKING:
+    from modicum.engine.run import Run
 
 Step = Callable[[Mapping[str, Tensor], Optimizer], None]
 """Backward and update; the names of the terms are for error messages."""
@@ -54,48 +43,9 @@ class Execution(Options):
     """Epochs from one score on validation nodes to the next."""
 
 
-class Best:
-    """The state of some modules after the best epoch so far."""
-
-    def __init__(self, modules: nn.ModuleDict) -> None:
-        self.modules = modules
-        self.kept = copy.deepcopy(modules)
-        self.value = -math.inf
-        self.epoch = -1
-
-    def offer(self, value: float, epoch: int) -> None:
-        """Keep the modules as they are if `value` is no smaller than any before: ties are later."""
-        if value >= self.value:
-            self.kept.load_state_dict(self.modules.state_dict())
-            self.value, self.epoch = value, epoch
-
-    def restore(self, but: tuple[str, ...] = ()) -> None:
-        """Put the best state back into the modules, except into those named by `but`.
-
-        Raises:
-            DataError: No epoch had a score.
-        """
-        if self.epoch < 0:
-            raise DataError(
-                "no epoch could be scored on the validation nodes: is a group, or its positive "
-                "labels, missing among them? Leave --select-gap-weight out, or choose other splits."
-            )
-        for name, module in self.modules.items():
-            if name not in but:
-                module.load_state_dict(dict(self.kept.items())[name].state_dict())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Value and number of the best epoch; the state itself is `kept`, a module."""
-        return {"value": self.value, "epoch": self.epoch}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` returned."""
-        self.value, self.epoch = state["value"], state["epoch"]
-
-
 @dataclass
 class Phase:
-    """One network's share of a run, full batch."""
+    """One network's share of a run, and its state after the best epoch so far."""
 
     name: str
     epochs: int
@@ -108,7 +58,7 @@ class Phase:
     """By the names of the modules; what is fixed has none."""
 
     def __post_init__(self) -> None:
-        self.best = Best(self.modules)
+        self.best, self.best_value, self.best_epoch = copy.deepcopy(self.modules), -math.inf, -1
 
     @property
     def network(self) -> nn.Module:
@@ -118,24 +68,15 @@ class Phase:
     @property
     def proxies(self) -> Proxies | None:
         """Its proxies, if it has any."""
-        found = dict(self.modules.items()).get("proxies")
-        assert found is None or isinstance(found, Proxies)
-        return found
-
-    @property
-    def adversary(self) -> Adversary:
-        """GraphAKD's discriminators."""
-        found = self.modules["adversary"]
-        assert isinstance(found, Adversary)
-        return found
+        return cast("Proxies | None", dict(self.modules.items()).get("proxies"))
 
     def register(self, run: Run, graph: Graph) -> None:
         """Name everything of the phase for checkpoints."""
         run.register(
             **{
                 self.name: ModuleState(graph, self.modules),
-                f"{self.name}_best": ModuleState(graph, self.best.kept),
-                f"{self.name}_best_epoch": self.best,
+                f"{self.name}_best": ModuleState(graph, self.best),
+                f"{self.name}_best_epoch": self,
             },
             **{
                 f"{self.name}_adam_{name}": OptimizerState(graph, self.modules, adam)
@@ -144,13 +85,9 @@ class Phase:
         )
 
     def run_epochs(self, run: Run, graph: Graph, first: int, total: int) -> Iterator[int]:
-        """Numbers of the epochs that are still to do, randomness seeded.
+        """Numbers of the epochs that are still to do, the random numbers of messages seeded.
 
-        Args:
-            run: The run, whose steps are epochs.
-            graph: The graph; random numbers come from its messages.
-            first: Epochs of the run before this phase.
-            total: Epochs of the run.
+        The steps of the run are epochs: `total`, of which `first` come before this phase.
         """
         for step in run.iterations(first + self.epochs, of=total):
             graph.messages.seed(fold_keys(run.seed, step))
@@ -160,44 +97,59 @@ class Phase:
         """`Run.step` where processes may hold parts of what is updated."""
 
         def step(terms: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-            complete = partial(complete_gradients, graph, self.modules, optimizer)
+            complete = partial(partition.complete_gradients, graph, self.modules, optimizer)
             run.step(terms, optimizer, gradients=complete)
 
         return step
 
     def is_scored(self, epoch: int, every: int) -> bool:
-        """Whether an epoch is scored: every so many, and the last."""
+        """Whether an epoch is scored: one of `every`, and the last."""
         return (epoch + 1) % every == 0 or epoch + 1 == self.epochs
 
     def score(self, run: Run, epoch: int, value: float, scores: Mapping[str, float]) -> None:
-        """Log scores of an epoch, keep it if it is the best, and stop if it was long ago.
+        """Log scores of an epoch, keep it if no `value` was larger, stop if that is long ago.
 
-        Args:
-            run: The run.
-            epoch: Number of the epoch.
-            value: What decides which epoch is best, larger is better.
-            scores: Measurements on validation nodes.
+        Of epochs with the same value the last is kept.
         """
         run.score({f"{self.name}_{name}": number for name, number in scores.items()})
-        self.best.offer(value, epoch)
-        if epoch - self.best.epoch >= self.patience:
+        if value >= self.best_value:
+            self.best.load_state_dict(self.modules.state_dict())
+            self.best_value, self.best_epoch = value, epoch
+        if epoch - self.best_epoch >= self.patience:
             run.end_iterations()
+
+    def restore_best(self, but: tuple[str, ...] = ()) -> None:
+        """Put the best state back into the modules, except into those named by `but`.
+
+        Raises:
+            DataError: No epoch had a score.
+        """
+        if self.best_epoch < 0:
+            raise DataError(
+                "no epoch could be scored on the validation nodes: is a group, or its positive "
+                "labels, missing among them? Leave --select-gap-weight out, or choose other splits."
+            )
+        for name, module in self.best.items():
+            if name not in but:
+                self.modules[name].load_state_dict(module.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Value and number of the best epoch; the weights are registered on their own."""
+        return {"value": self.best_value, "epoch": self.best_epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` returned."""
+        self.best_value, self.best_epoch = state["value"], state["epoch"]
 
 
 def begin(
     run: Run, config: Any, people: People, graph: Graph | None, parts: int
 ) -> tuple[Graph, dict[str, Any]]:
-    """What a recipe begins with: the graph, and the notes of what it will publish.
+    """What a recipe begins with: the graph, or this process's part of it, on the run's device; and
+    the notes of what it will publish.
 
-    Args:
-        run: The run.
-        config: Of the recipe.
-        people: Whose graph it is.
-        graph: One that was given from Python, in place of `people`.
-        parts: Into how many the graph is divided; at least one a process.
-
-    Returns:
-        The graph on the run's device, or this process's part of it; and the notes.
+    The graph is that of `people`, unless one was given from Python, divided into `parts`, at least
+    one a process.
 
     Raises:
         DataError: The graph cannot be used.
@@ -215,7 +167,7 @@ def begin(
     notes |= describe_graph(graph)
     parts = max(parts, run.world)
     if parts > 1:  # this process's part; the whole is not needed any more
-        graph = part_of(graph, divide(graph, parts), run.rank, run.world)
+        graph = partition.part_of(graph, partition.divide(graph, parts), run.rank, run.world)
     return graph.to(run.device), notes
 
 
@@ -251,14 +203,9 @@ def collect_networks(
     proxies: Proxies | None = None,
     visible: tuple[int, ...] | None = None,
 ) -> Distilled:
-    """The networks of a run in one module, with the rows of all nodes.
+    """The networks of a run by role in one module, with the rows of all nodes.
 
-    Args:
-        graph: Whole, or a part.
-        networks: By role.
-        arguments: What `networks.distilled.build` makes each of.
-        proxies: Of the RELIANT student.
-        visible: Numbers of the features it sees; None for all.
+    `arguments` is what `networks.distilled.build` makes each of; the others as of `Distilled`.
     """
     described: dict[str, Any] = {
         "nodes": graph.messages.total_nodes,
@@ -266,10 +213,10 @@ def collect_networks(
         "proxy_size": 0 if proxies is None else proxies.rows.shape[1],
         "visible": None if visible is None else list(visible),
     }
-    whole = {role: collected(graph, network) for role, network in networks.items()}
+    whole = {role: partition.collected(graph, network) for role, network in networks.items()}
     distilled = Distilled(networks=whole, **described).to(graph.device)
     distilled.arguments = described | {"networks": dict(arguments)}
     if proxies is not None:
-        distilled.proxies.copy_(collect(graph, proxies.rows))
+        distilled.proxies.copy_(partition.collect(graph, proxies.rows))
         distilled.mean_proxy.copy_(proxies.mean(graph))
     return distilled.eval()
