@@ -214,7 +214,7 @@ def graph_overview(
 
 
 def _figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, **shared: bool
+    width: float, height: float, rows: int = 1, columns: int = 1, **shared: Any
 ) -> tuple[Figure, Array]:
     """A figure of so many inches, and its axes `(rows, columns)`."""
     from matplotlib.figure import Figure

@@ -377,7 +377,7 @@ def _student_phase(config: Config, run: Run, graph: Graph, role: str, own: Build
     modules.to(run.device)
     keep_own_rows(graph, modules)  # from the same numbers however many processes there are
     options: Any = config.training  # whose values are filled in
-    other_rate = config.proxies.proxy_learning_rate
+    other_rate: Any = config.proxies.proxy_learning_rate
     optimizers: dict[str, Optimizer] = {}
     for name, module in modules.items():
         if any(p.requires_grad for p in module.parameters()):
@@ -507,17 +507,17 @@ def distill(
     whole = graph if isinstance(graph, Graph) else Graph.from_pyg(graph)
     if isinstance(teacher, str):
         teacher = replace(Teacher(), network=teacher)
-    if isinstance(teacher, Teacher):
-        options["teacher"], teacher = teacher, None
-    elif isinstance(teacher, Tensor):
-        teacher = Targets.of_probabilities(teacher)
+    given = Targets.of_probabilities(teacher) if isinstance(teacher, Tensor) else teacher
+    if isinstance(given, Teacher):
+        options["teacher"] = given
     if isinstance(student, str):
         options["student"], student = student, None
     config = replace(Config(), **options)
+    trained = None if isinstance(given, Teacher) else given
     how = dataclasses.replace(run_options or RunOptions(), seed=seed)
     with tempfile.TemporaryDirectory() as nowhere:
         folder = Path(nowhere) / "run" if out is None else out
         with Run(
             folder, method="reliant", recipe="distil", config=config, options=how, resume=resume
         ) as run:
-            return train(config, run, graph=whole, teacher=teacher, student=student).cpu()
+            return train(config, run, graph=whole, teacher=trained, student=student).cpu()

@@ -150,8 +150,9 @@ def akd_epoch(
         step(terms, adversary_optimizer)
         told = _detached({f"discriminator_{name}": term for name, term in terms.items()})
     with frozen(adversary):
-        how = {**known, "global_target": global_target}
-        terms = losses.student_losses(adversary, graph.messages, real, fake, **how)
+        terms = losses.student_losses(
+            adversary, graph.messages, real, fake, **known, global_target=global_target
+        )
         if fairness is not None:
             terms["fairness"] = fairness(fake.logits.softmax(1), fairness.student_nodes)
         step(terms, student.optimizer)

@@ -213,5 +213,6 @@ def _given_targets(graph: Graph, targets: Targets | Path) -> Targets:
         targets = Targets(*soft_targets(targets, nodes, classes))
     else:
         check_probabilities(targets.probabilities, nodes, classes, "the teacher")
-    rows = vars(targets).values()
-    return Targets(*(x if x is None else own_rows(graph, x.to(graph.device)) for x in rows))
+    whole = vars(targets).values()
+    rows: list[Any] = [None if x is None else own_rows(graph, x.to(graph.device)) for x in whole]
+    return Targets(*rows)
