@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from modicum.errors import ConfigError
+from modicum.errors import ConfigError, DataError
 
 if sys.platform != "win32":
     import fcntl
@@ -47,6 +48,33 @@ def what_is_wrong(error: OSError) -> str:
         errno.ENOSPC: "Make room on the disk, or give a path on another",
     }.get(error.errno or 0, "Give another path, or get access to this one")
     return f"{path}: {error.strerror or error}. {mend}."
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """A foreign file, if it is one and is not too large to be held in memory.
+
+    Args:
+        path: The file. Pipes and devices, which may never end, are none.
+        most: Bytes at most.
+
+    Raises:
+        DataError: It is not there, is no file, is too large, or cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK a pipe is opened when somebody writes to it, perhaps never.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise DataError(f"{path}: is no ordinary file. Give the path of one.")
+            if found.st_size > most:
+                raise DataError(
+                    f"{path}: {found.st_size:,} bytes; expected at most {most:,} of a file of this "
+                    f"kind."
+                )
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def ready_folder(path: Path) -> None:
