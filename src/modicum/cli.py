@@ -201,10 +201,12 @@ def list_methods() -> dict[str, Any]:
 
 
 def train(words: Sequence[str]) -> dict[str, Any] | None:
-    """`modicum train METHOD [RECIPE] [--preset NAME] [options]`, `modicum train --resume DIR`."""
+    """`modicum train METHOD [RECIPE] [--preset NAME] [options]`, `modicum train --resume DIR` or,
+    to begin a run of the same options anew in its folder, `modicum train --restart DIR`.
+    """
     words = list(words)
     if words in (["--help"], ["-h"]):
-        print("usage: modicum train METHOD [options], or modicum train --resume DIR\n")
+        print("usage: modicum train METHOD [options], or modicum train --resume|--restart DIR\n")
         print(f"`modicum train METHOD --help` shows the options. Methods: {', '.join(CATALOGUE)}.")
         return None
     name = words.pop(0) if words and not words[0].startswith("-") else None
@@ -213,12 +215,14 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--resume", type=Path)
+    first.add_argument("--restart", type=Path)
     asked, rest = first.parse_known_args(words)
-    if name is None and asked.resume is None:
+    again: Path | None = asked.resume or asked.restart
+    if name is None and again is None:
         raise ConfigError(
             f"modicum train needs a method, or --resume DIR. Known methods: {', '.join(CATALOGUE)}."
         )
-    if asked.resume is None and recipes and recipe_name is None:
+    if again is None and recipes and recipe_name is None:
         known = "".join(f"\n  modicum train {name} {r}: {about}" for r, about in recipes.items())
         if "--help" in words or "-h" in words:
             print(f"{find_card(str(name)).title}. Its recipes, each with --help:{known}")
@@ -231,13 +235,13 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
     from modicum.options import with_whole_paths
     from modicum.report import write_run_report
 
-    if asked.resume is not None:
-        if rest or asked.preset:
-            odd = " ".join(rest) or "--preset"
+    if again is not None:
+        if rest or asked.preset or (asked.resume and asked.restart):
+            odd = " ".join(rest) or "--restart or --preset"
             raise ConfigError(
-                f"--resume goes on with the options the run was started with; remove {odd}."
+                f"--resume and --restart take the options the run was started with; remove {odd}."
             )
-        folder = asked.resume
+        folder = again
         described = read_run(folder, lambda method, name: load_method(method).recipe(name).config)
         for what, named in {"method": name, "recipe": recipe_name}.items():
             if named not in (None, started := getattr(described, what)):
@@ -252,7 +256,8 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
         config, options, folder = _parse_training(recipe, called, asked.preset or "default", rest)
         config = with_whole_paths(config, load_method(name).load("datasets"))
     whose: dict[str, Any] = {"method": name, "recipe": recipe_name, "config": config}
-    with Run(folder, **whose, options=options, resume=asked.resume is not None) as run:
+    way = {"resume": asked.resume is not None, "restart": asked.restart is not None}
+    with Run(folder, **whose, options=options, **way) as run:
         recipe.train(config, run)
         if run.is_main_process:
             write_run_report(folder)
@@ -288,7 +293,8 @@ def _parse_training(
             f"Train {CATALOGUE[method].title} ({CATALOGUE[method].paper}).\n\n"
             f"--preset NAME starts from a recipe (here: {preset}), and other options change it:\n"
             f"{presets}\n\n"
-            f"--resume DIR goes on with an interrupted run, with the options it was started with."
+            f"--resume DIR goes on with an interrupted run, with the options it was started with; "
+            f"--restart DIR begins it anew."
         ),
     )
     time_now = time.strftime("%Y%m%d-%H%M%S")
