@@ -15,9 +15,9 @@ from pathlib import Path
 from types import FrameType
 
 import numpy as np
+from readers import READERS
 
 from modicum.errors import ModicumError
-from readers import READERS
 
 SECONDS = 5.0
 """CPU time that a file may take."""
@@ -63,7 +63,7 @@ def main(name: str, folder: str, first: int, count: int) -> None:
     for file in files:  # imports and caches take memory once
         try:
             reader.read(file)
-        except ModicumError:
+        except ModicumError:  # noqa: PERF203
             pass
         except Exception as error:  # counted below, where the file is damaged by nothing
             print(f"{file.name}: {type(error).__name__}: {error}", flush=True)

@@ -55,9 +55,10 @@ def _tablatures(folder: Path) -> None:
 
 def _images(folder: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (24, 20, 4), np.uint8)
-    for suffix, mode in (("png", "RGBA"), ("png", "P"), ("jpg", "RGB"), ("bmp", "RGB"),
-                         ("gif", "P"), ("webp", "RGB"), ("tif", "RGB"), ("ppm", "RGB")):  # fmt: skip
-        Image.fromarray(noise).convert(mode).save(folder / f"{mode}.{suffix}")
+    for suffix in ("png", "jpg", "bmp", "gif", "webp", "tif", "ppm"):
+        Image.fromarray(noise).convert("RGB").save(folder / f"a.{suffix}")
+    for mode in ("RGBA", "P"):
+        Image.fromarray(noise).convert(mode).save(folder / f"{mode}.png")
 
 
 def _label_maps(folder: Path) -> None:
@@ -95,7 +96,7 @@ def _events(folder: Path) -> None:
 
 
 def _tables(folder: Path) -> None:
-    (folder / "a.csv").write_text("id,age,name\n1,20,ä\n2,,b\n3,41,\"c, d\"\n")
+    (folder / "a.csv").write_text('id,age,name\n1,20,ä\n2,,b\n3,41,"c, d"\n')
     (folder / "b.tsv").write_text("id\tage\n1\t2.5e3\n2\t-7\n")
 
 
