@@ -86,9 +86,15 @@ def _block(lines: Sequence[tuple[str, Any]], width: int | None) -> str:
     printed: list[str] = []
     for name, value in lines:
         text = _format(value)
-        space = max((width or sys.maxsize) - indent, 1)
-        # Words are never broken: a name, a path or a command can be copied.
-        wrapped = textwrap.wrap(text, space, break_long_words=False, break_on_hyphens=False)
+        columns = width or sys.maxsize
+        # Names, paths and commands can be copied: words are never broken, and what has room in a
+        # line of its own gets it.
+        if columns - indent < len(text) <= columns:
+            printed += [name, text]
+            continue
+        wrapped = textwrap.wrap(
+            text, max(columns - indent, 1), break_long_words=False, break_on_hyphens=False
+        )
         first, *others = wrapped or [""]
         printed.append(f"{name.ljust(indent)}{first}".rstrip())
         printed += [" " * indent + line for line in others]
