@@ -4,8 +4,8 @@
 
 CPU time, medians of rounds in which ours and the others take turns:
 
-- parsing:    MIDI files to arrays of notes, ours with its checks, beside symusic by itself, which
-              ours runs on, mido and pretty_midi; and to text;
+- parsing:    MIDI files to arrays of notes, ours, which checks all, beside symusic by itself,
+              mido and pretty_midi; and to text;
 - codec:      files to records, and to text;
 - structure:  stability and clusters of a groove;
 - generation: 37 completions in a batch beside one by one, with the decoder from scratch and with
@@ -70,14 +70,15 @@ def parsing(files: list[Path]) -> None:
     import symusic
 
     from modicum.methods.drum_transfer.options import Reading
-    from modicum.methods.drum_transfer.text.midi import parse_midi, parse_notes
+    from modicum.methods.drum_transfer.text.midi import parse_midi
+    from modicum.methods.drum_transfer.text.smf import read_notes
 
     held = [path.read_bytes() for path in files]
     reading = Reading()
 
     def to_notes() -> None:
         for data in held:
-            parse_notes(data, "file")
+            read_notes(data, "file")
 
     def to_text() -> None:
         for data in held:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from modicum.catalogue import CATALOGUE
-from modicum.cli import main, render
+from modicum.cli import main
+from modicum.system.terminal import render
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -114,6 +115,37 @@ def test_results_are_rendered_for_people() -> None:
     )
     for words in ("97.12", "yes", "997,358", "a.jpg", "truncated"):
         assert words in text
+
+
+def test_nothing_that_is_data_is_cut_or_interpreted() -> None:
+    name = "photos/beat [take 2] [red]of[/red] a folder with a very long name/image.png"
+    record = {"verdict": "does not hold", "file": name, "statement": "word " * 40, "effect": -1.25}
+    wide = render({"claims": [record, record]})
+    assert max(map(len, wide.splitlines())) > 200  # where there is no terminal there is no limit
+    narrow = render({"claims": [record, record]}, width=80)
+    assert narrow.count(name) == wide.count(name) == 2
+    assert narrow.count("word") == wide.count("word") == 80
+    first = narrow.splitlines()[1]
+    assert first.split(maxsplit=1) == ["verdict", "does not hold"]
+    for line in narrow.splitlines():
+        assert len(line) <= 80 or name.split()[-1] in line
+    assert "\\x1b[31m" in render({"name": "a\x1b[31mb\nc"})
+    assert "\x1b" not in render({"rows": [{"name\x1b": "\x1b[2J"}]})
+
+
+def test_a_result_that_cannot_be_printed_is_told() -> None:
+    words = [sys.executable, "-m", "modicum", "list"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "modicum: the result cannot be written to standard output: No space left on device.\n"
+    )
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *words], stderr=subprocess.PIPE, text=True
+    )
+    assert closed.returncode == 1
+    assert "cannot be written to standard output: Bad file descriptor" in closed.stderr
 
 
 def test_a_run_folder_is_made_where_none_is_named(

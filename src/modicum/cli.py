@@ -13,7 +13,9 @@ run with a checkpoint to resume from.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import errno
 import importlib
 import io
 import json
@@ -28,11 +30,12 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 from modicum.catalogue import CATALOGUE, METHOD_VERBS, SHARED_VERBS, find_card
 from modicum.errors import ConfigError, ModicumError
 from modicum.system.files import to_json, what_is_wrong
+from modicum.system.terminal import PlainFormatter, plain, render
 
 if TYPE_CHECKING:
     from modicum.method import Recipe
@@ -59,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in given
     words = [word for word in given if word != "--json"]
     main_process = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("modicum").setLevel(logging.INFO if main_process else logging.ERROR)
     # Accelerate and PyTorch warn about choices that are deliberate here; ours go through logging.
     warnings.filterwarnings("ignore", module="accelerate|torch")
@@ -87,21 +92,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if result is None or not main_process:
         return 0
     try:
+        if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  # it was closed
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         print(to_json(result) if as_json else render(result), flush=True)
     except BrokenPipeError:
         return _unread()
+    except OSError as error:  # such as of a full disk
+        _unread()
+        problem = f"the result cannot be written to standard output: {error.strerror}."
+        return _tell(error, problem, 1, as_json=False)
     return 1 if result.get("usable") is False else 0
 
 
 def _unread() -> int:
     """The reader of our output, such as `head`, has seen enough. Returns the exit code."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _tell(error: Exception, message: str, code: int, *, as_json: bool) -> int:
     """Say what is wrong; `code` is returned."""
-    print(f"modicum: {message}", file=sys.stderr)
+    print("modicum: " + "\n".join(map(plain, message.split("\n"))), file=sys.stderr)
     if as_json:
         print(json.dumps({"error": type(error).__name__, "message": message}))
     return code
@@ -201,10 +213,12 @@ def list_methods() -> dict[str, Any]:
 
 
 def train(words: Sequence[str]) -> dict[str, Any] | None:
-    """`modicum train METHOD [RECIPE] [--preset NAME] [options]`, `modicum train --resume DIR`."""
+    """`modicum train METHOD [RECIPE] [--preset NAME] [options]`, `modicum train --resume DIR` or,
+    to begin a run of the same options anew in its folder, `modicum train --restart DIR`.
+    """
     words = list(words)
     if words in (["--help"], ["-h"]):
-        print("usage: modicum train METHOD [options], or modicum train --resume DIR\n")
+        print("usage: modicum train METHOD [options], or modicum train --resume|--restart DIR\n")
         print(f"`modicum train METHOD --help` shows the options. Methods: {', '.join(CATALOGUE)}.")
         return None
     name = words.pop(0) if words and not words[0].startswith("-") else None
@@ -213,12 +227,14 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--resume", type=Path)
+    first.add_argument("--restart", type=Path)
     asked, rest = first.parse_known_args(words)
-    if name is None and asked.resume is None:
+    again: Path | None = asked.resume or asked.restart
+    if name is None and again is None:
         raise ConfigError(
             f"modicum train needs a method, or --resume DIR. Known methods: {', '.join(CATALOGUE)}."
         )
-    if asked.resume is None and recipes and recipe_name is None:
+    if again is None and recipes and recipe_name is None:
         known = "".join(f"\n  modicum train {name} {r}: {about}" for r, about in recipes.items())
         if "--help" in words or "-h" in words:
             print(f"{find_card(str(name)).title}. Its recipes, each with --help:{known}")
@@ -231,13 +247,13 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
     from modicum.options import with_whole_paths
     from modicum.report import write_run_report
 
-    if asked.resume is not None:
-        if rest or asked.preset:
-            odd = " ".join(rest) or "--preset"
+    if again is not None:
+        if rest or asked.preset or (asked.resume and asked.restart):
+            odd = " ".join(rest) or "--restart or --preset"
             raise ConfigError(
-                f"--resume goes on with the options the run was started with; remove {odd}."
+                f"--resume and --restart take the options the run was started with; remove {odd}."
             )
-        folder = asked.resume
+        folder = again
         described = read_run(folder, lambda method, name: load_method(method).recipe(name).config)
         for what, named in {"method": name, "recipe": recipe_name}.items():
             if named not in (None, started := getattr(described, what)):
@@ -252,7 +268,8 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
         config, options, folder = _parse_training(recipe, called, asked.preset or "default", rest)
         config = with_whole_paths(config, load_method(name).load("datasets"))
     whose: dict[str, Any] = {"method": name, "recipe": recipe_name, "config": config}
-    with Run(folder, **whose, options=options, resume=asked.resume is not None) as run:
+    way = {"resume": asked.resume is not None, "restart": asked.restart is not None}
+    with Run(folder, **whose, options=options, **way) as run:
         recipe.train(config, run)
         if run.is_main_process:
             write_run_report(folder)
@@ -288,73 +305,11 @@ def _parse_training(
             f"Train {CATALOGUE[method].title} ({CATALOGUE[method].paper}).\n\n"
             f"--preset NAME starts from a recipe (here: {preset}), and other options change it:\n"
             f"{presets}\n\n"
-            f"--resume DIR goes on with an interrupted run, with the options it was started with."
+            f"--resume DIR goes on with an interrupted run, with the options it was started with; "
+            f"--restart DIR begins it anew."
         ),
     )
     time_now = time.strftime("%Y%m%d-%H%M%S")
     # An empty path, the option's default, is the current folder and as true as any.
     folder = Path("runs") / f"{method}-{time_now}" if parsed.out == Path() else parsed.out
     return parsed.config, parsed.options, folder
-
-
-# Results for people
-
-
-def render(result: Mapping[str, Any]) -> str:
-    """A verb's result as text: tables of lists of records, also in a mapping; lines of the rest."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    tables: list[tuple[str, list[dict[str, Any]]]] = []
-    plain: dict[str, Any] = {}
-    for name, value in result.items():
-        if _is_table(value):
-            tables.append((name, value))
-        elif isinstance(value, Mapping) and value and all(map(_is_table, value.values())):
-            tables += [(f"{name} of {key}", table) for key, table in value.items()]
-        else:
-            plain[name] = value
-    with console.capture() as captured:
-        if plain:
-            grid = Table.grid(padding=(0, 2))
-            for name, value in _lines(plain):
-                grid.add_row(name, _format(value))
-            console.print(grid)
-        for name, records in tables:
-            table = Table(title=name.replace("_", " "), title_justify="left")
-            columns = list(dict.fromkeys(column for record in records for column in record))
-            for column in columns:
-                numeric = all(isinstance(r.get(column, 0), (int, float)) for r in records)
-                table.add_column(column.replace("_", " "), justify="right" if numeric else "left")
-            for record in records:
-                table.add_row(*(_format(record.get(column, "")) for column in columns))
-            console.print(table)
-    return captured.get().rstrip()
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
-def _lines(values: Mapping[str, Any], indent: str = "") -> Generator[tuple[str, Any]]:
-    """Nested mappings as indented lines."""
-    for name, value in values.items():
-        nested = isinstance(value, Mapping)
-        yield indent + str(name).replace("_", " "), "" if nested else value
-        if nested:
-            yield from _lines(cast("Mapping[str, Any]", value), indent + "  ")
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k}: {_format(v)}" for k, v in cast("Mapping[str, Any]", value).items())
-    if isinstance(value, list):
-        return ", ".join(_format(item) for item in cast("list[Any]", value))
-    return "" if value is None else str(value)

@@ -34,7 +34,7 @@ CLAIM = Claim("a", "The method is better.", method="m", baseline="b", metric="to
         ([1.0, 5.0, 0.0], [1.5, 1.0, 1.0], 0.0, True, "inconclusive"),
         ([9.0, 9.1, 9.2], [10.0, 10.0, 10.0], -2.0, True, "holds"),
         ([7.0, 7.1, 7.2], [10.0, 10.0, 10.0], -2.0, True, "does not hold"),
-        ([1.0, 1.0], [1.0, 1.0], 0.0, True, "does not hold"),
+        ([1.0, 1.0], [1.0, 1.0], 0.0, True, "inconclusive"),  # nothing is known of what varies
         ([9.0], [1.0], 0.0, True, "inconclusive"),
     ],
 )
@@ -52,7 +52,7 @@ def test_a_relative_effect_is_a_share_of_the_baseline() -> None:
     verdict = judge(claim, [1.0, 0.5, 0.6], [4.0, 5.0, 6.0])
     assert verdict.differences == pytest.approx([0.75, 0.9, 0.9])
     assert verdict.word == "inconclusive"
-    assert judge(claim, [1.0, 1.0, 2.0], [10.0, 10.0, 20.0]).word == "holds"
+    assert judge(claim, [1.0, 1.1, 2.0], [10.0, 10.0, 20.0]).word == "holds"
     assert judge(claim, [0.0, 1.0], [0.0, 10.0]).word == "inconclusive"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pytest
 import torch
 
 from modicum.engine.checkpoint import checkpoints, load_newest, save_checkpoint
+from modicum.engine.folder import RunFolder
 from modicum.errors import CheckpointError, ConfigError
 from modicum.options import whole_path
 from modicum.system.files import (
+    FolderLock,
     atomic_write,
     ready_folder,
     what_is_wrong,
@@ -165,3 +168,80 @@ def test_a_foreign_pickle_is_not_executed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         load_newest(tmp_path)
     assert not (tmp_path / "executed").exists()
+
+
+def test_damaged_checkpoints_stay_an_error(tmp_path: Path) -> None:
+    for steps in (1, 2):
+        save_checkpoint(tmp_path, steps, {"steps": steps}).write_bytes(b"")
+    for _ in range(2):  # nothing is put away meanwhile, so that the second try finds the same
+        with pytest.raises(CheckpointError, match=r"all 2 checkpoints .* modicum train --restart"):
+            load_newest(tmp_path)
+    assert len(checkpoints(tmp_path)) == 2
+
+
+def test_a_lock_is_not_inherited(tmp_path: Path) -> None:
+    ready, done = os.pipe(), os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        lock = FolderLock(tmp_path)  # noqa: F841 - held until it is killed
+        if os.fork() == 0:  # as a worker does, which lives on
+            os.write(ready[1], b"1")
+            os.read(done[0], 1)
+            os._exit(0)
+        os.wait()
+        os._exit(0)
+    os.read(ready[0], 1)
+    with pytest.raises(BlockingIOError):
+        FolderLock(tmp_path)
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    FolderLock(tmp_path).release()
+    os.write(done[1], b"1")
+
+
+def test_a_lock_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("words")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        FolderLock(tmp_path / "run")
+    assert (tmp_path / "precious").read_text() == "words"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "tensorboard"])
+def test_a_run_is_not_written_through_links(tmp_path: Path, name: str) -> None:
+    outside, run = tmp_path / "outside", tmp_path / "run"
+    outside.mkdir()
+    (outside / ".step-1.saving").write_text("somebody's")
+    run.mkdir()
+    (run / name).symlink_to(outside)
+    for way in ({"resume": True}, {"restart": True}):
+        with pytest.raises(ConfigError, match="a link that leads out of the run folder"):
+            RunFolder(run, method="test", **way)
+    assert [entry.name for entry in outside.iterdir()] == [".step-1.saving"]
+    moved = tmp_path / "link"  # but the whole folder may lie elsewhere
+    (run / name).unlink()
+    moved.symlink_to(run)
+    RunFolder(moved, method="test", resume=True).close(keep=True)
+
+
+def test_what_a_killed_run_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".config.json.ab12_xyz.part").write_text("{")
+    RunFolder(tmp_path, method="test").close(keep=True)  # it never began: it can be begun
+    assert not list(tmp_path.glob(".config*"))
+    inner = tmp_path / "checkpoints"
+    inner.mkdir()
+    others = [inner / ".notes", inner / "a.part", inner / ".hidden"]
+    others[0].write_text("mine")
+    others[1].write_text("mine")
+    others[2].mkdir()
+    left = [inner / ".step-00000003.saving", inner / "..step-00000003.saving.abcdefgh.part"]
+    for path in left:
+        path.write_text("half")
+    kept = save_checkpoint(inner, 3, {"steps": 3})
+    RunFolder(tmp_path, method="test", resume=True).close(keep=True)
+    assert all(path.exists() for path in [*others, kept])
+    assert not any(path.exists() for path in left)
+    RunFolder(tmp_path, method="test", restart=True).close(keep=True)
+    assert all(path.exists() for path in others)
+    assert not kept.exists()

@@ -411,9 +411,11 @@ def test_a_run_can_be_read_back(tmp_path: Path) -> None:
     assert found == ("test", "train", config, options)
     with pytest.raises(ConfigError, match="not a run folder"):
         read_run(tmp_path / "nothing", lambda *_: Config)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(DataError, match="not the description of a run"):
-        read_run(tmp_path, lambda *_: Config)
+    for content, message in (("{", "no usable JSON"), ("[" * 100_000, "no usable JSON"),
+                             ("{}", "not the description of a run")):  # fmt: skip
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(DataError, match=message):
+            read_run(tmp_path, lambda *_: Config)
 
 
 def test_options_out_of_range_are_refused() -> None:

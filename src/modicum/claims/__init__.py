@@ -6,6 +6,7 @@ each trained by a recipe of the method; there is no second training loop for dem
 """
 
 from modicum.claims.claim import (
+    ONE_IN_TWENTY,
     ArmResult,
     Claim,
     Picture,
@@ -13,13 +14,16 @@ from modicum.claims.claim import (
     StudyResult,
     Verdict,
     Word,
+    guessing,
     judge,
+    judge_study,
     summarise,
 )
 from modicum.claims.runner import run_study
 from modicum.claims.stages import Stage
 
 __all__ = [
+    "ONE_IN_TWENTY",
     "ArmResult",
     "Claim",
     "Picture",
@@ -28,7 +32,9 @@ __all__ = [
     "StudyResult",
     "Verdict",
     "Word",
+    "guessing",
     "judge",
+    "judge_study",
     "run_study",
     "summarise",
 ]

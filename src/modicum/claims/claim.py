@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from modicum.claims.stages import Stage
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 Word = Literal["holds", "does not hold", "inconclusive"]
+
+ONE_IN_TWENTY = 1.645
+"""Standard deviations that a normal variable exceeds with probability 0.05."""
+SAME = 1e-9
+"""Differences that are this close, of their size, differ by rounding only."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,13 @@ class Study:
     """Changes whenever the data does; part of the key results are cached under."""
     seeds: int = 3
     """Seeds every arm is trained with, unless more or fewer are asked for."""
+    skill: str = ""
+    """The metric, of which more is better, that shows whether an arm has learned at all. `measure`
+    then returns `by_chance` too: what a guess exceeds once in twenty test sets, see
+    `guessing`."""
+    shares: Sequence[str] = ()
+    """Metrics that are shares of the test samples in percent, whose number `measure` returns as
+    `tested`."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,8 @@ class Verdict:
     """Lower end of the two-sided 95 % Student-t interval of the mean effect."""
     high: float
     word: Word
+    reason: str = ""
+    """Why the word is *inconclusive*."""
 
 
 @dataclass(frozen=True)
@@ -117,35 +132,107 @@ class StudyResult:
     pictures: Sequence[Picture]
 
 
-def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> Verdict:
+def guessing(labels: npt.ArrayLike) -> float:
+    """The accuracy in percent that guesses exceed on one test set in twenty.
+
+    Guessing is the most frequent class every time, `p` of the samples. The number of hits of other
+    guesses that are as good is binomial, to which the normal is close enough here.
+
+    Args:
+        labels: `(samples,)`, the classes of the test samples.
+    """
+    _, counts = np.unique(labels, return_counts=True)
+    p = counts.max() / counts.sum()
+    return 100 * min(p + ONE_IN_TWENTY * math.sqrt(p * (1 - p) / counts.sum()), 1.0)
+
+
+def judge(
+    claim: Claim,
+    method: Sequence[float],
+    baseline: Sequence[float],
+    *,
+    resolution: float | None = None,
+    doubt: str = "",
+) -> Verdict:
     """Compare two arms seed by seed.
 
     Args:
         claim: What is claimed.
         method: The claim's metric for the method's arm, one value a seed.
         baseline: The same for the baseline, in the same order of seeds.
+        resolution: The smallest difference that the metric can show, such as that of one test
+            sample. The standard deviation of the differences is taken for no smaller. None: it is
+            not known, and equal differences, which say nothing of what varies, decide nothing.
+        doubt: Why nothing can be said, whatever the numbers are.
 
     Returns:
         *holds* when the whole 95 % interval of the mean effect lies above the threshold, *does not
         hold* when it lies at or below it, *inconclusive* otherwise and with fewer than two seeds.
-        With identical differences for every seed the interval is a point.
     """
     from scipy.special import stdtrit
 
     sign = 1.0 if claim.higher_is_better else -1.0
-    differences = sign * (np.asarray(method, dtype=np.float64) - np.asarray(baseline))
+    reference = np.asarray(baseline, dtype=np.float64)
+    differences = sign * (np.asarray(method, dtype=np.float64) - reference)
+    floor = resolution or 0.0
     if claim.relative:
         with np.errstate(divide="ignore", invalid="ignore"):  # nothing to have a share of
-            differences = differences / np.asarray(baseline)
-    mean = float(differences.mean())
-    if len(differences) < 2:
-        return Verdict(claim, differences.tolist(), mean, -np.inf, np.inf, "inconclusive")
-    error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
-    margin = float(stdtrit(len(differences) - 1, 0.975)) * error
+            differences = differences / reference
+            floor = floor / float(np.abs(reference).mean())
+    seeds, mean = len(differences), float(differences.mean())
+    spread = float(differences.std(ddof=1)) if seeds > 1 else math.inf
+    margin = math.inf
+    if seeds > 1:
+        margin = float(stdtrit(seeds - 1, 0.975)) * max(spread, floor) / math.sqrt(seeds)
     low, high = mean - margin, mean + margin
-    below: Word = "does not hold" if high <= claim.threshold else "inconclusive"
-    word: Word = "holds" if low > claim.threshold else below
-    return Verdict(claim, differences.tolist(), mean, low, high, word)
+    word: Word = "inconclusive"
+    if not math.isfinite(mean):
+        doubt = doubt or "a measurement is not a number"
+    elif seeds < 2:
+        doubt = doubt or "one seed shows nothing of what varies"
+    elif not floor and spread <= SAME * max(abs(mean), 1.0):
+        doubt = doubt or "all seeds differ by the same, which shows nothing of what varies"
+    if not doubt:
+        if low > claim.threshold:
+            word = "holds"
+        elif high <= claim.threshold:
+            word = "does not hold"
+        else:
+            doubt = f"the threshold is within the interval, {margin:.2g} to either side of the mean"
+    return Verdict(claim, differences.tolist(), mean, low, high, word, doubt)
+
+
+def judge_study(study: Study, results: Sequence[ArmResult], seeds: Sequence[int]) -> list[Verdict]:
+    """The verdicts on all claims of a study.
+
+    A claim is about networks that have learned: where an arm is not above guessing, its fewer
+    spikes or smaller gaps mean nothing. Only of a claim on the skill itself an arm that guesses is
+    a finding, if the other one does not; but to a baseline that guesses, nothing can be lost.
+    """
+    measured = {(result.arm, result.seed): result.metrics for result in results}
+
+    def values(arm: str, metric: str) -> list[float]:
+        return [measured[arm, seed][metric] for seed in seeds]
+
+    def guesses(arm: str) -> bool:
+        return bool(study.skill) and not (
+            np.mean(values(arm, study.skill)) > np.mean(values(arm, "by_chance"))
+        )
+
+    verdicts: list[Verdict] = []
+    for claim in study.claims:
+        at_chance = [arm for arm in (claim.baseline, claim.method) if guesses(arm)]
+        if claim.metric == study.skill:
+            nothing = claim.baseline in at_chance and (len(at_chance) == 2 or claim.threshold < 0)
+        else:
+            nothing = bool(at_chance)
+        doubt = f"nothing was learned: not above guessing is {' nor '.join(at_chance)}"
+        resolution = None
+        if claim.metric in study.shares:
+            resolution = 100 / min(values(claim.method, "tested"))
+        pair = (values(arm, claim.metric) for arm in (claim.method, claim.baseline))
+        verdicts.append(judge(claim, *pair, resolution=resolution, doubt=doubt * nothing))
+    return verdicts
 
 
 def summarise(studies: Sequence[StudyResult]) -> dict[str, Any]:
@@ -159,6 +246,7 @@ def summarise(studies: Sequence[StudyResult]) -> dict[str, Any]:
 
     claims = [
         {
+            "verdict": verdict.word,
             "method": result.study.method,
             "claim": verdict.claim.name,
             "statement": verdict.claim.statement,
@@ -168,7 +256,7 @@ def summarise(studies: Sequence[StudyResult]) -> dict[str, Any]:
             "threshold": verdict.claim.threshold,
             "unit": verdict.claim.unit,
             "seeds": len(result.seeds),
-            "verdict": verdict.word,
+            "reason": verdict.reason,
         }
         for result in studies
         for verdict in result.verdicts

@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from modicum.claims.claim import ArmResult, Study, StudyResult, judge
+from modicum.claims.claim import ArmResult, Study, StudyResult, judge_study
 from modicum.claims.stages import Training, digest_of_function, training_of
 from modicum.engine.metrics import MEASURED
 from modicum.errors import ModicumError
@@ -54,12 +54,7 @@ def run_study(
     }
     _work_off(study, trainings, jobs, fresh)
     results = [_read_result(arm, trainings[arm, seed]) for arm in study.arms for seed in seeds]
-    values = {(r.arm, r.seed): r.metrics for r in results}
-    verdicts = [
-        judge(claim, *([values[arm, seed][claim.metric] for seed in seeds] for arm in pair))
-        for claim in study.claims
-        for pair in [(claim.method, claim.baseline)]
-    ]
+    verdicts = judge_study(study, results, seeds)
     runs = {arm: [trainings[arm, seed].folder for seed in seeds] for arm in study.arms}
     return StudyResult(study, seeds, results, verdicts, study.pictures(runs))
 

@@ -69,8 +69,23 @@ def _digest(path: Path) -> str:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, newest first."""
-    found = [(int(m[1]), path) for path in folder.glob("*.pt") if (m := _NAME.fullmatch(path.name))]
+    found = [
+        (int(match[1]), path)
+        for path in folder.glob("*.pt")
+        if (match := _NAME.fullmatch(path.name)) and path.is_file()
+    ]
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints, the damaged ones included, and nothing else."""
+    for path in [*checkpoints(folder), *_damaged(folder)]:
+        path.unlink()
+
+
+def _damaged(folder: Path) -> list[Path]:
+    """Checkpoints that were found damaged and put out of the way."""
+    return [path for path in folder.glob("*.damaged") if _NAME.fullmatch(f"{path.stem}.pt")]
 
 
 def save_checkpoint(folder: Path, steps: int, content: dict[str, Any]) -> Path:
@@ -99,30 +114,32 @@ def save_checkpoint(folder: Path, steps: int, content: dict[str, Any]) -> Path:
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole, or `None` when there is none at all.
+    """The newest checkpoint that is whole, or `None` when there never was any.
 
-    A damaged checkpoint is passed over with a warning.
+    A damaged checkpoint is passed over with a warning, and renamed where one before it is whole.
 
     Raises:
         CheckpointError: There are checkpoints, and every one is damaged.
     """
-    found = checkpoints(folder)
-    for path in found:
+    damaged: list[Path] = []
+    for path in checkpoints(folder):
         if _digest(path) == path.stem[-16:]:
             try:
-                return torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(path, map_location="cpu", weights_only=True)
             except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
                 raise CheckpointError(
                     f"{path}: whole, but not a checkpoint of modicum ({type(error).__name__}). "
                     f"Remove it to go on from the checkpoint before it."
                 ) from error
-        _log.warning("%s is damaged (its content does not match the checksum in its name); "
-                     "going back to the checkpoint before it.", path)  # fmt: skip
-        # Out of the way: it must not count as one of those that are kept.
-        path.rename(path.with_suffix(".damaged"))
-    if found:
+            for other in damaged:  # out of the way: they are not among those that are kept
+                other.rename(other.with_suffix(".damaged"))
+            return content
+        _log.warning("%s is damaged (its content does not match the checksum in its name).", path)
+        damaged.append(path)
+    if damaged := [*damaged, *_damaged(folder)]:
         raise CheckpointError(
-            f"{folder}: all {len(found)} checkpoints are damaged (their contents do not match the "
-            f"checksums in their names). Restore one from a backup, or start anew elsewhere."
+            f"{folder}: all {len(damaged)} checkpoints are damaged (their contents do not match "
+            f"the checksums in their names). Restore one from a backup, or begin anew: "
+            f"modicum train --restart {folder.parent}"
         )
     return None

@@ -4,46 +4,69 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modicum.engine.checkpoint import remove_checkpoints
 from modicum.engine.options import RunOptions
 from modicum.errors import ConfigError, DataError
 from modicum.options import from_json
 from modicum.system.environment import describe_environment
-from modicum.system.files import FolderLock, write_text
+from modicum.system.files import TEMPORARY, FolderLock, read_json, write_text
+from modicum.weights.saved import BEST_FILE, MODEL_FILE
+
+RESULTS = ("metrics.jsonl", MODEL_FILE, BEST_FILE, "report.html")
+"""Files that a run makes, besides what describes it."""
+_SAVING = re.compile(r"\.step-\d+\.saving")
 
 
 class RunFolder:
     """A run folder, claimed by this process: two that write one run would destroy both.
 
+    Nothing outside of it is touched, and what is removed in it has names that this program gives.
+
     Args:
-        path: Must be absent or empty, unless `resume`.
+        path: Must be absent or empty, unless `resume` or `restart`.
         method: Name of the method, for messages.
         resume: Whether a run in it may be gone on with.
+        restart: Whether checkpoints and results of a run in it are removed.
 
     Raises:
-        ConfigError: The folder is in use, or not empty without `resume`.
+        ConfigError: The folder is in use, has links that lead out of it, or is not empty without
+            `resume` and `restart`.
     """
 
-    def __init__(self, path: Path, *, method: str, resume: bool) -> None:
+    def __init__(
+        self, path: Path, *, method: str, resume: bool = False, restart: bool = False
+    ) -> None:
         self.path = path
         self._described = False
-        used = path.is_dir() and {entry.name for entry in path.iterdir()} - {".lock"}
-        if used and not resume:
+        used = path.is_dir() and any(
+            entry.name != ".lock" and not _is_left(entry) for entry in path.iterdir()
+        )
+        if used and not (resume or restart):
             raise ConfigError(
                 f"{path}: the run folder exists and is not empty. Go on with it by "
                 f"`modicum train {method} --resume {path}`, or give another --out."
             )
+        _refuse_ways_out(path)
         try:
             self._lock = FolderLock(path)
         except BlockingIOError as error:
             raise ConfigError(
                 f"{path}: another process is writing this run. Wait for it, or stop it."
             ) from error
-        for left in (path / "checkpoints").glob(".*"):  # half written when it was killed
-            left.unlink()
+        for folder in (path, path / "checkpoints"):
+            for entry in folder.glob(".*"):
+                if _is_left(entry):
+                    entry.unlink()
+        if restart:
+            remove_checkpoints(path / "checkpoints")
+            for name in RESULTS:
+                (path / name).unlink(missing_ok=True)
 
     def describe(self, description: Mapping[str, Any], *, processes: int) -> None:
         """Write config.json, of what is JSON-able, unless it is there, and environment.json."""
@@ -61,6 +84,26 @@ class RunFolder:
             with contextlib.suppress(OSError):  # of a run that never began, nothing stays
                 self._lock.path.unlink()
                 self.path.rmdir()
+
+
+def _is_left(entry: Path) -> bool:
+    """Whether a file was half written when a process was killed."""
+    named = TEMPORARY.fullmatch(entry.name) or _SAVING.fullmatch(entry.name)
+    return bool(named) and entry.is_file() and not entry.is_symlink()
+
+
+def _refuse_ways_out(path: Path) -> None:
+    """Raise where a link in the folder leads out of it: what is written there would go astray."""
+    home = path.resolve()
+    for folder, folders, files in os.walk(path):
+        for name in folders + files:
+            entry = Path(folder) / name
+            end = Path(os.path.realpath(entry))
+            if entry.is_symlink() and not end.is_relative_to(home):
+                raise ConfigError(
+                    f"{entry}: a link that leads out of the run folder, to {end}. Nothing is "
+                    f"written through links; put there what it leads to."
+                )
 
 
 class DescribedRun(NamedTuple):
@@ -84,20 +127,20 @@ def read_run(folder: Path, config_of: Callable[[str, str], type[Any]]) -> Descri
         DataError: Its config.json is damaged.
     """
     file = folder / "config.json"
-    try:
-        described = json.loads(file.read_text())
-        names = described["method"], described["recipe"]
-        config, options = described["config"], described["run"]
-    except FileNotFoundError as error:
+    if not file.exists():
         raise ConfigError(
             f"{folder}: not a run folder (it holds no config.json). Expected the folder given to "
-            f"`modicum train … --out`."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            f"`modicum train … --out`, once its training began."
+        )
+    described = read_json(file)
+    try:
+        method, recipe = str(described["method"]), str(described["recipe"])
+        config, options = described["config"], described["run"]
+    except (KeyError, TypeError) as error:
         raise DataError(
             f"{file}: not the description of a run ({error!r}). Restore it from a backup, or train "
             f"anew in another folder."
         ) from error
     return DescribedRun(
-        *names, from_json(config_of(*names), config), from_json(RunOptions, options)
+        method, recipe, from_json(config_of(method, recipe), config), from_json(RunOptions, options)
     )

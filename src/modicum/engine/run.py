@@ -99,6 +99,7 @@ class Run:
         config: The recipe's configuration.
         options: How to execute it.
         resume: Go on from the newest checkpoint in `folder`, if there is one.
+        restart: Begin the run in `folder` anew; its checkpoints and results are removed.
         quiet: No progress on standard error.
 
     Raises:
@@ -130,6 +131,7 @@ class Run:
         config: Any,
         options: RunOptions | None = None,
         resume: bool = False,
+        restart: bool = False,
         quiet: bool = False,
     ) -> None:
         self.folder, self.method, self.recipe = Path(folder), method, recipe
@@ -161,7 +163,7 @@ class Run:
         self._loops_done = (0, 0)
         self._checkpointed, self._saving_seconds, self._work_ended = time.monotonic(), 0.0, 0.0
         if self.is_main_process:
-            self._claimed = RunFolder(self.folder, method=method, resume=resume)
+            self._claimed = RunFolder(self.folder, method=method, resume=resume, restart=restart)
         self._accelerator.wait_for_everyone()
         try:
             self._saved = self._load_checkpoint() if resume else None

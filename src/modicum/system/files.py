@@ -6,17 +6,24 @@ import errno
 import json
 import math
 import os
+import re
+import stat
 import sys
 import tempfile
+import weakref
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
-from modicum.errors import ConfigError
+from modicum.errors import ConfigError, DataError
 
 if sys.platform != "win32":
     import fcntl
+
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+"""Names of the files of `atomic_write` that a killed process leaves behind."""
 
 
 def to_json(value: Any) -> str:
@@ -47,6 +54,46 @@ def what_is_wrong(error: OSError) -> str:
         errno.ENOSPC: "Make room on the disk, or give a path on another",
     }.get(error.errno or 0, "Give another path, or get access to this one")
     return f"{path}: {error.strerror or error}. {mend}."
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """A foreign file, if it is one and is not too large to be held in memory.
+
+    Args:
+        path: The file. Pipes and devices, which may never end, are none.
+        most: Bytes at most.
+
+    Raises:
+        DataError: It is not there, is no file, is too large, or cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK a pipe is opened when somebody writes to it, perhaps never.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise DataError(f"{path}: is no ordinary file. Give the path of one.")
+            if found.st_size > most:
+                raise DataError(
+                    f"{path}: {found.st_size:,} bytes; expected at most {most:,} of a file of this "
+                    f"kind."
+                )
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def read_json(path: Path, most: int = 1 << 24) -> Any:
+    """What a foreign JSON file holds, see `read_bytes`.
+
+    Raises:
+        DataError: Also where it is no JSON.
+    """
+    content = read_bytes(path, most)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:  # a ValueError also if it is no UTF-8
+        raise DataError(f"{path}: no usable JSON ({error}). Restore it from a backup.") from error
 
 
 def ready_folder(path: Path) -> None:
@@ -119,7 +166,7 @@ def write_text(path: Path, text: str) -> None:
 class FolderLock:
     """Keeps other processes out of a folder as long as it is held; the system frees it on death.
 
-    Without effect on Windows.
+    Processes that are forked meanwhile do not hold it. Without effect on Windows.
 
     Args:
         folder: Made if absent. The file `.lock` in it is what is locked.
@@ -127,25 +174,43 @@ class FolderLock:
 
     Raises:
         BlockingIOError: Another process holds it, and `wait` is false.
+        OSError: `.lock` is a link.
     """
+
+    _held: ClassVar[weakref.WeakSet[FolderLock]] = weakref.WeakSet()
 
     def __init__(self, folder: Path, *, wait: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / ".lock"
-        self._file = self.path.open("w")
+        no_link = getattr(os, "O_NOFOLLOW", 0)
+        self._file = open(  # noqa: SIM115 - held
+            os.open(self.path, os.O_RDWR | os.O_CREAT | no_link, 0o666), "rb+"
+        )
         if sys.platform != "win32":
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
                 self._file.close()
                 raise
+        self._held.add(self)
 
     def release(self) -> None:
         """Let others in. Safe to call twice."""
+        self._held.discard(self)
         self._file.close()
+
+    @classmethod
+    def _let_go(cls) -> None:
+        """Close, in a forked process, what its parent alone shall hold."""
+        for lock in list(cls._held):
+            lock.release()
 
     def __enter__(self) -> FolderLock:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=FolderLock._let_go)  # pyright: ignore[reportPrivateUsage]

@@ -46,7 +46,7 @@ class Progress:
                 "left",
                 TimeRemainingColumn(elapsed_when_finished=False),
                 "{task.fields[note]}",
-                console=Console(stderr=True),
+                console=Console(stderr=True, markup=False, emoji=False),
             )
             self._bar.start()
             self._task = self._bar.add_task(what, total=total, completed=done, note="")

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modicum.cli import render
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.options import Reading
 from modicum.methods.drum_transfer.text.drumroll import to_text
@@ -18,6 +17,7 @@ from modicum.methods.drum_transfer.text.notation import (
 )
 from modicum.methods.drum_transfer.text.tablature import to_tablature
 from modicum.methods.drum_transfer.verbs.analyse import Analysis, analyse
+from modicum.system.terminal import render
 
 MAIN = Path(__file__).parents[3]
 BEAT = "---oo-\n------\n----o-\n------\n--o-o-\n------\n----o-\n------\n" * 2

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modicum import events
-from modicum.claims import Claim, Picture, Stage, Study
+from modicum.claims import Claim, Picture, Stage, Study, guessing
 from modicum.classification import accuracies
 from modicum.errors import ConfigError
 from modicum.events.pictures import frame_strip
@@ -117,6 +117,8 @@ def study(data: str | None = None) -> Study:
         data=about,
         arms={arm: Stage(config) for arm, config in arms.items()},
         claims=CLAIMS,
+        skill="top1",
+        shares=("top1",),
         measure=measure,
         pictures=pictures,
         caveat=(
@@ -135,7 +137,8 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
 
     Returns:
         `top1` in percent; `spikes`, `synaptic_operations` and the estimate `microjoules` a
-        recording; the firing rate of each layer in percent (`rate_1`, `rate_2`); `parameters`.
+        recording; the firing rate of each layer in percent (`rate_1`, `rate_2`); `parameters`;
+        and what verdicts need, see `claims.Study`.
     """
     test_set = config.source.open("val")
     pipeline = pipeline_for(config, test_set)
@@ -144,6 +147,8 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
         found = accuracies(lambda x: read_out(network(x)), loader, ks=(1,), quiet=True)
     rates = {f"rate_{n}": 100 * layer.rate for n, layer in enumerate(counted.layers, start=1)}
     return {
+        "tested": len(test_set),
+        "by_chance": guessing(test_set.labels),
         **found,
         "spikes": counted.spikes_per_sample,
         **rates,

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from modicum import events
-from modicum.claims import Claim, Picture, Stage, Study
+from modicum.claims import Claim, Picture, Stage, Study, guessing
 from modicum.engine.random import SampleRandom
 from modicum.events.pictures import frame_strip, scatter
 from modicum.methods.event_augmentation.brightness import Variation, accuracy, claimed, variations
@@ -104,6 +104,8 @@ def study(data: str | None = None) -> Study:
         data=about,
         arms={arm: Stage(replace(base, augment=augment)) for arm, augment in ARMS.items()},
         claims=CLAIMS,
+        skill="clean",
+        shares=("clean", "shifted_mean"),
         measure=measure,
         pictures=pictures,
         caveat=caveat,
@@ -112,14 +114,18 @@ def study(data: str | None = None) -> Study:
 
 
 def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
-    """Accuracies in percent: `clean`, `shifted_mean`, and one for every variation."""
+    """Accuracies in percent: `clean`, `shifted_mean`, and one for every variation; and what
+    verdicts need, see `claims.Study`.
+    """
     data, test_set = config.recordings.data, config.recordings.open("val")
     pipeline = pipeline_for(config, test_set)
     clean = accuracy(network, Variation(test_set), pipeline)
     others = variations(data, test_set).items()
     shifted = {name: accuracy(network, variation, pipeline) for name, variation in others}
     mean = float(np.mean([shifted[name] for name in claimed(data)]))
-    return {"clean": clean, "shifted_mean": mean} | shifted
+    chance = guessing(test_set.labels)
+    known = {"tested": len(test_set), "by_chance": chance}
+    return known | {"clean": clean, "shifted_mean": mean} | shifted
 
 
 def pictures(runs: Mapping[str, Sequence[Path]]) -> Sequence[Picture]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modicum.claims import Claim, Picture, Stage, Study
+from modicum.claims import ONE_IN_TWENTY, Claim, Picture, Stage, Study
 from modicum.method import load_saved
 from modicum.methods.reliant import pictures as drawing
 from modicum.methods.reliant.data.people import People, open_graph, positive_class
@@ -118,6 +118,8 @@ def study(data: str | None = None) -> Study:
         arms=arms,
         claims=[claim for name in names for claim in claims_of(name)],
         measure=measure,
+        skill="auc",
+        shares=("accuracy", "sp_gap", "eo_gap"),
         pictures=pictures,
         fingerprint="".join(graph.fingerprint() for graph in graphs.values()),
         seeds=5,
@@ -136,7 +138,13 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
         evaluate_predictions(p, *truth, positive_class=positive, bootstrap=0)
         for p in (network.probabilities(graph, role) for role in (network.role, "teacher"))
     )
+    ones = int((graph.labels[graph.test] == positive).sum())
+    pairs = ones * (len(graph.test) - ones)
+    # Of scores without meaning, the deviation of Mann and Whitney's statistic.
+    chance = 0.5 + ONE_IN_TWENTY * ((len(graph.test) + 1) / (12 * max(pairs, 1))) ** 0.5
     return {
+        "tested": len(graph.test),
+        "by_chance": min(chance, 1.0),
         "accuracy": 100 * student["accuracy"],
         "auc": student["roc_auc"],
         "sp_gap": 100 * abs(student["sp_gap"]),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modicum import images
-from modicum.claims import Claim, Picture, Stage, Study
+from modicum.claims import Claim, Picture, Stage, Study, guessing
 from modicum.classification import topk_correct
 from modicum.method import load_saved
 from modicum.methods.vgnet.baseline import stages_like, width_for
@@ -122,6 +122,8 @@ def study(data: str | None = None) -> Study:
         data=about,
         arms={arm: Stage(config) for arm, config in arms.items()},
         claims=CLAIMS,
+        skill="top1",
+        shares=("top1", "shift_consistency"),
         measure=measure,
         pictures=pictures,
         caveat=caveat,
@@ -146,7 +148,8 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
 
     Returns:
         `top1` and `shift_consistency` in percent, and the numbers of trainable parameters
-        (`parameters`) and of learned 3x3 depthwise weights (`learned_3x3`).
+        (`parameters`) and of learned 3x3 depthwise weights (`learned_3x3`); and what verdicts need,
+        see `claims.Study`.
     """
     test_set = images.open_images(config.data, "val")
     pipeline = pipeline_for(config, test_set)
@@ -160,6 +163,8 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
         if isinstance(m, nn.Conv2d) and m.groups > 1 and m.weight.requires_grad
     ]
     return {
+        "tested": len(test_set),
+        "by_chance": guessing(test_set.labels),
         "top1": 100 * correct / len(test_set),
         "shift_consistency": 100 * consistent / len(test_set),
         "parameters": count_parameters(network)[0],

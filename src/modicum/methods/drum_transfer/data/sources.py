@@ -22,6 +22,8 @@ from modicum.methods.drum_transfer.options import Corpus
 from modicum.methods.drum_transfer.text.drumroll import windows
 from modicum.methods.drum_transfer.text.midi import parse_midi, unknown_pitches
 from modicum.methods.drum_transfer.text.notation import Groove
+from modicum.methods.drum_transfer.text.smf import MOST_BYTES
+from modicum.system.files import read_bytes
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -182,7 +184,7 @@ def own_files(path: Path, corpus: Corpus, *, seed: int = 0) -> Collection:
                 raise DataError(f"{file}: it is in none of the folders {', '.join(SPLITS)}.")
             if name in taken:
                 raise DataError(f"{file}: {taken[name]} gives a groove of the same name.")
-            grooves, unread = _parse((path / file).read_bytes(), file, corpus, name)
+            grooves, unread = _parse(read_bytes(path / file, MOST_BYTES), file, corpus, name)
         except (DataError, OSError) as error:
             if corpus.strict:
                 raise DataError(f"{path}: {error}") from error

@@ -213,7 +213,7 @@ def analyse(
 
     Raises:
         DataError: No file can be used.
-        MissingExtraError: rapidfuzz or symusic is not installed.
+        MissingExtraError: rapidfuzz is not installed.
     """
     reading = replace(reading, meter_bars=reading.meter_bars and not official)
     most = BARS if official else None

@@ -1,0 +1,137 @@
+"""What people read in a terminal: results as text, warnings, nothing that is data left out.
+
+Names of files, classes and groups are other people's text: no markup is interpreted in them, and
+control characters, which could make a terminal do things, are shown as escapes.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+_ESCAPES = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)]}
+"""Control characters, the line feed included: names of files may hold them."""
+
+
+def plain(text: object) -> str:
+    """Text in one line without control characters."""
+    return str(text).translate(_ESCAPES)
+
+
+class PlainFormatter(logging.Formatter):
+    """Log records whose messages cannot move the cursor; lines of ours stay lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        return "\n".join(map(plain, super().format(record).split("\n")))
+
+
+def render(result: Mapping[str, Any], width: int | None = None) -> str:
+    """A verb's result as text: numbers and words in lines, lists of records as tables, a mapping of
+    such lists as a table each. A table that is too wide becomes a block a record.
+
+    Args:
+        result: What a verb returned.
+        width: Columns there are; none: those of the terminal, and no limit where there is none.
+    """
+    if width is None and sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+    tables: list[tuple[str, Sequence[Mapping[str, Any]]]] = []
+    single: dict[str, Any] = {}
+    for name, value in result.items():
+        if _is_table(value):
+            tables.append((name, value))
+        elif isinstance(value, Mapping) and value and all(map(_is_table, value.values())):
+            tables += [(f"{name} of {key}", table) for key, table in value.items()]
+        else:
+            single[name] = value
+    parts = [_block(_lines(single), width)] if single else []
+    for name, records in tables:
+        parts.append(f"{_title(name)}\n{_table(records, width)}")
+    return "\n\n".join(parts)
+
+
+def _table(records: Sequence[Mapping[str, Any]], width: int | None) -> str:
+    """Records in rows, numbers to the right; or where that is too wide, in blocks."""
+    columns = list(dict.fromkeys(column for record in records for column in record))
+    rows = [[_format(record.get(column, "")) for column in columns] for record in records]
+    heads = [_title(column) for column in columns]
+    sizes = [max(map(len, cells)) for cells in zip(heads, *rows, strict=True)]
+    if width is not None and sum(sizes) + 2 * len(sizes) - 2 > width:
+        blocks = (
+            _block(
+                [(_title(column), record[column]) for column in columns if column in record], width
+            )
+            for record in records
+        )
+        return "\n\n".join(blocks)
+    right = [all(isinstance(r.get(c, 0), int | float) for r in records) for c in columns]
+    lines = [heads, ["-" * size for size in sizes], *rows]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(size) if numeric else cell.ljust(size)
+            for cell, size, numeric in zip(line, sizes, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _block(lines: Sequence[tuple[str, Any]], width: int | None) -> str:
+    """Names and values side by side; what is longer than a line goes on below."""
+    indent = max(len(name) for name, _ in lines) + 2
+    printed: list[str] = []
+    for name, value in lines:
+        text = _format(value)
+        columns = width or sys.maxsize
+        # Names, paths and commands can be copied: words are never broken, and what has room in a
+        # line of its own gets it.
+        if columns - indent < len(text) <= columns:
+            printed += [name, text]
+            continue
+        wrapped = textwrap.wrap(
+            text, max(columns - indent, 1), break_long_words=False, break_on_hyphens=False
+        )
+        first, *others = wrapped or [""]
+        printed.append(f"{name.ljust(indent)}{first}".rstrip())
+        printed += [" " * indent + line for line in others]
+    return "\n".join(printed)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _title(name: str) -> str:
+    return plain(name).replace("_", " ")
+
+
+def _lines(values: Mapping[str, Any], indent: str = "") -> list[tuple[str, Any]]:
+    """Nested mappings as indented lines."""
+    lines: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        label = indent + _title(str(name))
+        if isinstance(value, Mapping):
+            nested = cast("Mapping[str, Any]", value)
+            lines += [(label, ""), *_lines(nested, indent + "  ")]
+        else:
+            lines.append((label, value))
+    return lines
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value).items()
+        return ", ".join(f"{plain(key)}: {_format(item)}" for key, item in items)
+    if isinstance(value, list):
+        return ", ".join(_format(item) for item in cast("list[Any]", value))
+    return "" if value is None else plain(value)
