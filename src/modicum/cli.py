@@ -267,9 +267,9 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
         called = f"{name} {recipe_name}" if recipes else name
         config, options, folder = _parse_training(recipe, called, asked.preset or "default", rest)
         config = with_whole_paths(config, load_method(name).load("datasets"))
-    whose: dict[str, Any] = {"method": name, "recipe": recipe_name, "config": config}
-    way = {"resume": asked.resume is not None, "restart": asked.restart is not None}
-    with Run(folder, **whose, options=options, **way) as run:
+    how: dict[str, Any] = {"method": name, "recipe": recipe_name, "config": config}
+    how |= {"resume": asked.resume is not None, "restart": asked.restart is not None}
+    with Run(folder, **how, options=options) as run:
         recipe.train(config, run)
         if run.is_main_process:
             write_run_report(folder)

@@ -74,13 +74,13 @@ def read_notes(data: bytes, source: str) -> Notes:
         _track(data[begin:end], begin, f"{source}: track {number}")
         for number, (begin, end) in enumerate(tracks, 1)
     ]
-    notes = (np.concatenate(column) for column in zip(*(each for each, _ in found), strict=True))
+    tick, channel, pitch, velocity = (
+        np.concatenate(column) for column in zip(*(notes for notes, _ in found), strict=True)
+    )
     changes = sorted(chain(*(each for _, each in found)), key=itemgetter(0))
-    tempos = [(tick, int.from_bytes(value, "big")) for tick, value in changes if len(value) == 3]
-    meters = [
-        (tick, value[0], 1 << value[1]) for tick, value in changes if len(value) == _SIZE[_METER]
-    ]
-    return Notes(division, *notes, tempos, meters)
+    tempos = [(at, int.from_bytes(value, "big")) for at, value in changes if len(value) == 3]
+    meters = [(at, value[0], 1 << min(value[1], 16)) for at, value in changes if len(value) == 4]
+    return Notes(division, tick, channel, pitch, velocity, tempos, meters)
 
 
 def _chunks(data: bytes, source: str) -> tuple[int, list[tuple[int, int]]]:
@@ -193,7 +193,8 @@ def _track(
     velocity = track[second]
     (on,) = ((status & 0xF0 == _NOTE_ON) & (velocity > 0)).nonzero()
     tick = ticks[on] + np.repeat(passed, events)[on]
-    notes = tick, status[on] & 0x0F, track[first[on]], velocity[on]
+    channel = np.bitwise_and(status[on], np.uint8(0x0F))
+    notes = tick, channel, track[first[on]], velocity[on]
     elapsed = np.append(0, ticks)[events_until]
     whole = [
         (int(elapsed[runs_before - 1]) + ticks_before, value)
