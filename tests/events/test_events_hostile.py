@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import time
 import tracemalloc
 import zipfile
@@ -20,7 +21,7 @@ import pytest
 
 from modicum.cli import main
 from modicum.errors import DataError
-from modicum.events import read
+from modicum.events import open_recordings, read
 from modicum.events.formats.recording import EventFormatError
 
 h5py = pytest.importorskip("h5py", reason="needs the extra 'events'")
@@ -242,3 +243,122 @@ def test_cases_of_users(
     assert message.split()[0] in (said := " ".join(capsys.readouterr().err.split()))
     assert "Traceback" not in said
     assert not list(tmp_path.iterdir())
+
+
+# Folders
+
+
+def folder(root: Path, *names: str) -> Path:
+    """A folder of one's own with a recording of each name."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(bytes([1, 1, 0, 0, 9]))
+    return root
+
+
+def links_in_a_circle(root: Path) -> None:
+    (root / "a" / "loop").symlink_to("loop")
+    (root / "a" / "loop.bin").symlink_to("other.bin")
+    (root / "a" / "other.bin").symlink_to("loop.bin")
+
+
+def links_to_each_other(root: Path) -> None:
+    (root / "a" / "over").symlink_to(root / "b")
+    (root / "b" / "back").symlink_to(root / "a")
+
+
+def links_that_multiply(root: Path) -> None:
+    for level in range(30):
+        (root / "a" / f"{level + 1}").mkdir()
+        for link in "xy":
+            (root / "a" / str(level or "") / link).symlink_to(root / "a" / f"{level + 1}")
+
+
+def a_link_to_itself(root: Path) -> None:
+    (root / "c").symlink_to("c")
+
+
+def a_link_out(root: Path) -> None:
+    (root / "a" / "secret.bin").symlink_to(root.parent / "secret.bin")
+
+
+def folders_in_folders(root: Path) -> None:
+    path = root / "a"
+    for _ in range(1200):
+        path /= "d"
+        path.mkdir()
+    (path / "deep.bin").write_bytes(bytes(5))
+
+
+@pytest.mark.parametrize("make", [links_in_a_circle, links_to_each_other, links_that_multiply,
+                                  a_link_to_itself, a_link_out, folders_in_folders])  # fmt: skip
+def test_folders_with_links_are_read_once_or_refused(
+    make: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder(tmp_path, "secret.bin")
+    root = folder(tmp_path / "data", "a/1.bin", "a/2.bin", "b/1.bin", "b/2.bin")
+    make(root)
+    begin = time.process_time()
+    found = open_recordings(root, holdout=0, skip_bad=True)
+    names = found.names.tolist()
+    assert {"a/1.bin", "a/2.bin", "b/1.bin", "b/2.bin"} <= {name[-7:] for name in names}
+    assert "secret.bin" not in "".join(names)
+    assert len(names) <= 8
+    if make not in (a_link_to_itself, folders_in_folders):
+        with pytest.raises(DataError, match="symbolic link leads"):
+            open_recordings(root, holdout=0)
+    assert main(["data", "events", str(root)]) in (0, 1)
+    assert "Traceback" not in capsys.readouterr().err
+    assert time.process_time() - begin < 5
+    subprocess.run(["rm", "-r", root], check=True)  # pytest's own way has no end of recursion
+
+
+def test_files_of_one_number_are_not_lost(tmp_path: Path) -> None:
+    root = folder(tmp_path, "1.bin", "01.bin", "2.bin")
+    (root / "labels.tsv").write_text("1\t3\n2\t4\n")
+    with pytest.raises(DataError, match=r"01\.bin and 1\.bin have the same number"):
+        open_recordings(f"n-mnist={root}")
+    (root / "01.bin").unlink()
+    (root / "labels.tsv").write_text("1\t3\n2\t4\n01\t5\n")
+    with pytest.raises(
+        DataError, match="line 3: expected the number of a file and a digit.*each number once"
+    ):
+        open_recordings(f"n-mnist={root}")
+
+
+LONG = "9" * 5000
+
+
+@pytest.mark.parametrize("line", [f"{LONG}\t1", f"1\t{LONG}", "1\t-1", "1", "\0", "x" * 200_000])
+def test_numbers_without_end_in_a_list_are_refused(line: str, tmp_path: Path) -> None:
+    root = folder(tmp_path, "1.bin")
+    (root / "labels.tsv").write_text(line)
+    with pytest.raises(DataError, match=r"labels\.tsv"):
+        open_recordings(f"n-mnist={root}")
+
+
+@pytest.mark.parametrize("row", [f"{LONG},1,2", f"1,2,{LONG}", f"1,{LONG},{LONG}9"])
+def test_numbers_without_end_in_gestures_are_refused(row: str, tmp_path: Path) -> None:
+    root = folder(tmp_path, "user01_led.aedat")
+    (root / "user01_led_labels.csv").write_text(f"class,startTime_usec,endTime_usec\n{row}\n")
+    with pytest.raises(DataError, match=r"user01_led_labels\.csv, line 2: expected a class"):
+        open_recordings(f"dvs-gesture={root}")
+    (root / "trials_to_train.txt").write_text(f"user{LONG}_led.aedat\n")
+    with pytest.raises(DataError, match=r"trials_to_train\.txt: lists user999"):
+        open_recordings(f"dvs-gesture={root}")
+
+
+@pytest.mark.parametrize("table", ["labels.tsv", "trials_to_train.txt", "user01_led_labels.csv"])
+def test_a_list_is_no_link_and_no_pipe(table: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("root:x:0:0\n")
+    root = folder(tmp_path / "data", "1.bin", "user01_led.aedat")
+    name = "n-mnist" if table == "labels.tsv" else "dvs-gesture"
+    (root / table).symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match="the symbolic link leads out of") as caught:
+        open_recordings(f"{name}={root}")
+    assert "root:x" not in str(caught.value)
+    (root / table).unlink()
+    if table != "labels.tsv":  # a pipe there is no list
+        os.mkfifo(root / table)
+        with pytest.raises(DataError):
+            open_recordings(f"{name}={root}")

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from modicum.data.folders import Split
+from modicum.data.folders import Listing, Split, Tree, walk
 from modicum.errors import ConfigError, DataError
 from modicum.events.check import decoded_size, usable
 from modicum.events.division import Division, describe, divide
@@ -253,7 +253,9 @@ def _size_needed(root: Path, convention: Convention, memory_limit: int) -> Size:
             return 1, 1  # found and named later
         return events.height, events.width
 
-    paths = sorted(path for path in root.rglob("*") if RECORDINGS.has(path.name))
+    listing = Listing()
+    walk(root, Tree(root, "", (), (), {}, RECORDINGS), listing)
+    paths = [root / name for name in sorted(listing.names)]
     if decoded_size(paths) > memory_limit:
         some = np.linspace(0, len(paths) - 1, min(_LOOKED_AT, len(paths))).astype(int)
         paths = [paths[number] for number in some.tolist()]
