@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import inspect
 import operator
+import os
 import types
 import typing
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -273,9 +274,9 @@ def whole_path(data: str) -> str:
     The path becomes whole; what is not there is left as it is.
     """
     name, named, path = data.partition("=")
-    if not named or Path(data).exists():
+    if not named or os.path.exists(data):  # unlike Path.exists, also of what can be no path
         name, named, path = "", "", data
-    return f"{name}{named}{Path(path).resolve()}" if Path(path).exists() else data
+    return f"{name}{named}{Path(path).resolve()}" if os.path.exists(path) else data
 
 
 def with_whole_paths(options: _Options, names: Container[str]) -> _Options:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -114,7 +115,7 @@ def open_recordings(
     if str(source) == "digits":
         return open_digits("train" if split == "train" else "test")
     known, root = known_and_root(str(source))
-    if not root.exists():
+    if not os.path.exists(root):  # unlike Path.exists, also of what can be no path
         raise DataError(f"{root}: there is no such folder. Check the path.")
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder of recordings. If it is an archive, unpack it.")

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
+from torch.overrides import TorchFunctionMode
 
 from modicum.errors import CheckpointError, DataError, MissingExtraError
 from modicum.options import check
@@ -135,7 +136,7 @@ def read_model(
         found = metadata["modicum.method"]
         arguments, notes = (_json(metadata, name) for name in ("arguments", "notes"))
         check("notes", notes, notes_of(found))
-        with torch.device("meta"), _at_most(state):
+        with torch.device("meta"), _Unfilled(), _at_most(state):
             build(found, arguments)
         module = build(found, arguments)
         fill(module, state, str(file))
@@ -174,6 +175,17 @@ def _json(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     values = json.loads(text)
     check(name, values, dict[str, Any])
     return values
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws no random numbers on the device meta, for which PyTorch would load much for seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
