@@ -89,7 +89,8 @@ def check_arguments(function: Callable[_Given, _Result]) -> Callable[_Given, _Re
     A class is held to those of its constructor: `check_arguments(Network)(**arguments)`.
     """
     signature = inspect.signature(function)
-    own: Any = function.func if isinstance(function, functools.partial) else function
+    whole: Any = function
+    own: Any = whole.func if isinstance(whole, functools.partial) else whole
     if isinstance(own, type) and not dataclasses.is_dataclass(own):
         own = own.__init__
     hints = _annotations(own)

@@ -321,7 +321,7 @@ def test_files_of_one_number_are_not_lost(tmp_path: Path) -> None:
     (root / "01.bin").unlink()
     (root / "labels.tsv").write_text("1\t3\n2\t4\n01\t5\n")
     with pytest.raises(
-        DataError, match="line 3: expected the number of a file and a digit.*each number once"
+        DataError, match=r"line 3: expected the number of a file and a digit.*each number once"
     ):
         open_recordings(f"n-mnist={root}")
 

@@ -370,7 +370,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_pictures_without_end_are_refused(tmp_path: Path) -> None:
-    flat = [Image.new("P", (2000, 2000), number % 2) for number in range(40)]
+    flat = [Image.new("L", (2000, 2000), 255 * (number % 2)) for number in range(40)]
     for file in ("a.gif", "a.webp"):
         flat[0].save(tmp_path / file, save_all=True, append_images=flat[1:], duration=20)
         with pytest.raises(DataError, match=r"40 pictures of 2000 x 2000 pixels"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from modicum import images
 from modicum.events.datasets import SOURCES
@@ -21,7 +21,7 @@ class ImagePipeline(Options):
 
     size: Annotated[int, Interval(ge=1, le=2048)]
     """Side in pixels."""
-    channels: Literal[1, 3]
+    channels: Annotated[int, Interval(ge=1, le=3)]
     """3, or 1 for grey images."""
 
     def crop(self) -> images.ResizeCentreCrop:

@@ -53,8 +53,11 @@ def check_fit(network: nn.Module, pipeline: Pipeline) -> None:
         fits = isinstance(pipeline, VoxelPipeline) and taken == [pipeline.bins, size, pipeline.kind]
     else:
         taken = getattr(network, "arguments", {}).get("in_channels")
-        kind = isinstance(pipeline, VoxelPipeline) and pipeline.kind != "est"
-        fits = kind and taken == pipeline.channels
+        fits = (
+            isinstance(pipeline, VoxelPipeline)
+            and pipeline.kind != "est"
+            and taken == pipeline.channels
+        )
     if not fits:
         raise ValueError("its pipeline does not make what its network takes")
 
