@@ -367,3 +367,22 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"picture 0 has \(4, 6\) pixels .* picture 1 has \(5, 6\)"):
         simulate_file(tmp_path)
     assert simulate_file(tmp_path, IDEAL, size=(4, 4)).height == 4
+
+
+def test_pictures_without_end_are_refused(tmp_path: Path) -> None:
+    flat = [Image.new("L", (2000, 2000), 255 * (number % 2)) for number in range(40)]
+    for file in ("a.gif", "a.webp"):
+        flat[0].save(tmp_path / file, save_all=True, append_images=flat[1:], duration=20)
+        with pytest.raises(DataError, match=r"40 pictures of 2000 x 2000 pixels"):
+            simulate_file(tmp_path / file, size=(8, 8))
+    Image.new("L", (4000, 2000)).save(tmp_path / "wide.png")
+    with pytest.raises(DataError, match="37 pictures of 2000 x 4000 pixels"):
+        simulate_file(tmp_path / "wide.png")
+    assert simulate_file(tmp_path / "wide.png", IDEAL, size=(4, 8)).width == 8
+
+
+def test_events_without_end_are_refused(tmp_path: Path) -> None:
+    flat = [Image.new("L", (1000, 1000), 255 * (number % 2)) for number in range(6)]
+    flat[0].save(tmp_path / "a.gif", save_all=True, append_images=flat[1:], duration=20)
+    with pytest.raises(DataError, match="would give more than 8,"):
+        simulate_file(tmp_path / "a.gif")

@@ -15,6 +15,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -33,6 +34,7 @@ _SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+_NOWHERE = "the symbolic link leads nowhere. Remove it or restore its target."
 _NOT_DATA = frozenset({"__macosx", "lost+found"})
 
 
@@ -241,38 +243,58 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 def _folders(folder: Path, root: Path) -> Iterator[Path]:
     for entry in _entries(folder):
-        if entry.is_dir():
-            if entry.is_symlink() and (reason := _not_followed(entry, root)):
-                raise DataError(f"{entry.path}: {reason}")
+        with suppress(OSError):  # a link that leads to itself is no folder
+            if not entry.is_dir():
+                continue
+            refuse_link(folder / entry.name, root)
             yield folder / entry.name
 
 
 def walk(folder: Path, tree: Tree, listing: Listing) -> None:
-    """Add all files below `folder` to `listing`, unsorted and without labels."""
-    for entry in _entries(folder):
-        path = Path(entry.path)
-        if entry.is_symlink() and (reason := _not_followed(entry, tree.root)):
-            listing.bad.append(BadFile(path.relative_to(tree.root).as_posix(), reason))
-        elif entry.is_dir():
-            walk(path, tree, listing)
-        elif tree.files.has(entry.name):
-            listing.names.append(path.relative_to(tree.root).as_posix())
-        else:
-            listing.ignored[path.suffix.casefold()] += 1
+    """Add all files below `folder` to `listing`, unsorted and without labels.
+
+    Each folder that a link leads to is read once: links between folders could lead on without end.
+    """
+    if folder != tree.root:
+        refuse_link(folder, tree.root)
+    to_read, read = [folder], {folder.resolve()}
+    while to_read:
+        for entry in _entries(to_read.pop()):
+            path = Path(entry.path)
+            reason = _not_followed(path, tree.root, read) if entry.is_symlink() else None
+            if reason:
+                listing.bad.append(BadFile(path.relative_to(tree.root).as_posix(), reason))
+            elif entry.is_dir():
+                to_read.append(path)
+            elif tree.files.has(entry.name):
+                listing.names.append(path.relative_to(tree.root).as_posix())
+            else:
+                listing.ignored[path.suffix.casefold()] += 1
 
 
-def _not_followed(entry: os.DirEntry[str], root: Path) -> str | None:
-    """Why a symbolic link is not followed; None if it is."""
-    target = Path(entry.path).resolve()
-    if not target.exists():
-        return "the symbolic link leads nowhere. Remove it or restore its target."
+def refuse_link(path: Path, root: Path) -> None:
+    """Raise a `DataError` for what leads out of `root` by a symbolic link, or nowhere."""
+    if reason := _not_followed(path, root):
+        raise DataError(f"{path}: {reason}")
+
+
+def _not_followed(path: Path, root: Path, read: set[Path] | None = None) -> str | None:
+    """Why a symbolic link is not followed; None if it is. A folder is then among those `read`."""
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # a RuntimeError of links in a circle
+        return _NOWHERE if path.is_symlink() else None
     if not target.is_relative_to(root.resolve()):
         return (
             f"the symbolic link leads out of {root}, to {target}, and is not followed. Copy the "
             f"files here, or give the folder that really holds them."
         )
-    if target.is_dir() and Path(entry.path).parent.resolve().is_relative_to(target):
+    if target.is_dir() and path.parent.resolve().is_relative_to(target):
         return "the symbolic link leads back to a folder above it. Remove it."
+    if read is not None and target.is_dir():
+        if target in read:
+            return "the symbolic link leads to a folder that is read already. Remove it."
+        read.add(target)
     return None
 
 

@@ -66,13 +66,19 @@ IDEAL = Conditions(threshold_sigma=0.0, noise_rate=0.0)
 """A camera whose pixels are all alike and never fire without a cause."""
 
 
+class TooManyEvents(Exception):  # noqa: N818
+    """A video gives more events than were expected at most."""
+
+
 def record(
-    pictures: Iterable[Floats], times: Integers, conditions: Conditions, seed: int, index: Integers
-) -> EventBatch:
+    pictures: Iterable[Floats], times: Integers, conditions: Conditions, seed: int, index: Integers,
+    most: int | None = None,
+) -> EventBatch:  # fmt: skip
     """What cameras would record of a batch of videos, in a loop over time alone.
 
     `pictures` are intensities (B, H, W) at each of the times in microseconds, (T,); `index` has the
-    number of each sample, (B,), for its random numbers.
+    number of each sample, (B,), for its random numbers. `TooManyEvents` is raised where there are
+    more than `most`.
     """
     seconds = (times - times[0]) / 1e6
     gain = conditions.gain(seconds) if callable(conditions.gain) else conditions.gain
@@ -88,6 +94,7 @@ def record(
     on, off = _thresholds(conditions, seed, index, shape[1] * shape[2])
     fires_on, fires_off = on * (1 - _TIE), -off * (1 - _TIE)
     found: list[Fired] = [_noise(conditions, seed, index, shape, times)]
+    counted = 0
     for now, step_gain, picture in steps:
         previous, level = level, _log_brightness(picture, step_gain, conditions)
         change = level - reference
@@ -95,6 +102,9 @@ def record(
         rises = change[place] > 0
         threshold = np.where(rises, on[place], off[place])
         crossings = np.floor(np.abs(change[place]) / threshold + _TIE).astype(np.int64)
+        counted += int(crossings.sum())
+        if most is not None and counted > most:
+            raise TooManyEvents
         step = np.where(rises, threshold, -threshold)
         # An event for each crossing; `order` counts those of one pixel from 1.
         event = np.repeat(np.arange(len(place)), crossings)

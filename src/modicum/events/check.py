@@ -12,13 +12,11 @@ import numpy as np
 
 from modicum.data.sample_set import BadFile
 from modicum.errors import DataError
-from modicum.events.container import Events
+from modicum.events.container import DECODED, Events
 from modicum.events.event_set import EventSet, FileRecordings, MemoryRecordings
 from modicum.events.reading import windows
 from modicum.system.threads import Progress, in_threads, state_of_files
 
-_DECODED = 13
-"""Bytes of an event in memory: 8 of t, 2 of x, 2 of y, 1 of p."""
 _STORED = {".bin": 5, ".bs2": 5, ".dat": 8, ".aedat": 8, ".npy": 16}
 """Bytes of an event in a file, at least."""
 _COMPRESSED = 2
@@ -109,7 +107,7 @@ def decoded_size(paths: Sequence[Path]) -> float:
             stored = path.stat().st_size
         except OSError:
             continue  # found and named later
-        size += stored * _DECODED / _STORED.get(path.suffix.casefold(), _COMPRESSED)
+        size += stored * DECODED / _STORED.get(path.suffix.casefold(), _COMPRESSED)
     return size
 
 

@@ -20,6 +20,8 @@ from modicum.errors import DataError
 Array = npt.NDArray[Any]
 LARGEST_SIDE = 2**15
 """Pixels. Coordinates are int16, which every format read here fits."""
+DECODED = 13
+"""Bytes of an event in memory: 8 of t, 2 of x, 2 of y, 1 of p."""
 
 
 @dataclass(frozen=True, eq=False)

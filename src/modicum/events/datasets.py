@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 
-from modicum.data.folders import Split
+from modicum.data.folders import Listing, Split, Tree, walk
 from modicum.errors import ConfigError, DataError
 from modicum.events.check import decoded_size, usable
 from modicum.events.division import Division, describe, divide
@@ -114,7 +115,7 @@ def open_recordings(
     if str(source) == "digits":
         return open_digits("train" if split == "train" else "test")
     known, root = known_and_root(str(source))
-    if not root.exists():
+    if not os.path.exists(root):  # unlike Path.exists, also of what can be no path
         raise DataError(f"{root}: there is no such folder. Check the path.")
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder of recordings. If it is an archive, unpack it.")
@@ -253,7 +254,9 @@ def _size_needed(root: Path, convention: Convention, memory_limit: int) -> Size:
             return 1, 1  # found and named later
         return events.height, events.width
 
-    paths = sorted(path for path in root.rglob("*") if RECORDINGS.has(path.name))
+    listing = Listing()
+    walk(root, Tree(root, "", (), (), {}, RECORDINGS), listing)
+    paths = [root / name for name in sorted(listing.names)]
     if decoded_size(paths) > memory_limit:
         some = np.linspace(0, len(paths) - 1, min(_LOOKED_AT, len(paths))).astype(int)
         paths = [paths[number] for number in some.tolist()]

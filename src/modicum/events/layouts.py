@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from modicum.data.folders import (
     list_files,
     own_split,
     recognise,
+    refuse_link,
     some,
     split_tree,
 )
@@ -31,6 +33,7 @@ from modicum.errors import DataError
 from modicum.events.division import Division
 from modicum.events.formats.recording import Size
 from modicum.events.reading import SUFFIXES
+from modicum.system.files import read_bytes
 
 RECORDINGS = FileKind("recording", frozenset(SUFFIXES))
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -44,6 +47,7 @@ GESTURES = (
     *("left arm clockwise", "left arm counter-clockwise", "arm roll"),
     *("air drums", "air guitar", "other gestures"),
 )
+_LONGEST_TABLE = 1 << 24
 GESTURE_USERS_TO_TRAIN = 23
 """DVS128 Gesture's training split is users 1 to 23 of 29."""
 
@@ -99,17 +103,28 @@ def _n_mnist(root: Path, split: Split) -> Found:
 
 def _with_list(root: Path, table: Path) -> Found:
     """Files `<number>.bin` beside a table of their numbers and digits, separated by tabs."""
-    files = {int(file.stem): file.name for file in root.glob("*.bin") if file.stem.isdecimal()}
+    files: dict[int, str] = {}
+    for file in sorted(root.glob("*.bin")):
+        number = _number(file.stem)
+        if number in files:
+            raise DataError(
+                f"{root}: {files[number]} and {file.name} have the same number, so the list cannot "
+                f"tell them apart. Keep one of them."
+            )
+        if number is not None:
+            refuse_link(file, root)
+            files[number] = file.name
     label_of: dict[int, int] = {}
     for line, row in enumerate(_rows(table, "\t"), 1):
         if not row or row[0].startswith("#"):
             continue
-        if len(row) != 2 or not all(cell.isdecimal() for cell in row) or int(row[1]) > 9:
+        number, digit = map(_number, row if len(row) == 2 else ("", ""))
+        if number is None or digit is None or digit > 9 or label_of.get(number, digit) != digit:
             raise DataError(
                 f"{table}, line {line}: expected the number of a file and a digit, separated by a "
-                f"tab, found {' '.join(row)[:80]!r}."
+                f"tab, and each number once; found {' '.join(row)[:80]!r}."
             )
-        label_of[int(row[0])] = int(row[1])
+        label_of[number] = digit
     absent, unlisted = sorted(set(label_of) - set(files)), sorted(set(files) - set(label_of))
     if absent or unlisted or not files:
         raise DataError(
@@ -211,12 +226,15 @@ def _dvs_gesture(root: Path, split: Split) -> Found:
             f"{root}: no recording of the {part} split; expected user01_fluorescent.aedat and so "
             f"on, with trials_to_train.txt and trials_to_test.txt. Give the folder that holds them."
         )
+    there = {file.name for file in root.iterdir()}
+    if absent := [file for file in files if file not in there]:
+        raise DataError(
+            f"{trials}: lists {some(name[:80] for name in absent)}, not beside it. Unpack the "
+            f"archive again."
+        )
     gestures: list[tuple[int, str, int, int]] = []
-    for file in sorted(files, key=in_numeric_order):
-        if Path(file).name != file or not (root / file).is_file():
-            raise DataError(
-                f"{trials}: lists {file}, which is not beside it. Unpack the archive again."
-            )
+    for file in sorted(set(files), key=in_numeric_order):
+        refuse_link(root / file, root)
         for label, start, stop in _gesture_intervals(root / file):
             gestures.append((label, file, start, stop))
     gestures.sort(key=lambda gesture: gesture[0])  # stable: files stay in order
@@ -238,7 +256,7 @@ def _gesture_intervals(path: Path) -> list[tuple[int, int, int]]:
     for line, row in enumerate(_rows(table, ","), 1):
         if row[:1] == ["class"] or not row:
             continue
-        numbers = [int(cell) for cell in row if cell.strip().isdecimal()]
+        numbers = [number for cell in row if (number := _number(cell.strip())) is not None]
         if len(numbers) != 3 or not 1 <= numbers[0] <= len(GESTURES) or numbers[1] >= numbers[2]:
             raise DataError(
                 f"{table}, line {line}: expected a class from 1 to {len(GESTURES)}, a start and a "
@@ -293,9 +311,15 @@ def _in_tree(tree: Tree, split: Split, classes: tuple[str, ...] = ()) -> Found:
     )
 
 
+def _number(text: str) -> int | None:
+    """A number that fits into 64 bits; Python itself reads digits without end."""
+    return int(text) if text.isdecimal() and len(text) <= 18 else None
+
+
 def _rows(table: Path, separator: str) -> list[list[str]]:
+    refuse_link(table, table.parent)
+    content = read_bytes(table, _LONGEST_TABLE)
     try:
-        with table.open(newline="", encoding="utf-8") as file:
-            return list(csv.reader(file, delimiter=separator))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return list(csv.reader(io.StringIO(content.decode(), newline=""), delimiter=separator))
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read ({error}). Unpack the archive again.") from error

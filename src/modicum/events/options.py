@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from typing_extensions import TypedDict
+
 from modicum.data.folders import Split
 from modicum.data.sample_set import SampleSet
+from modicum.events.container import LARGEST_SIDE
 from modicum.events.datasets import has_splits, open_recordings
 from modicum.events.division import Division
 from modicum.events.event_set import EventSet
 from modicum.events.formats.aedat2 import Convention
 from modicum.events.formats.recording import Size
-from modicum.events.pipeline import FramePipeline, Normalise, Resize
+from modicum.events.pipeline import Bins, FramePipeline, Normalise, Resize
 from modicum.events.representations import SplitBy
 from modicum.options import FLAT, Ge, Gt, Interval, Options, whole_path
 from modicum.system.progress import report_progress
@@ -71,7 +74,7 @@ class Recordings(Options):
         return event_set
 
     def notes(self, train_set: SampleSet, pipeline: Any) -> dict[str, Any]:
-        """What is stored beside the weights of a classifier, JSON-able."""
+        """What is stored beside the weights of a classifier, JSON-able; see `Notes`."""
         return {
             "classes": list(train_set.classes),
             "pipeline": pipeline.to_notes(),
@@ -83,11 +86,25 @@ class Recordings(Options):
         }
 
 
+class Notes(TypedDict):
+    """What stands beside the weights of a classifier of recordings; see `Recordings`."""
+
+    classes: list[str]
+    pipeline: dict[str, Any]
+    """What makes of a recording the network's input, which its method reads."""
+    data: str
+    layout: str
+    """What the data was, for people."""
+    holdout: Annotated[float, Interval(ge=0, lt=1)]
+    division: Division | None
+    sensor: Annotated[Size, Interval(ge=1, le=LARGEST_SIDE)] | None
+
+
 @dataclass(frozen=True)
 class Framing(Options):
     """What frames are made of a recording, for spiking networks."""
 
-    time_steps: Annotated[int, Ge(1)] = 10
+    time_steps: Bins = 10
     """Frames of a recording, which spiking networks take one after the other."""
     split_by: SplitBy = "number"
     """What frames have in common: number of events, time (the last takes the rest), or equal."""

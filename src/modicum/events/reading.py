@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import ConfigError
-from modicum.events.container import LARGEST_SIDE, Events
+from modicum.events.container import DECODED, LARGEST_SIDE, Events
 from modicum.events.formats import aedat2, aedat3, arrays, atis, prophesee
 from modicum.events.formats.aedat2 import Convention
 from modicum.events.formats.recording import Block, File, Recording, Size, Source, aedat_version
@@ -38,6 +38,12 @@ SUFFIXES: dict[str, tuple[Format, ...]] = {
     ".hdf5": ("h5",),
 }
 """What files with a suffix may hold."""
+
+
+_LARGEST_GROWTH = 8
+"""How much larger than its file a compressed recording may be in memory: usually three times."""
+_ALWAYS_READ = 1 << 28
+"""Bytes of decoded events that a file of any size may give."""
 
 
 def read(
@@ -75,6 +81,14 @@ def read(
 def whole(file: File, recording: Recording, sensor: Size | None, sort: bool) -> Events:
     """All events of a file that is open; see `read`."""
     size = _checked_size(sensor) or recording.sensor
+    decoded = DECODED * recording.most
+    if decoded > _LARGEST_GROWTH * len(file.data) + _ALWAYS_READ:
+        raise file.error(
+            0,
+            f"its {recording.most:,} events take {decoded / 2**30:.1f} GiB of memory, which no "
+            f"recording of {len(file.data):,} bytes does. Go through it by "
+            f"modicum.events.windows(file) in Python.",
+        )
     # One more than there can be: the file is then decoded to its end, and the end checked, before
     # anything is handed out.
     found = list(_gather(file, recording, size, recording.most + 1))

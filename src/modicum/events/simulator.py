@@ -5,6 +5,7 @@ Every random number is a function of the seed and the sample's number alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -19,9 +20,9 @@ from torch.nn import functional
 from modicum.data.digits import read_digits
 from modicum.engine.random import permutation
 from modicum.errors import ConfigError, DataError
-from modicum.events.camera import ORDINARY, Conditions, record
+from modicum.events.camera import ORDINARY, Conditions, TooManyEvents, record
 from modicum.events.container import EventBatch, Events
-from modicum.images.decode import SUFFIXES, decode_image, opened
+from modicum.images.decode import SUFFIXES, decode_image, image_size, opened
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -32,6 +33,11 @@ TRIANGLE: Waypoints = ((0.0, 0.0), (2.0, 4.0), (4.0, 0.0), (0.0, 0.0))
 """How the digits of N-MNIST move, three saccades."""
 SACCADE = 100_000
 """Microseconds from one waypoint to the next."""
+
+# A small file can claim pictures without end; of large ones more is taken.
+_MOST_PIXELS, _PIXELS_A_BYTE = 1 << 25, 64
+_MOST_EVENTS, _EVENTS_A_BYTE = 1 << 23, 8
+_LARGEST_SENSOR = 1 << 22
 
 
 def simulate(
@@ -133,6 +139,7 @@ def simulate_file(
         raise ConfigError(
             f"frame_rate: found {frame_rate}, expected more than 0 pictures a second."
         )
+    usual = 1e6 / frame_rate
     if source.is_dir():
         files = sorted(file for file in source.iterdir() if file.suffix.lower() in SUFFIXES)
         if len(files) < 2:
@@ -140,25 +147,56 @@ def simulate_file(
                 f"{source}: holds {len(files)} image files, expected the frames of a video, two or "
                 f"more, with a suffix of {', '.join(sorted(SUFFIXES))}."
             )
-        colours = [decode_image(file) for file in files]
-        durations = [1e6 / frame_rate] * len(files)
+        shape, stored = image_size(files[0]), sum(file.stat().st_size for file in files)
+        durations, pictures = [usual] * len(files), map(decode_image, files)
     else:
-        colours, durations = _animation(source, 1e6 / frame_rate)
-    shapes = [picture.shape[:2] for picture in colours]
-    if size is None and len(set(shapes)) > 1:
-        number = next(number for number, shape in enumerate(shapes) if shape != shapes[0])
+        shape, durations = _animation(source, usual)
+        stored, pictures = source.stat().st_size, _frames(source)
+    sensor = size or shape
+    _hold_to_size(source, len(durations), shape, stored)
+    _hold_to_size(source, len(_along(path, steps)[0]) if len(durations) == 1 else 1, sensor, stored)
+    if math.prod(sensor) > _LARGEST_SENSOR:
         raise DataError(
-            f"{source}: picture 0 has {shapes[0]} pixels (height, width), picture {number} has "
-            f"{shapes[number]}. Expected one size; size=(height, width) resizes them."
+            f"{source}: a sensor of {sensor[0]} x {sensor[1]} pixels; expected at most "
+            f"{_LARGEST_SENSOR:,}. size=(height, width) makes it smaller."
         )
-    video = np.stack([_luminance(picture, size or shapes[0]) for picture in colours])
-    if len(video) == 1:
-        events = simulate(video[0], None, conditions, path=path, steps=steps, seed=seed)
+
+    def moments() -> Iterator[Floats]:
+        for number, picture in enumerate(pictures):
+            if size is None and picture.shape[:2] != shape:
+                raise DataError(
+                    f"{source}: picture 0 has {shape} pixels (height, width), picture {number} has "
+                    f"{picture.shape[:2]}. Expected one size; size=(height, width) resizes them."
+                )
+            yield _luminance(picture, sensor)[None]
+
+    positions, times = _along(path, steps)
+    shown = moments()
+    if len(durations) == 1:
+        shown = _moved(next(shown), positions)
     else:
         times = np.cumsum([0, *durations[:-1]]).astype(np.int64)
-        events = simulate(video, times, conditions, seed=seed)
-    assert isinstance(events, Events)
-    return events
+        if (np.diff(times) < 1).any():
+            raise DataError(f"{source}: pictures that are shown for less than a microsecond.")
+    most = _MOST_EVENTS + _EVENTS_A_BYTE * stored
+    try:
+        return record(shown, times, conditions, seed, np.zeros(1, np.int64), most)[0]
+    except TooManyEvents as error:
+        raise DataError(
+            f"{source}: would give more than {most:,} events. Fewer or smaller pictures, size="
+            f"(height, width) or higher thresholds give fewer."
+        ) from error
+
+
+def _hold_to_size(source: Path, count: int, shape: tuple[int, int], stored: int) -> None:
+    """Raise a `DataError` for far more pixels than files of so many bytes are likely to show."""
+    most = _MOST_PIXELS + _PIXELS_A_BYTE * stored
+    if count * math.prod(shape) > most:
+        raise DataError(
+            f"{source}: {count:,} pictures of {shape[0]} x {shape[1]} pixels, {stored:,} bytes; "
+            f"expected at most {most:,} pixels. Take fewer or smaller pictures, or size=(height, "
+            f"width) for a still picture."
+        )
 
 
 class Variation(NamedTuple):
@@ -283,24 +321,39 @@ def _between(pictures: Floats, start: float, length: int, axis: int) -> Floats:
     return near if share == 0 else (1 - share) * near + share * far
 
 
-def _animation(file: Path, usual: float) -> tuple[list[npt.NDArray[np.uint8]], list[float]]:
-    """The RGB pictures of an image file, and how many microseconds each is shown."""
+def _animation(file: Path, usual: float) -> tuple[tuple[int, int], list[float]]:
+    """Height and width of an image file, and how many microseconds each picture is shown."""
+    with opened(file) as image:
+        count = getattr(image, "n_frames", 1)
+        if count == 1:
+            return image_size(file), [usual]
+        width, height = image.size
+        _hold_to_size(file, count, (height, width), file.stat().st_size)
+        durations: list[float] = []
+        for frame in range(count):
+            image.seek(frame)
+            image.load()  # WebP tells how long a picture is shown when it is decoded
+            durations.append(1000 * float(image.info.get("duration", 0)) or usual)
+        return (height, width), durations
+
+
+def _frames(file: Path) -> Iterator[npt.NDArray[np.uint8]]:
+    """The RGB pictures of an image file, one at a time."""
     with opened(file) as image:
         if getattr(image, "n_frames", 1) == 1:
-            return [decode_image(file)], [usual]
-        colours: list[npt.NDArray[np.uint8]] = []
-        durations: list[float] = []
+            yield decode_image(file)
+            return
         for frame in ImageSequence.Iterator(image):
-            colours.append(np.asarray(frame.convert("RGBA").convert("RGB")))
-            durations.append(1000 * float(frame.info.get("duration", 0)) or usual)
-    return colours, durations
+            yield np.asarray(frame.convert("RGBA").convert("RGB"))
 
 
 def _luminance(colours: npt.NDArray[np.uint8], size: tuple[int, int]) -> Floats:
     """Linear luminance `size` of sRGB bytes (H, W, 3)."""
     coded = np.arange(256) / 255
     linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
-    luminance = torch.from_numpy(linear[colours] @ np.array([0.2126, 0.7152, 0.0722]))[None, None]
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    rows = [linear[row] @ weights for row in colours]  # the whole would take 24 bytes a pixel
+    luminance = torch.from_numpy(np.stack(rows))[None, None]
     if size != colours.shape[:2]:
         luminance = functional.interpolate(luminance, size, mode="bilinear", antialias=True)
     return luminance[0, 0].clamp(0, 1).numpy()  # rounding may lead out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from modicum.data.folders import Listing, Tree, refuse_link, walk
 from modicum.errors import ConfigError, DataError, ModicumError
 from modicum.events.container import Events
 from modicum.events.datasets import known_and_root, open_digits
 from modicum.events.formats.aedat2 import Convention
 from modicum.events.formats.recording import EventFormatError, Size
-from modicum.events.layouts import DATA_SETS, in_numeric_order
+from modicum.events.layouts import DATA_SETS, RECORDINGS, in_numeric_order
 from modicum.events.reading import SUFFIXES, detect, windows
 from modicum.events.simulator import DIGIT_COUNTS
 from modicum.system.threads import Progress, in_threads
@@ -69,7 +69,7 @@ def survey(
     sensor = sensor or known.sensor
     names, ignored = _find(root)
     files = [root / name if root.is_dir() else root for name in names]
-    looks = in_threads(lambda file: _look(file, sensor, convention), files, progress)
+    looks = in_threads(lambda file: _look(file, root, sensor, convention), files, progress)
     good = [look for look in looks if not look.reason]
     named = zip(names, looks, strict=True)
     bad = [{"file": str(name), "reason": look.reason} for name, look in named if look.reason]
@@ -121,8 +121,10 @@ class _Look(NamedTuple):
     reason: str = ""
 
 
-def _look(path: Path, sensor: Size | None, convention: Convention) -> _Look:
+def _look(path: Path, root: Path, sensor: Size | None, convention: Convention) -> _Look:
     try:
+        if path != root and path.exists():
+            refuse_link(path, root)
         look = _Look(detect(path), sensor or (1, 1))
         first, latest, last = 2**63, -(2**63), -(2**63)
         for window in windows(path, sensor=sensor, convention=convention):
@@ -149,16 +151,11 @@ def _find(root: Path) -> tuple[list[Path], Counter[str]]:
         raise DataError(f"{root}: there is no such file or folder. Check the path.")
     if not root.is_dir():
         return [Path(root.name)], Counter()
-    names: list[Path] = []
-    ignored: Counter[str] = Counter()
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in files:
-            suffix = Path(name).suffix.lower()
-            if name.startswith(".") or suffix not in SUFFIXES:
-                ignored[suffix or "no suffix"] += 1
-            else:
-                names.append((Path(folder) / name).relative_to(root))
+    listing = Listing()
+    walk(root, Tree(root, "", (), (), {}, RECORDINGS), listing)
+    links = [link.name for link in listing.bad if RECORDINGS.has(link.name)]
+    names = [Path(name) for name in (*listing.names, *links)]
+    ignored = Counter({suffix or "no suffix": n for suffix, n in listing.ignored.items()})
     return sorted(names, key=lambda name: in_numeric_order(name.as_posix())), ignored
 
 
@@ -253,7 +250,7 @@ def _place(names: Sequence[Path], sample: str) -> int:
     """Which of the recordings is meant by a name or a number."""
     if Path(sample) in names:
         return names.index(Path(sample))
-    if sample.isdecimal() and int(sample) < len(names):
+    if sample.isdecimal() and len(sample) < 10 and int(sample) < len(names):
         return int(sample)
     raise ConfigError(
         f"--sample {sample}: expected a number below {len(names)}, or a name such as "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from modicum.errors import ConfigError, DataError
+from modicum.options import check_arguments
 from modicum.spiking.layers import AveragePool, SpikingLayer, one_step
 from modicum.spiking.neurons import LIF
 
@@ -80,7 +81,7 @@ class SpikingNetwork(nn.Module):
             "in_channels": in_channels,
             "downsampling": downsampling,
             "head": head,
-            "neuron": LIF(**(neuron or {})).arguments,
+            "neuron": check_arguments(LIF)(**(neuron or {})).arguments,
             "norm_weight": norm_weight,
             "zero_bias": zero_bias,
             "time_steps": time_steps,

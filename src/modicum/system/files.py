@@ -66,21 +66,30 @@ def read_bytes(path: Path, most: int) -> bytes:
     Raises:
         DataError: It is not there, is no file, is too large, or cannot be read.
     """
+    with open_ordinary(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise DataError(
+                f"{path}: {size:,} bytes; expected at most {most:,} of a file of this kind."
+            )
+        return file.read()
+
+
+@contextmanager
+def open_ordinary(path: Path) -> Generator[BinaryIO]:
+    """A foreign file to read; a `DataError` if it is none, or cannot be opened or read inside."""
     try:
         # Without O_NONBLOCK a pipe is opened when somebody writes to it, perhaps never.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise DataError(f"{path}: is no ordinary file. Give the path of one.")
-            if found.st_size > most:
-                raise DataError(
-                    f"{path}: {found.st_size:,} bytes; expected at most {most:,} of a file of this "
-                    f"kind."
-                )
-            return file.read()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+            yield file
+    except (OSError, ValueError) as error:  # a ValueError of a NUL byte in the name
+        if isinstance(error, DataError):
+            raise
+        said = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: cannot be read: {said}.") from error
 
 
 def read_json(path: Path, most: int = 1 << 24) -> Any:

@@ -9,7 +9,9 @@ DSEC has it. Nothing in the files is executed: object arrays are refused, header
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
@@ -21,7 +23,15 @@ import numpy.typing as npt
 
 from modicum.errors import require
 from modicum.events.container import Events
-from modicum.events.formats.recording import BLOCK, Block, File, Recording, Size, places
+from modicum.events.formats.recording import (
+    BLOCK,
+    Block,
+    EventFormatError,
+    File,
+    Recording,
+    Size,
+    places,
+)
 
 Columns = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 """t, x, y, p of any types, as stored."""
@@ -38,6 +48,10 @@ _HEADER = re.compile(
 )
 _LARGEST_RATIO = 1032
 """DEFLATE makes nothing smaller than this."""
+_LARGEST_CHUNK = 1 << 26
+"""Bytes. What HDF5 unpacks at once, and keeps of each data set."""
+_SMALL = 1 << 16
+"""Bytes that may be claimed without being stored, as values that were never written."""
 
 
 class _Header(NamedTuple):
@@ -119,8 +133,14 @@ def npy(file: File) -> Recording:
 def _in_seconds(t: npt.NDArray[Any]) -> bool:
     if t.dtype.kind != "f":
         return False
+    fractions = False
     with np.errstate(all="ignore"):  # of numbers that are none, which are refused later
-        return bool((np.abs(t) < _SECONDS_BELOW).all() and (t != np.floor(t)).any())
+        for start in range(0, len(t), BLOCK):
+            part = t[start : start + BLOCK]
+            if not (np.abs(part) < _SECONDS_BELOW).all():
+                return False
+            fractions = fractions or bool((part != np.floor(part)).any())
+    return fractions
 
 
 def npz(file: File) -> Recording:
@@ -157,6 +177,8 @@ def _archive(file: File) -> Generator[Callable[[str], _Member], None, None]:
         def open_array(name: str) -> _Member:
             try:
                 info = archive.getinfo(f"{name}.npy")
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise file.error(0, f"the array {name} is compressed otherwise than by NumPy.")
                 return _Member(file, info, archive.open(info))
             except KeyError as error:
                 raise file.error(
@@ -184,9 +206,8 @@ class _Member:
         if (
             len(header.shape) > 1
             or self.dtype.names
-            or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
             or info.file_size != needed
-            or needed > _LARGEST_RATIO * max(64, info.compress_size)
+            or needed > _LARGEST_RATIO * max(64, min(info.compress_size, len(file.data)))
         ):
             raise self._error(
                 f"an array of shape {header.shape} and type {self.dtype} in {info.file_size:,} "
@@ -210,40 +231,117 @@ class _Member:
         return self.file.error(0, f"the array {self.name}: {what}")
 
 
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, OSError, RuntimeError, ValueError, IndexError),
+)
 """Of a damaged archive; a `RuntimeError` of one that is encrypted or compressed otherwise."""
 
 
 def h5(file: File) -> Recording:
-    """Open an `.h5` file; a `MissingExtraError` without h5py."""
-    library = require("h5py", "events", "reading .h5 files")
-    try:
-        with file.stream() as stream, library.File(stream, "r") as opened:
-            sets = _data_sets(file, opened)
-            count = sets[0].shape[0]
-            attributes = opened["events"].attrs
-            sensor: Size | None = None
-            if "height" in attributes and "width" in attributes:
-                height, width = (file.side(n, attributes[n]) for n in ("height", "width"))
-                sensor = (height, width)
-            offset = _offset(file, opened["t_offset"][()]) if "t_offset" in opened else 0
-    except _H5_ERRORS as error:
-        raise _h5_error(file, error) from error
+    """Open an `.h5` file; a `MissingExtraError` without h5py.
+
+    The numbers must lie in the file itself: links, external storage and virtual data sets would
+    bring in what other files of the machine hold.
+    """
+    with _hdf5(file) as (opened, sets):
+        count = sets[0].shape[0]
+        attributes = opened["events"].attrs
+        sensor: Size | None = None
+        if "height" in attributes and "width" in attributes:
+            height, width = (file.side(n, _one(attributes.get_id(n))) for n in ("height", "width"))
+            sensor = (height, width)
+        offset = 0
+        if "t_offset" in opened:
+            found = _data_set(file, opened, "t_offset", "a number of microseconds")
+            offset = _offset(file, _one(found))
 
     def blocks() -> Iterator[Block]:
-        with file.stream() as stream, library.File(stream, "r") as opened:
-            sets = _data_sets(file, opened)
+        with _hdf5(file) as (_, sets):
 
             def columns(start: int, stop: int) -> Columns:
-                try:
-                    t, x, y, p = (data_set[start:stop] for data_set in sets)
-                except _H5_ERRORS as error:
-                    raise _h5_error(file, error) from error
-                return _shifted(t, offset), x, y, p
+                t, x, y, p = (data_set[start:stop] for data_set in sets)
+                return _shifted(file, t, offset), x, y, p
 
             yield from _checked(file, count, _LARGE_BLOCK, columns)
 
     return Recording(sensor, count, blocks)
+
+
+@contextmanager
+def _hdf5(file: File) -> Generator[tuple[Any, list[Any]]]:
+    """An `.h5` file, and its data sets t, x, y, p."""
+    library = require("h5py", "events", "reading .h5 files")
+    try:
+        with (
+            file.stream() as stream,
+            library.File(stream, "r", rdcc_nbytes=_LARGEST_CHUNK) as opened,
+        ):
+            group = _linked(file, opened, "events")
+            if not isinstance(group, library.Group) or any(name not in group for name in "txyp"):
+                raise file.error(
+                    0, "there are no data sets events/t, events/x, events/y and events/p."
+                )
+            sets = [_data_set(file, group, name) for name in "txyp"]
+            shapes = [data_set.shape for data_set in sets]
+            if len(set(shapes)) > 1 or len(shapes[0]) != 1:
+                raise file.error(
+                    0, f"the data sets t, x, y, p have the shapes {shapes}; expected (N,)."
+                )
+            yield opened, sets
+    except EventFormatError:
+        raise
+    except Exception as error:  # a damaged file makes HDF5 fail with whatever it meets
+        hint = " Compressed by a plug-in? Then import hdf5plugin first." * ("filter" in str(error))
+        raise file.error(0, f"HDF5 cannot read it: {str(error)[:300]}.{hint}") from error
+
+
+def _linked(file: File, group: Any, name: str) -> Any:
+    """What a group of an `.h5` file holds by a name, which must be no link elsewhere; or None."""
+    link = group.get(name, getlink=True)
+    if link is not None and type(link).__name__ != "HardLink":
+        raise file.error(
+            0, f"{name} is a link, perhaps to another file, and is not followed. Copy the data in."
+        )
+    return None if link is None else group[name]
+
+
+def _data_set(file: File, group: Any, name: str, expected: str = "a data set of numbers") -> Any:
+    """A data set of numbers that an `.h5` file itself holds, as many as it says."""
+    found = _linked(file, group, name)
+    shape: tuple[int, ...] | None = getattr(found, "shape", None)
+    if shape is None or found.dtype.kind not in "iufb":
+        what = "is no data set" if shape is None else f"is of the type {found.dtype}"
+        raise file.error(0, f"{name} {what}; expected {expected}.")
+    if found.external or found.is_virtual:
+        raise file.error(
+            0, f"the numbers of {name} lie in other files, which are not read. Copy them in."
+        )
+    stored, packed = found.id.get_storage_size(), found.id.get_create_plist().get_nfilters() > 0
+    most = max(min(stored, len(file.data)) * (_LARGEST_RATIO if packed else 1), _SMALL)
+    claimed = math.prod(shape) * found.dtype.itemsize
+    if claimed > most:
+        raise file.error(
+            0,
+            f"{name} claims {shape} numbers of {found.dtype}, {claimed:,} bytes, of which "
+            f"{stored:,} are stored: far too few, so it was never filled or is damaged.",
+        )
+    if packed and math.prod(found.chunks) * found.dtype.itemsize > _LARGEST_CHUNK:
+        raise file.error(
+            0,
+            f"{name} is compressed in pieces of {found.chunks} numbers, expected at most "
+            f"{_LARGEST_CHUNK >> 20} MiB each. Rewrite it with h5repack -l CHUNK=65536.",
+        )
+    return found
+
+
+def _one(found: Any) -> Any:
+    """The number in an attribute or data set, or for messages what is there instead."""
+    if found.dtype.kind not in "iufb" or found.shape not in ((), (1,)):
+        return f"of the type {found.dtype} and shape {found.shape}"
+    value = np.empty(found.shape, found.dtype)
+    found.read(value) if hasattr(found, "read") else found.read_direct(value)
+    return value.reshape(())[()]
 
 
 def _offset(file: File, found: Any) -> int:
@@ -257,31 +355,24 @@ def _offset(file: File, found: Any) -> int:
     return offset
 
 
-def _shifted(t: npt.NDArray[Any], offset: int) -> npt.NDArray[Any]:
+def _shifted(file: File, t: npt.NDArray[Any], offset: int) -> npt.NDArray[Any]:
     """Times plus an offset. Floats stay floats: NaN is found when values are checked."""
-    if t.dtype.kind != "f":
-        return t.astype(np.int64) + offset
-    with np.errstate(invalid="ignore"):  # signalling NaN
-        return t.astype(np.float64) + offset
+    if t.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            return t.astype(np.float64) + offset
+    if not offset:
+        return t
+    _check_times(file, t, 0)
+    return t.astype(np.int64) + offset
 
 
-_H5_ERRORS = (OSError, KeyError, RuntimeError, TypeError, AttributeError)
-
-
-def _data_sets(file: File, opened: Any) -> list[Any]:
-    group = opened.get("events")
-    if group is None or any(name not in group for name in "txyp"):
-        raise file.error(0, "there are no data sets events/t, events/x, events/y and events/p.")
-    sets = [group[name] for name in "txyp"]
-    shapes = [data_set.shape for data_set in sets]
-    if len(set(shapes)) > 1 or len(shapes[0]) != 1:
-        raise file.error(0, f"the data sets t, x, y, p have the shapes {shapes}; expected (N,).")
-    return sets
-
-
-def _h5_error(file: File, error: Exception) -> Exception:
-    hint = " Compressed by a plug-in? Then import hdf5plugin first." * ("filter" in str(error))
-    return file.error(0, f"HDF5 cannot read it: {error}.{hint}")
+def _check_times(file: File, t: npt.NDArray[Any], place: int) -> None:
+    """Refuse times whose differences are beyond int64."""
+    low, high = int(t.min(initial=0)), int(t.max(initial=0))
+    if max(-low, high) > 2**62:
+        raise file.error(
+            place, f"times go from {low} to {high}; expected 2^62 microseconds at most."
+        )
 
 
 def _checked(
@@ -304,6 +395,7 @@ def _checked(
             raise file.error(
                 here, f"counting from event {start:,}: {str(error).removeprefix('events: ')}"
             ) from error
+        _check_times(file, events.t, here)
         signed, has_zero = signed or bool((p < 0).any()), has_zero or bool((p == 0).any())
         if signed and has_zero:
             raise file.error(here, "polarity is coded 0 and 1 as well as -1 and 1.")

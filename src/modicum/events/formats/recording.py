@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from modicum.errors import DataError
 from modicum.events.container import LARGEST_SIDE
+from modicum.system.files import open_ordinary
 
 BLOCK = 1 << 14
 """Events decoded at a time: the temporary arrays of a block fit a core's second-level cache."""
@@ -94,16 +95,13 @@ class File:
         """Read or map a file; a `DataError` if it cannot be read."""
         if isinstance(source, bytes):
             return cls("<bytes>", source, strict)
-        try:
-            with Path(source).open("rb") as file:
-                size = file.seek(0, io.SEEK_END)
-                file.seek(0)
-                if size < _MAPPED_FROM:
-                    return cls(str(source), file.read(), strict)
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                return cls(str(source), mapped, strict)
-        except OSError as error:
-            raise DataError(f"{source}: cannot be read: {error.strerror}.") from error
+        with open_ordinary(Path(source)) as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            if size < _MAPPED_FROM:
+                return cls(str(source), file.read(), strict)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return cls(str(source), mapped, strict)
 
     def stream(self) -> BinaryIO:
         """The bytes as a file, for libraries that want one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,14 +18,14 @@ from modicum.data.sample_set import SampleSet
 from modicum.engine.devices import Device
 from modicum.engine.random import generator
 from modicum.errors import DataError
-from modicum.events.pipeline import FramePipeline
+from modicum.events.pipeline import MOST_NUMBERS, Bins, FramePipeline
 from modicum.events.reading import SUFFIXES as RECORDINGS
 from modicum.images.decode import SUFFIXES as PICTURES
 from modicum.inference import conditions, input_files, latency, predict_files, predictions
 from modicum.method import load_saved
 from modicum.methods.apbs.still_images import ImagePipeline
 from modicum.methods.apbs.train import Pipeline, Samples, loader_for
-from modicum.options import whole_path
+from modicum.options import check, whole_path
 from modicum.spiking.networks import SpikingNetwork, read_out
 from modicum.spiking.nir_export import export_nir
 from modicum.spiking.onnx_export import write_spiking_onnx
@@ -40,11 +41,24 @@ Trained: TypeAlias = Classifier[SpikingNetwork, Pipeline]
 
 def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Trained:
     """A classifier from a run folder or a `.safetensors` file. See `load_saved`."""
-    return Trained.of(load_saved(run, weights, method="apbs"), _pipeline_of, device)
+    saved = load_saved(run, weights, method="apbs")
 
+    def pipeline_of(notes: Mapping[str, Any]) -> Pipeline:
+        pipeline = (FramePipeline if "steps" in notes else ImagePipeline).from_notes(notes)
+        channels = 2 if isinstance(pipeline, FramePipeline) else pipeline.channels
+        taken: Any = saved.module.arguments
+        if (
+            taken["size"] != list(pipeline.input_size)
+            or taken["in_channels"] != channels
+            or (taken["time_steps"] is None) != isinstance(pipeline, FramePipeline)
+        ):
+            raise ValueError("its pipeline does not make what its network takes")
+        check("time_steps", taken["time_steps"], Bins | None)
+        if (taken["time_steps"] or 1) * channels * math.prod(taken["size"]) > MOST_NUMBERS:
+            raise ValueError(f"more than {MOST_NUMBERS:,} numbers for a sample")
+        return pipeline
 
-def _pipeline_of(notes: Mapping[str, Any]) -> Pipeline:
-    return (FramePipeline if "steps" in notes else ImagePipeline).from_notes(notes)
+    return Trained.of(saved, pipeline_of, device)
 
 
 @torch.no_grad()

@@ -17,4 +17,5 @@ METHOD = Method(
     example=".networks:example",
     study=".claim:study",
     datasets=".still_images:DATASETS",
+    notes="modicum.events.options:Notes",
 )

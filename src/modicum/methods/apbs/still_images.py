@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from modicum import images
 from modicum.events.datasets import SOURCES
 from modicum.methods.apbs.stcf import STCF
+from modicum.options import Interval, Options
 
 IMAGES = ("cifar10", "images")
 """Names before the `=` of a data set of still images; what `images.open_images` takes follows."""
 
 
 @dataclass(frozen=True)
-class ImagePipeline:
+class ImagePipeline(Options):
     """Crop, resize and normalise. Stored with the weights, for prediction."""
 
-    size: int
+    size: Annotated[int, Interval(ge=1, le=2048)]
     """Side in pixels."""
-    channels: int
+    channels: Annotated[int, Interval(ge=1, le=3)]
     """3, or 1 for grey images."""
 
     def crop(self) -> images.ResizeCentreCrop:

@@ -32,11 +32,34 @@ Trained: TypeAlias = Classifier[nn.Module, Pipeline]
 
 def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Trained:
     """A classifier from a run folder or a `.safetensors` file. See `load_saved`."""
-    return Trained.of(load_saved(run, weights, method="event-augmentation"), _pipeline_of, device)
+    saved = load_saved(run, weights, method="event-augmentation")
+
+    def pipeline_of(notes: Mapping[str, Any]) -> Pipeline:
+        pipeline = (FramePipeline if "steps" in notes else VoxelPipeline).from_notes(notes)
+        check_fit(saved.module, pipeline)
+        return pipeline
+
+    return Trained.of(saved, pipeline_of, device)
 
 
-def _pipeline_of(notes: Mapping[str, Any]) -> Pipeline:
-    return (FramePipeline if "steps" in notes else VoxelPipeline).from_notes(notes)
+def check_fit(network: nn.Module, pipeline: Pipeline) -> None:
+    """Raise a `ValueError` unless a pipeline makes what a network takes."""
+    size = list(pipeline.input_size)
+    if isinstance(network, SpikingNetwork):
+        taken = [network.arguments[name] for name in ("size", "in_channels", "time_steps")]
+        fits = isinstance(pipeline, FramePipeline) and taken == [size, 2, None]
+    elif isinstance(network, EstClassifier):
+        taken = [network.arguments["bins"], 2 * [network.arguments["size"]], "est"]
+        fits = isinstance(pipeline, VoxelPipeline) and taken == [pipeline.bins, size, pipeline.kind]
+    else:
+        taken = getattr(network, "arguments", {}).get("in_channels")
+        fits = (
+            isinstance(pipeline, VoxelPipeline)
+            and pipeline.kind != "est"
+            and taken == pipeline.channels
+        )
+    if not fits:
+        raise ValueError("its pipeline does not make what its network takes")
 
 
 @torch.no_grad()

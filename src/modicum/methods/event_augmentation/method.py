@@ -17,4 +17,5 @@ METHOD = Method(
     example=".networks:example",
     study=".claim:study",
     datasets="modicum.events.datasets:SOURCES",
+    notes="modicum.events.options:Notes",
 )

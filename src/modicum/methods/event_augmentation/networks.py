@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from modicum.engine.random import generator
+from modicum.errors import ConfigError
 from modicum.methods.event_augmentation.est import EstClassifier
 from modicum.methods.event_augmentation.resnet import ResNet34
+from modicum.options import check_arguments
 from modicum.spiking.networks import SpikingNetwork
 
 KINDS: Mapping[str, type[nn.Module]] = {
@@ -23,7 +25,9 @@ KINDS: Mapping[str, type[nn.Module]] = {
 
 def network(kind: str, **arguments: Any) -> nn.Module:
     """The network of a file of weights."""
-    return KINDS[kind](**arguments)
+    if kind not in KINDS:
+        raise ConfigError(f"a network of the kind {kind[:40]!r}: expected {', '.join(KINDS)}.")
+    return check_arguments(KINDS[kind])(**arguments)
 
 
 def example(network: nn.Module) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modicum.events.container import EventBatch
 from modicum.events.operations import first_and_last
-from modicum.events.pipeline import SensorPipeline
+from modicum.events.pipeline import Bins, SensorPipeline, Side
 from modicum.events.representations import event_count, event_frame, voxel_grid
 from modicum.methods.event_augmentation.est import crop_and_resize
 
@@ -26,10 +26,19 @@ class VoxelPipeline(SensorPipeline):
 
     kind: Kind
     """The representation: EST, EventDrop's voxel grid, EventCount, EventFrame."""
-    bins: int
+    bins: Bins
     """Bins of time of the event spike tensor (for each polarity) and of the voxel grid."""
-    size: int
+    size: Side
     """Side of the image in pixels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.hold_to_size(self.channels)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.size, self.size
 
     @property
     def channels(self) -> int:
