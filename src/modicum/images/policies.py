@@ -189,7 +189,9 @@ def _operate(
 ) -> None:
     """Give each image, in place, the operation with its number in `arguments`; -1: none."""
     # On a CPU, as many images at a time as stay in its cache.
-    part = max(1, 2**18 // images[:1].numel()) if images.device.type == "cpu" else len(images)
+    part = (
+        max(1, 2**18 // max(1, images[:1].numel())) if images.device.type == "cpu" else len(images)
+    )
     for number, (name, argument_of) in enumerate(arguments.items()):
         drew = torch.from_numpy(np.flatnonzero(operation == number))
         for chosen in drew.split(part) if len(drew) else ():
