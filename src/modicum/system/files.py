@@ -70,10 +70,13 @@ def refuse_large(path: Path, size: int, what: str) -> None:
 
     `what`, such as "its arrays take", is followed by the size.
     """
-    if size > path.stat().st_size + MEMORY and not large_allowed():
+    if size <= MEMORY or large_allowed():
+        return
+    own = path.stat().st_size
+    if size > own + MEMORY:
         raise DataError(
-            f"{path}: {what} {size / 2**30:,.1f} GiB of memory, of a file of "
-            f"{path.stat().st_size / 2**20:,.1f} MiB. If you trust it, set MODICUM_ALLOW_LARGE=1."
+            f"{path}: {what} {size / 2**30:,.1f} GiB of memory, of a file of {own / 2**20:,.1f} "
+            f"MiB. If you trust it, set MODICUM_ALLOW_LARGE=1."
         )
 
 

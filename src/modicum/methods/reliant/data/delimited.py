@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import DataError
+from modicum.system.files import read_bytes
 
 Texts = npt.NDArray[np.object_]
 
@@ -86,14 +87,12 @@ def _number(text: str) -> float:
 def read_text(path: Path) -> str:
     """A file of UTF-8, with or without a byte order mark; a `DataError` if it is none."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_bytes(path, 1 << 33).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: found the byte 0x{error.object[error.start]:02x} at {error.start}, which is "
             f"no UTF-8 text; expected CSV or TSV. Save it as UTF-8, a spreadsheet as CSV."
         ) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def read_rows(path: Path) -> Rows:
@@ -114,14 +113,16 @@ def parse_rows(path: Path, text: str, skip: int = 0) -> Rows:
     header = next(itertools.islice(records, skip, None), (0, []))[1]
     if not header:
         raise DataError(f"{path}: it is empty; expected a header line and a row a person.")
+    seen: set[str] = set()
     for place, name in enumerate(header):
         if not name:
             raise DataError(
                 f"{path}: column {place + 1} has no name. Name it, or remove it: numbers of rows "
                 f"are no feature."
             )
-        if name in header[:place]:
+        if name in seen:
             raise DataError(f"{path}: two columns are called {name!r}. Rename one.")
+        seen.add(name)
     if np.isfinite(as_numbers(np.array(header, dtype=object))).all():
         raise DataError(
             f"{path}: the first line is {', '.join(header[:6])}; expected names of columns. Add a "
@@ -152,7 +153,12 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
                 yield begin, [field.strip() for field in fields]
             begin = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}.") from error
+        raise _unusual(f"{path}, line {reader.line_num}", error) from error
+
+
+def _unusual(where: str, error: csv.Error) -> DataError:
+    mend = "Is a quote left open before, or is this no text of columns?"
+    return DataError(f"{where}: {error}. {mend}")
 
 
 def _delimiter(text: str) -> str:
@@ -238,7 +244,7 @@ def _pairs(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
                 )
             yield number, pair
     except csv.Error as error:
-        raise DataError(f"{path}: no list of edges: {error}.") from error
+        raise _unusual(str(path), error) from error
 
 
 def _edge_separator(text: str) -> str | None:
