@@ -123,12 +123,11 @@ def _look(path: Path) -> Look:
             transparent, mode = image.has_transparency_data, image.mode
             pixels = upright_rgb(image, path)
             brightest = int(np.asarray(image).max()) if is_deep(image) else None
-            digest = hashlib.blake2b(pixels, digest_size=16)
+            digest = hashlib.blake2b(pixels.data, digest_size=16)
             digest.update(repr(pixels.shape).encode())
-            return Look(
-                *pixels.shape[1::-1], image.format or "", mode, transparent, brightest,
-                digest.hexdigest(),
-            )  # fmt: skip
+            height, width = pixels.shape[:2]
+            kind = image.format or ""
+            return Look(width, height, kind, mode, transparent, brightest, digest.hexdigest())
     except DataError as error:
         return Look(reason=str(error).removeprefix(f"{path}: "))
 

@@ -24,7 +24,7 @@ import importlib
 import io
 import math
 import struct
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,7 @@ with suppress(ImportError):
 FORMATS = tuple(_SUFFIXES_OF)
 SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES_OF.values() for suffix in suffixes)
 
-_BYTES = dict.fromkeys(("JPEG", "MPO", "PNG", "BMP", "GIF"), 12)
+_BYTES: Mapping[str, int] = dict.fromkeys(("JPEG", "MPO", "PNG", "BMP", "GIF"), 12)
 """Memory that a pixel takes while it is decoded, turned upright and copied, by format, measured:
 at most 4 of Pillow's, twice, and 3 of the result; of a progressive JPEG its coefficients, too."""
 _BYTES_OF_OTHERS = 20
@@ -191,7 +191,8 @@ def image_size(path: Path) -> tuple[int, int]:
         if turned and image.format == "TIFF":  # Pillow turns them itself, the size at once or not
             image.load()
             turned = False
-        return image.size if turned else image.size[::-1]
+        width, height = image.size
+        return (width, height) if turned else (height, width)
 
 
 def read_crop(path: Path, geometry: Geometry, channels: int = 3) -> Tensor:
@@ -302,7 +303,7 @@ def upright_rgb(
     rows = max(1, _STRIP // max(1, right - left))
     for start in range(top, bottom, rows):  # the whole of it would take memory several times
         end = min(start + rows, bottom)
-        pixels[start - top : end - top] = _rgb(image.crop((left, start, right, end)))
+        pixels[start - top : end - top] = np.asarray(_rgb(image.crop((left, start, right, end))))
     return pixels
 
 

@@ -108,16 +108,16 @@ def _read_python(kind: CifarKind, path: Path) -> _Part:
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_PIXELS,):
         expected = f"the entry 'data' to be a uint8 array (N, {_PIXELS})"
         raise _damaged(path, expected, _describe(data))
-    whole = isinstance(labels, list) and all(isinstance(label, int) for label in labels)
-    if not whole or len(labels) != len(data):
+    numbers = cast("list[Any]", labels) if isinstance(labels, list) else []
+    if len(numbers) != len(data) or not all(isinstance(number, int) for number in numbers):
         expected = f"one whole number for each of {len(data)} images as labels"
         raise _damaged(path, expected, _describe(labels))
-    _check(labels, kind, path)  # before they are made numbers of 64 bits
+    _check(numbers, kind, path)  # before they are made numbers of 64 bits
     files = content.get("filenames")
     names = [f"{path.name}/{number}" for number in range(len(data))]
     if isinstance(files, list) and len(files) == len(data):
         names = [f"{path.name}/{_text(file)}" for file in files]
-    return cast("npt.NDArray[np.uint8]", data), np.asarray(labels, dtype=np.int64), names
+    return cast("npt.NDArray[np.uint8]", data), np.asarray(numbers, dtype=np.int64), names
 
 
 def _class_names(kind: CifarKind, path: Path) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ class Rows:
     """The fields of each column, `(N,)` strings without the blanks around them."""
     lines: npt.NDArray[np.int64]
     """`(N,)`: the line of the file each row begins on, from 1."""
+    _numbers: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -45,11 +46,17 @@ class Rows:
     def numbers(self, name: str) -> npt.NDArray[np.float64]:
         """A column of finite numbers, `(N,)`; a `DataError` if it is none."""
         texts = self.column(name)
-        values = as_numbers(texts)
+        values = self.parsed(name)
         for bad in np.flatnonzero(~np.isfinite(values)):
             where = f"{self.place(bad)}, column {name!r}"
             raise DataError(f"{where}: expected a number, found {texts[bad]!r}.")
         return values
+
+    def parsed(self, name: str) -> npt.NDArray[np.float64]:
+        """See `as_numbers`, found once for a column."""
+        if name not in self._numbers:
+            self._numbers[name] = as_numbers(self.column(name))
+        return self._numbers[name]
 
     def place(self, row: int | np.integer) -> str:
         """File and line of a row, for messages."""

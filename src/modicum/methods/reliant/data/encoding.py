@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from modicum.data.folders import some
 from modicum.errors import DataError
-from modicum.methods.reliant.data.delimited import Rows, Texts, as_numbers
+from modicum.methods.reliant.data.delimited import Rows, Texts
 from modicum.system.files import refuse_large
 
 CATEGORY_LIMIT = 64
@@ -140,7 +140,7 @@ def refuse_missing(rows: Rows, names: Iterable[str]) -> None:
 
 def _fit_column(rows: Rows, name: str, train: npt.NDArray[np.int64], standardise: bool) -> Column:
     texts = rows.columns[name]
-    numbers = as_numbers(texts)
+    numbers = rows.parsed(name)
     is_text = np.isnan(numbers)
     if is_text.any():
         values, first = sorted(set(texts.tolist())), int(is_text.argmax())
