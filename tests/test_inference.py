@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from modicum.errors import DataError
+from modicum.errors import ConfigError, DataError
 from modicum.inference import input_files, latency, predict_files, predictions, write_table
 
 # Files
@@ -126,3 +126,8 @@ def test_latency_is_ordered_and_warmed_up() -> None:
     found = latency(Counting(), torch.zeros(1), repeats=5)
     assert 0 <= found["minimum"] <= found["median"]
     assert Counting.calls == 3 + 5
+
+
+def test_batches_of_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--batch-size 0"):
+        predict_files([tmp_path / "a"], lambda path: path, lambda paths: [], batch_size=0)

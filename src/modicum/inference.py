@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from modicum.errors import DataError
+from modicum.errors import ConfigError, DataError
 from modicum.system.environment import processor_name, usable_cores
 from modicum.system.files import atomic_write
 from modicum.system.progress import Progress
@@ -66,7 +66,10 @@ def predict_files(
 
     Raises:
         DataError: No file can be read.
+        ConfigError: `batch_size` is below 1.
     """
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size {batch_size}: must be at least 1.")
 
     def attempt(file: Path) -> _Sample | DataError:
         try:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modicum.errors import DataError
 from modicum.images import check as checking
 from modicum.images import check_images, contact_sheet, open_images, survey
 
@@ -24,13 +25,13 @@ def files(make):
 @pytest.fixture
 def count_decodes(monkeypatch) -> list:
     decoded = []
-    original = checking.decode_image
+    original = checking.upright_rgb
 
-    def counted(path):
+    def counted(image, path):
         decoded.append(path)
-        return original(path)
+        return original(image, path)
 
-    monkeypatch.setattr(checking, "decode_image", counted)
+    monkeypatch.setattr(checking, "upright_rgb", counted)
     return decoded
 
 
@@ -42,7 +43,7 @@ def test_thorough_check_is_done_once(files, count_decodes):
     files.path(3).write_bytes(files.path(3).read_bytes() + b"\0")
     again = check_images(files, thorough=True)
     assert not again.remembered
-    assert len(count_decodes) == 30
+    assert count_decodes == [files.path(3)]
 
 
 def test_cheap_check_decodes_only_what_looks_wrong(files, count_decodes, monkeypatch, tmp_path):
@@ -115,7 +116,7 @@ def test_survey_finds_what_is_wrong(make):
     shutil.copy(make.root / "train/cat/3.png", make.root / "val/cat/leaked.png")
     (make.root / "train/dog/broken.jpg").write_bytes(b"<html>")
     Image.new("RGBA", (50, 50)).save(make.root / "train/dog/clear.png")
-    make.picture("train/dog/scan.tiff")
+    make.picture("train/dog/scan.ppm")
     report = survey(make.root)
     assert not report["usable"]
     assert any("broken.jpg" in problem for problem in report["problems"])
@@ -125,7 +126,7 @@ def test_survey_finds_what_is_wrong(make):
     assert report["duplicates"]["count"] == 1
     assert sorted(report["duplicates"]["groups"][0]) == ["train/cat/3.png", "val/cat/leaked.png"]
     warnings = " ".join(report["warnings"])
-    for words in ("more than one split", "single image", "transparency", "1 .tiff", "12 pixels"):
+    for words in ("more than one split", "single image", "transparency", "1 .ppm", "12 pixels"):
         assert words in warnings
 
 
@@ -188,3 +189,98 @@ def test_survey_of_photographs_without_labels(make):
     assert found["splits"]["all"]["images"] == 2
     assert found["splits"]["all"]["per_class"] == {}
     assert found["splits"]["all"]["width"] == {"min": 40, "median": 50.0, "max": 60}
+
+
+def warned(make, **options) -> str:
+    return "\n".join(survey(make.root, **options)["warnings"])
+
+
+@pytest.mark.parametrize("splits", [("seg_train", "seg_test"), ("Fold 1", "Fold 2", "Fold 3")])
+def test_splits_of_other_names_are_told(make, splits):
+    for split in splits:
+        make.tree(split, ["cat", "dog"], size=(40, 40))
+    assert "hold folders of the same names (cat, dog)" in warned(make)
+
+
+def test_folders_within_classes_are_no_splits(make):
+    for name in ("cat", "dog"):
+        for image in range(3):
+            make.picture(f"{name}/images/{image}.png", (40, 40), seed=image + len(name + "c") * 9)
+    make.picture("dog/images/9.png", (40, 40), seed=99)
+    assert "same names" not in warned(make)
+
+
+def test_a_folder_in_a_folder_is_told(make):
+    make.tree("photos", ["cat", "dog"], size=(40, 40))
+    assert f"give {make.root / 'photos'}" in warned(make)
+    assert "cat, dog" in warned(make)
+
+
+@pytest.mark.parametrize("name", ["training", "Dev", "testing"])
+def test_usual_names_of_splits_are_understood(make, name):
+    make.tree("train" if name != "training" else "val", ["cat", "dog"])
+    make.tree(name, ["cat", "dog"])
+    assert survey(make.root)["classes"] == ["cat", "dog"]
+
+
+def test_images_of_no_class_are_told(make):
+    make.tree("train", ["cat", "dog"], size=(40, 40))
+    make.tree("val", ["cat", "dog"], count=3, size=(41, 40))
+    for place in ("loose.jpg", "train/loose.jpg", "extra/deep/loose.jpg"):
+        make.picture(place)
+    assert "3 images belong to no class" in warned(make)
+    assert "extra/deep/loose.jpg, loose.jpg, train/loose.jpg" in warned(make)
+
+
+def test_copies_are_told_wherever_they_matter(make):
+    make.tree("", ["cat", "dog"], count=10, size=(40, 40))
+    with Image.open(make.root / "cat/3.png") as picture:
+        picture.save(make.root / "dog/copy.bmp")
+    assert "1 image has copies in more than one class" in warned(make, holdout=0)
+    assert "cat/3.png, dog/copy.bmp" in warned(make, holdout=0)
+    _, val = open_images(make.root, "train"), open_images(make.root, "val")
+    name = next(name for name in val.names if name.startswith("cat"))
+    copy = next(
+        f"cat/copy{n}.png" for n in range(99) if is_trained_on(make, name, f"cat/copy{n}.png")
+    )
+    assert f"partly held out and partly trained on, the first as {name}, {copy}" in warned(make)
+    assert survey(make.root)["duplicates"]["count"] == 2
+
+
+def is_trained_on(make, original: str, name: str) -> bool:
+    shutil.copy(make.root / original, make.root / name)
+    if original in open_images(make.root, "val").names and name in open_images(make.root).names:
+        return True
+    (make.root / name).unlink()
+    return False
+
+
+def test_12_bits_in_16_are_told(make):
+    make.tree("", ["cat", "dog"], size=(40, 40))
+    levels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
+    Image.fromarray(levels).save(make.root / "cat" / "deep.png")
+    Image.fromarray(levels).save(make.root / "dog" / "deep.tif")
+    assert "2 images of 16-bit grey hold levels up to" in warned(make)
+    assert "of 12 bits, multiply them by 16" in warned(make)
+
+
+def test_a_class_with_one_image_is_told(make):
+    make.tree("", ["cat", "dog"], count=1, size=(40, 40))
+    assert "2 of 2 classes have a single image, such as cat; nothing of them" in warned(make)
+    with pytest.raises(DataError, match="no class has two images"):
+        open_images(make.root, "val")
+
+
+def test_pictures_that_are_not_read_are_named(make):
+    make.tree("", ["cat", "dog"], size=(40, 40))
+    (make.root / "cat" / "raw.nef").write_bytes(b"")
+    assert "1 .nef" in warned(make)
+
+
+def test_runs_in_the_data_are_no_classes(make):
+    make.tree("", ["cat", "dog"], size=(40, 40))
+    for run in ("runs/vgnet-1", "result"):
+        (make.root / run).mkdir(parents=True)
+        (make.root / run / ".lock").touch()
+    assert survey(make.root)["classes"] == ["cat", "dog"]
+    assert survey(make.root)["usable"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,7 +12,9 @@ from PIL import Image
 
 from modicum.errors import DataError
 from modicum.images import Geometry, RandomResizedCrop, ResizeCentreCrop, SampleRandom, decode_image
-from modicum.images.decode import decode_crop, decode_label_map
+from modicum.images.decode import decode_crop, decode_label_map, image_size
+
+CASES = Path(__file__).parents[3] / "shared" / "cases"
 
 
 def smooth(width: int = 40, height: int = 30) -> np.ndarray:
@@ -165,6 +168,81 @@ def test_broken_file_is_named_with_the_reason(tmp_path: Path, name: str, words: 
         decode_image(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "skip_bad" in str(caught.value)
+
+
+def png(pixels: np.ndarray, rows: int) -> bytes:
+    """Sound in all but that its data ends after some rows."""
+    height, width = pixels.shape[:2]
+    raw = b"".join(b"\0" + row.tobytes() for row in pixels[:rows])
+    return png_of(width, height, 8, zlib.compress(raw), colour=2)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 29])
+def test_png_whose_rows_end_early_is_truncated(tmp_path: Path, rows: int):
+    """Between rows, Pillow takes the end of the data for that of the picture."""
+    (tmp_path / "a.png").write_bytes(png(smooth(40, 30), rows))
+    with pytest.raises(DataError, match="truncated"):
+        decode_image(tmp_path / "a.png")
+
+
+def test_jpeg_whose_blocks_end_early_is_truncated(tmp_path: Path):
+    whole = io.BytesIO()
+    Image.fromarray(smooth(200, 200)).save(whole, "JPEG", quality=95)
+    for share in (0.7, 0.9):
+        cut = whole.getvalue()[: int(share * len(whole.getvalue()))].rstrip(b"\xff")
+        (tmp_path / "a.jpg").write_bytes(cut + b"\xff\xd9")
+        with pytest.raises(DataError, match="truncated"):
+            decode_image(tmp_path / "a.jpg")
+
+
+def test_pictures_that_really_end_in_black_or_grey_are_whole(tmp_path: Path):
+    black, grey = smooth(40, 30), smooth(40, 32)
+    black[-8:], grey[16:] = 0, 128
+    (tmp_path / "a.png").write_bytes(png(black, 30))
+    assert (decode_image(tmp_path / "a.png") == black).all()
+    Image.fromarray(grey).save(tmp_path / "a.jpg", quality=95)
+    Image.new("L", (50, 41), 128).save(tmp_path / "b.jpg", progressive=True)
+    assert (decode_image(tmp_path / "a.jpg")[24:] == 128).all()
+    assert (decode_image(tmp_path / "b.jpg") == 128).all()
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="without the files of the cases")
+def test_bomb_of_67_bytes_is_refused_unread(tmp_path: Path):
+    with pytest.raises(DataError, match=r"too large.*MODICUM_ALLOW_LARGE"):
+        decode_image(CASES / "reliability" / "png-67-bytes-2GB.png")
+
+
+def test_the_limit_of_memory_is_told_and_can_be_lifted(tmp_path: Path, monkeypatch):
+    for width, height in ((1, 20_000_000), (9_500, 9_500)):
+        (tmp_path / "a.png").write_bytes(png_of(width, height, 8, zlib.compress(b"")))
+        with pytest.raises(DataError, match=r"too large.*MODICUM_ALLOW_LARGE=1"):
+            image_size(tmp_path / "a.png")
+    monkeypatch.setenv("MODICUM_ALLOW_LARGE", "1")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back
+    assert image_size(tmp_path / "a.png") == (9_500, 9_500)
+
+
+def test_pipes_are_no_images(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match="no ordinary file"):
+        decode_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+def test_tiff_is_read_upright(tmp_path: Path, orientation: int):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(smooth()).save(tmp_path / "a.tif", exif=exif)
+    Image.fromarray(smooth()).save(tmp_path / "a.png", exif=exif)
+    expected = decode_image(tmp_path / "a.png")
+    assert (decode_image(tmp_path / "a.tif") == expected).all()
+    assert image_size(tmp_path / "a.tif") == expected.shape[:2]
+
+
+def test_fractions_are_no_picture(tmp_path: Path):
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match="fractions"):
+        decode_image(tmp_path / "a.tif")
 
 
 def test_missing_file(tmp_path: Path):

@@ -288,6 +288,30 @@ def test_cifar_binary_of_a_wrong_size_or_label(tmp_path):
         open_images(root)
 
 
+def test_labels_beyond_64_bits(tmp_path):
+    root = tmp_path / "cifar-10-batches-py"
+    write_cifar(root, root.name)
+    batch = pickle.loads((root / "data_batch_1").read_bytes())
+    (root / "data_batch_1").write_bytes(pickle.dumps(batch | {b"labels": [0, 1, 10**30, 2]}))
+    with pytest.raises(DataError, match="labels from 0 to 9, found 0 to 1000"):
+        open_images(root)
+    empty = {b"data": batch[b"data"][:0], b"labels": []}
+    (root / "data_batch_1").write_bytes(pickle.dumps(empty))
+    with pytest.raises(DataError, match="expected images, found none"):
+        open_images(root)
+
+
+def test_links_in_circles_and_pipes(make):
+    make.tree("", ["cat", "dog"])
+    (make.root / "round").symlink_to("round")
+    (make.root / "cat" / "round.png").symlink_to("round.png")
+    os.mkfifo(make.root / "dog" / "pipe.png")
+    with pytest.raises(DataError, match=r"cat/round.png: the symbolic link leads nowhere"):
+        open_images(make.root)
+    images = open_images(make.root, holdout=0, skip_bad=True)
+    assert [name for name, _ in images.skipped] == ["cat/round.png", "dog/pipe.png"]
+
+
 class Python2Pickler(pickle._Pickler):
     """Writes bytes as Python 2 wrote its strings: CIFAR's own files are of that kind."""
 

@@ -5,8 +5,9 @@ Recognised, whatever the case of names and suffixes:
 - `root/<class>/**/file`, without splits;
 - `root/train/<class>/**` with `val|valid|validation/<class>/**` and/or `test/<class>/**`.
 
-Folders nested in a class belong to the class. Names that begin with a dot are ignored. A symbolic
-link is followed only where it stays inside `root`.
+`training`, `testing` and `dev` are understood, too. Folders nested in a class belong to the class.
+Names that begin with a dot are ignored, and so are run folders and folders of them, which training
+inside the data leaves there. A symbolic link is followed only where it stays inside `root`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -31,6 +31,8 @@ _SPLIT_NAMES = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
+    "development": "val",
     "test": "test",
     "testing": "test",
 }
@@ -230,22 +232,86 @@ def class_folders(folder: Path, root: Path, files: FileKind) -> tuple[str, ...]:
     return tuple(names)
 
 
+def remarks(tree: Tree) -> list[str]:
+    """What about the layout of a labelled tree may not be meant, and files that are left out."""
+    found: list[str] = []
+    for split, folder in tree.splits.items():
+        inside = {name: _inside(folder / name, tree) for name in tree.folders}
+        holders = {name: names for name, names in inside.items() if names}
+        times = Counter(name for names in holders.values() for name in names)
+        common = sorted(name for name, count in times.items() if count > 1)
+        where = "" if split == "all" else f"{split}: "
+        if len(tree.folders) == 1 and holders:
+            (name,) = holders
+            found.append(
+                f"{where}there is one class only, {name}, a folder with nothing but folders in it "
+                f"({some(sorted(holders[name]))}). If they are the classes, give {folder / name}."
+            )
+        elif len(common) > 1:
+            several = [name for name in holders if not holders[name].isdisjoint(common)]
+            found.append(
+                f"{where}the classes {some(several)} hold folders of the same names "
+                f"({some(common)}). If those are the classes, and {some(several)} splits of the "
+                f"data, name these folders train, val and test."
+            )
+    if strays := _strays(tree):
+        found.append(
+            f"{len(strays):,} {tree.files.noun}s belong to no class and are left out: "
+            f"{some(sorted(strays))}. Move them into the folders of their classes."
+        )
+    return found
+
+
+def _inside(folder: Path, tree: Tree) -> set[str]:
+    """Names of the folders in a class folder that has no files of its own, else none."""
+    entries = list(_entries(folder))
+    if any(tree.files.has(entry.name) for entry in entries):
+        return set()
+    return {entry.name for entry in entries if _is_folder(entry)}
+
+
+def _strays(tree: Tree) -> list[str]:
+    """Files beside the class folders, and in folders beside those of the splits."""
+    listing = Listing()
+    for folder in {tree.root, *tree.splits.values()}:
+        for entry in _entries(folder):
+            path = folder / entry.name
+            if _is_folder(entry):
+                beside = folder == tree.root and "all" not in tree.splits
+                if beside and path not in tree.splits.values() and not entry.is_symlink():
+                    walk(path, tree, listing)
+            elif tree.files.has(entry.name):
+                listing.names.append(path.relative_to(tree.root).as_posix())
+    return listing.names
+
+
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What is in a folder, hidden things left out."""
+    """What is in a folder; hidden things, and what training leaves, are left out."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(".") and entry.name.casefold() not in _NOT_DATA:
+                hidden = entry.name.startswith(".") or entry.name.casefold() in _NOT_DATA
+                if not hidden and not (_is_folder(entry) and _of_runs(folder / entry.name)):
                     yield entry
     except OSError as error:
         raise DataError(f"{folder}: the folder cannot be read ({error.strerror}).") from error
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link to itself
+        return False
+
+
+def _of_runs(folder: Path) -> bool:
+    """Whether a folder is that of a run, or of runs as `runs/` is."""
+    return (folder / ".lock").is_file() or (folder.name == "runs" and any(folder.glob("*/.lock")))
+
+
 def _folders(folder: Path, root: Path) -> Iterator[Path]:
     for entry in _entries(folder):
-        with suppress(OSError):  # a link that leads to itself is no folder
-            if not entry.is_dir():
-                continue
+        if _is_folder(entry):
             refuse_link(folder / entry.name, root)
             yield folder / entry.name
 
@@ -264,7 +330,7 @@ def walk(folder: Path, tree: Tree, listing: Listing) -> None:
             reason = _not_followed(path, tree.root, read) if entry.is_symlink() else None
             if reason:
                 listing.bad.append(BadFile(path.relative_to(tree.root).as_posix(), reason))
-            elif entry.is_dir():
+            elif _is_folder(entry):
                 to_read.append(path)
             elif tree.files.has(entry.name):
                 listing.names.append(path.relative_to(tree.root).as_posix())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from modicum.errors import ConfigError
+from modicum.errors import ConfigError, DataError
 
 
 class BadFile(NamedTuple):
@@ -76,14 +76,17 @@ class SampleSet(ABC):
                 or less than two different ones.
         """
         check_share(share)
-        names = [str(name) for name in self.names]
         if groups is not None:
             chosen = _held_out_groups([str(group) for group in groups], len(self), share)
         else:
-            divided = self.classes and self.labels.ndim == 1
-            labels = self.labels.numpy() if divided else np.zeros(len(names), np.int64)
-            chosen = held_out(names, labels, share)
+            chosen = self.held_out(share)
         return self.subset(np.flatnonzero(~chosen)), self.subset(np.flatnonzero(chosen))
+
+    def held_out(self, share: float) -> npt.NDArray[np.bool_]:
+        """Which samples `hold_out` holds out where there are no groups, (N,)."""
+        divided = self.classes and self.labels.ndim == 1
+        labels = self.labels.numpy() if divided else np.zeros(len(self), np.int64)
+        return held_out([str(name) for name in self.names], labels, share)
 
 
 def check_share(share: float) -> None:
@@ -116,3 +119,44 @@ def _held_out_groups(groups: Sequence[str], samples: int, share: float) -> npt.N
             f"{len(group)} with {len(names)} different ones."
         )
     return held_out(names.tolist(), np.zeros(len(names), np.int64), share)[group]
+
+
+class SameSamples:
+    """Stands in a checkpoint for the sets of a run, which is only resumed with the same.
+
+    What counts are classes, and names with labels; where the files lie does not. To be given to
+    `Run.register`.
+    """
+
+    def __init__(self, **sets: SampleSet) -> None:
+        self._sets = sets
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values that tell one set from another."""
+        return {split: _identity(samples) for split, samples in self._sets.items()}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Raise a `DataError` where the saved state is that of other samples."""
+        for split, found in self.state_dict().items():
+            before = saved[split]
+            if found["classes"] != before["classes"]:
+                raise DataError(
+                    f"{split}: the run was begun with the classes {', '.join(before['classes'])}; "
+                    f"found {', '.join(found['classes'])}. Put them back, or train anew."
+                )
+            if found != before:
+                raise DataError(
+                    f"{split}: the run was begun with {before['samples']:,} samples; found "
+                    f"{found['samples']:,}{' others' * (found['samples'] == before['samples'])}. "
+                    f"Put the files back as they were, or train anew."
+                )
+
+
+def _identity(samples: SampleSet) -> dict[str, Any]:
+    digest = hashlib.blake2b(samples.labels.numpy().tobytes(), digest_size=16)
+    digest.update("\n".join(map(str, samples.names)).encode(errors="surrogateescape"))
+    return {
+        "classes": list(samples.classes),
+        "samples": len(samples),
+        "digest": digest.hexdigest(),
+    }

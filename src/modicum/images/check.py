@@ -6,12 +6,15 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from modicum.errors import DataError
-from modicum.images.decode import decode_image, opened
+from modicum.images.decode import is_deep, opened, upright_rgb
 from modicum.images.image_set import BadImage, FileImages, ImageSet, MemoryImages
 from modicum.system.cache import cache_folder
 from modicum.system.files import write_text
@@ -21,6 +24,22 @@ THOROUGH_UP_TO = 100_000
 """Files; larger sets are decoded whole only on request."""
 
 log = logging.getLogger(__name__)
+
+
+class Look(NamedTuple):
+    """What is seen of a file that is decoded whole."""
+
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    mode: str = ""
+    transparent: bool = False
+    brightest: int | None = None
+    """Of grey of more than 8 bits, the highest level."""
+    digest: str = ""
+    """Of the pixels: the same in copies, whatever their names, formats and metadata."""
+    reason: str | None = None
+    """Why it cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +75,61 @@ def check_images(
     if thorough is None:
         thorough = len(image_set) <= THOROUGH_UP_TO
     paths = [image_set.path(number) for number in range(len(image_set))]
-    memory = cache_folder() / "images" / f"{state_of_files(paths)}.json"
-    if known := _recall(memory, len(paths), thorough):
-        return known
-    reasons = in_threads(what_is_wrong if thorough else what_seems_wrong, paths, progress)
-    bad = with_reasons(image_set.names, reasons)
+    state = state_of_files(paths)
+    looks, remembered = _recall(f"{state}.looks", len(paths)), True
+    if looks is not None:
+        thorough = True
+    elif thorough:
+        looks, remembered = look_at(paths, progress), False
+    elif (looks := _recall(f"{state}.ends", len(paths))) is None:
+        reasons = in_threads(what_seems_wrong, paths, progress)
+        looks, remembered = [Look(reason=reason) for reason in reasons], False
+        _remember(f"{state}.ends", looks)
+    bad = with_reasons(image_set.names, [look.reason for look in looks])
+    return CheckReport(len(paths), bad, thorough=thorough, remembered=remembered)
+
+
+def look_at(paths: Sequence[Path], progress: Progress | None = None) -> list[Look]:
+    """Decode files whole, of up to `THOROUGH_UP_TO` each once as long as it does not change."""
+    if len(paths) > THOROUGH_UP_TO:
+        return in_threads(_look, paths, progress)
+    state = f"{state_of_files(paths)}.looks"
+    states = in_threads(_state, paths)
+    looks = _recall(state, len(paths))
+    if looks is None:
+        fresh = [path for path, known in zip(paths, states, strict=True) if known not in _seen]
+        looked = iter(in_threads(_look, fresh, progress))
+        looks = [_seen.get(known) or next(looked) for known in states]
+        _remember(state, looks)
+    _seen.update(zip(states, looks, strict=True))
+    return looks
+
+
+_seen: dict[tuple[str, int, int] | None, Look] = {}
+"""Files looked at by this process: the parts of a folder need not be decoded again."""
+
+
+def _state(path: Path) -> tuple[str, int, int] | None:
     try:
-        write_text(memory, json.dumps({"thorough": thorough, "bad": bad}))
-    except OSError as error:
-        log.info("the result of the check is not kept, %s cannot be written: %s", memory, error)
-    return CheckReport(len(paths), bad, thorough=thorough, remembered=False)
+        status = path.stat()
+    except OSError:
+        return None
+    return str(path), status.st_size, status.st_mtime_ns
+
+
+def _look(path: Path) -> Look:
+    try:
+        with opened(path) as image:
+            transparent, mode = image.has_transparency_data, image.mode
+            pixels = upright_rgb(image, path)
+            brightest = int(np.asarray(image).max()) if is_deep(image) else None
+            digest = hashlib.blake2b(pixels.data, digest_size=16)
+            digest.update(repr(pixels.shape).encode())
+            height, width = pixels.shape[:2]
+            kind = image.format or ""
+            return Look(width, height, kind, mode, transparent, brightest, digest.hexdigest())
+    except DataError as error:
+        return Look(reason=str(error).removeprefix(f"{path}: "))
 
 
 def with_reasons(names: Iterable[str], reasons: Iterable[str | None]) -> tuple[BadImage, ...]:
@@ -74,25 +138,16 @@ def with_reasons(names: Iterable[str], reasons: Iterable[str | None]) -> tuple[B
     return tuple(BadImage(str(name), reason) for name, reason in pairs if reason is not None)
 
 
-def what_is_wrong(path: Path) -> str | None:
-    """Why a file cannot be decoded; None if it can."""
-    try:
-        decode_image(path)
-    except DataError as error:
-        return str(error).removeprefix(f"{path}: ")
-    return None
-
-
 def what_seems_wrong(path: Path) -> str | None:
-    """As `what_is_wrong`, but a file with a sound header and a proper end passes undecoded."""
+    """Why a file cannot be decoded; one with a sound header and a proper end is not tried."""
     try:
         with opened(path) as image:
             kind = image.format or ""
-        if _ends_properly(path, kind):
-            return None
+            if _ends_properly(path, kind):
+                return None
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
-    return what_is_wrong(path)
+    return _look(path).reason
 
 
 def _ends_properly(path: Path, kind: str) -> bool:
@@ -132,12 +187,24 @@ def fingerprint(image_set: ImageSet) -> str:
     return digest.hexdigest()
 
 
-def _recall(memory: Path, count: int, thorough: bool) -> CheckReport | None:
+def _memory(state: str) -> Path:
+    return cache_folder() / "images" / f"{state}.json"
+
+
+def _recall(state: str, count: int) -> list[Look] | None:
     try:
-        found = json.loads(memory.read_text(encoding="utf-8"))
-        if found["thorough"] or not thorough:
-            bad = tuple(BadImage(str(name), str(reason)) for name, reason in found["bad"])
-            return CheckReport(count, bad, thorough=bool(found["thorough"]), remembered=True)
+        kept: Any = json.loads(_memory(state).read_text(encoding="utf-8"))
+        bad = {int(number): Look(*look) for number, look in kept["some"]}
+        looks = [Look(*look) for look in kept["all"]] or [bad.get(n, Look()) for n in range(count)]
+        return looks if len(looks) == count else None
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or of another version: check again
-    return None
+        return None  # not there, or of another version: check again
+
+
+def _remember(state: str, looks: Sequence[Look]) -> None:
+    some = [(number, look) for number, look in enumerate(looks) if look.reason]
+    kept = {"some": some, "all": looks if state.endswith("looks") else []}
+    try:
+        write_text(_memory(state), json.dumps(kept))
+    except OSError as error:
+        log.info("the result of the check is not kept in %s: %s", cache_folder(), error)

@@ -3,24 +3,29 @@
 What is done with what files contain, the field's convention (Pillow's `convert("RGB")`) unless
 said otherwise:
 
-- JPEG, PNG, WebP, BMP and GIF are read, whatever the file's suffix says. Of an animation, the
-  first frame.
+- JPEG, PNG, WebP, BMP, GIF and TIFF are read, whatever the file's suffix says; AVIF and HEIC where
+  Pillow or a plugin of it can (the extra `heif`). Of an animation, the first frame.
 - Grey becomes three equal channels. CMYK is converted, Adobe's inverted kind included.
 - Transparency is dropped, not composited: what is below a transparent pixel appears. The survey of
   a folder says how many images have it.
 - 16-bit grey is scaled to 8 bits (Pillow alone would clip); 16-bit colour keeps its upper 8 bits.
+  Grey of 12 bits in 16 becomes nearly black: the survey of a folder tells of it.
 - EXIF orientation is applied.
 - ICC profiles are ignored: the numbers are taken as sRGB.
-- An image of more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (89 million) is refused, since a small
-  file can be made to fill all memory.
+- An image that would take more than 1 GiB to decode is refused, since a small file can be made to
+  fill all memory: 89 million pixels, of WebP, AVIF and HEIC 53 million. `MODICUM_ALLOW_LARGE=1`
+  lifts the limit.
+- A file that ends early is refused, also where its decoder would fill in what is missing.
 """
 
 from __future__ import annotations
 
+import importlib
+import io
 import math
 import struct
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,16 +33,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from modicum.engine.random import SampleRandom
 from modicum.errors import DataError
 from modicum.images.geometry import Geometry, View
+from modicum.system.files import MEMORY, large_allowed, open_ordinary
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"})
+_SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "WEBP": (".webp",),
+    "BMP": (".bmp",), "GIF": (".gif",), "TIFF": (".tif", ".tiff"),
+}  # fmt: skip
+with suppress(ImportError):
+    if not features.check("avif"):  # which Pillow has had itself since 11.3
+        importlib.import_module("pillow_avif")
+    _SUFFIXES_OF["AVIF"] = (".avif",)
+with suppress(ImportError):
+    importlib.import_module("pillow_heif").register_heif_opener()
+    _SUFFIXES_OF["HEIF"] = (".heic", ".heif")
+FORMATS = tuple(_SUFFIXES_OF)
+SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES_OF.values() for suffix in suffixes)
 
+_BYTES: Mapping[str, int] = dict.fromkeys(("JPEG", "MPO", "PNG", "BMP", "GIF"), 12)
+"""Memory that a pixel takes while it is decoded, turned upright and copied, by format, measured:
+at most 4 of Pillow's, twice, and 3 of the result; of a progressive JPEG its coefficients, too."""
+_BYTES_OF_OTHERS = 20
+"""Their decoders hold frames of their own, or strips of any size."""
+_BYTES_A_ROW = 64
+_STRIP = 1 << 20
+"""Pixels converted at a time."""
 _ORIENTATION = 0x0112  # the EXIF tag
 _TRANSPOSED = 5  # orientations from here on swap width and height
 
@@ -49,7 +74,7 @@ def decode_image(path: Path) -> npt.NDArray[np.uint8]:
         DataError: The file is missing, unreadable, not an image, truncated, damaged or too large.
     """
     with opened(path) as image:
-        return np.array(_upright_rgb(image))
+        return upright_rgb(image, path)
 
 
 def decode_label_map(
@@ -77,7 +102,7 @@ def decode_label_map(
                 f"{path}: a JPEG does not keep the numbers of a label map. Export it as PNG."
             )
         scale = _GREY_SCALES.get(_raw_mode(image), 1)
-        image.load()
+        _load(image, path)
         turn = _UPRIGHT.get(_orientation(image))
         if turn is not None:
             image = image.transpose(turn)
@@ -140,8 +165,8 @@ def decode_view(path: Path, view: View, geometry: Geometry) -> Tensor:
                 view = replace(view, box=(view.box * scale).double().round().long())
         corners = view.box.unflatten(1, (2, 2))
         left, top, right, bottom = *corners.amin((0, 1)).tolist(), *corners.amax((0, 1)).tolist()
-        part = _upright_rgb(image).crop((left, top, right, bottom))  # before it is copied to NumPy
-        pixels = torch.from_numpy(np.array(part)).permute(2, 0, 1)
+        part = upright_rgb(image, path, (left, top, right, bottom))
+        pixels = torch.from_numpy(part).permute(2, 0, 1)
     inside = replace(view, box=view.box - torch.tensor([left, top, left, top]))
     return inside.images(pixels[None], geometry.resample, geometry.fill)
 
@@ -162,8 +187,12 @@ def image_size(path: Path) -> tuple[int, int]:
         DataError: The file is missing, unreadable, not an image or too large.
     """
     with opened(path) as image:
+        turned = _orientation(image) >= _TRANSPOSED
+        if turned and image.format == "TIFF":  # Pillow turns them itself, the size at once or not
+            image.load()
+            turned = False
         width, height = image.size
-        return (width, height) if _orientation(image) >= _TRANSPOSED else (height, width)
+        return (width, height) if turned else (height, width)
 
 
 def read_crop(path: Path, geometry: Geometry, channels: int = 3) -> Tensor:
@@ -184,11 +213,20 @@ def read_crop(path: Path, geometry: Geometry, channels: int = 3) -> Tensor:
 @contextmanager
 def opened(path: Path) -> Generator[Image.Image, None, None]:
     """The file as a Pillow image that is not decoded yet; whatever fails inside is a DataError."""
+    if large_allowed():
+        Image.MAX_IMAGE_PIXELS = None
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError(f"{width} x {height} pixels")
+        with open_ordinary(path) as file, Image.open(file, formats=FORMATS) as image:
+            if not large_allowed():
+                (width, height), kind = image.size, image.format or ""
+                # Pillow also keeps a place for each row.
+                needed = height * (width * _BYTES.get(kind, _BYTES_OF_OTHERS) + _BYTES_A_ROW)
+                pixels, most = width * height, Image.MAX_IMAGE_PIXELS or MEMORY
+                if needed > MEMORY or pixels > most:
+                    raise Image.DecompressionBombError(
+                        f"{width:,} x {height:,} pixels take {needed / 2**30:.1f} GiB; decoded are "
+                        f"images of 1 GiB and {most:,} pixels"
+                    )
             yield image
     except DataError:
         raise
@@ -204,11 +242,11 @@ def _reason(path: Path, error: Exception) -> str:
         return "the file may not be read. Give yourself read permission."
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return (
-            f"refused, the image is too large ({error}); at most {Image.MAX_IMAGE_PIXELS} pixels "
-            f"are decoded. Make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it."
+            f"refused, the image is too large ({error}). Make it smaller or, if you trust it, set "
+            f"MODICUM_ALLOW_LARGE=1."
         )
     try:
-        with path.open("rb") as file:
+        with open_ordinary(path) as file:
             start = file.read(16)
     except OSError:
         return f"the file cannot be read ({error})."
@@ -247,16 +285,71 @@ _UPRIGHT = {
 }
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    image.load()
-    orientation = _orientation(image)
-    if image.mode == "I" or image.mode.startswith("I;16"):
+def upright_rgb(
+    image: Image.Image, path: Path, box: tuple[int, int, int, int] | None = None
+) -> npt.NDArray[np.uint8]:
+    """(H,W,3) of an image or of a box of it (left, top, right, bottom), once it is upright."""
+    _load(image, path)
+    if image.mode == "F":
+        raise DataError(
+            f"{path}: holds fractions (mode F), of which nobody knows what is white. Export "
+            f"it with 8 or 16 bits a channel."
+        )
+    turn = _UPRIGHT.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+    left, top, right, bottom = box or (0, 0, *image.size)
+    pixels = np.empty((bottom - top, right - left, 3), np.uint8)
+    rows = max(1, _STRIP // max(1, right - left))
+    for start in range(top, bottom, rows):  # the whole of it would take memory several times
+        end = min(start + rows, bottom)
+        pixels[start - top : end - top] = np.asarray(_rgb(image.crop((left, start, right, end))))
+    return pixels
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if is_deep(image):
         deep = np.asarray(image).astype(np.float64)
-        rgb = Image.fromarray(np.round(deep.clip(0, 65535) / 257.0).astype(np.uint8)).convert("RGB")
+        image = Image.fromarray(np.round(deep.clip(0, 65535) / 257.0).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
-        rgb = image.convert("RGBA").convert("RGB")  # straight to RGB, Pillow warns
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image is grey of more than 8 bits."""
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _load(image: Image.Image, path: Path) -> None:
+    """Decode an image, and find out whether its file ends early where its decoder does not say so.
+
+    What is missing are then rows of zeros at the end of a PNG, and blocks of mid-grey at that of a
+    JPEG. An image may really end so, and is decoded again: into memory that is not zero, or with
+    more bytes before the end of the JPEG. Only where something is missing, that shows.
+    """
+    image.load()
+    end = _last_rows(image)
+    if image.format == "PNG" and not end.any(axis=tuple(range(1, end.ndim))).all():
+        with Image.open(path, formats=("PNG",)) as other:
+            other.im = Image.new(other.mode, other.size, 255).im
+            found, again = end, _last_rows(other)
+    elif image.format == "JPEG" and (abs(end[-1, -1].astype(int) - 128) <= 1).all():
+        head, mark, tail = path.read_bytes().rpartition(b"\xff\xd9")
+        contents = head + mark + tail, head + bytes(range(7, 247)) + mark + tail
+        found, again = map(_thumbnail, contents)
     else:
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
-    if orientation != 1:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
-    return rgb
+        return
+    if (found != again).any():
+        raise OSError("image file is truncated: its end is missing")
+
+
+def _last_rows(image: Image.Image) -> npt.NDArray[Any]:
+    """Two, since the last pass of an interlaced image holds every second one."""
+    return np.asarray(image.crop((0, max(0, image.height - 2), image.width, image.height)))
+
+
+def _thumbnail(jpeg: bytes) -> npt.NDArray[np.uint8]:
+    image = Image.open(io.BytesIO(jpeg), formats=("JPEG",))
+    image.draft(None, (1, 1))  # a pixel a block
+    return np.asarray(image)

@@ -16,6 +16,7 @@ from modicum.data import folders
 from modicum.data.folders import FileKind, Listing, Tree, class_folders, some, split_tree, walk
 from modicum.errors import DataError
 from modicum.images.decode import SUFFIXES
+from modicum.system.files import read_text
 
 IMAGES = FileKind(
     "image",
@@ -52,7 +53,7 @@ def list_files(tree: Tree, split: str) -> Listing:
 
 
 def _recognise_tiny_imagenet(root: Path) -> Tree:
-    listed = (root / "wnids.txt").read_text(encoding="utf-8").split()
+    listed = read_text(root / "wnids.txt").split()
     found = class_folders(root / "train", root, IMAGES)
     if set(listed) != set(found):
         raise DataError(
@@ -71,7 +72,7 @@ def _readable(root: Path, codes: tuple[str, ...]) -> tuple[str, ...]:
     """The first word words.txt has for each class; with the class's code where it is not unique."""
     words: dict[str, str] = {}
     if (root / "words.txt").is_file():
-        for line in (root / "words.txt").read_text(encoding="utf-8").splitlines():
+        for line in read_text(root / "words.txt").splitlines():
             code, _, meaning = line.partition("\t")
             words[code] = meaning.split(",")[0].strip()
     names = [words.get(code) or code for code in codes]
@@ -90,7 +91,7 @@ def _list_annotated(tree: AnnotatedTree) -> Listing:
     there = set(found.names)
     below = annotations.parent.relative_to(tree.root).as_posix()
     listing = Listing(ignored=found.ignored, bad=found.bad)
-    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(annotations).splitlines(), 1):
         file, _, rest = line.partition("\t")
         code = rest.split("\t")[0]
         name = f"{below}/images/{file}"

@@ -5,6 +5,7 @@ Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import DataError
+from modicum.system.files import read_bytes
 from modicum.weights.pickles import read_pickle
 
 _PIXELS = 3 * 32 * 32
+_LARGEST = 1 << 29
 
 
 class CifarKind(NamedTuple):
@@ -88,13 +91,14 @@ _Part = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[str]]
 def _read_binary(kind: CifarKind, path: Path) -> _Part:
     label_bytes = 1 if kind.classes == 10 else 2  # CIFAR-100: coarse, then fine
     record = label_bytes + _PIXELS
-    content = np.frombuffer(_bytes(path), dtype=np.uint8)
+    content = np.frombuffer(read_bytes(path, _LARGEST), dtype=np.uint8)
     if not len(content) or len(content) % record:
         raise _damaged(path, f"records of {record} bytes", f"{len(content)} bytes in all")
     records = content.reshape(-1, record)
     labels = records[:, label_bytes - 1].astype(np.int64)
     names = [f"{path.name}/{number}" for number in range(len(records))]
-    return records[:, label_bytes:], _checked(labels, kind, path), names
+    _check(labels, kind, path)
+    return records[:, label_bytes:], labels, names
 
 
 def _read_python(kind: CifarKind, path: Path) -> _Part:
@@ -104,24 +108,21 @@ def _read_python(kind: CifarKind, path: Path) -> _Part:
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_PIXELS,):
         expected = f"the entry 'data' to be a uint8 array (N, {_PIXELS})"
         raise _damaged(path, expected, _describe(data))
-    if (
-        not isinstance(labels, list)
-        or len(labels) != len(data)
-        or not all(isinstance(label, int) for label in labels)
-    ):
+    numbers = cast("list[Any]", labels) if isinstance(labels, list) else []
+    if len(numbers) != len(data) or not all(isinstance(number, int) for number in numbers):
         expected = f"one whole number for each of {len(data)} images as labels"
         raise _damaged(path, expected, _describe(labels))
+    _check(numbers, kind, path)  # before they are made numbers of 64 bits
     files = content.get("filenames")
     names = [f"{path.name}/{number}" for number in range(len(data))]
     if isinstance(files, list) and len(files) == len(data):
         names = [f"{path.name}/{_text(file)}" for file in files]
-    numbers = np.asarray(labels, dtype=np.int64)
-    return cast("npt.NDArray[np.uint8]", data), _checked(numbers, kind, path), names
+    return cast("npt.NDArray[np.uint8]", data), np.asarray(numbers, dtype=np.int64), names
 
 
 def _class_names(kind: CifarKind, path: Path) -> tuple[str, ...]:
     if kind.binary:
-        names = _bytes(path).decode(errors="replace").split()
+        names = read_bytes(path, _LARGEST).decode(errors="replace").split()
     else:
         entry = _entries(path).get("label_names" if kind.classes == 10 else "fine_label_names")
         names = [_text(name) for name in entry] if isinstance(entry, list) else []
@@ -130,11 +131,12 @@ def _class_names(kind: CifarKind, path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _checked(labels: npt.NDArray[np.int64], kind: CifarKind, path: Path) -> npt.NDArray[np.int64]:
-    if len(labels) and not 0 <= labels.min() <= labels.max() < kind.classes:
-        found = f"{labels.min()} to {labels.max()}"
-        raise _damaged(path, f"labels from 0 to {kind.classes - 1}", found)
-    return labels
+def _check(labels: Sequence[int] | npt.NDArray[np.int64], kind: CifarKind, path: Path) -> None:
+    if not len(labels):
+        raise _damaged(path, "images", "none")
+    if not 0 <= min(labels) <= max(labels) < kind.classes:
+        found = f"{min(labels)} to {max(labels)}"
+        raise _damaged(path, f"labels from 0 to {kind.classes - 1}", found[:60])
 
 
 def _entries(path: Path) -> dict[str, Any]:
@@ -143,15 +145,6 @@ def _entries(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise _damaged(path, "a pickled dict", type(content).__name__)
     return {_text(key): value for key, value in cast("dict[Any, Any]", content).items()}
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path}: the file cannot be read ({error.strerror}). Unpack the archive again."
-        ) from error
 
 
 def _damaged(path: Path, expected: str, found: object) -> DataError:

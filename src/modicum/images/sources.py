@@ -95,6 +95,11 @@ def open_images(
         raise _unusable(root, listing.bad, len(listing.names))
     if set(tree.splits) <= {"all", "train"} and holdout > 0:
         train, val = files.hold_out(holdout)
+        if split != "train" and not len(val):
+            raise DataError(
+                f"{root}: no class has two images, so that none can be held out. Add images, or "
+                f"divide the folder into train/ and val/."
+            )
         files = train if split == "train" else val
     elif split != "train" and own in ("all", "train"):
         raise ConfigError(

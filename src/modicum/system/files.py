@@ -56,40 +56,81 @@ def what_is_wrong(error: OSError) -> str:
     return f"{path}: {error.strerror or error}. {mend}."
 
 
+MEMORY = 1 << 30
+"""Bytes that reading a foreign file may take besides its own size, see `large_allowed`."""
+
+
+def large_allowed() -> bool:
+    """Whether files are trusted that take more than `MEMORY`: `MODICUM_ALLOW_LARGE=1` says so."""
+    return os.environ.get("MODICUM_ALLOW_LARGE", "0") not in ("", "0")
+
+
+def refuse_large(path: Path, size: int, what: str) -> None:
+    """Raise a `DataError` where reading a file takes `size` bytes, unless that is allowed.
+
+    `what`, such as "its arrays take", is followed by the size.
+    """
+    if size <= MEMORY or large_allowed():
+        return
+    own = path.stat().st_size
+    if size > own + MEMORY:
+        raise DataError(
+            f"{path}: {what} {size / 2**30:,.1f} GiB of memory, of a file of {own / 2**20:,.1f} "
+            f"MiB. If you trust it, set MODICUM_ALLOW_LARGE=1."
+        )
+
+
+@contextmanager
+def open_ordinary(path: Path) -> Generator[BinaryIO, None, None]:
+    """Open a foreign file to read, if it is one: pipes and devices, which may never end, are none.
+
+    Raises:
+        DataError: It is none.
+        OSError: It is not there, or cannot be read.
+    """
+    # Without O_NONBLOCK a pipe is opened when somebody writes to it, perhaps never.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise DataError(f"{path}: is no ordinary file. Give the path of one.")
+        yield file
+
+
 def read_bytes(path: Path, most: int) -> bytes:
     """A foreign file, if it is one and is not too large to be held in memory.
 
     Args:
-        path: The file. Pipes and devices, which may never end, are none.
+        path: The file, see `open_ordinary`.
         most: Bytes at most.
 
     Raises:
         DataError: It is not there, is no file, is too large, or cannot be read.
     """
-    with open_ordinary(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise DataError(
-                f"{path}: {size:,} bytes; expected at most {most:,} of a file of this kind."
-            )
-        return file.read()
-
-
-@contextmanager
-def open_ordinary(path: Path) -> Generator[BinaryIO]:
-    """A foreign file to read; a `DataError` if it is none, or cannot be opened or read inside."""
     try:
-        # Without O_NONBLOCK a pipe is opened when somebody writes to it, perhaps never.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise DataError(f"{path}: is no ordinary file. Give the path of one.")
-            yield file
-    except (OSError, ValueError) as error:  # a ValueError of a NUL byte in the name
-        if isinstance(error, DataError):
-            raise
-        said = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}: cannot be read: {said}.") from error
+        with open_ordinary(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise DataError(
+                    f"{path}: {size:,} bytes; expected at most {most:,} of a file of this kind."
+                )
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def read_text(path: Path, most: int = 1 << 26) -> str:
+    """The text of a foreign file of UTF-8, with or without a byte order mark; see `read_bytes`.
+
+    Raises:
+        DataError: Also where it is no UTF-8.
+    """
+    try:
+        return read_bytes(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: found the byte 0x{error.object[error.start]:02x} at {error.start}, which is "
+            f"no UTF-8 text. Save it as UTF-8."
+        ) from error
 
 
 def read_json(path: Path, most: int = 1 << 24) -> Any:

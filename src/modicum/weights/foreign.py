@@ -8,7 +8,6 @@ message all that does not fit.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
 import zipfile
@@ -22,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from modicum.errors import CheckpointError, DataError
+from modicum.system.arrays import read_arrays, refuse_unpacked
+from modicum.system.files import read_json
 from modicum.weights.pickles import read_pickle
 
 State: TypeAlias = Mapping[str, Tensor]
@@ -108,13 +109,13 @@ def read_weights(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        if path.suffix == ".npz":
+            return read_arrays(path)
         if zipfile.is_zipfile(path):
-            _check_sizes(path)
+            with zipfile.ZipFile(path) as archive:
+                refuse_unpacked(path, archive)
         elif path.suffix == ".pkl":
             return read_pickle(path)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (CheckpointError, DataError) as error:
@@ -127,17 +128,6 @@ def read_weights(path: Path) -> Any:
             f"or holds objects other than tensors, which are never loaded. Download it again, or "
             f"save the network's state_dict()."
         ) from error
-
-
-def _check_sizes(path: Path) -> None:
-    """Refuse an archive that is far larger unpacked; weights are hardly ever packed at all."""
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(member.file_size for member in archive.infolist())
-    if unpacked > 4 * path.stat().st_size + 2**30:
-        raise CheckpointError(
-            f"{path}: unpacks to {unpacked / 2**30:.1f} GiB, which no file of weights of "
-            f"{path.stat().st_size / 2**20:.1f} MiB does; it was not read."
-        )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -155,12 +145,12 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / name]
         if index.is_file():
             try:
-                shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+                shards = sorted(set(read_json(index)["weight_map"].values()))
                 if all(Path(shard).name == shard for shard in shards):
                     return [folder / shard for shard in shards]
                 reason = "it names files outside its folder"
-            except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-                reason = f"{type(error).__name__}: {error}"
+            except (DataError, LookupError, AttributeError, TypeError) as error:
+                reason = str(error).removeprefix(f"{index}: ")
             raise CheckpointError(
                 f"{index}: cannot be read ({reason}). Expected a 'weight_map' of names of weights "
                 f"and files beside it. Download the folder again."

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import DataError
+from modicum.system.files import read_bytes
 
 _NUMBERS_AND_TEXT = "biufcSU"
 """Kinds of NumPy types that are read: neither objects nor records."""
@@ -32,13 +33,11 @@ def read_pickle(path: Path) -> Any:
     Raises:
         DataError: The file is missing, damaged, or asks for any other object, which is named.
     """
+    content = read_bytes(path, 1 << 36)
     try:
-        content = path.read_bytes()
         return _Unpickler(content).load()
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path}: the file cannot be read ({error.strerror}).") from error
     except Exception as error:  # the unpickler raises almost anything on damaged bytes
         raise DataError(
             f"{path}: the pickle is damaged ({type(error).__name__}: {error}). Fetch the "

@@ -97,3 +97,15 @@ def test_similarity_is_remembered_by_table_and_threshold(monkeypatch: pytest.Mon
     for path in (cache_folder() / "graphs").iterdir():
         path.write_bytes(b"broken")
     np.testing.assert_array_equal(cached_similarity_graph(x, 0.7), first)
+
+
+def test_a_cached_graph_is_not_believed() -> None:
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    first = cached_similarity_graph(x, 0.7)
+    (path,) = (cache_folder() / "graphs").iterdir()
+    np.savez(path, edges=first + 30)
+    np.testing.assert_array_equal(cached_similarity_graph(x, 0.7), first)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    np.testing.assert_array_equal(cached_similarity_graph(x, 0.7), first)

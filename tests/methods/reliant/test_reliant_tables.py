@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -273,3 +275,43 @@ def test_join_takes_arrays_and_refuses_what_does_not_fit() -> None:
         join(graph, [[0.0] * 16, [0, np.nan] + [0] * 14], [[], []])
     with pytest.raises(DataError, match="names node 62"):
         join(graph, np.ones((2, 16)), [[60], [62]])
+
+
+def test_wide_tables_are_read_in_a_time_that_grows_with_their_columns(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    columns = 20_000
+    lines = ["label,group," + ",".join(f"gene{number}" for number in range(columns))]
+    for row, values in enumerate(random.integers(0, 10_000, (40, columns)).tolist()):
+        lines.append(f"{'yn'[row % 2]},{'ab'[row // 2 % 2]}," + ",".join(map(str, values)))
+    (tmp_path / "genes.csv").write_text("\n".join(lines))
+    began = time.process_time()
+    graph = read_table(tmp_path / "genes.csv", Table(label="label", sensitive="group"))
+    assert graph.features.shape == (40, columns)
+    assert time.process_time() - began < 6
+
+
+@pytest.mark.parametrize(
+    "amounts", [["30,000", "1,250", "999", "41,000"], ["0,5", "1,25", "2", "3,75"],
+                ["$5", "$12.50", "$1,000", "$3"], ["5 %", "12,5 %", "80 %", "7 %"]],
+)  # fmt: skip
+def test_amounts_never_become_a_feature_a_value(tmp_path: Path, amounts: list[str]) -> None:
+    lines = [f"{amounts[row % 4]};{'ab'[row % 2]};{'yn'[row // 2 % 2]}" for row in range(40)]
+    (tmp_path / "a.csv").write_text("income;group;label\n" + "\n".join(lines))
+    with pytest.raises(DataError, match=r"line \d, column 'income': numbers such as"):
+        read_table(tmp_path / "a.csv", Table(label="label", sensitive="group"))
+
+
+def test_features_of_one_name_are_refused(tmp_path: Path) -> None:
+    rows = [f"{'bc'[row % 2]},{row},{'yn'[row % 2]},{'uv'[row // 2 % 2]}" for row in range(20)]
+    (tmp_path / "a.csv").write_text("a,a=b,label,group\n" + "\n".join(rows))
+    with pytest.raises(DataError, match="2 features would be called 'a=b'"):
+        read_table(tmp_path / "a.csv", Table(label="label", sensitive="group"))
+
+
+def test_pipes_and_open_quotes_are_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match="no ordinary file"):
+        read_table(tmp_path / "pipe.csv", Table(label="label"))
+    (tmp_path / "a.csv").write_text('a,label\n"' + "x" * 200_000)
+    with pytest.raises(DataError, match="Is a quote left open"):
+        read_table(tmp_path / "a.csv", Table(label="label"))

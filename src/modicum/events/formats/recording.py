@@ -95,13 +95,16 @@ class File:
         """Read or map a file; a `DataError` if it cannot be read."""
         if isinstance(source, bytes):
             return cls("<bytes>", source, strict)
-        with open_ordinary(Path(source)) as file:
-            size = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            if size < _MAPPED_FROM:
-                return cls(str(source), file.read(), strict)
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return cls(str(source), mapped, strict)
+        try:
+            with open_ordinary(Path(source)) as file:
+                size = file.seek(0, io.SEEK_END)
+                file.seek(0)
+                if size < _MAPPED_FROM:
+                    return cls(str(source), file.read(), strict)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                return cls(str(source), mapped, strict)
+        except OSError as error:
+            raise DataError(f"{source}: cannot be read: {error.strerror}.") from error
 
     def stream(self) -> BinaryIO:
         """The bytes as a file, for libraries that want one."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from modicum import classification, images
+from modicum.data.sample_set import SameSamples
 from modicum.engine.optimizers import parameter_groups
 from modicum.engine.run import Run
 from modicum.engine.schedules import one_cycle, warmup_cosine
@@ -195,6 +196,10 @@ def train(config: Config, run: Run) -> nn.Module:
         ConfigError: The options do not fit each other or the data.
     """
     with run.main_process_first():  # it checks the images; the others find the result remembered
+        if run.is_main_process and not run.quiet and config.data != "digits":
+            found = images.survey(config.data, holdout=config.holdout, whole=False)
+            for warning in found["warnings"]:
+                _log.warning("%s", warning)
         train_set, val_set = (
             images.open_images(
                 config.data, split, holdout=config.holdout, skip_bad=config.skip_bad,
@@ -217,7 +222,8 @@ def train(config: Config, run: Run) -> nn.Module:
     groups = parameter_groups(network, config.weight_decay)
     optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
     network, optimizer = run.prepare(network, optimizer)
-    run.register(network=network, optimizer=optimizer)
+    samples = SameSamples(train=train_set, val=val_set)
+    run.register(network=network, optimizer=optimizer, samples=samples)
     notes = {"classes": list(train_set.classes), "pipeline": vars(pipeline)}
     notes |= {"data": resolved(config.data), "holdout": config.holdout}
     run.result(network, notes=notes)

@@ -8,6 +8,7 @@ equal those of the published table.
 from __future__ import annotations
 
 import importlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import numpy.typing as npt
 
 from modicum.errors import DataError
 from modicum.methods.reliant.data.delimited import Rows, parse_rows, read_text
+from modicum.system.arrays import refuse_unpacked
+from modicum.system.files import open_ordinary
 
 COLUMNS = (
     "NoDefaultNextMonth", "Married", "Single", "Age", "EducationLevel",
@@ -63,8 +66,12 @@ def read_credit(folder: Path) -> dict[str, Numbers]:
 
 
 def _first_lines(path: Path) -> str:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.readline() + file.readline()
+    try:
+        with open_ordinary(path) as file:
+            start = file.read(1 << 16).decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+    return "\n".join(start.splitlines()[:2])
 
 
 def _columns_of(path: Path, text: str) -> dict[str, Numbers]:
@@ -79,9 +86,14 @@ def _columns_of(path: Path, text: str) -> dict[str, Numbers]:
 def _spreadsheet(path: Path) -> str:
     """A spreadsheet as CSV."""
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                refuse_unpacked(path, archive)
         pandas: Any = importlib.import_module("pandas")
         return pandas.read_excel(path, header=None).to_csv(index=False, header=False)
-    except (ImportError, ValueError, OSError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged one makes its reader fail with whatever it meets
         raise DataError(
             f"{path}: the spreadsheet cannot be read here ({error}). Export it as CSV from any "
             f"spreadsheet program, or: pip install pandas xlrd."

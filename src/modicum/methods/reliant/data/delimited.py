@@ -8,13 +8,14 @@ import itertools
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import DataError
+from modicum.system.files import read_bytes
 
 Texts = npt.NDArray[np.object_]
 
@@ -30,6 +31,7 @@ class Rows:
     """The fields of each column, `(N,)` strings without the blanks around them."""
     lines: npt.NDArray[np.int64]
     """`(N,)`: the line of the file each row begins on, from 1."""
+    _numbers: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -44,11 +46,17 @@ class Rows:
     def numbers(self, name: str) -> npt.NDArray[np.float64]:
         """A column of finite numbers, `(N,)`; a `DataError` if it is none."""
         texts = self.column(name)
-        values = as_numbers(texts)
+        values = self.parsed(name)
         for bad in np.flatnonzero(~np.isfinite(values)):
             where = f"{self.place(bad)}, column {name!r}"
             raise DataError(f"{where}: expected a number, found {texts[bad]!r}.")
         return values
+
+    def parsed(self, name: str) -> npt.NDArray[np.float64]:
+        """See `as_numbers`, found once for a column."""
+        if name not in self._numbers:
+            self._numbers[name] = as_numbers(self.column(name))
+        return self._numbers[name]
 
     def place(self, row: int | np.integer) -> str:
         """File and line of a row, for messages."""
@@ -86,14 +94,12 @@ def _number(text: str) -> float:
 def read_text(path: Path) -> str:
     """A file of UTF-8, with or without a byte order mark; a `DataError` if it is none."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_bytes(path, 1 << 33).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: found the byte 0x{error.object[error.start]:02x} at {error.start}, which is "
             f"no UTF-8 text; expected CSV or TSV. Save it as UTF-8, a spreadsheet as CSV."
         ) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def read_rows(path: Path) -> Rows:
@@ -114,14 +120,16 @@ def parse_rows(path: Path, text: str, skip: int = 0) -> Rows:
     header = next(itertools.islice(records, skip, None), (0, []))[1]
     if not header:
         raise DataError(f"{path}: it is empty; expected a header line and a row a person.")
+    seen: set[str] = set()
     for place, name in enumerate(header):
         if not name:
             raise DataError(
                 f"{path}: column {place + 1} has no name. Name it, or remove it: numbers of rows "
                 f"are no feature."
             )
-        if name in header[:place]:
+        if name in seen:
             raise DataError(f"{path}: two columns are called {name!r}. Rename one.")
+        seen.add(name)
     if np.isfinite(as_numbers(np.array(header, dtype=object))).all():
         raise DataError(
             f"{path}: the first line is {', '.join(header[:6])}; expected names of columns. Add a "
@@ -152,7 +160,12 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
                 yield begin, [field.strip() for field in fields]
             begin = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}.") from error
+        raise _unusual(f"{path}, line {reader.line_num}", error) from error
+
+
+def _unusual(where: str, error: csv.Error) -> DataError:
+    mend = "Is a quote left open before, or is this no text of columns?"
+    return DataError(f"{where}: {error}. {mend}")
 
 
 def _delimiter(text: str) -> str:
@@ -238,7 +251,7 @@ def _pairs(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
                 )
             yield number, pair
     except csv.Error as error:
-        raise DataError(f"{path}: no list of edges: {error}.") from error
+        raise _unusual(str(path), error) from error
 
 
 def _edge_separator(text: str) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +14,8 @@ import numpy.typing as npt
 
 from modicum.data.folders import some
 from modicum.errors import DataError
-from modicum.methods.reliant.data.delimited import Rows, Texts, as_numbers
+from modicum.methods.reliant.data.delimited import Rows, Texts
+from modicum.system.files import refuse_large
 
 CATEGORY_LIMIT = 64
 """Different texts in a column above which it is taken for names or ids."""
@@ -20,11 +23,16 @@ CATEGORY_LIMIT = 64
 MISSING = frozenset({"", ".", "?", "na", "n/a", "nan", "null"})
 """What stands for a missing value, in lower case."""
 
+_AMOUNT = re.compile(r"[-+]?[$€£¥]? ?(\d{1,3}([., '\u00a0\u202f]\d{3})+|\d+)([.,]\d+)? ?[%$€£¥]?")
+"""A number with separators of thousands, a decimal comma, a currency or a percent sign."""
+
 _log = logging.getLogger("modicum")
 
 
 def is_missing(texts: Texts) -> npt.NDArray[np.bool_]:
     """`(N,)`: where a value is missing."""
+    if MISSING.isdisjoint(map(str.lower, texts)):
+        return np.zeros(len(texts), np.bool_)
     return np.array([text.lower() in MISSING for text in texts], np.bool_)
 
 
@@ -72,7 +80,14 @@ class Encoding:
             raise DataError(f"{rows.path}: no column is left to be a feature.")
         columns = [_fit_column(rows, name, train, standardise) for name in names]
         features = tuple(feature for column in columns for feature in column.features)
-        others = tuple(name for name in rows.columns if name not in names)
+        for name, count in Counter(features).items():
+            if count > 1:
+                raise DataError(
+                    f"{rows.path}: {count} features would be called {name!r}: a column, and a "
+                    f"value of another. Rename the column, or leave it out (--drop)."
+                )
+        used = set(names)
+        others = tuple(name for name in rows.columns if name not in used)
         return cls(tuple(columns), features, others)
 
     def keep(self, names: Iterable[str]) -> Encoding:
@@ -88,7 +103,8 @@ class Encoding:
         Raises:
             DataError: A column is absent or unknown, or a value is missing or no number.
         """
-        needed = [column for column in self.columns if set(column.features) & set(self.names)]
+        wanted = set(self.names)
+        needed = [column for column in self.columns if not wanted.isdisjoint(column.features)]
         absent = [column.name for column in needed if column.name not in rows.columns]
         known = {*self.others, *(column.name for column in self.columns)}
         unknown = [name for name in rows.columns if name not in known]
@@ -99,6 +115,8 @@ class Encoding:
                 f"{', '.join(column.name for column in needed)}."
             )
         refuse_missing(rows, [column.name for column in needed])
+        size = 8 * len(rows) * sum(len(column.features) for column in needed)
+        refuse_large(rows.path, 2 * size, "its features take")
         features: dict[str, npt.NDArray[np.float64]] = {}
         for column in needed:
             if column.values:
@@ -122,9 +140,18 @@ def refuse_missing(rows: Rows, names: Iterable[str]) -> None:
 
 def _fit_column(rows: Rows, name: str, train: npt.NDArray[np.int64], standardise: bool) -> Column:
     texts = rows.columns[name]
-    is_text = np.isnan(as_numbers(texts))
+    numbers = rows.parsed(name)
+    is_text = np.isnan(numbers)
     if is_text.any():
         values, first = sorted(set(texts.tolist())), int(is_text.argmax())
+        odd = set(texts[is_text].tolist())
+        amounts = sum(_AMOUNT.fullmatch(text) is not None for text in odd)
+        if amounts > max(2, 0.9 * len(odd)):
+            raise DataError(
+                f"{rows.place(first)}, column {name!r}: numbers such as {texts[first]!r} would "
+                f"become a feature for each of {len(values)} texts. Write them as 1234.5, without "
+                f"separators and units, or leave the column out (--drop)."
+            )
         if len(values) > CATEGORY_LIMIT:
             raise DataError(
                 f"{rows.path}: column {name!r} has {len(values):,} different texts such as "
@@ -137,14 +164,16 @@ def _fit_column(rows: Rows, name: str, train: npt.NDArray[np.int64], standardise
                 f"though most values are numbers. If it is a slip, mend it."
             )
         return Column(name, values=tuple(values))
-    numbers = rows.numbers(name)  # refuses infinite ones
+    if not np.isfinite(numbers).all():
+        rows.numbers(name)  # which refuses the first
     if not standardise:
         return Column(name)
-    deviation = float(numbers[train].std())
+    seen = numbers[train]
+    deviation = float(seen.std())
     # A column that is the same in all training rows says nothing; rounding makes its deviation
     # tiny rather than 0.
-    constant = deviation <= 1e-12 * float(np.abs(numbers[train]).max())
-    return Column(name, float(numbers[train].mean()), 1.0 if constant else deviation)
+    constant = deviation <= 1e-12 * float(np.abs(seen).max())
+    return Column(name, float(seen.mean()), 1.0 if constant else deviation)
 
 
 def _one_hot(rows: Rows, column: Column) -> dict[str, npt.NDArray[np.float64]]:

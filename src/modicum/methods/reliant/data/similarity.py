@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import ConfigError, DataError
+from modicum.system.arrays import read_arrays
 from modicum.system.cache import cache_folder
 from modicum.system.files import atomic_write
 
@@ -114,14 +115,15 @@ def cached_similarity_graph(features: npt.ArrayLike, threshold: float) -> Edges:
     x = np.ascontiguousarray(features, dtype=np.float64)
     digest = hashlib.sha256(f"similarity 1 {x.shape} {threshold!r}".encode())
     digest.update(x.tobytes())
-    path = cache_folder() / "graphs" / f"{digest.hexdigest()[:32]}.npy"
-    with suppress(OSError, ValueError, EOFError):
-        edges: Any = np.load(path, allow_pickle=False)
-        if edges.ndim == 2 and len(edges) == 2 and edges.dtype == np.int64:
+    path = cache_folder() / "graphs" / f"{digest.hexdigest()[:32]}.npz"
+    with suppress(DataError, KeyError):  # an .npz has a checksum
+        edges: Any = read_arrays(path)["edges"]
+        sound = edges.ndim == 2 and len(edges) == 2 and edges.dtype == np.int64
+        if sound and edges.min(initial=0) >= 0 and edges.max(initial=0) < len(x):
             return edges
     edges = similarity_graph(x, threshold)
     with suppress(OSError), atomic_write(path) as file:
-        np.save(file, edges)
+        np.savez(file, edges=edges)
     return edges
 
 

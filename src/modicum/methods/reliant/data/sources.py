@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from modicum.engine.random import fold_keys
 from modicum.errors import ConfigError, DataError, require
 from modicum.methods.reliant.data.credit import read_credit
-from modicum.methods.reliant.data.delimited import Rows, read_edges, read_rows
+from modicum.methods.reliant.data.delimited import Rows, read_edges, read_rows, read_text
 from modicum.methods.reliant.data.similarity import cached_similarity_graph
 from modicum.methods.reliant.data.splits import SEED, read_splits, split_per_class
 from modicum.methods.reliant.graphs.graph import Graph
+from modicum.system.arrays import read_arrays
+from modicum.system.files import refuse_large
 
 Numbers = npt.NDArray[np.float64]
 
@@ -129,7 +132,8 @@ def dblp(folder: Path) -> Graph:
     In the folder: `X.npz` (sparse features as the arrays data, row, col and shape), `labels.txt`
     (field of research, 0 to 7), `sens.txt` (continent of the affiliation, 0 to 6), `edgelist.txt`,
     and perhaps `split/*.npy`. Label is 1 for the code 3, sensitive 1 for the code 2. Features take
-    4 bytes each in memory: 0.9 GB for the small set (39,424 authors), 3 GB for the large one.
+    4 bytes each in memory: 0.9 GB for the small set (39,424 authors), 3 GB for the large one, which
+    needs MODICUM_ALLOW_LARGE=1.
     """
     features = _read_sparse(folder / "X.npz")
     nodes = len(features)
@@ -265,8 +269,9 @@ def _assemble(
         pairs = cached_similarity_graph(raw, threshold)
         notes = (f"Edges by similarity of the rows, threshold {threshold:g}.",)
     if features is None:
-        inside = splits.train[splits.train < len(raw)]  # others are refused by Graph.build
-        features = _standardise(raw, inside)
+        inside = splits.train[(splits.train >= 0) & (splits.train < len(raw))]
+        # Others are refused by Graph.build.
+        features = _standardise(raw, inside if len(inside) > 1 else None)
     return _build(
         name, label, group, features=features, edges=pairs, labels=labels, sensitive=sensitive,
         **splits._asdict(), feature_names=names, notes=notes,
@@ -293,25 +298,36 @@ def _binary(rows: Rows, column: str, values: Sequence[str] = ("0", "1")) -> npt.
 
 def _read_sparse(path: Path) -> torch.Tensor:
     """Features of DBLP, dense: `(N, F)`, float32."""
-    from scipy import sparse
-
+    arrays = read_arrays(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            values, places = arrays["data"].astype(np.float32), (arrays["row"], arrays["col"])
-            matrix = sparse.coo_matrix((values, places), shape=tuple(arrays["shape"]))
-    except (OSError, ValueError, TypeError, EOFError, KeyError) as error:
+        values, row, column = (arrays[name] for name in ("data", "row", "col"))
+        nodes, features = (int(size) for size in arrays["shape"])
+        fits = values.shape == row.shape == column.shape == (len(row),)
+        if not fits or row.dtype.kind + column.dtype.kind not in ("ii", "uu", "iu", "ui"):
+            raise ValueError("expected lists of numbers, all as long")
+        for places, size in ((row, nodes), (column, features)):
+            if size < 1 or places.min(initial=0) < 0 or places.max(initial=0) >= size:
+                raise ValueError(f"an entry is outside of {nodes} rows and {features} columns")
+        values = values.astype(np.float32)
+    except (ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{path}: no sparse features in an .npz file of data, row, col and shape: {error}"
         ) from error
-    return torch.from_numpy(matrix.toarray())
+    refuse_large(path, 4 * nodes * features, f"{nodes:,} x {features:,} features take")
+    dense = np.zeros((nodes, features), np.float32)
+    np.add.at(dense, (row, column), values)
+    return torch.from_numpy(dense)
 
 
 def _read_codes(path: Path, nodes: int) -> Numbers:
     """A code for each node, `(N,)`, from lines of `node code`, or of codes in order."""
+    text = read_text(path)
     try:
-        numbers = np.loadtxt(path, ndmin=2)
-    except (OSError, ValueError) as error:
+        numbers = np.loadtxt(io.StringIO(text), ndmin=2) if text.strip() else np.empty((0, 1))
+    except ValueError as error:
         raise DataError(f"{path}: expected numbers: {error}") from error
+    if not np.isfinite(numbers).all():
+        raise DataError(f"{path}: expected numbers; found one that is missing or infinite.")
     if numbers.shape == (nodes, 1):
         return numbers[:, 0]
     if numbers.shape != (nodes, 2) or (np.sort(numbers[:, 0]) != np.arange(nodes)).any():

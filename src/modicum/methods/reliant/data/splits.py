@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import ConfigError, DataError
+from modicum.system.arrays import read_arrays
 
 SEED = 20
 """The published splits' seed."""
@@ -74,14 +75,13 @@ def read_splits(folder: Path) -> Splits | None:
 
 
 def _read_split(path: Path) -> Index:
-    try:
-        numbers = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
+    if not path.exists():
         raise DataError(
             f"{path}: absent, though other splits are there; expected train, val and test."
-        ) from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: no array of NumPy: {error}") from error
+        )
+    numbers = read_arrays(path).get("")
+    if numbers is None:
+        raise DataError(f"{path}: expected one array of NumPy, .npy; found several, .npz.")
     whole = numbers.ndim == 1 and len(numbers) > 0 and numbers.dtype.kind in "iuf"
     if not whole or (numbers % 1 != 0).any():
         raise DataError(

@@ -271,10 +271,10 @@ def _usable(
     bad = np.zeros(len(rows), np.bool_)
     for name in columns:
         bad |= is_missing(rows.columns[name])
-    if not skip_bad:
-        refuse_missing(rows, columns)
     if not bad.any():
         return np.arange(len(rows)), []
+    if not skip_bad:
+        refuse_missing(rows, columns)
     note = (
         f"{int(bad.sum()):,} of {len(rows):,} rows have a missing value and are left out, the "
         f"first in line {rows.lines[int(bad.argmax())]}."
