@@ -7,6 +7,7 @@ import hashlib
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,8 @@ class SampleSet(ABC):
     """How the data was recognised and divided, for people."""
     skipped: tuple[BadFile, ...] = dataclasses.field(default=(), kw_only=True)
     """Unusable files that were left out on request."""
+    read_from: Path | None = dataclasses.field(default=None, kw_only=True)
+    """Of files that are held in memory, the folder that `names` are below."""
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.names):
@@ -84,6 +87,32 @@ class SampleSet(ABC):
             labels = self.labels.numpy() if divided else np.zeros(len(names), np.int64)
             chosen = held_out(names, labels, share)
         return self.subset(np.flatnonzero(~chosen)), self.subset(np.flatnonzero(chosen))
+
+
+def describe(**splits: SampleSet) -> dict[str, Any]:
+    """What tells data sets apart, for `Run.register_data`, wherever they lie; no file is opened.
+
+    Args:
+        **splits: By name, such as `train`.
+
+    Returns:
+        Classes; samples of each split, by class where labels are classes; and a digest of names,
+        labels, and sizes of files.
+    """
+    digest, described = hashlib.sha256(), dict[str, Any]()
+    for split, samples in splits.items():
+        names = list(map(str, samples.names))
+        digest.update(repr((split, samples.classes, names)).encode(errors="surrogateescape"))
+        digest.update(samples.labels.numpy().tobytes())
+        folder = getattr(samples, "root", samples.read_from)
+        files = dict.fromkeys(map(str, getattr(samples, "files", names))) if folder else ()
+        digest.update(repr([(folder / file).stat().st_size for file in files]).encode())
+        described[split] = len(names)
+        if samples.classes and samples.labels.ndim == 1:
+            described["classes"] = list(samples.classes)
+            counts = torch.bincount(samples.labels, minlength=len(samples.classes)).tolist()
+            described[split] = dict(zip(samples.classes, counts, strict=True))
+    return described | {"digest": digest.hexdigest()}
 
 
 def check_share(share: float) -> None:
