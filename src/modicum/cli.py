@@ -274,7 +274,7 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
         config, options, folder = _parse_training(recipe, called, asked.preset or "default", rest)
         config = with_whole_paths(config, load_method(name).load("datasets"))
     whose: dict[str, Any] = {"method": name, "recipe": recipe_name, "config": config}
-    way = {"resume": asked.resume is not None, "restart": asked.restart is not None}
+    way: dict[str, Any] = {"resume": asked.resume is not None, "restart": asked.restart is not None}
     with Run(folder, **whose, options=options, **way) as run:
         try:
             recipe.train(config, run)

@@ -104,7 +104,7 @@ def describe(**splits: SampleSet) -> dict[str, Any]:
         names = list(map(str, samples.names))
         digest.update(repr((split, samples.classes, names)).encode(errors="surrogateescape"))
         digest.update(samples.labels.numpy().tobytes())
-        folder = getattr(samples, "root", samples.read_from)
+        folder: Any = getattr(samples, "root", samples.read_from)
         files = dict.fromkeys(map(str, getattr(samples, "files", names))) if folder else ()
         digest.update(repr([(folder / file).stat().st_size for file in files]).encode())
         described[split] = len(names)

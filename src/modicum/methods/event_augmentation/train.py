@@ -206,8 +206,7 @@ def train(config: Config, run: Run) -> nn.Module:
     steps_an_epoch = len(loader) // run.options.accumulate
     epochs = run.epochs_for(loader, fitting.epochs, usual=60)
     config = replace(config, epochs=epochs)
-    in_order = {"representation": pipeline, **run.share}
-    val_loader = events.Loader(val_set, 64 * run.world, **in_order)
+    val_loader = events.Loader(val_set, 64 * run.world, representation=pipeline, **run.share)
     logits = logits_of(run.unwrap(network))
     for batch in run.batches(loader, epochs=epochs):
         network.train()
