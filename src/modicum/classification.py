@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -19,6 +21,7 @@ from modicum.options import check
 from modicum.system.progress import Progress
 from modicum.weights.saved import SavedModel, believing_nothing
 
+_log = logging.getLogger("modicum")
 _Network = TypeVar("_Network", bound=nn.Module)
 _Pipeline = TypeVar("_Pipeline")
 
@@ -150,6 +153,38 @@ def score(
     *correct, loss = (run.sum(totals) / loader.samples).tolist()
     tops = {f"top{k}": 100 * share for k, share in zip(ks, correct, strict=True)}
     return tops | {"val_loss": loss}
+
+
+def warn_at_chance(
+    run: Run, labels: Tensor, classes: Sequence[str], epochs: int, *, smoothing: float = 0.0
+) -> None:
+    """Warn, half way and at the end, where no `top1` so far is above chance but the loss is low.
+
+    Args:
+        run: Its best score is `top1`, in percent, and it logs `loss`, a cross entropy.
+        labels: Of the validation samples, `(N,)`.
+        classes: Their names.
+        epochs: Of the run.
+        smoothing: Of the labels in the loss.
+    """
+    if run.epoch + 1 not in (epochs // 2, epochs):
+        return
+    share = float(torch.bincount(labels, minlength=len(classes)).max()) / len(labels)
+    chance = 100 * (share + 2 * math.sqrt(share * (1 - share) / len(labels)))
+    guessing, others = math.log(len(classes)), smoothing / len(classes)
+    right = 1 - smoothing + others
+    least = -right * math.log(right)
+    if smoothing:
+        least -= (len(classes) - 1) * others * math.log(others)
+    loss = run.recent("loss")
+    if run.best_score <= chance and loss < (least + guessing) / 2 and not run.quiet:
+        _log.warning(
+            "the training loss is low (%.2f; guessing gives %.2f), but no validation score is "
+            "above chance: the best is %.1f %%, naming the largest class gives %.1f %%. The "
+            "network learns its samples by heart: are the labels right, and are the validation "
+            "samples of the same kind? More samples or more augmentation may help.",
+            *(loss, guessing, run.best_score, 100 * share),
+        )
 
 
 def on_device(inputs: Any, device: torch.device | str) -> Any:

@@ -13,7 +13,6 @@ run with a checkpoint to resume from.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import errno
 import importlib
@@ -27,14 +26,14 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from modicum.catalogue import CATALOGUE, METHOD_VERBS, SHARED_VERBS, find_card
-from modicum.errors import ConfigError, ModicumError
-from modicum.system.files import to_json, what_is_wrong
+from modicum.errors import ConfigError, DataError, ModicumError
+from modicum.system.files import DISK_FULL, to_json, what_is_wrong
 from modicum.system.terminal import PlainFormatter, plain, render
 
 if TYPE_CHECKING:
@@ -83,9 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _unread()
     except OSError as error:
+        full = error.errno in DISK_FULL
         if not isinstance(error.filename, str | bytes | os.PathLike):
-            raise  # not of a file that somebody named
-        return _tell(error, what_is_wrong(error), 2, as_json=as_json and main_process)
+            if not full:
+                raise  # not of a file that somebody named
+            error.filename = os.getcwd()
+        code = 1 if full else 2
+        return _tell(error, what_is_wrong(error), code, as_json=as_json and main_process)
     except KeyboardInterrupt:
         print("modicum: stopped by SIGINT.", file=sys.stderr)
         return 130
@@ -106,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _unread() -> int:
     """The reader of our output, such as `head`, has seen enough. Returns the exit code."""
-    with contextlib.suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -241,25 +244,39 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
             return None
         raise ConfigError(f"modicum train {name} needs the name of a recipe:{known}")
 
-    from modicum.engine.folder import read_run
+    from modicum.engine.folder import DescribedRun, read_run
     from modicum.engine.run import Run
     from modicum.method import load_method
-    from modicum.options import with_whole_paths
+    from modicum.options import path_options, replace, with_whole_paths
     from modicum.report import write_run_report
 
     if again is not None:
-        if rest or asked.preset or (asked.resume and asked.restart):
-            odd = " ".join(rest) or "--restart or --preset"
-            raise ConfigError(
-                f"--resume and --restart take the options the run was started with; remove {odd}."
-            )
         folder = again
-        described = read_run(folder, lambda method, name: load_method(method).recipe(name).config)
+
+        def described() -> DescribedRun:
+            return read_run(folder, lambda method, name: load_method(method).recipe(name).config)
+
+        places: dict[str, Any] = {}
+        if rest:
+            with suppress(ModicumError):  # which is said below, after what is odd
+                places = path_options(described().config)
+        moved, odd = _moved(rest, places)
+        if odd or asked.preset or (asked.resume and asked.restart):
+            odd = " ".join(odd) or "--restart or --preset"
+            raise ConfigError(
+                f"--resume and --restart take the options the run was started with; remove {odd}. "
+                f"Only what was moved is said anew, such as --data PATH. More epochs would be "
+                f"another schedule of the learning rate, from the first step on: a new run."
+            )
+        started = described()
         for what, named in {"method": name, "recipe": recipe_name}.items():
-            if named not in (None, started := getattr(described, what)):
-                raise ConfigError(f"{folder} is a run of the {what} {started!r}, not {named!r}.")
-        name, recipe_name, config, options = described
+            if named not in (None, there := getattr(started, what)):
+                raise ConfigError(f"{folder} is a run of the {what} {there!r}, not {named!r}.")
+        name, recipe_name, config, options = started
         recipe = load_method(name).recipe(recipe_name)
+        if moved:
+            config = replace(config, **moved)
+            config = with_whole_paths(config, load_method(name).load("datasets"))
     else:
         assert name is not None
         recipe_name = recipe_name or next(iter(load_method(name).recipes))
@@ -270,10 +287,40 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
     how: dict[str, Any] = {"method": name, "recipe": recipe_name, "config": config}
     how |= {"resume": asked.resume is not None, "restart": asked.restart is not None}
     with Run(folder, **how, options=options) as run:
-        recipe.train(config, run)
+        try:
+            recipe.train(config, run)
+        except DataError as error:
+            if again is None or not (lost := _lost(config)):
+                raise
+            raise DataError(
+                f"{error} If {' and '.join(lost)} was moved, say where it is: modicum train "
+                f"--resume {folder} --{next(iter(lost))} PATH."
+            ) from error
         if run.is_main_process:
             write_run_report(folder)
         return {"run": str(folder), "report": str(folder / "report.html")} | run.last_scores
+
+
+def _moved(words: list[str], places: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """New values of some of the options `places`, and the words that are none."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, place in places.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=type(place))
+    moved, odd = parser.parse_known_args(words)
+    return {name: value for name, value in vars(moved).items() if value is not None}, odd
+
+
+def _lost(config: Any) -> dict[str, str]:
+    """What a configuration names and is not there any more."""
+    from modicum.options import path_options
+
+    places = {name: str(value).partition("=") for name, value in path_options(config).items()}
+    paths = {name: place[2] or place[0] for name, place in places.items()}
+    return {
+        name.replace("_", "-"): path
+        for name, path in paths.items()
+        if os.sep in path and not Path(path).exists()
+    }
 
 
 def _parse_training(

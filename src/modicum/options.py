@@ -222,6 +222,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
+def path_options(options: Any) -> dict[str, Any]:
+    """Options, those of groups included, that say where something lies: `data`, and paths."""
+    found: dict[str, Any] = {}
+    for name, value in vars(options).items():
+        if isinstance(value, Options):
+            found |= path_options(value)
+        elif isinstance(value, Path) or (name == "data" and isinstance(value, str)):
+            found[name] = value
+    return found
+
+
 # Options as JSON
 
 

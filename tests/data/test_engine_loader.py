@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modicum.data.loader import Loader
+from modicum.data.loader import Loader, WorkerError
 from modicum.engine.random import SampleRandom
 from modicum.errors import ConfigError, DataError
 
@@ -119,6 +124,66 @@ def test_an_error_of_the_data_comes_as_it_is(workers):
     with pytest.raises(DataError) as caught:
         next(drawn)
     assert str(caught.value) == "13.bin: it is broken"
+
+
+def deadly(random: SampleRandom) -> Numbers:
+    if 13 in random.index:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return numbers(random)
+
+
+def test_a_killed_worker_ends_the_epoch_where_its_batch_is_waited_for():
+    before = signal.getsignal(signal.SIGCHLD)
+    loader = Loader(SAMPLES, 4, deadly, workers=2)
+    with pytest.raises(WorkerError, match=r"was ended by SIGKILL.*--workers 0"):
+        list(loader.epoch(0))
+    assert signal.getsignal(signal.SIGCHLD) is before
+
+
+def out_of_room(tensor: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("unable to allocate shared memory(shm) for file\nand more")
+
+
+def test_a_batch_there_is_no_room_for_ends_the_epoch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.Tensor, "share_memory_", out_of_room)
+    with pytest.raises(WorkerError, match=r"unable to allocate shared memory\(shm\) for file\."):
+        list(Loader(SAMPLES, 4, numbers, workers=2).epoch(0))
+
+
+PROGRAM = """
+    import resource
+    import numpy, torch
+    from modicum.data.loader import Loader
+
+    def make(random):
+        return torch.zeros(len(random.index), 100_000)
+
+    loader = Loader(64, 2, make, workers=2)
+    drawn = loader.epoch(0)
+    next(drawn)
+    {then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        ("raise ValueError('a mistake')", "ValueError: a mistake"),
+        (
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
+            "    list(Loader(64, 2, make, workers=2).epoch(0))",
+            "has no room for one",
+        ),
+    ],
+)
+def test_a_program_that_fails_ends_though_workers_live(then: str, said: str):
+    """Workers do not obey the signal that Python's exit sends them and then waits for."""
+    program = textwrap.dedent(PROGRAM.format(then=then))
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
 
 
 def test_random_numbers_are_those_of_seed_epoch_and_sample():

@@ -82,6 +82,9 @@ def train_images(folder: Path, accumulate: int) -> None:
             loss = nn.functional.cross_entropy(network(batch.image), batch.label)
             run.step(loss, optimizer)
             run.log(loss=loss)
+            if run.epoch_ended:  # in the last step the statistics stay
+                with run.calibrated(network, Images(run), lambda batch: network(batch.image)):
+                    pass
         assert run.steps == 6
         if run.is_main_process:
             torch.save(run.unwrap(network).state_dict(), folder / "state.pt")

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from modicum.engine.checkpoint import checkpoints, load_newest, save_checkpoint
+from modicum.engine.checkpoint import (
+    checkpoints,
+    load_newest,
+    remove_checkpoints,
+    save_checkpoint,
+    set_aside,
+)
 from modicum.engine.folder import RunFolder
 from modicum.errors import CheckpointError, ConfigError
 from modicum.options import whole_path
@@ -129,6 +135,31 @@ def test_a_disk_that_fails_leaves_no_checkpoint(
     restored = load_newest(tmp_path)
     assert restored is not None
     assert restored["w7"].eq(7).all()
+
+
+def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, {"steps": 1})
+    for name in (".hidden", ".step-00000002.saved", "step-00000009-0123456789abcdef.pt"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-00000009-0123456789abcdef.damaged").mkdir()
+    assert load_newest(tmp_path) == {"steps": 1}
+    for steps in (2, 3, 4):
+        save_checkpoint(tmp_path, steps, {"steps": steps})
+    remove_checkpoints(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_several_processes_look_before_one_sets_aside(tmp_path: Path) -> None:
+    for steps in (1, 2):
+        newest = save_checkpoint(tmp_path, steps, {"steps": steps})
+    newest.write_bytes(newest.read_bytes()[:-1])
+    seen: list[list[Path]] = [[], []]
+    for damaged in seen:
+        assert load_newest(tmp_path, damaged) == {"steps": 1}
+    assert seen == [[newest], [newest]]
+    set_aside(seen[0])
+    assert not newest.exists()
+    assert newest.with_suffix(".damaged").exists()
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from modicum.engine.devices import to_device
+from modicum.engine.fitting import fitting_batch
 from modicum.engine.folder import read_run
 from modicum.engine.metrics import MEASURED
 from modicum.engine.random import generator, permutation
@@ -26,7 +27,7 @@ from modicum.engine.run import (
     RunOptions,
     TrainingError,
 )
-from modicum.errors import ConfigError, DataError
+from modicum.errors import CheckpointError, ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,111 @@ def test_a_torn_line_of_metrics_is_dropped(tmp_path: Path) -> None:
     with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "lo')
     assert_same(whole, train(tmp_path / "broken", resume=True, options=options))
+
+
+DATA = {"classes": ["blue", "red"], "train": {"blue": 3, "red": 4}, "nodes": 7, "digest": "a"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"classes": ["green", "red"]}, r"classes: blue, red then, green, red now"),
+        ({"train": {"blue": 3, "red": 5}}, r"train: red 4 then, red 5 now"),
+        ({"nodes": 8, "digest": "b"}, r"nodes: 7 then, 8 now\."),
+        ({"digest": "b"}, r"as many samples, but of other names or sizes"),
+    ],
+)
+def test_a_run_goes_on_with_the_same_data_only(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    for resume in (False, True):  # before the first checkpoint nothing was learned
+        with Run(tmp_path, method="test", config=Config(), resume=resume, quiet=True) as run:
+            run.register_data(DATA | ({} if resume else changes))
+            assert not run.resumed
+            run.save_checkpoint()
+            break
+    with Run(tmp_path, method="test", config=Config(), resume=True, quiet=True) as run:
+        run.register_data(DATA | changes)
+        with pytest.raises(CheckpointError, match="the run began with other data"):
+            run.register_data(DATA)
+        run._saved = {"data": DATA}
+        with pytest.raises(CheckpointError, match=said):
+            run.register_data(DATA | changes)
+
+
+def train_with_norms(
+    folder: Path, *, stop_after: int | None = None, resume: bool = False, epochs: int = 3
+) -> tuple[list[float], dict[str, Tensor], Tensor]:
+    """Validation losses, the result, and what the first layer's outputs are on average."""
+    points = Points()
+    options = RunOptions(checkpoint_every=0)
+    how: dict[str, Any] = {"method": "test", "config": Config(), "options": options}
+    with Run(folder, resume=resume, quiet=True, **how) as run:
+        model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        model, optimizer = run.prepare(model, optimizer)
+        run.register(model=model, optimizer=optimizer)
+        losses: list[float] = []
+        for batch in run.batches(points, epochs=epochs):
+            model.train()
+            run.step(nn.functional.cross_entropy(model(batch.image), batch.label), optimizer)
+            if run.epoch_ended:
+                with run.calibrated(model, points, lambda batch: model(batch.image)):
+                    assert model.training
+                    model.eval()
+                    with torch.no_grad():
+                        loss = nn.functional.cross_entropy(model(points.points), points.labels)
+                    losses.append(float(loss))
+            if run.steps + 1 == stop_after:
+                break
+        with torch.no_grad():
+            means = model[0](points.points).mean(0)
+        return losses, {k: v.clone() for k, v in model.state_dict().items()}, means
+
+
+def test_statistics_of_norms_are_those_of_the_data_where_steps_were_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, state, means = train_with_norms(tmp_path / "few")
+    torch.testing.assert_close(state["1.running_mean"], means)
+    assert state["1.num_batches_tracked"] == 18
+    for stop in (5, 6, 13):  # and it resumes to the bit
+        train_with_norms(tmp_path / str(stop), stop_after=stop)
+        _, resumed, _ = train_with_norms(tmp_path / str(stop), resume=True)
+        assert all(torch.equal(state[name], resumed[name]) for name in state)
+    monkeypatch.setattr("modicum.engine.run.FEW_STEPS", 0)
+    lagging, plain, _ = train_with_norms(tmp_path / "many")
+    assert torch.equal(plain["0.weight"], state["0.weight"])  # the training is the same
+    assert losses[0] < lagging[0]
+    monkeypatch.setattr("modicum.engine.run.FEW_STEPS", 12)
+    _, back, _ = train_with_norms(tmp_path / "back")
+    assert all(torch.equal(plain[name], back[name]) for name in plain)
+
+
+def test_batches_and_epochs_fit_the_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="modicum")
+    with Run(tmp_path / "run", method="test", config=Config(), quiet=True) as run:
+        assert run.micro_batch_size(None, 60, usual=64) == 6
+        assert not caplog.messages
+        assert run.micro_batch_size(None, 61, usual=64) == 6
+        assert "leaves out 1 of the 61 training samples, others each time" in caplog.text
+        assert run.micro_batch_size(None, 512, usual=64) == 64
+        assert run.micro_batch_size(64, 100) == 64
+        assert "leaves out 36 of the 100" in caplog.text
+        assert run.epochs_for(Points(), None, usual=30) == 50  # of 6 steps
+        assert "50 epochs of 6 optimizer steps in batches of 8" in caplog.text
+        assert run.epochs_for(Points(), 2, usual=30) == 2
+        assert run.epochs_for(Points(), None, usual=60) == 60
+
+
+@pytest.mark.parametrize("samples", [*range(1, 40), 100, 499, 513])
+@pytest.mark.parametrize("unit", [1, 2, 6])
+def test_few_samples_are_left_out_of_fitting_batches(samples: int, unit: int) -> None:
+    size = fitting_batch(samples, 64, unit)
+    assert size % unit == 0
+    if unit <= samples:
+        assert size <= min(64, max(8, samples))
+        assert samples % size <= max(unit, 3, samples / 7)
 
 
 def test_accumulated_micro_batches_make_the_same_step(tmp_path: Path) -> None:

@@ -202,6 +202,54 @@ def test_data_is_found_again_from_another_folder(
     assert case.verb("evaluate")(run=run, data=str(root))[case.counted] == 2
 
 
+def test_a_run_goes_on_with_the_same_data_only(
+    case: Case, tmp_path: Path, train_by_command: Trainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = case.write(tmp_path / "data", 5)
+    run = train_by_command(case.method, tmp_path / "run", data=root)
+
+    def resume(*words: str) -> tuple[int, str]:
+        code = main(["train", "--resume", str(run), *words])
+        return code, capsys.readouterr().err
+
+    first, *others = case.classes
+    last = root / others[-1]
+    last.rename(root / "zebra")
+    code, said = resume()
+    assert code == 1
+    names = ", ".join(others[:-1])
+    assert f"classes: {first}, {names}, {last.name} then, {first}, {names}, zebra now" in said
+    (root / "zebra").rename(last)
+    case.write(tmp_path / "more", 5, case.classes[:1])
+    (tmp_path / "more" / first).rename(root / "another")
+    code, said = resume()
+    assert code == 1
+    assert f"classes: {', '.join(case.classes)} then, another, " in said
+    (root / "another").rename(tmp_path / "out of the way")
+    file = sorted(last.iterdir())[0]
+    file.rename(tmp_path / file.name)
+    code, said = resume()
+    assert code == 1
+    assert f"{last.name} 4 then, {last.name} 3 now" in said
+    file.write_bytes((tmp_path / file.name).read_bytes() + b"\0" * 40)
+    code, said = resume()
+    assert code == 1
+    (tmp_path / file.name).replace(file)
+    assert resume()[0] == 0
+
+    root.rename(tmp_path / "moved")
+    code, said = resume()
+    assert code == 1
+    assert f"modicum train --resume {run} --data PATH" in said
+    assert resume("--data", str(tmp_path / "more"))[0] == 1
+    assert resume("--data", str(tmp_path / "moved"))[0] == 0
+    assert resume()[0] == 0  # where it lies is remembered
+    code, said = resume("--epochs", "9")
+    assert code == 2
+    assert "remove --epochs 9" in said
+    assert "a new run" in said
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("weight_decay", -1.0), ("size", 7)],

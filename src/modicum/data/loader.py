@@ -8,20 +8,30 @@ that makes it; `modicum.images.Loader` and `modicum.events.Loader` each bring th
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import signal
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Generic, TypedDict, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils import signal_handling  # pyright: ignore[reportPrivateImportUsage]
 
+from modicum.engine.nested import map_tensors
 from modicum.engine.random import SampleRandom, permutation
-from modicum.errors import ConfigError, DataError
+from modicum.errors import ConfigError, DataError, ModicumError
 from modicum.system.environment import usable_cores
 
 Made = TypeVar("Made")
 """A batch: tensors in any nesting of dataclasses, named tuples, lists and dicts."""
+
+
+class WorkerError(ModicumError):
+    """A process that makes batches ended, or could not hand one over."""
 
 
 class Order(TypedDict, total=False):
@@ -91,7 +101,7 @@ class Loader(Generic[Made]):
         self.workers = default_workers() if workers is None else workers
         self._maker = _Maker(make)
         self._shares: list[SampleRandom] = []
-        self._in_workers: DataLoader[Made | DataError] | None = None
+        self._in_workers: DataLoader[Made | ModicumError] | None = None
         self._epochs_begun = 0
 
     def __len__(self) -> int:
@@ -105,23 +115,19 @@ class Loader(Generic[Made]):
 
         Raises:
             DataError: While iterating: a sample cannot be read.
+            WorkerError: While iterating: a worker ended, or has no room for a batch.
             RuntimeError: While iterating: another epoch of this loader was begun meanwhile.
         """
         self._epochs_begun += 1
         number = self._epochs_begun
         self._shares[:] = self._plan(epoch, start)
         for made in self._made():
-            if isinstance(made, DataError):
-                break
+            if isinstance(made, ModicumError):
+                self.end_workers()
+                raise made
             yield made
             if number != self._epochs_begun:
                 raise RuntimeError("another epoch of this loader was begun; make a second Loader")
-        else:
-            return
-        # End the workers before raising: if it is the garbage collector that finds them, in a cycle
-        # through the traceback, PyTorch waits five seconds for each.
-        self._in_workers = None
-        raise DataError(str(made))
 
     def _plan(self, epoch: int, start: int) -> Iterator[SampleRandom]:
         """This process's share of every batch still to come."""
@@ -133,9 +139,53 @@ class Loader(Generic[Made]):
             share = np.array_split(samples, self.world)[self.rank]
             yield SampleRandom(self.seed, epoch, share)
 
-    def _made(self) -> Iterator[Made | DataError]:
+    def _made(self) -> Iterator[Made | ModicumError]:
         if self.workers == 0:
-            return (self._maker[share] for share in self._shares)
+            yield from (self._maker[share] for share in self._shares)
+            return
+        try:
+            yield from self._from_workers()
+        except (RuntimeError, OSError) as error:
+            if str(error).startswith("Caught "):  # in a worker: a mistake in the program
+                raise
+            yield WorkerError(
+                f"{self._of_workers() or str(error).splitlines()[0]}. The processes that make "
+                f"batches may have had too little memory, shared memory or open files: give "
+                f"fewer, --workers 1, or none, --workers 0."
+            )
+
+    def _of_workers(self) -> str:
+        """Which workers ended, and how."""
+        iterator: Any = self._in_workers and self._in_workers._iterator  # pyright: ignore
+        codes = {worker.pid: worker.exitcode for worker in iterator._workers} if iterator else {}
+        return ", ".join(
+            f"process {pid}, which makes batches, was ended by {signal.Signals(-code).name}"
+            if code < 0
+            else f"process {pid}, which makes batches, ended with exit code {code}"
+            for pid, code in codes.items()
+            if code is not None
+        )
+
+    def end_workers(self) -> None:
+        """Kill the workers, as they ignore other signals. The next epoch begins new ones.
+
+        What PyTorch does waits for them: five seconds, or, if one died with a lock, for ever.
+        """
+        iterator: Any = self._in_workers and self._in_workers._iterator  # pyright: ignore
+        self._in_workers = None
+        if not iterator or iterator._shutdown:
+            return
+        iterator._shutdown = True
+        for worker in iterator._workers:
+            worker.kill()
+            worker.join()
+        for queue in iterator._index_queues:
+            queue.cancel_join_thread()
+        if hasattr(iterator, "_pin_memory_thread_done_event"):
+            iterator._pin_memory_thread_done_event.set()
+        signal_handling._remove_worker_pids(id(iterator))  # pyright: ignore
+
+    def _from_workers(self) -> Iterator[Made | ModicumError]:
         if self._in_workers is None:  # the workers live on from epoch to epoch
             self._in_workers = DataLoader(
                 self._maker,
@@ -147,7 +197,10 @@ class Loader(Generic[Made]):
                 persistent_workers=True,
                 worker_init_fn=_ignore_signals,
             )
-        return iter(self._in_workers)
+            _with_workers.add(self)
+        with _handler_of_dead_children_kept():
+            batches = iter(self._in_workers)
+        yield from batches
 
 
 def default_workers() -> int:
@@ -155,19 +208,58 @@ def default_workers() -> int:
     return max(1, min(8, usable_cores() - 1))
 
 
-class _Maker(Dataset["Made | DataError"], Generic[Made]):
+class _Maker(Dataset["Made | ModicumError"], Generic[Made]):
     """Makes batches, here or in a worker. An error of the data is returned, not raised: PyTorch
-    would wrap its message in a traceback.
+    would wrap its message in a traceback. A batch is put into shared memory here: where PyTorch
+    does it, in a thread, an error is printed, and the batch waited for for ever.
     """
 
     def __init__(self, make: Callable[[SampleRandom], Made]) -> None:
         self.make = make
 
-    def __getitem__(self, share: SampleRandom) -> Made | DataError:
+    def __getitem__(self, share: SampleRandom) -> Made | ModicumError:
         try:
-            return self.make(share)
+            made = self.make(share)
         except DataError as error:
             return DataError(str(error))
+        if get_worker_info() is None:
+            return made
+        try:
+            return map_tensors(made, _into_shared_memory)
+        except (RuntimeError, OSError) as error:
+            return WorkerError(
+                f"a process that makes batches has no room for one: {str(error).splitlines()[0]}. "
+                f"Shared memory (/dev/shm), or the size of files (`ulimit -f`), is too small for "
+                f"the batches of all: give fewer, --workers 1, or none, --workers 0."
+            )
+
+
+def _into_shared_memory(tensor: Tensor) -> Tensor:
+    return tensor.share_memory_() if tensor.numel() else tensor  # none of it is shared of none
+
+
+_with_workers: weakref.WeakSet[Loader[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End what an error left: at its exit Python waits for processes, and these for work."""
+    for loader in list(_with_workers):
+        loader.end_workers()
+
+
+@contextlib.contextmanager
+def _handler_of_dead_children_kept() -> Generator[None, None, None]:
+    """PyTorch's handler of SIGCHLD raises an error wherever this process is, such as in the middle
+    of writing a file. Without it a dead worker is noticed where its batch is waited for.
+    """
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # not in the main thread: signals are not ours
+            if hasattr(signal, "SIGCHLD"):
+                signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def _ignore_signals(worker: int) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from modicum.errors import ConfigError, DataError
+from modicum.errors import ConfigError
 
 
 class BadFile(NamedTuple):
@@ -40,6 +41,8 @@ class SampleSet(ABC):
     """How the data was recognised and divided, for people."""
     skipped: tuple[BadFile, ...] = dataclasses.field(default=(), kw_only=True)
     """Unusable files that were left out on request."""
+    read_from: Path | None = dataclasses.field(default=None, kw_only=True)
+    """Of files that are held in memory, the folder that `names` are below."""
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.names):
@@ -89,6 +92,32 @@ class SampleSet(ABC):
         return held_out([str(name) for name in self.names], labels, share)
 
 
+def describe(**splits: SampleSet) -> dict[str, Any]:
+    """What tells data sets apart, for `Run.register_data`, wherever they lie; no file is opened.
+
+    Args:
+        **splits: By name, such as `train`.
+
+    Returns:
+        Classes; samples of each split, by class where labels are classes; and a digest of names,
+        labels, and sizes of files.
+    """
+    digest, described = hashlib.sha256(), dict[str, Any]()
+    for split, samples in splits.items():
+        names = list(map(str, samples.names))
+        digest.update(repr((split, samples.classes, names)).encode(errors="surrogateescape"))
+        digest.update(samples.labels.numpy().tobytes())
+        folder: Any = getattr(samples, "root", samples.read_from)
+        files = dict.fromkeys(map(str, getattr(samples, "files", names))) if folder else ()
+        digest.update(repr([(folder / file).stat().st_size for file in files]).encode())
+        described[split] = len(names)
+        if samples.classes and samples.labels.ndim == 1:
+            described["classes"] = list(samples.classes)
+            counts = torch.bincount(samples.labels, minlength=len(samples.classes)).tolist()
+            described[split] = dict(zip(samples.classes, counts, strict=True))
+    return described | {"digest": digest.hexdigest()}
+
+
 def check_share(share: float) -> None:
     """Raise a `ConfigError` where a share to hold out is not between 0 and 1."""
     if not 0.0 < share < 1.0:
@@ -119,44 +148,3 @@ def _held_out_groups(groups: Sequence[str], samples: int, share: float) -> npt.N
             f"{len(group)} with {len(names)} different ones."
         )
     return held_out(names.tolist(), np.zeros(len(names), np.int64), share)[group]
-
-
-class SameSamples:
-    """Stands in a checkpoint for the sets of a run, which is only resumed with the same.
-
-    What counts are classes, and names with labels; where the files lie does not. To be given to
-    `Run.register`.
-    """
-
-    def __init__(self, **sets: SampleSet) -> None:
-        self._sets = sets
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values that tell one set from another."""
-        return {split: _identity(samples) for split, samples in self._sets.items()}
-
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Raise a `DataError` where the saved state is that of other samples."""
-        for split, found in self.state_dict().items():
-            before = saved[split]
-            if found["classes"] != before["classes"]:
-                raise DataError(
-                    f"{split}: the run was begun with the classes {', '.join(before['classes'])}; "
-                    f"found {', '.join(found['classes'])}. Put them back, or train anew."
-                )
-            if found != before:
-                raise DataError(
-                    f"{split}: the run was begun with {before['samples']:,} samples; found "
-                    f"{found['samples']:,}{' others' * (found['samples'] == before['samples'])}. "
-                    f"Put the files back as they were, or train anew."
-                )
-
-
-def _identity(samples: SampleSet) -> dict[str, Any]:
-    digest = hashlib.blake2b(samples.labels.numpy().tobytes(), digest_size=16)
-    digest.update("\n".join(map(str, samples.names)).encode(errors="surrogateescape"))
-    return {
-        "classes": list(samples.classes),
-        "samples": len(samples),
-        "digest": digest.hexdigest(),
-    }

@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 import re
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -85,7 +86,8 @@ def remove_checkpoints(folder: Path) -> None:
 
 def _damaged(folder: Path) -> list[Path]:
     """Checkpoints that were found damaged and put out of the way."""
-    return [path for path in folder.glob("*.damaged") if _NAME.fullmatch(f"{path.stem}.pt")]
+    found = (path for path in folder.glob("*.damaged") if path.is_file())
+    return [path for path in found if _NAME.fullmatch(f"{path.stem}.pt")]
 
 
 def save_checkpoint(folder: Path, steps: int, content: dict[str, Any]) -> Path:
@@ -113,10 +115,19 @@ def save_checkpoint(folder: Path, steps: int, content: dict[str, Any]) -> Path:
     return path
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
+def set_aside(damaged: Sequence[Path]) -> None:
+    """Rename checkpoints that were found damaged: they are not among those that are kept."""
+    for path in damaged:
+        path.rename(path.with_suffix(".damaged"))
+
+
+def load_newest(folder: Path, passed_over: list[Path] | None = None) -> dict[str, Any] | None:
     """The newest checkpoint that is whole, or `None` when there never was any.
 
-    A damaged checkpoint is passed over with a warning, and renamed where one before it is whole.
+    Args:
+        folder: Where they are.
+        passed_over: Gets the damaged ones after it, of which there is a warning, for the main
+            process to set aside when all have looked; none: that is done here.
 
     Raises:
         CheckpointError: There are checkpoints, and every one is damaged.
@@ -131,8 +142,10 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
                     f"{path}: whole, but not a checkpoint of modicum ({type(error).__name__}). "
                     f"Remove it to go on from the checkpoint before it."
                 ) from error
-            for other in damaged:  # out of the way: they are not among those that are kept
-                other.rename(other.with_suffix(".damaged"))
+            if passed_over is None:
+                set_aside(damaged)
+            else:
+                passed_over += damaged
             return content
         _log.warning("%s is damaged (its content does not match the checksum in its name).", path)
         damaged.append(path)

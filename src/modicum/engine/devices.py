@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modicum.engine.launch import launched_on_cpu
+from modicum.engine.nested import map_tensors
 from modicum.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,24 +91,11 @@ def check_compiler(device: torch.device) -> None:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """A batch with its tensors on a device; copies to a GPU do not wait.
+    """A batch, see `map_tensors`, with its tensors on a device; copies to a GPU do not wait."""
 
-    It is tensors in any nesting of dataclasses, named tuples, tuples, lists and dicts; what is none
-    of these stays as it is.
-    """
-    if isinstance(batch, Tensor):
-        if device.type == "cuda" and not batch.is_cuda:
-            batch = batch.pin_memory()  # a copy from other memory would be waited for
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        moved = [to_device(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    if dataclasses.is_dataclass(batch):
-        moved = copy.copy(batch)
-        for field in dataclasses.fields(batch):
-            # Not dataclasses.replace: what was checked when the batch was made stays right.
-            object.__setattr__(moved, field.name, to_device(getattr(batch, field.name), device))
-        return moved
-    return batch
+    def moved(tensor: Tensor) -> Tensor:
+        if device.type == "cuda" and not tensor.is_cuda:
+            tensor = tensor.pin_memory()  # a copy from other memory would be waited for
+        return tensor.to(device, non_blocking=True)
+
+    return map_tensors(batch, moved)

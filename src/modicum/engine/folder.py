@@ -69,11 +69,9 @@ class RunFolder:
                 (path / name).unlink(missing_ok=True)
 
     def describe(self, description: Mapping[str, Any], *, processes: int) -> None:
-        """Write config.json, of what is JSON-able, unless it is there, and environment.json."""
+        """Write config.json, of what is JSON-able, and environment.json."""
         self._described = True
-        config = self.path / "config.json"
-        if not config.is_file():
-            write_text(config, json.dumps(description, indent=2) + "\n")
+        write_text(self.path / "config.json", json.dumps(description, indent=2) + "\n")
         environment = describe_environment() | {"processes": str(processes)}
         write_text(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modicum.engine.memory import peak_memory
 from modicum.errors import require
-from modicum.system.files import write_text
+from modicum.system.files import naming, write_text
 
 MEASURED = ("seconds", "samples_per_second", "peak_memory_mib")
 """Names in a line that say how the machine did; all others are the same bits for the same seed."""
@@ -48,6 +48,7 @@ class Metrics:
         self._path, self._device = folder / "metrics.jsonl", device
         self._world, self._mean, self._writes = world, mean, writes
         self._window: dict[str, list[Any]] = {}
+        self._before: dict[str, float] = {}
         self._earlier_seconds = 0.0
         self._started = self._window_started = time.monotonic()
         self._board: Any = None
@@ -89,10 +90,16 @@ class Metrics:
                 total, count = self._window.get(name, (0.0, 0))
                 self._window[name] = [total + value, count + 1]
 
+    def recent(self, name: str) -> float:
+        """Mean of a value in the window, or in the one before; NaN where there is none."""
+        total, count = self._window.get(name, (self._before.get(name, math.nan), 1))
+        return float(total) / count
+
     def write_window(self, step: int, epoch: int) -> None:
         """Write the means of the window, over all processes, and begin the next."""
         window, self._window = self._averaged(), {}
         means = {name: float(total) / count for name, (total, count) in window.items()}
+        self._before = means
         speed = self.samples / max(time.monotonic() - self._window_started, 1e-9)
         self.start_clock()
         if not window:
@@ -128,7 +135,7 @@ class Metrics:
         line |= measured or {}
         # JSON has no NaN; null is what other readers understand.
         line |= {n: float(v) if math.isfinite(v) else None for n, v in values.items()}
-        with self._path.open("a") as file:
+        with naming(self._path), self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self._board is not None:
             for name, value in values.items():
@@ -137,7 +144,7 @@ class Metrics:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs; lines written before it are on disk afterwards."""
         if self._writes:
-            with self._path.open("a") as file:
+            with naming(self._path), self._path.open("a") as file:
                 os.fsync(file.fileno())
         if self._board is not None:
             self._board.flush()

@@ -44,13 +44,15 @@ from modicum.engine.devices import check_compiler, make_accelerator, to_device
 from modicum.engine.distributed import average_gradients, broadcast_state, synchronise_batch_norm
 from modicum.engine.finite import TrainingError as TrainingError
 from modicum.engine.finite import UncheckedLoss, check_losses, check_states
+from modicum.engine.fitting import LEAST_STEPS, fitting_batch
 from modicum.engine.folder import RunFolder
 from modicum.engine.memory import keep_freed_memory
 from modicum.engine.metrics import Metrics
+from modicum.engine.norms import FEW_STEPS, norms_of, recalibrated
 from modicum.engine.options import RunOptions as RunOptions
 from modicum.engine.random import fold_keys
 from modicum.engine.signals import Interrupted, StopSignals
-from modicum.engine.state import RegisteredState
+from modicum.engine.state import RegisteredState, differences
 from modicum.errors import CheckpointError, ConfigError
 from modicum.options import to_json
 from modicum.system.progress import Progress
@@ -154,6 +156,7 @@ class Run:
         )
         self._signals = StopSignals(quiet=self.quiet)
         self._claimed: RunFolder | None = None
+        self._data: dict[str, Any] | None = None
         self._result: tuple[HasState, Mapping[str, Any], Mapping[str, Any]] | None = None
         self.last_scores: dict[str, float] = {}
         self._best: dict[str, Any] | None = None
@@ -178,13 +181,16 @@ class Run:
         torch.manual_seed(fold_keys(self.seed, "initialise") >> 1)
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
-        saved = checkpoint.load_newest(self.folder / "checkpoints")
+        damaged: list[Path] = []
+        saved = checkpoint.load_newest(self.folder / "checkpoints", damaged)
         steps = saved["steps"] if saved else 0
         if self.sum(torch.tensor(float(steps))).item() != steps * self.world:
             raise CheckpointError(
                 f"{self.folder}: the processes found different checkpoints. With several machines "
                 f"the run folder must lie on a disk that all of them see."
             )
+        if self.is_main_process:
+            checkpoint.set_aside(damaged)
         return saved
 
     def _begin(self) -> None:
@@ -257,6 +263,27 @@ class Run:
         if self._accelerator.scaler is not None and self._saved and self._saved["scaler"]:
             self._accelerator.scaler.load_state_dict(self._saved["scaler"])
 
+    def register_data(self, described: Mapping[str, Any]) -> None:
+        """Say what is learned from, before `register`: a run is gone on with on the same data only.
+
+        Args:
+            described: JSON-able, by names for people: lists, such as of classes; numbers; mappings
+                of numbers, such as the samples of each class; and under `digest` a text that
+                changes with the data but not with its place. `modicum.data.sample_set.describe`
+                gives it of sample sets.
+
+        Raises:
+            CheckpointError: The run began with other data; the message names what differs.
+        """
+        self._data = dict(described)
+        before = self._saved.get("data") if self._saved else None
+        if before is not None and before != self._data:
+            raise CheckpointError(
+                f"{self.folder}: the run began with other data: {differences(before, self._data)}. "
+                f"Put the data back as it was, or say where it is: modicum train --resume "
+                f"{self.folder} --data PATH. To train on this data, begin a new run."
+            )
+
     def result(
         self,
         module: HasState,
@@ -275,23 +302,47 @@ class Run:
             arguments = typing.cast("Mapping[str, Any]", self.unwrap(module).arguments)
         self._result = (module, arguments, notes)
 
-    def micro_batch_size(self, batch_size: int, samples: int) -> int:
+    def micro_batch_size(
+        self, batch_size: int | None, samples: int, *, usual: int | None = None
+    ) -> int:
         """Samples a micro-batch, over all processes: what a loader's batch must be.
 
-        `batch_size` is that of an optimizer step; more than there are `samples` means all of them.
+        Args:
+            batch_size: Samples an optimizer step; more than there are means all of them. None: the
+                `usual` number, fewer of small sets (`modicum.engine.fitting.fitting_batch`).
+            samples: How many there are to train on.
+            usual: What the recipe takes of large sets.
 
         Raises:
             ConfigError: They cannot be split evenly over processes and micro-batches.
         """
+        unit = self.world * self.options.accumulate
+        if batch_size is None:
+            batch_size = fitting_batch(samples, usual or samples, unit)
         size = min(batch_size, samples // self.world * self.world)
-        if size < batch_size and self.is_main_process:
-            _log.info("the batch is all of the %d training samples.", size)
-        if size % (self.world * self.options.accumulate):
+        if self.is_main_process:
+            if size < batch_size:
+                _log.info("the batch is all of the %d training samples.", size)
+            elif left := samples % size:
+                text = "each epoch leaves out %d of the %d training samples, others each time: %s"
+                _log.info(text, left, samples, f"they do not fill a batch of {size}.")
+        if size % unit:
             raise ConfigError(
                 f"the batch of {size} samples cannot be split evenly over {self.world} processes "
                 f"and {self.options.accumulate} micro-batches; choose another --batch-size."
             )
         return size // self.options.accumulate
+
+    def epochs_for(self, loader: BatchSource[Any], epochs: int | None, *, usual: int) -> int:
+        """Passes over a loader's data: as many as given; None: the `usual` number, or more where
+        that would be fewer than `modicum.engine.fitting.LEAST_STEPS` optimizer steps.
+        """
+        steps = max(1, len(loader) // self.options.accumulate)
+        chosen = epochs or max(usual, math.ceil(LEAST_STEPS / steps))
+        if chosen != (epochs or usual) and self.is_main_process:
+            text = "%d epochs of %d optimizer steps in batches of %d, to fit the size of the data."
+            _log.info(text, chosen, steps, loader.batch_size * self.options.accumulate)
+        return chosen
 
     # The loop
 
@@ -494,6 +545,42 @@ class Run:
         done = self.epoch + 1
         return self.epoch_ended and (done % every == 0 or done == epochs)
 
+    @property
+    def is_last_step(self) -> bool:
+        """Whether the step in progress is the last of its loop."""
+        return self.steps + 1 == self._loops_done[0]
+
+    @contextlib.contextmanager
+    def calibrated(
+        self, module: nn.Module, loader: BatchSource[Any], forward: Callable[[Any], Any]
+    ) -> Generator[None, None, None]:
+        """While entered, batch normalisation has the statistics of the training data.
+
+        For scoring, at the end of an epoch. It changes nothing once there were enough steps for the
+        running statistics (`modicum.engine.norms`). Before, they are put back afterwards, but for
+        the last step, after which they are the result's.
+
+        Args:
+            module: Prepared or not.
+            loader: The one that is trained with.
+            forward: Passes one of its batches, on the run's device, through the module.
+        """
+        if self.steps >= FEW_STEPS or not norms_of(module):
+            yield
+            return
+        batches = (to_device(batch, self.device) for batch in loader.epoch(self.epoch))
+        with recalibrated(module, batches, forward, keep=self.is_last_step):
+            yield
+
+    def recent(self, name: str) -> float:
+        """Mean of what this process logged by a name in the newest steps; NaN where it is none."""
+        return self._metrics.recent(name)
+
+    @property
+    def best_score(self) -> float:
+        """The best value so far of the score that decides which network is kept; NaN at first."""
+        return self._best["value"] if self._best else math.nan
+
     def score(
         self, values: Mapping[str, float], *, best: str | None = None, higher_is_better: bool = True
     ) -> None:
@@ -513,7 +600,7 @@ class Run:
         if best is None:
             return
         value = float(values[best])
-        before = self._best["value"] if self._best else math.nan
+        before = self.best_score
         improved = value > before if higher_is_better else value < before
         if math.isfinite(before) and not improved:
             return
@@ -564,6 +651,7 @@ class Run:
         if self.is_main_process:
             scaler = self._accelerator.scaler
             content = {"steps": self.steps, "best": self._best, "scores": self.last_scores}
+            content["data"] = self._data
             content |= {"metrics": metrics, "scaler": scaler.state_dict() if scaler else {}}
             content["objects"] = objects
             checkpoint.save_checkpoint(self.folder / "checkpoints", self.steps, content)

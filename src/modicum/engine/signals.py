@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 import types
 from typing import Any
@@ -36,8 +37,9 @@ class StopSignals:
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = number, now
-            if not self._quiet:  # not print: it may be in the middle of another line
-                os.write(2, b"stopping after this step\n")
+            if not self._quiet and sys.stderr is not None:  # pyright: ignore  # None: it is closed
+                with contextlib.suppress(OSError):  # not print: it may be in the middle of a line
+                    os.write(2, b"stopping after this step\n")
         elif now - self._received_at > SAME_WISH_SECONDS:
             raise KeyboardInterrupt
 

@@ -10,6 +10,28 @@ from torch import Tensor
 
 from modicum.errors import ConfigError
 
+_MOST_NAMED = 20
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two descriptions of data, see `Run.register_data`, in words."""
+    said: list[str] = []
+    for name in [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+            old, new = ([f"{key} {each.get(key, 0)}" for key in changed] for each in (old, new))
+        if name != "digest":
+            said.append(f"{name}: {_listed(old)} then, {_listed(new)} now")
+    return "; ".join(said) or "as many samples, but of other names or sizes"
+
+
+def _listed(value: Any) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    more = f" and {len(value) - _MOST_NAMED} more" if len(value) > _MOST_NAMED else ""
+    return ", ".join(map(str, value[:_MOST_NAMED])) + more
+
 
 class RegisteredState:
     """Objects whose state a checkpoint holds, by name; `unwrap` undoes what `Run.prepare` did."""

@@ -75,6 +75,7 @@ def usable(
         *(kept.classes, kept.labels, kept.names, kept.layout, kept.height, kept.width),
         tuple(recordings[number] for number in good.tolist()),
         skipped=skipped,
+        read_from=kept.root if np.array_equal(kept.names, kept.files) else None,
     )
 
 

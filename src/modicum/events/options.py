@@ -124,10 +124,12 @@ class Framing(Options):
 class Fitting(Options):
     """How long and how fast a classifier is trained, by Adam."""
 
-    epochs: Annotated[int, Ge(1)] = 60
-    """Passes over the training samples."""
-    batch_size: Annotated[int, Ge(1)] = 32
-    """Samples an optimizer step, over all processes and micro-batches together."""
+    epochs: Annotated[int, Ge(1)] | None = None
+    """Passes over the training samples; none: 60, of few samples as many as make 300 optimizer
+    steps."""
+    batch_size: Annotated[int, Ge(1)] | None = None
+    """Samples an optimizer step, over all processes and micro-batches together; none: 32, of fewer
+    than 256 samples about an eighth, at least 8."""
     learning_rate: Annotated[float, Gt(0)] = 1e-3
     """Largest learning rate of Adam."""
     weight_decay: Annotated[float, Ge(0)] = 0.0

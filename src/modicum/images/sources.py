@@ -176,7 +176,10 @@ def _checked(
     if images is None:
         return dataclasses.replace(kept, skipped=skipped)
     pixels = images if not bad else images[torch.from_numpy(good)]
-    return MemoryImages(kept.classes, kept.labels, kept.names, kept.layout, pixels, skipped=skipped)
+    return MemoryImages(
+        kept.classes, kept.labels, kept.names, kept.layout, pixels,
+        skipped=skipped, read_from=kept.root,
+    )  # fmt: skip
 
 
 class _SizesDifferError(Exception):
@@ -190,7 +193,7 @@ def _into_memory(
     size = _common_size(files)
     if size is None or len(files) * 3 * size[0] * size[1] > memory_limit:
         return None, ()
-    images = torch.zeros((len(files), 3, *size), dtype=torch.uint8)
+    pixels_of = np.zeros((len(files), 3, *size), dtype=np.uint8)
 
     def decode(number: int) -> str | None:
         path = files.path(number)
@@ -200,7 +203,7 @@ def _into_memory(
             return str(error).removeprefix(f"{path}: ")
         if pixels.shape[:2] != size:
             raise _SizesDifferError
-        images[number] = torch.from_numpy(pixels).permute(2, 0, 1)
+        pixels_of[number] = pixels.transpose(2, 0, 1)
         return None
 
     try:
@@ -208,7 +211,7 @@ def _into_memory(
         reasons = in_threads(decode, range(len(files)), progress, threads)
     except _SizesDifferError:
         return None, ()
-    return images, with_reasons(files.names, reasons)
+    return torch.from_numpy(pixels_of), with_reasons(files.names, reasons)
 
 
 def _common_size(files: FileImages, looked_at: int = 100) -> tuple[int, int] | None:

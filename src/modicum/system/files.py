@@ -22,6 +22,9 @@ if sys.platform != "win32":
     import fcntl
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room: on the disk, in a quota, under `ulimit -f`."""
+
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 """Names of the files of `atomic_write` that a killed process leaves behind."""
 
@@ -51,7 +54,7 @@ def what_is_wrong(error: OSError) -> str:
         return f"{path}: is a folder, where a file is needed. Give another path, or move it."
     mend = {
         errno.ENOENT: "Give the path of something that exists",
-        errno.ENOSPC: "Make room on the disk, or give a path on another",
+        **dict.fromkeys(DISK_FULL, "Make room on the disk, or give a path on another"),
     }.get(error.errno or 0, "Give another path, or get access to this one")
     return f"{path}: {error.strerror or error}. {mend}."
 
@@ -172,6 +175,17 @@ def flush_folder(folder: Path) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Generator[None, None, None]:
+    """Errors of the system that name no file, such as that the disk is full, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic_write(path: Path) -> Generator[BinaryIO, None, None]:
     """Write to a temporary file beside `path` that takes its place once it is whole and on disk.
 
@@ -190,7 +204,7 @@ def atomic_write(path: Path) -> Generator[BinaryIO, None, None]:
         raise
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with naming(path), os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -199,10 +213,8 @@ def atomic_write(path: Path) -> Generator[BinaryIO, None, None]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # such as that the disk is full
         raise
     flush_folder(path.parent)
 

@@ -52,6 +52,22 @@ def test_evaluate_says_what_the_network_costs(photographs: Path, run_folder: Pat
         assert 0 < found["latency_ms"][kind]["minimum"] <= found["latency_ms"][kind]["median"]
 
 
+def test_images_of_one_size_are_held_in_memory_whoever_reads_them(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    for name, colour in COLOURS.items():
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            image = np.full((160, 160, 3), colour, np.uint8)  # large enough for threads
+            Image.fromarray(image + np.uint8(number)).save(tmp_path / name / f"{number}.png")
+    found = METHOD.verb("evaluate")(run=run_folder, data=str(tmp_path))
+    assert (found["images"], found["top1"]) == (24, 100)
+    with torch.inference_mode():
+        image_set = images.open_images(tmp_path, holdout=0)
+    assert isinstance(image_set, images.MemoryImages)
+    assert image_set.read(np.array([0]), None, None)[0, :, 0, 0].tolist() == list(COLOURS["blue"])
+
+
 def test_evaluate_refuses_grey_data(run_folder: Path) -> None:
     with pytest.raises(DataError, match="not trained on"):
         vgnet.evaluate(run_folder, "digits")

@@ -11,7 +11,7 @@ from torch import nn
 
 from modicum import classification, events, images
 from modicum.data.loader import Loader
-from modicum.data.sample_set import SampleSet
+from modicum.data.sample_set import SampleSet, describe
 from modicum.engine.run import Run
 from modicum.engine.schedules import warmup_cosine
 from modicum.errors import ConfigError
@@ -167,7 +167,8 @@ def train(config: Config, run: Run) -> nn.Module:
         train_set = config.source.samples("train", quiet=run.quiet)
         val_set = config.source.samples("val", quiet=run.quiet)
     pipeline, fitting = pipeline_for(config, train_set), config.fitting
-    size = run.micro_batch_size(fitting.batch_size, len(train_set))
+    run.register_data(describe(train=train_set, val=val_set))
+    size = run.micro_batch_size(fitting.batch_size, len(train_set), usual=32)
     order = {"shuffle": True, "drop_last": True, **run.share}
     loader = loader_for(train_set, pipeline, size, augment=augmentation(config), **order)
 
@@ -179,16 +180,22 @@ def train(config: Config, run: Run) -> nn.Module:
     run.register(network=network, optimizer=optimizer)
     run.result(network, notes=config.source.notes(train_set, pipeline))
 
-    total = fitting.epochs * (len(loader) // run.options.accumulate)
-    criterion = LOSSES[config.loss]
-    for batch in run.batches(loader, epochs=fitting.epochs):
+    epochs = run.epochs_for(loader, fitting.epochs, usual=60)
+    total = epochs * (len(loader) // run.options.accumulate)
+    val_loader = loader_for(val_set, pipeline, 64 * run.world, **run.share)
+    criterion, plain = LOSSES[config.loss], run.unwrap(network)
+    for batch in run.batches(loader, epochs=epochs):
         network.train()
         loss = criterion(network(batch[0]), batch.label)
         rate = warmup_cosine(run.steps, total, peak=fitting.learning_rate)
         run.step(loss, optimizer, learning_rate=rate)
         run.log(loss=loss, learning_rate=rate)
-        if run.scores_now(fitting.score_every, fitting.epochs):
-            run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
+        if run.scores_now(fitting.score_every, epochs):
+            with run.calibrated(network, loader, lambda batch: network(batch[0])):
+                network.eval()
+                scores = classification.score(lambda x: read_out(plain(x)), val_loader, run)
+                run.score(scores, best="top1")
+            classification.warn_at_chance(run, val_set.labels, train_set.classes, epochs)
     return run.finish()
 
 
@@ -198,10 +205,3 @@ def augmentation(config: Config) -> STCF | None:
         return None
     crop, flip, flip_time = (0.5 * on for on in (config.stcf, config.flip, config.flip_time))
     return STCF(crop_time=crop, crop_space=crop, flip=flip, flip_time=flip_time)
-
-
-def score(network: nn.Module, samples: SampleSet, pipeline: Pipeline, run: Run) -> dict[str, float]:
-    """Top-1 accuracy in percent and mean cross entropy of the mean over time."""
-    network.eval()
-    loader = loader_for(samples, pipeline, 64 * run.world, **run.share)
-    return classification.score(lambda inputs: read_out(network(inputs)), loader, run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,8 +140,8 @@ class Config(Options):
     A model that never sees whole records loses count of bars when it writes unconstrained."""
     drop_instrument: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Share of the records in which the kick or the hi-hat is left out, at random."""
-    epochs: Annotated[int, Ge(1)] = 4
-    """Passes over the records."""
+    epochs: Annotated[int, Ge(1)] | None = None
+    """Passes over the records; none: 4, of few records as many as make 300 optimizer steps."""
     batch_size: Annotated[int, Ge(1)] = 1
     """Records an optimizer step."""
     learning_rate: Annotated[float, Gt(0)] | None = None
@@ -236,6 +237,13 @@ class TrainingSet:
         return collate(rows, self.vocabulary.pad, torch.from_numpy(random.index))
 
 
+def describe(splits: Mapping[str, Sequence[Groove]]) -> dict[str, Any]:
+    """What tells grooves apart, for `Run.register_data`: how many, and what is played in them."""
+    played = [(split, [(g.name, g.text) for g in grooves]) for split, grooves in splits.items()]
+    digest = hashlib.sha256(repr(played).encode(errors="surrogateescape")).hexdigest()
+    return {split: len(grooves) for split, grooves in splits.items()} | {"digest": digest}
+
+
 def without_instrument(groove: Groove, instrument: str) -> Groove:
     """A groove in which an instrument is not played: an augmentation."""
     hits = drumroll.to_hits(groove.text, groove.notation, source=groove.name)
@@ -328,6 +336,7 @@ def train(config: Config, run: Run) -> nn.Module:
         grooves = [grooves[number] for number in np.sort(chosen)]
     records = config.to_records(grooves, "train")
     validation = config.to_records(splits["val"], "val")[: config.score_records]
+    run.register_data(describe({"train": grooves, "val": splits["val"]}))
     notes = {"config": to_json(config), "records": len(records)}
     if config.model in BASELINES:
         return _make_baseline(config, run, records, validation, notes)
@@ -357,8 +366,9 @@ def train(config: Config, run: Run) -> nn.Module:
     run.register(network=TrainedWeights(model), optimizer=optimizer)
     run.result(network, arguments=arguments, notes=notes)
 
-    total = config.epochs * (len(loader) // run.options.accumulate)
-    for batch in run.batches(loader, epochs=config.epochs):
+    epochs = run.epochs_for(loader, config.epochs, usual=4)
+    total = epochs * (len(loader) // run.options.accumulate)
+    for batch in run.batches(loader, epochs=epochs):
         network.train()
         weight = batch.weights[:, 1:].sum()
         # Averaged over all tokens of all processes, though each averages over its own. The parts of
@@ -374,7 +384,7 @@ def train(config: Config, run: Run) -> nn.Module:
             names = ", ".join(grooves[number].name for number in error.samples)
             raise TrainingError(f"records {names}: {error}", error.samples) from error
         run.log(loss=loss, learning_rate=rate)
-        if run.scores_now(config.score_every, config.epochs):
+        if run.scores_now(config.score_every, epochs):
             with run.autocast(), report_progress("score", quiet=run.quiet) as progress:
                 found = completion_nats(model, validation, progress=progress)
             score = {"val_nats_per_line": found.per_line, "val_nats_per_token": found.per_token}

@@ -11,6 +11,7 @@ from torch import nn
 
 from modicum import classification, events, images
 from modicum.classification import Logits
+from modicum.data.sample_set import describe
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run
 from modicum.engine.schedules import warmup_cosine
@@ -24,7 +25,7 @@ from modicum.methods.event_augmentation.nda import NDA, TetFlipRoll
 from modicum.methods.event_augmentation.networks import KINDS
 from modicum.methods.event_augmentation.resnet import ResNet34
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
-from modicum.options import FLAT, Ge, Interval, Options
+from modicum.options import FLAT, Ge, Interval, Options, replace
 from modicum.spiking.losses import LOSSES
 from modicum.spiking.networks import BUILDERS as SPIKING
 from modicum.spiking.networks import SpikingNetwork, read_out
@@ -175,11 +176,12 @@ def train(config: Config, run: Run) -> nn.Module:
     with run.main_process_first():  # it checks the files; the others find the result remembered
         train_set = config.recordings.open("train", quiet=run.quiet)
         val_set = config.recordings.open("val", quiet=run.quiet)
+    run.register_data(describe(train=train_set, val=val_set))
     pipeline, fitting = pipeline_for(config, train_set), config.fitting
     change = augmentation(config)
     loader = events.Loader(
         train_set,
-        run.micro_batch_size(fitting.batch_size, len(train_set)),
+        run.micro_batch_size(fitting.batch_size, len(train_set), usual=32),
         representation=pipeline,
         augment=[change] if change and not config.on_frames else [],
         frame_augment=[change] if config.on_frames else [],
@@ -202,7 +204,11 @@ def train(config: Config, run: Run) -> nn.Module:
     criterion = LOSSES[config.loss] if spiking else nn.functional.cross_entropy
     mix = images.Mix(cutmix=1.0, probability=config.cutmix, each="sample")
     steps_an_epoch = len(loader) // run.options.accumulate
-    for batch in run.batches(loader, epochs=fitting.epochs):
+    epochs = run.epochs_for(loader, fitting.epochs, usual=60)
+    config = replace(config, epochs=epochs)
+    val_loader = events.Loader(val_set, 64 * run.world, representation=pipeline, **run.share)
+    logits = logits_of(run.unwrap(network))
+    for batch in run.batches(loader, epochs=epochs):
         network.train()
         inputs, target = batch.input, batch.label
         if mix.probability:
@@ -212,17 +218,21 @@ def train(config: Config, run: Run) -> nn.Module:
         rate = learning_rate(config, run.steps, steps_an_epoch)
         run.step(loss, optimizer, learning_rate=rate)
         run.log(loss=loss, learning_rate=rate)
-        if run.scores_now(fitting.score_every, fitting.epochs):
-            run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
+        if run.scores_now(fitting.score_every, epochs):
+            with run.calibrated(network, loader, lambda batch: network(batch.input)):
+                network.eval()
+                run.score(classification.score(logits, val_loader, run), best="top1")
+            classification.warn_at_chance(run, val_set.labels, train_set.classes, epochs)
     return run.finish()
 
 
 def learning_rate(config: Config, step: int, steps_an_epoch: int) -> float:
-    """Learning rate of a step, from 0."""
+    """Learning rate of a step, from 0; how many epochs there are is said."""
     peak, epochs = config.fitting.learning_rate, config.fitting.epochs
     if config.schedule == "halving":
         begun = step - config.halve_after * steps_an_epoch
         return peak * 0.5 ** (max(0, begun) // (10 * steps_an_epoch))
+    assert epochs is not None
     return warmup_cosine(step, epochs * steps_an_epoch, peak=peak)
 
 
@@ -231,12 +241,3 @@ def logits_of(network: nn.Module) -> Logits:
     if isinstance(network, SpikingNetwork):
         return lambda inputs: read_out(network(inputs))
     return network
-
-
-def score(
-    network: nn.Module, event_set: events.EventSet, pipeline: Pipeline, run: Run
-) -> dict[str, float]:
-    """Top-1 accuracy in percent and mean cross entropy, shared among the processes."""
-    network.eval()
-    loader = events.Loader(event_set, 64 * run.world, representation=pipeline, **run.share)
-    return classification.score(logits_of(network), loader, run)

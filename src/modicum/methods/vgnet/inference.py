@@ -32,7 +32,7 @@ def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") ->
     return Trained.of(load_saved(run, weights, method="vgnet"), Pipeline.from_notes, device)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: threads of the caller could not fill tensors made in it
 def evaluate(
     run: Path,
     data: str,
@@ -106,7 +106,7 @@ def cost(classifier: Trained) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(
     inputs: tyro.conf.Positional[tuple[Path, ...]],
     run: Path,

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modicum import classification, images
-from modicum.data.sample_set import SameSamples
+from modicum.data.sample_set import describe
 from modicum.engine.optimizers import parameter_groups
 from modicum.engine.run import Run
 from modicum.engine.schedules import one_cycle, warmup_cosine
@@ -51,10 +51,12 @@ class Config(Options):
     short_side: Annotated[int, Ge(8)] | None = None
     """Short side in pixels that images are resized to before the centre crop of evaluation; none:
     8/7 of the crop (256 for 224), or the crop itself in thumbnail mode."""
-    epochs: Annotated[int, Ge(1)] = 30
-    """Passes over the training images."""
-    batch_size: Annotated[int, Ge(1)] = 64
-    """Images an optimizer step, over all processes and micro-batches together."""
+    epochs: Annotated[int, Ge(1)] | None = None
+    """Passes over the training images; none: 30, of few images as many as make 300 optimizer
+    steps."""
+    batch_size: Annotated[int, Ge(1)] | None = None
+    """Images an optimizer step, over all processes and micro-batches together; none: 64, of fewer
+    than 512 images about an eighth, at least 8."""
     learning_rate: Annotated[float, Gt(0)] = 0.025
     """Largest learning rate. The ImageNet recipe's 0.2 at batch 512, scaled to batch 64."""
     schedule: Literal["warmup_cosine", "one_cycle"] = "warmup_cosine"
@@ -207,10 +209,11 @@ def train(config: Config, run: Run) -> nn.Module:
             )
             for split in ("train", "val")
         )  # fmt: skip
+    run.register_data(describe(train=train_set, val=val_set))
     pipeline = pipeline_for(config, train_set)
     loader = images.Loader(
         train_set,
-        run.micro_batch_size(config.batch_size, len(train_set)),
+        run.micro_batch_size(config.batch_size, len(train_set), usual=64),
         transform=(*pipeline.training(config.augmentation), *config.distortions.steps()),
         shuffle=True,
         drop_last=True,
@@ -222,16 +225,23 @@ def train(config: Config, run: Run) -> nn.Module:
     groups = parameter_groups(network, config.weight_decay)
     optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
     network, optimizer = run.prepare(network, optimizer)
-    samples = SameSamples(train=train_set, val=val_set)
-    run.register(network=network, optimizer=optimizer, samples=samples)
+    run.register(network=network, optimizer=optimizer)
     notes = {"classes": list(train_set.classes), "pipeline": vars(pipeline)}
     notes |= {"data": resolved(config.data), "holdout": config.holdout}
     run.result(network, notes=notes)
 
     normalise = pipeline.normalise()
     steps_an_epoch = len(loader) // run.options.accumulate
-    total = config.epochs * steps_an_epoch
-    for batch in run.batches(loader, epochs=config.epochs):
+    epochs = run.epochs_for(loader, config.epochs, usual=30)
+    total = epochs * steps_an_epoch
+    crop = (pipeline.crop(),)
+    val_loader = images.Loader(val_set, 256 * run.world, transform=crop, **run.share)
+    plain = run.unwrap(network)
+
+    def logits(pixels: Tensor) -> Tensor:
+        return plain(normalise(pixels))
+
+    for batch in run.batches(loader, epochs=epochs):
         network.train()
         # Bytes travel to the device; floats would be four times as many.
         image, target = normalise(batch.image), batch.label
@@ -245,7 +255,13 @@ def train(config: Config, run: Run) -> nn.Module:
         run.step(loss, optimizer, learning_rate=rate)
         run.log(loss=loss, learning_rate=rate)
         if run.epoch_ended:
-            run.score(score(run.unwrap(network), val_set, pipeline, run), best="top1")
+            with run.calibrated(network, loader, lambda batch: network(normalise(batch.image))):
+                network.eval()
+                scores = classification.score(logits, val_loader, run, ks=(1, 5))
+                run.score(scores, best="top1")
+            classification.warn_at_chance(
+                run, val_set.labels, train_set.classes, epochs, smoothing=config.label_smoothing
+            )
     return run.finish()
 
 
@@ -256,14 +272,3 @@ def learning_rate(config: Config, step: int, total: int, steps_an_epoch: int) ->
     warmup = min(round(config.warmup_epochs * steps_an_epoch), total - 1)
     least = config.minimum_learning_rate
     return warmup_cosine(step, total, peak=config.learning_rate, warmup=warmup, minimum=least)
-
-
-def score(
-    network: nn.Module, image_set: images.ImageSet, pipeline: Pipeline, run: Run
-) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent and mean cross-entropy, shared among the processes."""
-    network.eval()
-    crop = (pipeline.crop(),)
-    loader = images.Loader(image_set, 256 * run.world, transform=crop, **run.share)
-    normalise = pipeline.normalise()
-    return classification.score(lambda pixels: network(normalise(pixels)), loader, run, ks=(1, 5))

@@ -13,7 +13,7 @@ from modicum.data.loader import Loader
 from modicum.engine.devices import to_device
 from modicum.engine.run import Run
 from modicum.method import load_saved
-from modicum.methods.toy.data import Clouds, open_clouds
+from modicum.methods.toy.data import Clouds, digest_of, open_clouds
 from modicum.methods.toy.losses import nearest_loss
 from modicum.methods.toy.metrics import measure
 from modicum.methods.toy.networks import PointNetwork
@@ -101,6 +101,7 @@ def train_student(config: StudentConfig, run: Run) -> nn.Module:
 def open_data(learning: Learning, run: Run) -> tuple[Loader[Clouds], Clouds]:
     """Shuffled batches, and the clouds held out of training."""
     clouds, held_out = open_clouds(learning.data, "train"), open_clouds(learning.data, "val")
+    run.register_data({"clouds": len(clouds.points), "digest": digest_of(clouds)})
     size = run.micro_batch_size(learning.batch_size, len(clouds.points))
     share = run.share | {"workers": run.options.workers or 0}  # in memory: none is needed
     # Whole batches alone: processes share these equally, so the mean of theirs is the batch's.

@@ -82,6 +82,13 @@ class Graph:
             digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
         return digest.hexdigest()
 
+    def digest(self) -> str:
+        """Changes with labels, groups and splits, but not with rounding, as `fingerprint` may."""
+        digest = hashlib.sha256()
+        for tensor in (self.labels, self.train, self.val, self.test, self.sensitive):
+            digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def to(self, device: torch.device | str) -> Graph:
         """The same graph with its tensors on a device."""
         moved = {

@@ -165,6 +165,10 @@ def begin(
             _log.warning("%s: %s", graph.name, leak)
     notes = {"recipe": run.recipe, "config": to_json(config), "from_python": from_python}
     notes |= describe_graph(graph)
+    run.register_data(
+        {name: notes[name] for name in ("classes", "groups", "columns", "nodes")}
+        | {"digest": graph.digest()}
+    )
     parts = max(parts, run.world)
     if parts > 1:  # this process's part; the whole is not needed any more
         graph = partition.part_of(graph, partition.divide(graph, parts), run.rank, run.world)
