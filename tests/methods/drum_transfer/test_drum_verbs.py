@@ -417,6 +417,31 @@ def test_files_of_the_same_name_keep_apart(
     assert len(list((tmp_path / "out").glob("*.mid"))) == 2
 
 
+def test_evaluate_empties_no_folder_of_others(
+    trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out, written = tmp_path / "out", tmp_path / "out" / "written"
+    written.mkdir(parents=True)
+    words = ["evaluate", "drum-transfer", "--run", trained, "--out", out]
+    (written / "novel.txt").write_text("mine")
+    assert "holds novel.txt" in run(capsys, *words, code=2)["message"]
+    (written / "novel.txt").unlink()
+    (written / "mine").mkdir()
+    (written / "mine" / "novel.txt").write_text("mine")
+    assert "holds novel.txt" in run(capsys, *words, code=2)["message"]
+    (written / "mine" / "novel.txt").rename(tmp_path / "novel.txt")
+    (written / "mine").rmdir()
+    (written / "people").symlink_to(tmp_path)
+    assert "holds people" in run(capsys, *words, code=2)["message"]
+    (written / "people").unlink()
+    run(capsys, *words)
+    before = sorted(written.rglob("*"))
+    (written / "people" / "of_before.txt").write_text("")
+    run(capsys, *words)
+    assert sorted(written.rglob("*")) == before
+    assert (tmp_path / "novel.txt").read_text() == "mine"
+
+
 def test_names_of_a_data_set_lead_to_no_other_folder(
     trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

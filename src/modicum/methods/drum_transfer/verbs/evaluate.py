@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from modicum.engine.devices import Device
+from modicum.errors import ConfigError
 from modicum.methods.drum_transfer.data.sources import Split
 from modicum.methods.drum_transfer.losses import completion_nats
 from modicum.methods.drum_transfer.metrics.measures import Reference, Score, score, score_table
@@ -67,6 +67,8 @@ def evaluate(
     """
     folder = out or (Path("evaluation") if run is None else find_model(run, weights).parent)
     ready_folder(folder)
+    if write:
+        _check_replaced(folder / "written")
     drummer = Drummer.load(run, model, weights, device)
     if model == "ngram":  # beside that of the training split
         drummer = dataclasses.replace(drummer, name="ngram of built-in grooves")
@@ -141,9 +143,29 @@ def _measures(
     return tables
 
 
+def _written(folder: Path) -> list[Path]:
+    """Files that an evaluation before may have written in `folder`."""
+    return [file for file in folder.glob("*/*") if file.suffix in (".txt", ".tab")]
+
+
+def _check_replaced(folder: Path) -> None:
+    """Refuse a folder that holds anything but what an evaluation has written there."""
+    links = [path for path in (folder, *folder.rglob("*")) if path.is_symlink()]
+    files = {path for path in folder.rglob("*") if not path.is_dir()}
+    ours = not files or (folder.parent / "evaluation.json").is_file()
+    strange = links or sorted(files - set(_written(folder))) or ([] if ours else sorted(files))
+    if strange:
+        raise ConfigError(
+            f"{folder}: holds {strange[0].name}, which no evaluation has written there. The folder "
+            f"is emptied for what the model writes: move what is in it, or give another --out."
+        )
+
+
 def _keep(texts: Mapping[str, Sequence[str]], grooves: Sequence[Groove], folder: Path) -> None:
     """Write every text to files, in place of those of an evaluation before."""
-    shutil.rmtree(folder / "written", ignore_errors=True)
+    written = folder / "written"
+    for of_before in _written(written):
+        of_before.unlink()
     # A name may come from somebody's table; as a file it lies in no other folder.
     plain = (re.sub(r"[^\w.@+-]+", "_", groove.name).lstrip(".") or "groove" for groove in grooves)
     names = numbered(plain)
@@ -153,8 +175,8 @@ def _keep(texts: Mapping[str, Sequence[str]], grooves: Sequence[Groove], folder:
             place, copy = divmod(number, copies)
             name = names[place] + (f"_{copy + 1}" if copies > 1 else "")
             tab = to_tablature(_in_place_of(grooves[place], name, text))
-            write_text(folder / "written" / who / f"{name}.txt", without_separators(text))
-            write_text(folder / "written" / who / f"{name}.tab", tab)
+            write_text(written / who / f"{name}.txt", without_separators(text))
+            write_text(written / who / f"{name}.tab", tab)
 
 
 def _in_place_of(groove: Groove, name: str, text: str) -> Groove:

@@ -191,6 +191,7 @@ def predict(
         "model": called,
         "grooves": len({sample.groove for sample in written}),
         "unusable": len(errors),
+        "failed_samples": sum(bool(sample.error) for sample in written),
         "usable": not errors,
     }
     write_text(out / "predictions.json", to_json(result | {"samples": rows}) + "\n")
