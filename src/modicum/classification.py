@@ -15,8 +15,9 @@ from modicum.data.loader import Loader
 from modicum.engine.devices import Device, choose_device
 from modicum.engine.run import Run
 from modicum.errors import DataError
+from modicum.options import check
 from modicum.system.progress import Progress
-from modicum.weights.saved import SavedModel
+from modicum.weights.saved import SavedModel, believing_nothing
 
 _Network = TypeVar("_Network", bound=nn.Module)
 _Pipeline = TypeVar("_Pipeline")
@@ -47,8 +48,15 @@ class Classifier(Generic[_Network, _Pipeline]):
         """A classifier that `modicum.method.load_saved` read, and its pipeline of its notes."""
         chosen = choose_device(device)
         network: Any = saved.module.to(chosen)
-        pipeline = pipeline_of(saved.notes["pipeline"])
-        return cls(network, tuple(saved.notes["classes"]), pipeline, saved.notes, chosen)
+        with believing_nothing(saved.path):
+            pipeline = pipeline_of(saved.notes["pipeline"])
+            classes = saved.notes["classes"]
+            check("classes", classes, Sequence[str])
+            if len(classes) != network.arguments["num_classes"]:
+                raise ValueError(
+                    f"{len(classes)} names for {network.arguments['num_classes']} classes"
+                )
+        return cls(network, tuple(classes), pipeline, saved.notes, chosen)
 
 
 def topk_correct(logits: Tensor, label: Tensor, ks: Sequence[int]) -> Tensor:

@@ -73,7 +73,9 @@ class Method:
     """`Verb` functions by name: `data`, which says what a data set holds and under `usable` whether
     `train` could use it; `evaluate`, `predict`, `export`; and the method's own."""
     network: str
-    """Function that builds the network from the arguments stored in a file of weights."""
+    """Function that builds the network from the arguments stored in a file of weights, which are
+    held to its annotations. What passes them on as `**arguments` calls
+    `modicum.options.check_arguments` itself."""
     example: str
     """Function of a network of the method to small arguments it can be called with, the same every
     time."""
@@ -83,9 +85,11 @@ class Method:
     datasets: str
     """Mapping of the field's data sets by name, with where to get each and how it must lie on
     disk."""
+    notes: str = ""
+    """`TypedDict` of what `train` stores beside the weights, which a file's notes are held to."""
 
     def load(self, what: str) -> Any:
-        """What the room offers under `network`, `example`, `study` or `datasets`."""
+        """What the room offers under `network`, `example`, `study`, `datasets` or `notes`."""
         return self._named(getattr(self, what))
 
     def verb(self, name: str) -> Verb:
@@ -133,12 +137,17 @@ def load_saved(path: Path | str, weights: str = "last", *, method: str | None = 
     Raises:
         CheckpointError: The file is absent, damaged, not modicum's, or of another method.
     """
+    from modicum.options import check_arguments
     from modicum.weights.saved import read_model
 
     def build(found: str, arguments: dict[str, Any]) -> nn.Module:
-        return load_method(found).load("network")(**arguments)
+        return check_arguments(load_method(found).load("network"))(**arguments)
 
-    return read_model(Path(path), build, weights, method=method)
+    def notes_of(found: str) -> Any:
+        room = load_method(found)
+        return room.load("notes") if room.notes else dict[str, Any]
+
+    return read_model(Path(path), build, weights, method=method, notes_of=notes_of)
 
 
 @dataclass(frozen=True)

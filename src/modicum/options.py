@@ -21,12 +21,14 @@ import inspect
 import operator
 import types
 import typing
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union
 
 import tyro
 from annotated_types import Ge, Gt, Interval, Le, Lt
+from typing_extensions import Unpack, is_typeddict
 
 from modicum.errors import ConfigError
 
@@ -45,7 +47,7 @@ class Options:
     def __post_init__(self) -> None:
         """Raise a `ConfigError` for the first field that is not what its annotation says."""
         for name, hint in _annotations(type(self)).items():
-            _check(name, getattr(self, name), hint)
+            check(name, getattr(self, name), hint)
 
 
 def replace(options: _Options, **values: Any) -> _Options:
@@ -81,15 +83,25 @@ def refuse(option: str, value: Any, expected: str) -> ConfigError:
 
 
 def check_arguments(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
-    """A function of the same signature that holds its arguments to their annotations first."""
+    """A function of the same signature that holds its arguments to their annotations first.
+
+    A class is held to those of its constructor: `check_arguments(Network)(**arguments)`.
+    """
     signature = inspect.signature(function)
-    hints = _annotations(function)
+    own: Any = function.func if isinstance(function, functools.partial) else function
+    if isinstance(own, type) and not dataclasses.is_dataclass(own):
+        own = own.__init__
+    hints = _annotations(own)
 
     @functools.wraps(function)
     def checked(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
-            if name in hints:
-                _check(name, value, hints[name])
+            hint, kind = hints.get(name, Any), signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD and typing.get_origin(hint) is not Unpack:
+                hint = dict[str, hint]
+            elif kind is inspect.Parameter.VAR_POSITIONAL:
+                hint = tuple[hint, ...]
+            check(name, value, hint)
         return function(*args, **kwargs)
 
     return checked
@@ -100,30 +112,86 @@ def _annotations(annotated: Any) -> dict[str, Any]:
     return typing.get_type_hints(annotated, include_extras=True)
 
 
-def _check(name: str, value: Any, hint: Any) -> None:
-    """Raise a `ConfigError` unless a value is what an annotation says, as far as it says it."""
-    kind, inside = typing.get_origin(hint), typing.get_args(hint)
+def check(name: str, value: Any, hint: Any) -> None:
+    """Raise a `ConfigError` unless a value is what an annotation says, as far as it says it.
+
+    What JSON has is checked whole: numbers, text, lists for tuples and sequences, and objects for
+    dictionaries, typed ones and dataclasses. Values of other classes pass.
+    """
+    for where, found, expected in _misfits(name, value, hint):
+        raise refuse(where, _shown(found), expected)
+
+
+def _misfits(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, str]]:
+    """Where a value is not what an annotation says, what is there, and what was expected."""
+    kind: Any = typing.get_origin(hint) or hint
+    inside = typing.get_args(hint)
     if kind is Annotated:
-        _check(name, value, inside[0])
-        values = typing.cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,)
+        yield from _misfits(name, value, inside[0])
+        numbers: Any = value if isinstance(value, (tuple, list)) else (value,)
         for bounds in (bound for bound in inside[1:] if isinstance(bound, _BOUNDS)):
-            if not all(_within(number, bounds) for number in values):
-                raise refuse(name, _shown(value), _in_words(bounds))
+            if not all(number is None or _within(number, bounds) for number in numbers):
+                yield name, value, _in_words(bounds)
     elif kind in (Union, types.UnionType):
         if value is None and type(None) in inside:
             return
-        others = [choice for choice in inside if choice is not type(None)]
-        if len(others) == 1:
-            _check(name, value, others[0])
-    elif kind is Literal and value not in inside:
-        raise refuse(name, value, f"one of {', '.join(map(str, inside))}")
-    elif kind is tuple and inside[1:] == (...,) and isinstance(value, tuple):
-        for item in typing.cast("tuple[Any, ...]", value):
-            _check(name, item, inside[0])
-    elif hint in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, hint))):
-        raise refuse(name, value, "a whole number" if hint is int else "a number")
+        choices = [choice for choice in inside if choice is not type(None)]
+        found = [next(_misfits(name, value, choice), None) for choice in choices]
+        misfits = [misfit for misfit in found if misfit]
+        if len(misfits) == len(choices) == 1:
+            yield misfits[0]
+        elif len(misfits) == len(choices):
+            yield name, value, " or ".join(dict.fromkeys(misfit[2] for misfit in misfits))
+    elif kind in (int, float):
+        if isinstance(value, bool) or not isinstance(value, (int, kind)):
+            yield name, value, "a whole number" if kind is int else "a number"
+        elif isinstance(value, int) and abs(value) >= 2**63:
+            yield name, value, "below 2^63"
+    elif not isinstance(value, _OF_JSON):
+        pass
+    elif kind is Unpack:
+        yield from _misfits(name, value, inside[0])
+    elif kind is Literal:
+        if not any(value == choice and type(value) is type(choice) for choice in inside):
+            yield name, value, f"one of {', '.join(map(str, inside))}"
+    elif kind in (bool, str, Path):
+        if not isinstance(value, (bool if kind is bool else str)):
+            yield name, value, "true or false" if kind is bool else "text"
+    elif kind in (tuple, list, Sequence):
+        fixed = kind is tuple and ... not in inside
+        if not isinstance(value, (tuple, list)) or (fixed and len(value) != len(inside)):  # pyright: ignore[reportUnknownArgumentType]
+            yield name, value, f"{len(inside)} values" if fixed else "a list"
+            return
+        items = typing.cast("Sequence[Any]", value)
+        for item, of_item in zip(items, inside if fixed else inside[:1] * len(items), strict=False):
+            yield from _misfits(name, item, of_item)
+    elif kind is Callable:
+        yield name, value, "a function"
+    elif (of_keys := kind in (dict, Mapping)) or is_typeddict(kind) or is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            yield name, value, "values by name"
+            return
+        values = typing.cast("Mapping[str, Any]", value)
+        hints = (
+            dict.fromkeys(values, inside[1] if inside else Any) if of_keys else _annotations(kind)
+        )
+        for key in hints:
+            if key in values:
+                yield from _misfits(key, values[key], hints[key])
+            elif key in _needed(kind):
+                yield key, "is absent", "there"
 
 
+def _needed(kind: Any) -> Container[str]:
+    """The names a typed dictionary or dataclass cannot do without."""
+    if is_typeddict(kind):
+        return kind.__required_keys__
+    absent = dataclasses.MISSING
+    fields = dataclasses.fields(kind)
+    return {f.name for f in fields if f.default is absent and f.default_factory is absent}
+
+
+_OF_JSON = (bool, int, float, str, list, tuple, Mapping, type(None))
 _BOUNDS = (Ge, Gt, Le, Lt, Interval)
 _COMPARISONS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
 
@@ -143,9 +211,13 @@ def _in_words(bounds: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(str, typing.cast("tuple[Any, ...]", value)))
-    return str(value)
+    """A value as one writes it after a flag, if it is short."""
+    if not isinstance(value, _OF_JSON):
+        return str(value)
+    values: list[Any] = list(value[:20]) if isinstance(value, (tuple, list)) else [value]
+    kinds = {list: "(a list)", tuple: "(a list)", dict: "(values by name)"}
+    text = " ".join(kinds.get(type(item)) or str(item) for item in values)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 # Options as JSON

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import FrameType
 
 import numpy as np
+from readers import READERS
 
 from modicum.errors import ModicumError
-from readers import READERS
 
 SECONDS = 5.0
 """CPU time that a file may take."""

@@ -95,7 +95,7 @@ def _events(folder: Path) -> None:
 
 
 def _tables(folder: Path) -> None:
-    (folder / "a.csv").write_text("id,age,name\n1,20,ä\n2,,b\n3,41,\"c, d\"\n")
+    (folder / "a.csv").write_text('id,age,name\n1,20,ä\n2,,b\n3,41,"c, d"\n')
     (folder / "b.tsv").write_text("id\tage\n1\t2.5e3\n2\t-7\n")
 
 

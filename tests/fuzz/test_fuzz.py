@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from readers import READERS
 
 COUNT = int(os.environ.get("MODICUM_FUZZ", "0"))

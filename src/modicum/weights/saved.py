@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as modules
 
-from modicum.errors import CheckpointError
+from modicum.errors import CheckpointError, DataError, MissingExtraError
+from modicum.options import check
 from modicum.system.environment import version
 from modicum.system.files import atomic_write
+from modicum.weights.foreign import fill
 
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
+_LONGEST_JSON = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -114,24 +120,25 @@ def read_model(
     weights: str = "last",
     *,
     method: str | None = None,
+    notes_of: Callable[[str], Any] = lambda method: dict[str, Any],
 ) -> SavedModel:
     """Read a network that `save_model` wrote; see `modicum.method.load_saved`.
 
-    `build` makes the network of the name of its method and its arguments.
+    `build` makes the network of the name of its method and its arguments. It is called twice: first
+    on the device "meta", where no tensor takes memory, until the network needs more than the file
+    holds. `notes_of` gives the type of a method's notes.
     """
     file = find_model(path, weights)
     with _opened(file, method) as (opened, metadata):
         state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    found = metadata["modicum.method"]
-    try:
-        module = build(found, json.loads(metadata["modicum.arguments"]))
-        module.load_state_dict(state)
-        notes = json.loads(metadata["modicum.notes"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{file}: written by modicum {metadata.get('modicum.version')}, this is {version()}; "
-            f"the network it describes cannot be built or filled: {error}"
-        ) from error
+    with believing_nothing(file, metadata.get("modicum.version")):
+        found = metadata["modicum.method"]
+        arguments, notes = (_json(metadata, name) for name in ("arguments", "notes"))
+        check("notes", notes, notes_of(found))
+        with torch.device("meta"), _at_most(state):
+            build(found, arguments)
+        module = build(found, arguments)
+        fill(module, state, str(file))
     return SavedModel(found, module.eval(), notes, file)
 
 
@@ -139,8 +146,77 @@ def read_notes(
     path: Path | str, weights: str = "last", *, method: str | None = None
 ) -> dict[str, Any]:
     """The notes of a file that `save_model` wrote, without its network; see `read_model`."""
-    with _opened(find_model(Path(path), weights), method) as (_, metadata):
-        return json.loads(metadata["modicum.notes"])
+    file = find_model(Path(path), weights)
+    with _opened(file, method) as (_, metadata), believing_nothing(file):
+        return _json(metadata, "notes")
+
+
+@contextmanager
+def believing_nothing(file: Path, by: str | None = None) -> Generator[None]:
+    """What a file of weights says is used inside; what cannot be used is a `CheckpointError`."""
+    try:
+        yield
+    except (CheckpointError, DataError, MissingExtraError):
+        raise
+    except Exception as error:  # numbers and names of a file make a constructor fail with anything
+        written = f" (written by modicum {by[:20]}, this is {version()})" if by else ""
+        said = str(error).partition("\n")[0].removeprefix("--")[:300]
+        raise CheckpointError(
+            f"{file}: describes a network that cannot be built or used{written}: {said}. The file "
+            f"is damaged, changed by hand or of another version; take an unchanged copy of it."
+        ) from error
+
+
+def _json(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+    text = metadata[f"modicum.{name}"]
+    if len(text) > _LONGEST_JSON:
+        raise ValueError(f"{name} of {len(text):,} characters, expected {_LONGEST_JSON:,} at most")
+    values = json.loads(text)
+    check(name, values, dict[str, Any])
+    return values
+
+
+@contextmanager
+def _at_most(state: Mapping[str, Tensor]) -> Generator[None]:
+    """Refuse to build what is far larger than the tensors it will be filled with.
+
+    Tensors and modules are counted as constructors register them, some several times, and buffers
+    that are stored nowhere: hence the room.
+    """
+    tensors, elements = len(state), sum(tensor.numel() for tensor in state.values())
+    left = {"elements": 4 * elements + 2**26, "layers": 16 * tensors + 2**12}
+
+    def registered(module: nn.Module, name: str, value: Any) -> None:
+        if not _counted.get():
+            return
+        left["elements"] -= value.numel() if isinstance(value, Tensor) else 0
+        left["layers"] -= 1
+        if min(left.values()) < 0:
+            raise ValueError(
+                f"it is larger than the {tensors:,} tensors of {elements:,} numbers in the file"
+            )
+
+    with ExitStack() as hooks:
+        for kind in ("parameter", "buffer", "module"):
+            register = getattr(modules, f"register_module_{kind}_registration_hook")
+            hooks.callback(register(registered).remove)
+        hooks.callback(_counted.reset, _counted.set(True))
+        yield
+
+
+@contextmanager
+def from_elsewhere() -> Generator[None]:
+    """What a `network` function builds inside comes from another file: it is not counted."""
+    token = _counted.set(False)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        _counted.reset(token)
+
+
+_counted: ContextVar[bool] = ContextVar("counted", default=False)
+"""Whether what this thread builds is held to the size of a file."""
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from modicum.methods.drum_transfer.models.language_models import (
     random_network,
 )
 from modicum.methods.drum_transfer.models.vocabulary import Subwords, Vocabulary, from_config
+from modicum.weights.saved import from_elsewhere
 
 BASELINES: Mapping[str, type[Baseline]] = {"ngram": NGram, "repeat": Repeat, "random": Random}
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -101,7 +102,8 @@ def build(
         assert origin is not None  # adapters of a base without one are stored with it
         _find_again(origin)
         kept = {name: vocabulary[name] for name in ("alphabet", "restrict", "kept")}
-        model = load_language_model(origin.source, **kept)
+        with from_elsewhere():
+            model = load_language_model(origin.source, **kept)
     else:
         from transformers import CONFIG_MAPPING
 
