@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import wave
 from pathlib import Path
 from typing import Any
@@ -415,6 +416,18 @@ def test_files_of_the_same_name_keep_apart(
     assert [sample["name"] for sample in found["samples"]] == ["beat_1", "beat-2_1"]
     assert numbered(["a", "a", "a-2", "a"]) == ["a", "a-2", "a-2-2", "a-3"]
     assert len(list((tmp_path / "out").glob("*.mid"))) == 2
+
+
+def test_what_is_written_is_heard_in_the_run_s_report(
+    trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    for _ in range(2):
+        run(capsys, "evaluate", "drum-transfer", "--run", folder)
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png") == page.count("data:audio/wav") == 1
+    assert "The sound is that of scratch." in page
 
 
 def test_evaluate_empties_no_folder_of_others(
