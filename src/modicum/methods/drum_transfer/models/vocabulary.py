@@ -158,9 +158,10 @@ class Subwords(Vocabulary):
         self.pieces = (*self._pieces(ids), *[""] * surplus)
         self._new = {original: identity for identity, original in enumerate(ids)}
         if missing := set(singles.values()) - set(self._new):
+            lacking = ", ".join(map(str, sorted(missing)))
             raise ConfigError(
-                f"{self._name}: the kept ids lack {sorted(missing)}, which stand for single "
-                f"characters. The vocabulary was kept for another tokenizer; use that one."
+                f"{self._name}: the kept ids lack {lacking}, which stand for single characters. "
+                f"The vocabulary was kept for another tokenizer; use that one."
             )
         self._singles = {character: self._new[old] for character, old in singles.items()}
         self.eos = self._new.get(tokenizer.eos_token_id)
