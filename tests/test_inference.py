@@ -14,6 +14,7 @@ from torch import nn
 
 from modicum.errors import ConfigError, DataError
 from modicum.inference import input_files, latency, predict_files, predictions, write_table
+from modicum.system.tables import plain
 
 # Files
 
@@ -109,6 +110,18 @@ def test_a_table_has_the_columns_of_all_rows(tmp_path: Path) -> None:
         {"file": "c", "class_1": "b", "spikes": "3", "error": ""},
     ]
     assert list(tmp_path.iterdir()) == [table]
+
+
+def test_nothing_in_a_table_is_run(tmp_path: Path) -> None:
+    formulas = ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1"]
+    rows = [{"file": text, "=score": -1.5, "of": "-1e5", "error": text} for text in formulas]
+    write_table(tmp_path / "table.csv", rows)
+    with (tmp_path / "table.csv").open(newline="") as file:
+        header, *found = csv.reader(file)
+    assert header == ["file", "'=score", "of", "error"]
+    assert found == [["'" + text, "-1.5", "-1e5", "'" + text] for text in formulas]
+    assert [plain(row[0]) for row in found] == formulas
+    assert [plain(text) for text in ("'tis", "'", "", "'-1")] == ["'tis", "'", "", "'-1"]
 
 
 # Latency

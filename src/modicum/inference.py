@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import statistics
 import time
@@ -19,8 +17,8 @@ from torch import nn
 
 from modicum.errors import ConfigError, DataError
 from modicum.system.environment import processor_name, usable_cores
-from modicum.system.files import atomic_write
 from modicum.system.progress import Progress
+from modicum.system.tables import write_csv
 
 _log = logging.getLogger("modicum")
 _Sample = TypeVar("_Sample")
@@ -107,14 +105,9 @@ def predictions(rows: Sequence[Mapping[str, Any]], out: Path | None) -> dict[str
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write records as CSV, atomically. The columns are those of all rows, `error` the last."""
+    """Write records as CSV, see `system.tables`: the columns of all rows, `error` last."""
     columns = list(dict.fromkeys(column for row in rows for column in row if column != "error"))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [*columns, "error"], restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic_write(path) as file:  # file names need not be UTF-8
-        file.write(text.getvalue().encode(errors="surrogateescape"))
+    write_csv(path, rows, [*columns, "error"])
 
 
 @torch.inference_mode()

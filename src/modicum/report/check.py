@@ -66,7 +66,7 @@ def _section(result: StudyResult, anchor: str) -> dict[str, Any]:
         "differing": differing,
         "shared": shared,
         "curves": _curves(result),
-        "pictures": [(p.title, p.caption, data_uri(p.png)) for p in result.pictures],
+        "pictures": [(p.title, p.caption, data_uri(p.png), "") for p in result.pictures],
         "seconds": sum(one.seconds for one in result.results),
     }
 
@@ -145,8 +145,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, str]:
     if is_dataclass(config) and not isinstance(config, type):
         config = asdict(config)
     if not isinstance(config, Mapping):
-        printed = f"{config:.6g}" if isinstance(config, float) else f"{config}"
-        return {prefix or "setting": printed}
+        return {prefix or "setting": text.value(config)}
     flat: dict[str, str] = {}
     for name, value in config.items():
         flat |= flatten(value, f"{prefix}.{name}" if prefix else f"{name}")

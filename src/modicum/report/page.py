@@ -34,7 +34,8 @@ def write_page(path: Path, template: str | Path, **values: Any) -> Path:
         found = _TEMPLATES.from_string(template.read_text(encoding="utf-8"))
     else:
         found = _TEMPLATES.get_template(template)
-    page = found.render(style=style, number=text.number, duration=text.duration, **values)
+    words = {"number": text.number, "duration": text.duration, "label": text.label}
+    page = found.render(style=style, **words, **values)
     with atomic_write(path) as file:
         # A lone surrogate, as in a file name that is not UTF-8, cannot be encoded.
         file.write(page.encode(errors="backslashreplace"))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
+_TOP = re.compile(r"top(\d{1,4})")
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -38,6 +41,36 @@ def short(value: float) -> str:
     if not math.isfinite(value):
         return number(value, 0)
     return f"{value:.5g}".replace("-", MINUS)
+
+
+def value(setting: Any) -> str:
+    """A setting in words: numbers, names, lists of these."""
+    if setting is None:
+        return "not given"
+    if isinstance(setting, bool):
+        return "yes" if setting else "no"
+    if isinstance(setting, float):
+        return f"{setting:.6g}"
+    if isinstance(setting, (list, tuple)):
+        return ", ".join(map(value, cast("Sequence[Any]", setting))) or "none"
+    return str(setting)
+
+
+def label(name: str) -> str:
+    """What a logged quantity is called: `top1` is the top-1 accuracy."""
+    found = _TOP.fullmatch(name)
+    return f"top-{found[1]} accuracy" if found else name
+
+
+def measured(name: str, amount: float) -> str:
+    """A value of a logged quantity; accuracies are in percent."""
+    return f"{amount:.1f} %" if _TOP.fullmatch(name) and math.isfinite(amount) else short(amount)
+
+
+def classes_for(name: str) -> int:
+    """How many classes there must be for a quantity to say anything."""
+    found = _TOP.fullmatch(name)
+    return int(found[1]) + 1 if found else 0
 
 
 def interval(low: float, high: float, places: int) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from modicum.errors import DataError
@@ -81,3 +83,22 @@ def test_lines_that_are_refused_are_named(name, text, said, tmp_path):
     assert str(tmp_path) in str(told.value)
     assert ("Mend it. Or not." in str(told.value)) == ("lines are" in said or "column" in said)
     assert "repair=" not in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["\n" * 200_000, "\r" * 200_000, "SEP\n" * 200_000])
+def test_lines_without_end_are_refused(text, tmp_path):
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(DataError, match=r"a\.txt: 200,000 lines; expected at most 170,000"):
+        read_groove(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".tab", ".mid"])
+def test_what_is_no_file_is_refused_at_once(suffix, tmp_path):
+    pipe, loop, large = (tmp_path / (name + suffix) for name in ("pipe", "loop", "large"))
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    with large.open("wb") as file:
+        file.truncate(1 << 40)
+    for path, said in ((pipe, "no ordinary file"), (loop, "cannot be read"), (large, "at most")):
+        with pytest.raises(DataError, match=said):
+            read_groove(path)

@@ -210,6 +210,12 @@ def test_folders_that_cannot_be_used(tmp_path):
     (human / "n.txt").write_text("o-----\n" * 2 + "SEP\n--o\n")
     with pytest.raises(DataError, match=r"human/n\.txt, line 4, column 4: .*: --repair pad"):
         listen(model, human)
+    (human / "again").mkdir()
+    (human / "again" / "n.txt").write_text("o-----\n")
+    with pytest.raises(DataError, match=r"human: again/n\.txt and n\.txt have the same name"):
+        listen(model, human)
+    (human / "again" / "n.txt").unlink()
+    (human / "again").rmdir()
     for path in human.iterdir():
         path.rename(path.with_stem("other" + path.stem))
     with pytest.raises(DataError, match="no groove of the same name"):
@@ -258,6 +264,22 @@ def test_answers_are_counted_by_source():
     }
     assert found["listeners"] == 2
     assert found["preference"] == {"prefer model": 0, "prefer human": 2, "no preference": 1}
+
+
+def test_a_pair_without_preference_is_one_whoever_says_so():
+    """Of either groove or of both, by any listener; of grooves of other names, two are a pair."""
+    key = KEY | {("p", name): Origin("model", name) for name in ("waltz", "rock")}
+    given = [answer("1A", preferred="equal"), answer("2B", preferred="equal")]
+    given += [answer("2A", preferred="equal"), answer("1B", listener="you", preferred="equal")]
+    given += [answer(name, preferred="equal") for name in ("waltz", "rock")]
+    assert join_answers(given, key)["preference"]["no preference"] == 4
+    assert join_answers(given[:1], key)["preference"]["no preference"] == 1
+
+
+def test_names_that_are_formulas_come_back(tmp_path):
+    told = write_listening_page(tmp_path, pairs(1), ("=cmd", "-b"))
+    assert "'=cmd" in Path(told["key"]).read_text("utf-8-sig")
+    assert {origin.source for origin in read_key(Path(told["key"])).values()} == {"=cmd", "-b"}
 
 
 def test_p_values():

@@ -9,6 +9,7 @@ import pytest
 
 from modicum.errors import ConfigError
 from modicum.methods.drum_transfer.data.sources import load_grooves
+from modicum.methods.drum_transfer.metrics import measures
 from modicum.methods.drum_transfer.metrics.measures import (
     MEASURES,
     Reference,
@@ -284,3 +285,24 @@ def test_bars_are_those_of_the_text():
     text = ROCK + "?\n" * 16 + ROCK
     assert len(bars(text)) == 3
     assert duplication([text], Reference.read([ROCK])).occurrences == {0: 1, 1: 2}
+
+
+def test_one_long_text_takes_no_room_for_the_others(monkeypatch):
+    monkeypatch.setattr(measures, "_MOST_LINES", 10_000)
+    texts = [ROCK] * 60 + [ROCK * 40, "", SILENCE]
+    together = read_grids
+    sizes = []
+
+    def counted(some, *given, **options):
+        found = together(some, *given, **options)
+        sizes.append(found.hits.size)
+        return found
+
+    monkeypatch.setattr(measures, "read_grids", counted)
+    apart = score(texts, expected=texts)
+    assert max(sizes) == 61 * 16 * 6  # together 63 * 640 * 6
+    monkeypatch.setattr(measures, "_MOST_LINES", 1 << 22)
+    usual = score(texts, expected=texts)
+    assert {n: (pytest.approx(s.value, nan_ok=True), s.texts) for n, s in apart.items()} == {
+        n: (s.value, s.texts) for n, s in usual.items()
+    }

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -306,6 +308,10 @@ def test_a_server_that_stays_busy_is_given_up(fake, pauses):
         (200, {"error": KEY}, DataError, r"found '.*\[key\]"),
         (200, [1], DataError, "not what the OpenAI protocol has"),
         (200, {"choices": []}, DataError, "no choices"),
+        (200, "[" * 100_000, DataError, "not what the OpenAI protocol has"),
+        (200, '{"choices": ' + "[" * 100_000, DataError, "not what the OpenAI protocol has"),
+        (200, " " * (1 << 23), DataError, "longer than 4,194,304 bytes"),
+        (200, {"choices": [{"text": "", "refusal": {"a": 1}}]}, DataError, "no reason given"),
         (200, {"choices": [{"text": None}]}, DataError, "not what the OpenAI protocol has"),
         (200, {"choices": [{"message": {"content": ""}}]}, DataError, "not what the OpenAI"),
         (
@@ -362,6 +368,35 @@ def test_an_answer_that_takes_too_long(fake):
     with pytest.raises(ServerError, match=r"no answer within 0\.1 s"):
         Server("m", base_url=fake.url, timeout=0.1).complete("p")
     waiting.set()
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 200 OK\r\nX-", b"HTTP/1.1 200 OK\r\n\r\n", b""])
+def test_an_answer_that_drips(said):
+    """A byte at a time, in the header or after it: no pause is too long, and it never ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def speak():
+            client, _ = listening.accept()
+            with client, contextlib.suppress(OSError):
+                client.sendall(said)
+                while True:
+                    client.sendall(b"a")
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=speak, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        began = time.monotonic()
+        with pytest.raises(ServerError, match=r"no answer within 0\.5 s|cannot be reached"):
+            Server("m", base_url=url, timeout=0.5).complete("p")
+        assert time.monotonic() - began < 5
+
+
+def test_a_packed_answer_is_not_unpacked(fake):
+    fake.says("x", Content_Encoding="gzip")
+    with pytest.raises(DataError, match="the answer is compressed"):
+        Server("m", base_url=fake.url).complete("p")
+    assert fake.asked[0][1]["Accept-Encoding"] == "identity"
 
 
 class _Late(list):
@@ -440,7 +475,7 @@ def predicted(fake, tmp_path, capsys):
 def test_predict_keeps_the_good_samples(fake, predicted):
     fake.completes("Sorry.", BAR)
     code, found = predicted()
-    assert (code, found["unusable"]) == (0, 0)
+    assert (code, found["unusable"], found["failed_samples"]) == (0, 0, 3)
     rows = {row["name"]: row for row in found["samples"]}
     assert list(rows) == ["0_1", "0_2", "1_1", "1_2", "2_1", "2_2"]
     for name, row in rows.items():

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import contextlib
+import csv
 import hashlib
 import json
 import logging
 import shutil
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modicum.errors import ConfigError, DataError
@@ -291,3 +295,52 @@ def test_the_zip_is_read_in_memory_whatever_its_names_are(small: Path, tmp_path:
     before = set(tmp_path.rglob("*"))
     assert len(load_grooves(f"groove={path}")["train"]) == 1
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_archives_are_unpacked_within_bounds(small: Path, tmp_path: Path) -> None:
+    """Whatever sizes their entries give."""
+    with (small / "info.csv").open() as file:
+        member = next(csv.DictReader(file))["midi_filename"]
+    (small / member).write_bytes(bytes(1 << 28))
+    archive = zipped(small)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="has more than 4,194,304 bytes"):
+        load_grooves(f"groove={archive}")
+    content = bytearray(archive.read_bytes())
+    for header, at in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
+        place = content.find(header)
+        while place >= 0:
+            if content[place + at : place + at + 4] == (1 << 28).to_bytes(4, "little"):
+                content[place + at : place + at + 4] = (100).to_bytes(4, "little")
+            place = content.find(header, place + 1)
+    archive.write_bytes(content)
+    with pytest.raises(DataError):
+        load_grooves(f"groove={archive}")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_archives_of_other_kinds_are_refused(small: Path, tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.write(small / "info.csv", "info.csv")
+    with pytest.raises(DataError, match=r"info\.csv is compressed in an unusual way"):
+        load_grooves(f"groove={tmp_path / 'a.zip'}")
+
+
+def test_damaged_archives_are_told_of(small: Path, tmp_path: Path) -> None:
+    content = zipped(small).read_bytes()
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        damaged = bytearray(content)
+        for place in rng.integers(len(content) * (number % 2) // 2, len(content), 6):
+            damaged[place] = rng.integers(256)
+        (tmp_path / "a.zip").write_bytes(damaged[: rng.integers(len(damaged) // 2, len(damaged))]
+                                         if number % 5 == 0 else damaged)  # fmt: skip
+        with contextlib.suppress(DataError):
+            load_grooves(f"groove={tmp_path / 'a.zip'}")
+
+
+def test_a_pitch_is_mapped_once() -> None:
+    with pytest.raises(ConfigError, match="--pitch-map: the pitch 36 is given twice"):
+        Corpus(pitch_map=((36, "snare"), (36, "kick")))

@@ -165,3 +165,8 @@ def test_what_is_no_soundfont_is_refused(tmp_path):
     (tmp_path / "text.sf2").write_text("no SoundFont")
     with pytest.raises(DataError, match=r"text\.sf2: symusic .* cannot play it"):
         render(played, soundfont=tmp_path / "text.sf2")
+
+
+def test_a_sound_of_hours_is_refused():
+    with pytest.raises(DataError, match=r"would sound for 240,002 s; at most 900 s"):
+        render(Groove("long", "o-----\n" * 160_000, tempo=10))

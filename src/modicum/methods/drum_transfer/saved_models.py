@@ -13,15 +13,15 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from modicum.errors import CheckpointError, ConfigError, require
+from modicum.errors import ConfigError, DataError, require
 from modicum.methods.drum_transfer.model_folders import (
     Origin,
-    find_model,
+    find_again,
     new_folder,
     read_network,
     read_tokenizer,
@@ -36,9 +36,12 @@ from modicum.methods.drum_transfer.models.language_models import (
     random_network,
 )
 from modicum.methods.drum_transfer.models.vocabulary import Subwords, Vocabulary, from_config
+from modicum.options import check_arguments
 from modicum.weights.saved import from_elsewhere
 
 BASELINES: Mapping[str, type[Baseline]] = {"ngram": NGram, "repeat": Repeat, "random": Random}
+_MOST_RULES = 1 << 26
+"""Bytes; the largest tokenizers of language models have half as many."""
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -74,46 +77,69 @@ def arguments_of(model: nn.Module) -> dict[str, Any]:
     return arguments | {"config": config, "dtype": dtype}
 
 
-def build(
-    *, kind: str, vocabulary: Mapping[str, Any] | None = None, **arguments: Any
-) -> CausalModel | Baseline:
+def build(*, kind: str, **arguments: Any) -> CausalModel | Baseline:
     """The network or baseline that `arguments_of` told of, for its state dict to be loaded into.
 
     Its weights are random, but for a base whose adapters alone were stored.
 
     Raises:
-        CheckpointError: The base of adapters is not what it was.
+        CheckpointError: The base of adapters is not what it was, or may not be opened, see
+            `model_folders.find_again`.
         ConfigError: The arguments are of no known kind of network.
         DataError: The base of adapters is gone.
         MissingExtraError: A language model needs the extra `music`.
     """
-    if kind in BASELINES:
-        return BASELINES[kind](**arguments)
-    if vocabulary is None:
-        raise ConfigError(f"a network of the kind {kind!r}: expected its vocabulary as well.")
-    if kind == "decoder":
-        return Decoder(_read_vocabulary(vocabulary), **arguments)
-    if kind != "language model":
-        raise ConfigError(f"a network of the kind {kind!r}: expected a decoder or language model.")
+    kinds: Mapping[str, Any] = {**BASELINES, "decoder": _decoder, "language model": _language_model}
+    if kind not in kinds:
+        raise ConfigError(f"a network of the kind {kind!r}: expected one of {', '.join(kinds)}.")
+    return check_arguments(kinds[kind])(**arguments)
+
+
+def _decoder(vocabulary: Mapping[str, Any], **shape: Any) -> Decoder:
+    return check_arguments(Decoder)(_read_vocabulary(vocabulary), **shape)
+
+
+def _language_model(
+    vocabulary: Mapping[str, Any],
+    origin: Mapping[str, Any] | None = None,
+    lora: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32",
+) -> LanguageModel:
     require("transformers", "music", "A language model")
-    origin = Origin(**arguments["origin"]) if arguments["origin"] else None
-    lora = Lora(**arguments["lora"]) if arguments["lora"] else None
-    if "config" not in arguments:
-        assert origin is not None  # adapters of a base without one are stored with it
-        _find_again(origin)
+    source = check_arguments(Origin)(**origin) if origin else None
+    adapters = check_arguments(Lora)(**lora) if lora else None
+    if config is not None:
+        try:
+            network = random_network(_read_config(config), seed=0, dtype=getattr(torch, dtype))
+            known = _read_vocabulary(vocabulary)
+        except DataError as error:  # of what is in the file, not of another
+            raise ConfigError(str(error)) from error
+        if len(network.get_output_embeddings().weight) != known.size:
+            raise ConfigError(f"a language model: its vocabulary of {known.size} is of another.")
+        model = LanguageModel(network, known, source)
+    elif source is None:
+        raise ConfigError("adapters without their base: expected where it is from.")
+    else:
         kept = {name: vocabulary[name] for name in ("alphabet", "restrict", "kept")}
         with from_elsewhere():
-            model = load_language_model(origin.source, **kept)
-    else:
-        from transformers import CONFIG_MAPPING
-
-        kinds: Any = CONFIG_MAPPING
-        config = kinds[arguments["config"]["model_type"]].from_dict(dict(arguments["config"]))
-        network = random_network(config, seed=0, dtype=getattr(torch, arguments["dtype"]))
-        model = LanguageModel(network, _read_vocabulary(vocabulary), origin)
-    if lora is not None:
-        model.add_lora(lora)
+            model = load_language_model(find_again(source), **kept)
+        model.origin = source
+    if adapters is not None:
+        model.add_lora(adapters)
     return model.eval()
+
+
+def _read_config(values: Mapping[str, Any]) -> Any:
+    """A `PreTrainedConfig` of what its `to_json_string` gave."""
+    from transformers import CONFIG_MAPPING
+
+    kinds: Any = CONFIG_MAPPING
+    name = values.get("model_type")
+    if not isinstance(name, str) or name not in kinds:
+        raise ConfigError("a language model: expected a configuration that Transformers knows.")
+    with reading(name):
+        return kinds[name].from_dict(dict(values))
 
 
 @torch.no_grad()
@@ -144,7 +170,7 @@ def export_folder(model: nn.Module, path: Path | str) -> None:
                 "tokens are in no file, as it began with random weights. Train it with the whole "
                 "vocabulary to export it."
             )
-        base, state = _find_again(model.origin), network.state_dict()
+        base, state = find_again(model.origin).path, network.state_dict()
         network, tokenizer = read_network(base), read_tokenizer(base)
         target = network.state_dict()
         for name, weight in state.items():  # of tables of tokens, the kept rows
@@ -153,18 +179,6 @@ def export_folder(model: nn.Module, path: Path | str) -> None:
     with new_folder(Path(path)) as temporary, reading(path):
         network.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-
-
-def _find_again(origin: Origin) -> Path:
-    """The folder of the model that weights came from, if it is what it was."""
-    folder = find_model(origin.source)
-    if folder.origin.sha256 != origin.sha256:
-        raise CheckpointError(
-            f"{origin.source}: has changed since it was trained on (SHA-256 "
-            f"{folder.origin.sha256[:16]}…, expected {origin.sha256[:16]}…). Put the model back "
-            f"that it was."
-        )
-    return folder.path
 
 
 def _tokenizer_of(vocabulary: Vocabulary) -> Any:
@@ -191,10 +205,15 @@ def _read_vocabulary(written: Mapping[str, Any]) -> Vocabulary:
     tokenizers: Any = require("tokenizers", "music", "A language model")
     from transformers import PreTrainedTokenizerFast
 
-    rules = zlib.decompress(base64.b64decode(stored["rules"])).decode()
-    table = tokenizers.Tokenizer.from_str(rules)
-    special = {name: stored[name] for name in _SPECIAL if name in stored}
-    return from_config(config, PreTrainedTokenizerFast(tokenizer_object=table, **special))
+    opened = zlib.decompressobj()
+    rules = opened.decompress(base64.b64decode(stored["rules"]), _MOST_RULES)
+    if opened.unconsumed_tail:
+        raise ConfigError(f"the rules of a tokenizer: more than {_MOST_RULES:,} bytes, unpacked.")
+    with reading("the tokenizer"):
+        table = tokenizers.Tokenizer.from_str(rules.decode())
+        special = {name: str(stored[name]) for name in _SPECIAL if name in stored}
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=table, **special)
+    return from_config(config, tokenizer)
 
 
 def example(network: nn.Module) -> tuple[Tensor]:

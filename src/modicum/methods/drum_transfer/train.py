@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -43,9 +43,27 @@ from modicum.methods.drum_transfer.text.notation import (
     Groove,
     Notation,
 )
-from modicum.options import FLAT, Ge, Gt, Interval, Options, from_json, refuse, to_json, whole_path
+from modicum.options import (
+    FLAT,
+    Ge,
+    Gt,
+    Interval,
+    Options,
+    check,
+    from_json,
+    refuse,
+    to_json,
+    whole_path,
+)
 from modicum.system.progress import report_progress
-from modicum.weights.saved import read_notes
+from modicum.weights.saved import believing_nothing, read_notes
+
+
+class _Notes(TypedDict):
+    """What is stored beside the weights."""
+
+    config: dict[str, Any]
+
 
 BUILT_IN = ("scratch", *BASELINES)
 
@@ -178,7 +196,19 @@ class Config(Options):
         Raises:
             CheckpointError: It cannot be read.
         """
-        return from_json(cls, read_notes(run, weights, method="drum-transfer")["config"])
+        notes = read_notes(run, weights, method="drum-transfer")
+        return cls.of_notes(notes, run)
+
+    @classmethod
+    def of_notes(cls, notes: Mapping[str, Any], path: Path) -> Config:
+        """What the notes of a file of weights say that it was trained with.
+
+        Raises:
+            CheckpointError: They do not.
+        """
+        with believing_nothing(path):
+            check("notes", notes, _Notes)
+            return from_json(cls, notes["config"])
 
     @property
     def notation(self) -> Notation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import struct
 import zipfile
 import zlib
 from collections import Counter, UserDict
@@ -40,7 +41,9 @@ DATASETS = {
 """Data sets by name, with where to get each and how it must lie on disk."""
 _COLUMNS = ("drummer", "session", "style", "beat_type", "time_signature", "midi_filename", "split")
 _SPLIT_NAMES = {"train": "train", "validation": "val", "test": "test"}
-_LARGEST_FILE = 1 << 26
+_OF_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError,
+           EOFError, ValueError, OverflowError, OSError)  # fmt: skip
+"""What `zipfile` raises for damaged archives."""
 _MOST_LISTED = 5
 
 _log = logging.getLogger(__name__)
@@ -136,20 +139,22 @@ def groove_dataset(path: Path, corpus: Corpus) -> Collection:
                 collection.dropped.setdefault("meter not in quarters", []).append(file)
             else:
                 kept.append((file, row))
-        contents = {file: read(file) for file, _ in kept}
-        if absent := [file for file, content in contents.items() if content is None]:
-            raise DataError(
-                f"{path}: {len(absent)} of {len(kept)} files that info.csv names are absent: "
-                f"{_some(absent)}. Unpack it anew. {DOWNLOAD}"
-            )
-    for file, row in kept:
-        name = f"{row['drummer'].removeprefix('drummer')}_{PurePosixPath(file).stem}"
-        content = contents[file] or b""
-        # One performance of the data set is only hi-hat pedal; the paper has its text.
-        grooves, unread = _parse(content, f"{path}: {file}", corpus, name, silent=True)
-        unknown += unread
-        collection[_SPLIT_NAMES[row["split"]]] += grooves
-        collection.styles.update(dict.fromkeys((g.name for g in grooves), row["style"]))
+        absent: list[str] = []
+        for file, row in kept:  # one at a time: together they may be large
+            if (content := read(file)) is None:
+                absent.append(file)
+                continue
+            name = f"{row['drummer'].removeprefix('drummer')}_{PurePosixPath(file).stem}"
+            # One performance of the data set is only hi-hat pedal; the paper has its text.
+            grooves, unread = _parse(content, f"{path}: {file}", corpus, name, silent=True)
+            unknown += unread
+            collection[_SPLIT_NAMES[row["split"]]] += grooves
+            collection.styles.update(dict.fromkeys((g.name for g in grooves), row["style"]))
+    if absent:
+        raise DataError(
+            f"{path}: {len(absent)} of {len(kept)} files that info.csv names are absent: "
+            f"{_some(absent)}. Unpack it anew. {DOWNLOAD}"
+        )
     return _finished(collection, path, len(rows), unknown)
 
 
@@ -293,7 +298,7 @@ def _open(path: Path) -> Generator[Read]:
         folder = next((f for f in (path, path / "groove") if (f / "info.csv").is_file()), None)
         if folder is None:
             raise DataError(f"{path}: no info.csv in it. {DOWNLOAD}")
-        yield lambda name: file.read_bytes() if (file := folder / name).is_file() else None
+        yield lambda name: read_bytes(f, MOST_BYTES) if (f := folder / name).is_file() else None
         return
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder. {DOWNLOAD}")
@@ -305,19 +310,29 @@ def _open(path: Path) -> Generator[Read]:
             if not tables:
                 raise DataError(f"{path}: no info.csv in the archive. {DOWNLOAD}")
             root = min(tables, key=len).removesuffix("info.csv")
-
-            def read(name: str) -> bytes | None:
-                member = members.get(root + name)
-                if member is not None and member.file_size > _LARGEST_FILE:
-                    raise DataError(
-                        f"{path}: {name} has {member.file_size:,} bytes; expected a MIDI file of "
-                        f"at most {_LARGEST_FILE:,}."
-                    )
-                return None if member is None else archive.read(member)
-
-            yield read
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+            yield lambda name: _member(archive, members.get(root + name), path)
+    except DataError:
+        raise
+    except _OF_ZIP as error:
         raise DataError(f"{path}: no usable zip archive: {error}. {DOWNLOAD}") from error
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo | None, path: Path) -> bytes | None:
+    """The bytes of a file in an archive, whatever size its entry gives."""
+    if member is None:
+        return None
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(  # others are unpacked without a bound
+            f"{path}: {member.filename} is compressed in an unusual way. {DOWNLOAD}"
+        )
+    with archive.open(member) as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise DataError(
+            f"{path}: {member.filename} has more than {MOST_BYTES:,} bytes, as no file of the data "
+            f"set has. {DOWNLOAD}"
+        )
+    return content
 
 
 def _some(items: list[str]) -> str:

@@ -32,6 +32,8 @@ from modicum.methods.drum_transfer.text.notation import DRUMROLL, INSTRUMENTS, N
 Floats = npt.NDArray[np.float64]
 Notations: TypeAlias = Notation | Sequence[Notation]
 """Of texts: that of all, or one for each; these differ in the beats of a bar alone."""
+_MOST_LINES = 1 << 22
+"""Of arrays for texts of different lengths, the shorter ones filled up."""
 _SNARE = INSTRUMENTS.index("snare")
 _BY_HAND = [INSTRUMENTS.index(name) for name in INSTRUMENTS if name != "kick"]
 
@@ -105,7 +107,7 @@ class Reference:
     def read(cls, texts: Sequence[str], notation: Notations = DRUMROLL) -> Reference:
         """From the texts of the set, with or without separators, in one notation or one each."""
         occurring = Counter(chain(*_sounding_bars(texts, notation)))
-        return cls(occurring, line_counts(_grids_of(texts, notation)))
+        return cls(occurring, line_counts(_grids_of(texts, _groups(texts, notation, texts))))
 
 
 @dataclass(frozen=True)
@@ -412,10 +414,12 @@ def score(
     for name in ("stability", "separation", "tightness"):
         put(name, getattr(means, name), means.grooves)
 
+    groups = _groups(texts, notation, texts if expected is None else expected)
+
     def validated(texts: Sequence[str]) -> Validity:
         """Of each text, in the order of the notations."""
-        groups = _by_notation(texts, notation)
-        parts = [vars(validity(some, own, groove_bars=groove_bars)) for own, some in groups]
+        found = [(own, [texts[n] for n in of]) for own, of in groups]
+        parts = [vars(validity(some, own, groove_bars=groove_bars)) for own, some in found]
         return Validity(**{name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
 
     valid = validated(texts)
@@ -433,7 +437,7 @@ def score(
     with_bars = found["distinct_bars_per_groove"].texts
     put("distinct_bars", copied.distinct, with_bars)
 
-    grids = _grids_of(texts, notation, given_bars)
+    grids = _grids_of(texts, groups, given_bars)
 
     def measured(measure: Callable[..., Floats], *others: Sequence[Grids]) -> Floats:
         return np.concatenate([measure(*parts) for parts in zip(grids, *others, strict=True)])
@@ -446,7 +450,7 @@ def score(
         put_mean(name, measured(measure))
     put_mean("bar_similarity", measured(bar_similarity))
     if expected is not None:
-        others = _grids_of(expected, notation, given_bars)
+        others = _grids_of(expected, groups, given_bars)
         put_mean("note_count_error", measured(note_count_error, others))
     if reference is not None:
         put("duplicated_bars", copied.share, with_bars)
@@ -476,15 +480,24 @@ def _one_each(texts: Sequence[str], notation: Notations) -> Sequence[Notation]:
     return [notation] * len(texts) if isinstance(notation, Notation) else notation
 
 
-def _by_notation(texts: Sequence[str], notation: Notations) -> list[tuple[Notation, list[str]]]:
-    """The texts in each notation; without any texts, none of them in one."""
-    groups: dict[Notation, list[str]] = {}
-    for text, its_own in zip(texts, _one_each(texts, notation), strict=True):
-        groups.setdefault(its_own, []).append(text)
-    return list(groups.items()) or [(DRUMROLL, [])]
+def _groups(
+    texts: Sequence[str], notation: Notations, expected: Sequence[str]
+) -> list[tuple[Notation, list[int]]]:
+    """Which texts are in each notation; without any texts, none of them in one.
+
+    As the arrays of a group are as long as its longest text, or the one expected in its place,
+    texts of very different lengths are in groups of their own where there would be too much room.
+    """
+    lines = [max(t.count("\n"), e.count("\n")) for t, e in zip(texts, expected, strict=True)]
+    apart = len(lines) * max(lines, default=0) > _MOST_LINES
+    groups: dict[tuple[Notation, int], list[int]] = {}
+    for number, its_own in enumerate(_one_each(texts, notation)):
+        groups.setdefault((its_own, lines[number].bit_length() * apart), []).append(number)
+    return [(its_own, of) for (its_own, _), of in groups.items()] or [(DRUMROLL, [])]
 
 
-def _grids_of(texts: Sequence[str], notation: Notations, given_bars: int = 0) -> list[Grids]:
-    """`read_grids` of the texts in each notation."""
-    groups = _by_notation(texts, notation)
-    return [read_grids(some, its_own, given_bars=given_bars) for its_own, some in groups]
+def _grids_of(
+    texts: Sequence[str], groups: Sequence[tuple[Notation, list[int]]], given_bars: int = 0
+) -> list[Grids]:
+    """`read_grids` of the texts in each group."""
+    return [read_grids([texts[n] for n in of], own, given_bars=given_bars) for own, of in groups]

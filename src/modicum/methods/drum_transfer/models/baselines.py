@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from modicum.methods.drum_transfer.text.drumroll import (
 )
 from modicum.methods.drum_transfer.text.drumroll import bars as bars_of
 from modicum.methods.drum_transfer.text.notation import DRUMROLL, END, SEPARATOR, Notation
-from modicum.options import refuse
+from modicum.options import Ge, Gt, refuse
 
 YARDSTICKS = (
     "uniform",
@@ -134,12 +134,14 @@ class NGram(Baseline):
     """
 
     def __init__(
-        self, notation: Notation | Mapping[str, Any], pairs: int, weight: float = 4.0
+        self,
+        notation: Notation | Mapping[str, Any],
+        pairs: Annotated[int, Ge(0)],
+        weight: Annotated[float, Gt(0)] = 4.0,
     ) -> None:
         super().__init__()
         if not isinstance(notation, Notation):
-            fields = dict(notation)
-            notation = Notation(tuple(fields.pop("columns")), **fields)
+            notation = Notation.of_fields(notation)
         self.notation = notation.of_any_meter()
         self.weight = weight
         self.kinds = prod(notation.sizes)

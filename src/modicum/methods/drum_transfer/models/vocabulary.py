@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from modicum.errors import ConfigError, DataError
+from modicum.options import Ge, Interval, check_arguments
 
 
 class Vocabulary(ABC):
@@ -72,10 +73,10 @@ def from_config(config: Mapping[str, Any], tokenizer: Any = None) -> Vocabulary:
     options = dict(config)
     kind = options.pop("kind", None)
     if kind == "characters":
-        return Characters(**options)
+        return check_arguments(Characters)(**options)
     if kind == "subwords":
-        return Subwords(tokenizer, **options)
-    raise ConfigError(f"vocabulary {kind!r}: expected 'characters' or 'subwords'.")
+        return check_arguments(Subwords)(tokenizer, **options)
+    raise ConfigError(f"vocabulary {str(kind)[:40]!r}: expected 'characters' or 'subwords'.")
 
 
 class Characters(Vocabulary):
@@ -130,8 +131,8 @@ class Subwords(Vocabulary):
         texts: Iterable[str] = (),
         *,
         restrict: bool = True,
-        kept: Sequence[int] | None = None,
-        rows: int | None = None,
+        kept: Sequence[Annotated[int, Ge(0)]] | None = None,
+        rows: Annotated[int, Interval(ge=0, le=1 << 24)] | None = None,
     ) -> None:
         if tokenizer is None:
             raise ConfigError("a vocabulary of subwords: expected the tokenizer of its model.")
@@ -157,9 +158,10 @@ class Subwords(Vocabulary):
         self.pieces = (*self._pieces(ids), *[""] * surplus)
         self._new = {original: identity for identity, original in enumerate(ids)}
         if missing := set(singles.values()) - set(self._new):
+            lacking = ", ".join(map(str, sorted(missing)))
             raise ConfigError(
-                f"{self._name}: the kept ids lack {sorted(missing)}, which stand for single "
-                f"characters. The vocabulary was kept for another tokenizer; use that one."
+                f"{self._name}: the kept ids lack {lacking}, which stand for single characters. "
+                f"The vocabulary was kept for another tokenizer; use that one."
             )
         self._singles = {character: self._new[old] for character, old in singles.items()}
         self.eos = self._new.get(tokenizer.eos_token_id)

@@ -30,6 +30,8 @@ _HEAD, _GAP = 1.4, 0.9
 """Space above the rows of a line, for the numbers of its bars, and below, in rows."""
 _SQUARE = np.array([[0.12, 0.1], [0.88, 0.1], [0.88, 0.9], [0.12, 0.9]])
 _DIAMOND = np.array([[0.5, 0.08], [0.95, 0.5], [0.5, 0.92], [0.05, 0.5]])
+MOST_BARS = 512
+"""Bars that are drawn of a groove; a picture of more would be too large to be opened."""
 _ROW_INCHES, _STEP_INCHES = 0.15, 0.135
 _NAMES_INCHES = 0.6
 
@@ -45,7 +47,8 @@ def draw_step_grid(
 ) -> None:
     """Draw a groove into `axes`: a row an instrument, a column a step, lines of bars as in a score.
 
-    Hits are squares, those written `x` in a notation that knows it diamonds; soft ones are pale.
+    Of a long one the first `MOST_BARS` are drawn. Hits are squares, those written `x` in a notation
+    that knows it diamonds; soft ones are pale.
 
     Args:
         axes: Takes the drawing whole, in units of steps and rows.
@@ -60,8 +63,9 @@ def draw_step_grid(
     """
     from matplotlib.collections import PolyCollection
 
-    hits = to_hits(text, notation)
-    steps, bar = len(hits), notation.steps_per_bar
+    bar = notation.steps_per_bar
+    hits = to_hits(text, notation)[: MOST_BARS * bar]
+    steps = len(hits)
     across = bars_per_line * bar
     height = len(ORDER) + _HEAD + _GAP
 
@@ -150,6 +154,7 @@ def comparison_sheet(
     for name, groove in grooves.items():
         size = groove.notation.steps_per_bar
         bars = max(1, -(-len(to_hits(groove.text, groove.notation, source=name)) // size))
+        bars = min(bars, MOST_BARS)
         across = max(across, min(bars, bars_per_line) * size)
         lines = -(-bars // bars_per_line)
         heights.append(_ROW_INCHES * (len(ORDER) + _HEAD + _GAP) * lines + 0.2)

@@ -42,6 +42,8 @@ _MIX = {
 }  # fmt: skip
 """How loud each sound is in the mix, and where it comes from, from -1, left, to 1, right."""
 _TEMPOS = (10.0, 1000.0)
+_MOST_SECONDS = 900
+_PIECE = 1 << 18
 _FADE = 220
 """Samples, 5 ms, in which a choked hi-hat falls silent: at once, but without a click."""
 
@@ -126,8 +128,8 @@ def render(
         `(samples, channels)`, 44.1 kHz, with 2 seconds after the last step.
 
     Raises:
-        DataError: The tempo is none, the text is no text in the groove's notation, or the
-            SoundFont cannot be played.
+        DataError: The tempo is none, it would sound for more than a quarter of an hour, the text is
+            no text in the groove's notation, or the SoundFont cannot be played.
         MissingExtraError: `soundfont` is given and symusic is not installed.
     """
     if not _TEMPOS[0] <= groove.tempo <= _TEMPOS[1]:
@@ -139,16 +141,25 @@ def render(
     period = 60 * RATE / (groove.tempo * groove.notation.steps_per_beat)
     onsets = np.rint(np.arange(len(hits) + 1) * period).astype(np.int64)
     length = int(onsets[-1]) + int(TAIL * RATE)
+    if length > _MOST_SECONDS * RATE:
+        raise DataError(
+            f"{groove.name}: would sound for {length / RATE:,.0f} s; at most {_MOST_SECONDS} s are "
+            f"played. Take fewer bars or a faster tempo, or leave out wav."
+        )
     if soundfont is None:
         mix = _play(groove, hits, onsets, length, seed, channels)
     else:
         mix = _play_soundfont(groove, soundfont, length, channels)
     # x / (1 + x^4)^(1/4): nearly x up to one half, and never 1.
-    power = np.square(np.square(mix))
-    power += 1
-    mix /= np.sqrt(np.sqrt(power))
-    mix *= 32767
-    return np.rint(mix).astype(np.int16).T
+    played = np.empty(mix.shape, np.int16)
+    for start in range(0, length, _PIECE):  # a long one takes no room for its powers
+        part = mix[:, start : start + _PIECE]
+        power = np.square(np.square(part))
+        power += 1
+        part /= np.sqrt(np.sqrt(power))
+        part *= 32767
+        played[:, start : start + _PIECE] = np.rint(part)
+    return played.T
 
 
 def _play(

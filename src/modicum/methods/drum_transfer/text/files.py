@@ -9,16 +9,18 @@ from typing import Literal
 
 from modicum.errors import DataError
 from modicum.inference import input_files
-from modicum.methods.drum_transfer.options import Reading
+from modicum.methods.drum_transfer.options import MOST_BARS, Reading
 from modicum.methods.drum_transfer.text.drumroll import fault, to_hits, to_text, without_separators
 from modicum.methods.drum_transfer.text.grids import read_lines
 from modicum.methods.drum_transfer.text.midi import read_midi
 from modicum.methods.drum_transfer.text.notation import END, NOTATIONS, Groove, Notation
+from modicum.methods.drum_transfer.text.smf import MOST_BYTES
 from modicum.methods.drum_transfer.text.tablature import (
     ANOTHER_NOTATION,
     from_tablature,
     is_tablature,
 )
+from modicum.system.files import read_bytes
 
 SUFFIXES = (".mid", ".midi", ".tab", ".txt")
 """Of files of grooves; the first of a name says most, as lines of a drumroll have no tempo."""
@@ -95,11 +97,17 @@ def read_groove(
         return read_midi(path, reading, name=name, bars=bars)
     notation = NOTATIONS[reading.notation]
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(path, MOST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: cannot be read as text: {error}. Expected a drum tab, or lines of a drumroll."
         ) from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if (lines := text.count("\n")) > (most := MOST_BARS * (notation.lines_per_bar + 1)):
+        raise DataError(
+            f"{path}: {lines:,} lines; expected at most {most:,}, those of {MOST_BARS:,} bars. Cut "
+            f"it, or remove empty lines."
+        )
     if is_tablature(text):
         groove = from_tablature(text, notation, meter_bars=reading.meter_bars, source=str(path))
         return dataclasses.replace(groove, name=name)

@@ -8,6 +8,7 @@ paper and its extensions are read and written alike.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
@@ -74,6 +75,8 @@ def reading_tables(notation: Notation, pitch_map: PitchMap = ()) -> ReadingTable
     column[list(DISCARDED)] = -1
     for number, pitches in enumerate(PITCHES[name] for name in INSTRUMENTS):
         column[list(pitches)] = number
+    if twice := [pitch for pitch, times in Counter(p for p, _ in pitch_map).items() if times > 1]:
+        raise ConfigError(f"--pitch-map: the pitch {twice[0]} is given twice. Say once what it is.")
     for pitch, instrument in pitch_map:
         if not 0 <= pitch < 128 or instrument not in (*INSTRUMENTS, "none"):
             raise ConfigError(

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from modicum.errors import ConfigError
+from modicum.options import Interval, check_arguments
 
 INSTRUMENTS = ("crash", "ride", "snare", "kick", "hi-hat", "toms")
 """What the six columns of a drumroll stand for, in order."""
@@ -32,13 +35,30 @@ class Notation:
 
     columns: tuple[str, ...] = ("-o",) * len(INSTRUMENTS)
     """The characters that each instrument may have at a step; the first is silence."""
-    steps_per_beat: int = 4
+    steps_per_beat: Annotated[int, Interval(ge=1, le=48)] = 4
     """Lines a quarter note: 4 for 16ths, 3 for eighth triplets, 12 for both."""
-    beats_per_bar: int = 4
+    beats_per_bar: Annotated[int, Interval(ge=1, le=1024)] = 4
     """Quarter notes a bar."""
     layout: Literal["steps", "rows"] = "steps"
     """`steps`: a line a step, of six characters. `rows`: a line an instrument, as in the follow-up
     paper (arXiv:2505.08203), `K: O---|----|O---|----`, beats divided by `|`."""
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> Notation:
+        """The notation of the fields that `asdict` gave, from a file.
+
+        Raises:
+            ConfigError: They are of none.
+        """
+        notation = check_arguments(cls)(**fields)
+        columns = tuple(notation.columns)
+        for letters in columns:
+            plain = letters.isascii() and letters.isprintable() and letters[:1] == "-"
+            if not (plain and 2 <= len(letters) == len(set(letters)) <= 8):
+                raise ConfigError(f"notation: {letters[:20]!r} is no column; expected such as -oO.")
+        if len(columns) != len(INSTRUMENTS):
+            raise ConfigError(f"notation: {len(columns)} columns; expected {len(INSTRUMENTS)}.")
+        return replace(notation, columns=columns)
 
     @property
     def sizes(self) -> tuple[int, ...]:

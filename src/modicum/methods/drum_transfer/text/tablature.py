@@ -15,7 +15,6 @@ BD|o-------o-------|o-----o-o-------|
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 
@@ -217,7 +216,8 @@ def _block(
                     f"{ANOTHER_NOTATION}"
                 )
             begin += len(bar) + 1
-        if [place.start() for place in re.finditer(r"\|", cells)] != bar_lines:
+        of_it = [place.start() for place in re.finditer(r"\|", cells)]
+        if of_it != bar_lines or len(cells) != len(first[2]):
             raise DataError(
                 f"{source}, line {line}: its bars do not stand below those of line {first_line}; "
                 f"expected {len(hits)} steps in as many bars. Separate lines of bars by an empty "
@@ -244,15 +244,12 @@ def _codes(notation: Notation, instrument: int) -> dict[str, int]:
 
 
 def _tempo(text: str, place: str) -> float:
-    try:
-        tempo = float(text)
-    except ValueError:
-        tempo = math.nan
-    if not 0 < tempo < math.inf:
+    found = re.fullmatch(r"\s*(\d{1,9}(\.\d{1,24})?)\s*", text, re.ASCII)
+    if found is None or float(found[1]) < 0.01:
         raise DataError(
-            f"{place}: the tempo is {text!r}; expected quarter notes a minute, such as 120."
+            f"{place}: the tempo is {text[:40]!r}; expected quarter notes a minute, such as 120."
         )
-    return tempo
+    return float(found[1])
 
 
 def _meter(text: str, place: str) -> int:

@@ -22,6 +22,7 @@ from modicum.methods.drum_transfer.metrics.structure import (
 )
 from modicum.methods.drum_transfer.options import Reading
 from modicum.methods.drum_transfer.rendering import pictures
+from modicum.methods.drum_transfer.rendering.pictures import MOST_BARS
 from modicum.methods.drum_transfer.text import drumroll
 from modicum.methods.drum_transfer.text.files import groove_paths, numbered, read_groove
 from modicum.methods.drum_transfer.text.grids import Grids, read_grids
@@ -122,7 +123,14 @@ class Analysis:
     def pictures(self) -> dict[str, bytes]:
         """The step grid, and which bars are alike, as PNG files by what follows in their names."""
         alike = f"{self.groove.name}: bars that are alike"
-        similarity = pictures.similarity_matrix(self_similarity(self.grids)[0], alike)
+        size = MOST_BARS * self.grids.notation.steps_per_bar
+        first = replace(
+            self.grids,
+            hits=self.grids.hits[:, :size],
+            readable=self.grids.readable[:, :size],
+            steps=self.grids.steps.clip(max=size),
+        )
+        similarity = pictures.similarity_matrix(self_similarity(first)[0], alike)
         return {"": self.picture(), "_bars": similarity}
 
     def picture(self) -> bytes:
@@ -130,9 +138,10 @@ class Analysis:
         from matplotlib.figure import Figure
 
         grids, found, notation = self.grids, self.structure, self.grids.notation
-        across = min(self.bars, BARS)
+        drawn = min(self.bars, MOST_BARS)
+        across = min(drawn, BARS)
         # Both of the same width, so that bars stand above their stability where one line holds all.
-        grid, gap, curve = 1.25 * -(-self.bars // across), 0.15, 1.2
+        grid, gap, curve = 1.25 * -(-drawn // across), 0.15, 1.2
         height = grid if found.undefined else grid + gap + curve
         figure = Figure(figsize=(max(1.8, 0.9 * across), height))
         above = figure.add_axes((0, 1 - grid / height, 1, grid / height))
@@ -145,6 +154,8 @@ class Analysis:
         else:
             title += f": separation {found.separation:.2f}, tightness {found.tightness:.2f}"
             self._draw_stability(figure.add_axes((0, 0, 1, curve / height)))
+        if drawn < self.bars:
+            title += f", the first {drawn} of {self.bars} bars"
         if unreadable := int(grids.unreadable[0]):
             title += f", {unreadable} steps unreadable"
         above.set_title(title.replace("$", r"\$"), fontsize=10, loc="left")

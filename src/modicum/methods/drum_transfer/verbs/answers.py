@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from modicum.errors import DataError
 from modicum.methods.drum_transfer.data.sources import read_table
+from modicum.methods.drum_transfer.text.smf import MOST_BYTES
+from modicum.system.files import read_bytes
+from modicum.system.tables import plain
 
 PATTERNS = ("consistent", "repetitive", "chaotic", "not gradable")
 """What the pattern of a groove can be."""
 YES_NO = ("yes", "no")
+_IN_A_PAIR = re.compile(r"\d+[AB]")
 
 
 class Annotation(NamedTuple):
@@ -152,7 +157,7 @@ def join_answers(
     unjudged = {s: sum(not a.pattern for a in of_s) for s, of_s in given.items()}
     preferred = {s: sum(a.preferred == "yes" for a in of_s) for s, of_s in given.items()}
     preference: dict[str, Any] = {f"prefer {s}": n for s, n in preferred.items()}
-    preference["no preference"] = sum(answer.preferred == "equal" for answer in answers) // 2
+    preference["no preference"] = _undecided(answers)
     if tests:
         preference["p"] = _sign_test(*preferred.values())
     return {
@@ -175,8 +180,14 @@ def _sign_test(first: int, second: int) -> float:
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
-    return read_table(content, str(path), columns, "Save it as CSV in UTF-8.")
+    content = read_bytes(path, MOST_BYTES)
+    rows = read_table(content, str(path), columns, "Save it as CSV in UTF-8.")
+    return [(line, {name: plain(text) for name, text in row.items()}) for line, row in rows]
+
+
+def _undecided(answers: Sequence[Annotation]) -> int:
+    """Pairs of which neither groove was preferred, whichever of the two, or both, say so."""
+    equal = [(a.page, a.listener, a.item) for a in answers if a.preferred == "equal"]
+    pairs = {(*of, item[:-1]) for *of, item in equal if _IN_A_PAIR.fullmatch(item)}
+    others = sum(not _IN_A_PAIR.fullmatch(item) for *_, item in equal)
+    return len(pairs) + -(-others // 2)

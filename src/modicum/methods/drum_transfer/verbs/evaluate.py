@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from modicum.engine.devices import Device
+from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.data.sources import Split
 from modicum.methods.drum_transfer.losses import completion_nats
 from modicum.methods.drum_transfer.metrics.measures import Reference, Score, score, score_table
@@ -20,11 +21,13 @@ from modicum.methods.drum_transfer.models.decoder import CausalModel
 from modicum.methods.drum_transfer.models.drummer import PEOPLE, Drummer, Weights, continued
 from modicum.methods.drum_transfer.options import Sampling
 from modicum.methods.drum_transfer.rendering.pictures import comparison_sheet
+from modicum.methods.drum_transfer.rendering.synthesis import render, to_wav
 from modicum.methods.drum_transfer.text.drumroll import Record, to_hits, to_text, without_separators
 from modicum.methods.drum_transfer.text.files import numbered
 from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.methods.drum_transfer.text.tablature import to_tablature
 from modicum.options import FLAT
+from modicum.report import write_run_report
 from modicum.system.files import atomic_write, ready_folder, to_json, write_text
 from modicum.system.progress import report_progress
 from modicum.weights.saved import find_model
@@ -52,7 +55,7 @@ def evaluate(
 
     Args:
         run: Run folder, or a .safetensors file of one.
-        model: In place of --run, a model by name; see predict.
+        model: In place of --run, a model by name, or beside it; see predict.
         weights: Of a run folder, those of the best epoch or of the last.
         data: What --data of train takes; None: the run's.
         split: Which grooves.
@@ -62,11 +65,14 @@ def evaluate(
         clusterer: exact, or sklearn as in the paper's script.
         styles: Also a table for each style.
         out: Folder for evaluation.json, a picture, and `written`, emptied before, with the grooves:
-            a .txt each as it came, and a .tab, which has tempo and meter. None: the run folder.
+            a .txt each as it came, and a .tab, which has tempo and meter. None: the run folder,
+            whose report then shows and plays what was written.
         device: Where to compute.
     """
     folder = out or (Path("evaluation") if run is None else find_model(run, weights).parent)
     ready_folder(folder)
+    if write:
+        _check_replaced(folder / "written")
     drummer = Drummer.load(run, model, weights, device)
     if model == "ngram":  # beside that of the training split
         drummer = dataclasses.replace(drummer, name="ngram of built-in grooves")
@@ -101,6 +107,8 @@ def evaluate(
         with atomic_write(folder / "written.png") as file:
             file.write(comparison_sheet(first, given_bars=config.prompt_bars))
         result["picture"] = str(folder / "written.png")
+        if (folder / "config.json").is_file():
+            _put_in_report(folder, first[drummer.name])
         result["written"] = str(folder / "written")
     write_text(folder / "evaluation.json", to_json(result) + "\n")
     return result | {"details": str(folder / "evaluation.json")}
@@ -141,9 +149,29 @@ def _measures(
     return tables
 
 
+def _written(folder: Path) -> list[Path]:
+    """Files that an evaluation before may have written in `folder`."""
+    return [file for file in folder.glob("*/*") if file.suffix in (".txt", ".tab")]
+
+
+def _check_replaced(folder: Path) -> None:
+    """Refuse a folder that holds anything but what an evaluation has written there."""
+    links = [path for path in (folder, *folder.rglob("*")) if path.is_symlink()]
+    files = {path for path in folder.rglob("*") if not path.is_dir()}
+    ours = not files or (folder.parent / "evaluation.json").is_file()
+    strange = links or sorted(files - set(_written(folder))) or ([] if ours else sorted(files))
+    if strange:
+        raise ConfigError(
+            f"{folder}: holds {strange[0].name}, which no evaluation has written there. The folder "
+            f"is emptied for what the model writes: move what is in it, or give another --out."
+        )
+
+
 def _keep(texts: Mapping[str, Sequence[str]], grooves: Sequence[Groove], folder: Path) -> None:
     """Write every text to files, in place of those of an evaluation before."""
-    shutil.rmtree(folder / "written", ignore_errors=True)
+    written = folder / "written"
+    for of_before in _written(written):
+        of_before.unlink()
     # A name may come from somebody's table; as a file it lies in no other folder.
     plain = (re.sub(r"[^\w.@+-]+", "_", groove.name).lstrip(".") or "groove" for groove in grooves)
     names = numbered(plain)
@@ -153,8 +181,22 @@ def _keep(texts: Mapping[str, Sequence[str]], grooves: Sequence[Groove], folder:
             place, copy = divmod(number, copies)
             name = names[place] + (f"_{copy + 1}" if copies > 1 else "")
             tab = to_tablature(_in_place_of(grooves[place], name, text))
-            write_text(folder / "written" / who / f"{name}.txt", without_separators(text))
-            write_text(folder / "written" / who / f"{name}.tab", tab)
+            write_text(written / who / f"{name}.txt", without_separators(text))
+            write_text(written / who / f"{name}.tab", tab)
+
+
+def _put_in_report(run: Path, groove: Groove) -> None:
+    """Add what was written to the report of a run: the picture, and the sound of a groove in it."""
+    pictures = run / "pictures"
+    with atomic_write(pictures / "written.png") as file:
+        file.write((run / "written.png").read_bytes())
+    with suppress(DataError):  # of hours, or at a tempo that nobody plays
+        sound = to_wav(render(groove, channels=1))
+        with atomic_write(pictures / "written.wav") as file:
+            file.write(sound)
+    caption = f"The first groove, as people and models went on. The sound is that of {groove.name}."
+    write_text(pictures / "written.txt", caption)
+    write_run_report(run)
 
 
 def _in_place_of(groove: Groove, name: str, text: str) -> Groove:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from modicum.errors import ConfigError
 from modicum.method import load_saved
 from modicum.methods.drum_transfer.data.sources import Split
+from modicum.methods.drum_transfer.model_folders import find_model
 from modicum.methods.drum_transfer.models.language_models import LanguageModel
 from modicum.methods.drum_transfer.models.remote import Form, write_jsonl
 from modicum.methods.drum_transfer.saved_models import arguments_of, export_folder
@@ -24,6 +25,7 @@ def export(
     to: Literal["safetensors", "transformers", "jsonl-legacy", "jsonl-chat"] = "safetensors",
     data: str | None = None,
     split: Split = "train",
+    model: str | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Write a trained model for other programs, or records for fine-tuning somewhere else.
@@ -39,6 +41,8 @@ def export(
             messages.
         data: For jsonl, what --data of train takes; None: the run's.
         split: For jsonl, which grooves, all of them whatever --records was.
+        model: Where the pre-trained model lies that was trained: needed if adapters alone were
+            stored, and for transformers if its vocabulary was restricted.
         out: File or folder to write; None: beside the run's weights, or records.jsonl.
     """
     if to in _FORMS:
@@ -53,15 +57,17 @@ def export(
         raise ConfigError(f"--data: --to {to} writes a model, not records. Leave it out.")
     if run is None:
         raise ConfigError(f"--to {to}: give the trained run by --run.")
+    if model is not None:
+        find_model(model)
     saved = load_saved(run, "best", method="drum-transfer")
-    model, folder = saved.module, saved.path.parent
+    network, folder = saved.module, saved.path.parent
     if to == "transformers":
         out = out or folder / "transformers"
-        export_folder(model, out)
+        export_folder(network, out)
         return {"written": str(out)}
-    if isinstance(model, LanguageModel):
-        model.merge_lora()
+    if isinstance(network, LanguageModel):
+        network.merge_lora()
     out = out or folder / "drummer.safetensors"
-    arguments = arguments_of(model)
-    save_model(out, model, method="drum-transfer", arguments=arguments, notes=saved.notes)
+    arguments = arguments_of(network)
+    save_model(out, network, method="drum-transfer", arguments=arguments, notes=saved.notes)
     return {"written": str(out), "bytes": out.stat().st_size}

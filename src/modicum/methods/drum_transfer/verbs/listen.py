@@ -7,13 +7,11 @@ with the key that says which groove is whose.
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
 import hashlib
-import io
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,6 +32,7 @@ from modicum.methods.drum_transfer.verbs import answers
 from modicum.options import FLAT, Ge, Options
 from modicum.report.page import data_uri, write_page
 from modicum.system.files import atomic_write
+from modicum.system.tables import write_csv
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -145,8 +144,8 @@ def write_listening_page(
         script=Markup(script),
         script_hash=f"sha256-{digest}",
     )
-    _write_csv(folder / "form.csv", answers.COLUMNS, key)
-    _write_csv(out / "key.csv", answers.KEY_COLUMNS, key)
+    write_csv(folder / "form.csv", key, answers.COLUMNS, marked=True)
+    write_csv(out / "key.csv", key, answers.KEY_COLUMNS, marked=True)
     return {
         "page": str(index),
         "form": str(folder / "form.csv"),
@@ -215,7 +214,7 @@ def listen(
             "give two folders of grooves, FOLDER --against FOLDER, or the answers of listeners, "
             "--answers FILE --key FILE."
         )
-    ours, theirs = ({path.stem: path for path in groove_paths([f])} for f in (folder, against))
+    ours, theirs = (_by_name(source) for source in (folder, against))
     ours = _alike(ours, theirs)
     theirs = _alike(theirs, ours)
     common = sorted(ours.keys() & theirs.keys())
@@ -237,6 +236,18 @@ def listen(
     both = [(read(ours[common[place]]), read(theirs[common[place]])) for place in chosen]
     names = names or (folder.resolve().name, against.resolve().name)
     return write_listening_page(out, [_at_one_tempo(*pair) for pair in both], names, page)
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """The grooves of a folder by name, which none may share with another."""
+    found: dict[str, Path] = {}
+    for path in groove_paths([folder]):
+        if (other := found.setdefault(path.stem, path)) != path:
+            raise DataError(
+                f"{folder}: {other.relative_to(folder)} and {path.relative_to(folder)} have the "
+                f"same name, so that pairs cannot be told. Rename one, or give the folder of one."
+            )
+    return found
 
 
 def _alike(ours: dict[str, Path], theirs: dict[str, Path]) -> dict[str, Path]:
@@ -268,13 +279,3 @@ def _to_be_heard(groove: Groove, path: Path, most_bars: int, keep_pickups: bool)
     sounding = int(np.flatnonzero(hits.any(1))[-1]) // notation.steps_per_bar + 1
     text = drumroll.to_text(hits[: sounding * notation.steps_per_bar], notation)
     return dataclasses.replace(groove, text=text, velocities=None)
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
-    """With a mark at the beginning that tells spreadsheets that it is UTF-8."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode("utf-8-sig", "backslashreplace"))

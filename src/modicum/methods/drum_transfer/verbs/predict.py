@@ -108,7 +108,8 @@ def predict(
             written, by its --notation, --meter-bars, --keep-pickups, --channel and --pitch-map, and
             is used for nothing else; without it they are drumrolls of 16-line bars, as the paper's.
         model: In place of --run: ngram, which needs no training; repeat or random; or a pre-trained
-            model as --model of train has it, untrained on drums.
+            model as --model of train has it, untrained on drums. Beside --run, where the model lies
+            that its adapters are of, if these alone were stored.
         weights: Of a run folder, those of the best epoch or of the last.
         remote: A model on a server.
         continuing: What is taken of each file, and how much is written after it.
@@ -191,6 +192,7 @@ def predict(
         "model": called,
         "grooves": len({sample.groove for sample in written}),
         "unusable": len(errors),
+        "failed_samples": sum(bool(sample.error) for sample in written),
         "usable": not errors,
     }
     write_text(out / "predictions.json", to_json(result | {"samples": rows}) + "\n")

@@ -57,7 +57,9 @@ function show() {
 }
 
 function save() {
-  const quoted = (field) => '"' + field.replaceAll('"', '""') + '"';
+  // Spreadsheets run text that begins so; an apostrophe before it keeps it text.
+  const cell = (field) => /^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(field) ? "'" + field : field;
+  const quoted = (field) => '"' + cell(field).replaceAll('"', '""') + '"';
   const lines = [columns, ...rows()].map((row) => row.map(quoted).join(",") + "\r\n");
   // The mark at the beginning tells spreadsheets that it is UTF-8.
   const blob = new Blob(["\ufeff", ...lines], { type: "text/csv;charset=utf-8" });
