@@ -428,7 +428,7 @@ def test_the_claims_are_checked_on_a_folder(tmp_path: Path, try_study: Trainer) 
     measured, pictures = try_study(found, epochs=1, batch_size=2, score_every=1)
     for metrics in measured.values():
         assert metrics.keys() == {
-            *("top1", "spikes", "rate_1", "rate_2"),
+            *("tested", "by_chance", "top1", "spikes", "rate_1", "rate_2"),
             *("synaptic_operations", "microjoules", "parameters"),
         }
     assert len({metrics["parameters"] for metrics in measured.values()}) == 1
