@@ -83,8 +83,8 @@ def changes(values: Any, others: list[Any]) -> Iterator[Any]:
 
 @pytest.mark.parametrize(
     "name",
-    ["frames", "images", "spiking", *(pytest.param(n, marks=pytest.mark.slow)
-                                      for n in ("est", "resnet34"))],
+    ["frames", *(pytest.param(n, marks=pytest.mark.slow)
+                 for n in ("images", "spiking", "est", "resnet34"))],
 )  # fmt: skip
 def test_a_changed_file_is_refused_or_works(name: str, tmp_path: Path) -> None:
     case = CASES[name]
