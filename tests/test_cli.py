@@ -130,6 +130,10 @@ def test_nothing_that_is_data_is_cut_or_interpreted() -> None:
     for line in narrow.splitlines():
         assert len(line) <= 80 or name.split()[-1] in line
     assert "\\x1b[31m" in render({"name": "a\x1b[31mb\nc"})
+    assert render({"warnings": ["One.", "Two."]}).splitlines() == [
+        "warnings  One.",
+        "          Two.",
+    ]
     assert "\x1b" not in render({"rows": [{"name\x1b": "\x1b[2J"}]})
 
 

@@ -90,7 +90,7 @@ def _block(lines: Sequence[tuple[str, Any]], width: int | None) -> str:
         # Names, paths and commands can be copied: words are never broken, and what has room in a
         # line of its own gets it.
         if columns - indent < len(text) <= columns:
-            printed += [name, text]
+            printed += [name, text] if name else [text]
             continue
         wrapped = textwrap.wrap(
             text, max(columns - indent, 1), break_long_words=False, break_on_hyphens=False
@@ -110,13 +110,16 @@ def _title(name: str) -> str:
 
 
 def _lines(values: Mapping[str, Any], indent: str = "") -> list[tuple[str, Any]]:
-    """Nested mappings as indented lines."""
+    """Nested mappings as indented lines, and sentences as a line each."""
     lines: list[tuple[str, Any]] = []
     for name, value in values.items():
         label = indent + _title(str(name))
         if isinstance(value, Mapping):
             nested = cast("Mapping[str, Any]", value)
             lines += [(label, ""), *_lines(nested, indent + "  ")]
+        elif isinstance(value, list) and any(str(item).endswith(".") for item in value):
+            sentences = cast("list[Any]", value)
+            lines += [("" if number else label, text) for number, text in enumerate(sentences)]
         else:
             lines.append((label, value))
     return lines
