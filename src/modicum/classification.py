@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,6 +26,9 @@ from modicum.weights.saved import SavedModel, believing_nothing
 _log = logging.getLogger("modicum")
 _Network = TypeVar("_Network", bound=nn.Module)
 _Pipeline = TypeVar("_Pipeline")
+
+ONE_IN_TWENTY = 1.645
+"""Standard deviations that a normal variable exceeds with probability 0.05."""
 
 Logits: TypeAlias = Callable[[Any], Tensor]
 """Class scores `(B, classes)` of the first field of a batch, which is on the network's device."""
@@ -155,6 +160,20 @@ def score(
     return tops | {"val_loss": loss}
 
 
+def guessing(labels: npt.ArrayLike) -> float:
+    """The accuracy in percent that guesses exceed on one test set in twenty.
+
+    Guessing is the most frequent class every time, `p` of the samples. The number of hits of other
+    guesses that are as good is binomial, to which the normal is close enough here.
+
+    Args:
+        labels: `(samples,)`, the classes of the test samples.
+    """
+    _, counts = np.unique(labels, return_counts=True)
+    p = counts.max() / counts.sum()
+    return 100 * min(p + ONE_IN_TWENTY * math.sqrt(p * (1 - p) / counts.sum()), 1.0)
+
+
 def warn_at_chance(
     run: Run, labels: Tensor, classes: Sequence[str], epochs: int, *, smoothing: float = 0.0
 ) -> None:
@@ -170,20 +189,19 @@ def warn_at_chance(
     if run.epoch + 1 not in (epochs // 2, epochs):
         return
     share = float(torch.bincount(labels, minlength=len(classes)).max()) / len(labels)
-    chance = 100 * (share + 2 * math.sqrt(share * (1 - share) / len(labels)))
-    guessing, others = math.log(len(classes)), smoothing / len(classes)
+    of_guesses, others = math.log(len(classes)), smoothing / len(classes)
     right = 1 - smoothing + others
     least = -right * math.log(right)
     if smoothing:
         least -= (len(classes) - 1) * others * math.log(others)
     loss = run.recent("loss")
-    if run.best_score <= chance and loss < (least + guessing) / 2 and not run.quiet:
+    if run.best_score <= guessing(labels) and loss < (least + of_guesses) / 2 and not run.quiet:
         _log.warning(
             "the training loss is low (%.2f; guessing gives %.2f), but no validation score is "
             "above chance: the best is %.1f %%, naming the largest class gives %.1f %%. The "
             "network learns its samples by heart: are the labels right, and are the validation "
             "samples of the same kind? More samples or more augmentation may help.",
-            *(loss, guessing, run.best_score, 100 * share),
+            *(loss, of_guesses, run.best_score, 100 * share),
         )
 
 

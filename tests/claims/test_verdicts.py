@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from modicum.claims import ArmResult, Claim, Study, guessing, judge, judge_study
+from modicum.claims import ArmResult, Claim, Study, judge, judge_study
+from modicum.classification import guessing
 
 STUDIES = 200
 SEEDS = range(3)

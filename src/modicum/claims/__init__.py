@@ -6,7 +6,6 @@ each trained by a recipe of the method; there is no second training loop for dem
 """
 
 from modicum.claims.claim import (
-    ONE_IN_TWENTY,
     ArmResult,
     Claim,
     Picture,
@@ -14,7 +13,6 @@ from modicum.claims.claim import (
     StudyResult,
     Verdict,
     Word,
-    guessing,
     judge,
     judge_study,
     summarise,
@@ -23,7 +21,6 @@ from modicum.claims.runner import run_study
 from modicum.claims.stages import Stage
 
 __all__ = [
-    "ONE_IN_TWENTY",
     "ArmResult",
     "Claim",
     "Picture",
@@ -32,7 +29,6 @@ __all__ = [
     "StudyResult",
     "Verdict",
     "Word",
-    "guessing",
     "judge",
     "judge_study",
     "run_study",

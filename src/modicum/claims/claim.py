@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from modicum.claims.stages import Stage
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 Word = Literal["holds", "does not hold", "inconclusive"]
 
-ONE_IN_TWENTY = 1.645
-"""Standard deviations that a normal variable exceeds with probability 0.05."""
 SAME = 1e-9
 """Differences that are this close, of their size, differ by rounding only."""
 
@@ -85,7 +82,7 @@ class Study:
     skill: str = ""
     """The metric, of which more is better, that shows whether an arm has learned at all. `measure`
     then returns `by_chance` too: what a guess exceeds once in twenty test sets, see
-    `guessing`."""
+    `classification.guessing`."""
     shares: Sequence[str] = ()
     """Metrics that are shares of the test samples in percent, whose number `measure` returns as
     `tested`."""
@@ -130,20 +127,6 @@ class StudyResult:
     results: Sequence[ArmResult]
     verdicts: Sequence[Verdict]
     pictures: Sequence[Picture]
-
-
-def guessing(labels: npt.ArrayLike) -> float:
-    """The accuracy in percent that guesses exceed on one test set in twenty.
-
-    Guessing is the most frequent class every time, `p` of the samples. The number of hits of other
-    guesses that are as good is binomial, to which the normal is close enough here.
-
-    Args:
-        labels: `(samples,)`, the classes of the test samples.
-    """
-    _, counts = np.unique(labels, return_counts=True)
-    p = counts.max() / counts.sum()
-    return 100 * min(p + ONE_IN_TWENTY * math.sqrt(p * (1 - p) / counts.sum()), 1.0)
 
 
 def judge(

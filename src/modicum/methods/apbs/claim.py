@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from modicum import events
-from modicum.claims import Claim, Picture, Stage, Study, guessing
-from modicum.classification import accuracies
+from modicum.claims import Claim, Picture, Stage, Study
+from modicum.classification import accuracies, guessing
 from modicum.errors import ConfigError
 from modicum.events.pictures import frame_strip
 from modicum.events.pipeline import FramePipeline

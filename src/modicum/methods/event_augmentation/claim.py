@@ -10,7 +10,8 @@ import numpy as np
 from torch import nn
 
 from modicum import events
-from modicum.claims import Claim, Picture, Stage, Study, guessing
+from modicum.claims import Claim, Picture, Stage, Study
+from modicum.classification import guessing
 from modicum.engine.random import SampleRandom
 from modicum.events.pictures import frame_strip, scatter
 from modicum.methods.event_augmentation.brightness import Variation, accuracy, claimed, variations

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from modicum.claims import ONE_IN_TWENTY, Claim, Picture, Stage, Study
+from modicum.claims import Claim, Picture, Stage, Study
+from modicum.classification import ONE_IN_TWENTY
 from modicum.method import load_saved
 from modicum.methods.reliant import pictures as drawing
 from modicum.methods.reliant.data.people import People, open_graph, positive_class

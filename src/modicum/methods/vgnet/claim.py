@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from modicum import images
-from modicum.claims import Claim, Picture, Stage, Study, guessing
-from modicum.classification import topk_correct
+from modicum.claims import Claim, Picture, Stage, Study
+from modicum.classification import guessing, topk_correct
 from modicum.method import load_saved
 from modicum.methods.vgnet.baseline import stages_like, width_for
 from modicum.methods.vgnet.metrics import shift_consistency
