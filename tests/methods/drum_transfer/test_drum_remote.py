@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -95,7 +96,7 @@ def fake():
 def pauses(monkeypatch):
     """Seconds that would have been waited; and an environment without keys."""
     waited = []
-    monkeypatch.setattr(server.time, "sleep", waited.append)
+    monkeypatch.setattr(server, "time", SimpleNamespace(sleep=waited.append))
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # this machine needs no proxy
@@ -373,15 +374,15 @@ def test_an_answer_that_takes_too_long(fake):
 @pytest.mark.parametrize("said", [b"HTTP/1.1 200 OK\r\nX-", b"HTTP/1.1 200 OK\r\n\r\n", b""])
 def test_an_answer_that_drips(said):
     """A byte at a time, in the header or after it: no pause is too long, and it never ends."""
+    heard = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def speak():
             client, _ = listening.accept()
             with client, contextlib.suppress(OSError):
                 client.sendall(said)
-                while True:
+                while not heard.wait(0.02):
                     client.sendall(b"a")
-                    time.sleep(0.02)
 
         thread = threading.Thread(target=speak, daemon=True)
         thread.start()
@@ -390,6 +391,8 @@ def test_an_answer_that_drips(said):
         with pytest.raises(ServerError, match=r"no answer within 0\.5 s|cannot be reached"):
             Server("m", base_url=url, timeout=0.5).complete("p")
         assert time.monotonic() - began < 5
+        heard.set()
+        thread.join()
 
 
 def test_a_packed_answer_is_not_unpacked(fake):
