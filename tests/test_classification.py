@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from modicum.classification import accuracies, class_mapping, likeliest, score, topk_correct
+from modicum.classification import (
+    accuracies,
+    class_mapping,
+    evaluation,
+    likeliest,
+    score,
+    topk_correct,
+    validate,
+)
 from modicum.data.loader import Loader
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import Run, RunOptions
 from modicum.errors import DataError
+from modicum.images import MemoryImages
+from modicum.mistakes import Answers, of_classes
 
 
 def test_topk() -> None:
@@ -66,12 +79,61 @@ def test_accuracies_are_of_all_samples_and_map_classes() -> None:
     assert accuracies(LOGITS.__getitem__, batches(), ks=(1, 2)) == {"top1": 50, "top2": 75}
     mapping = torch.tensor([2, 1, 0])
     found = accuracies(LOGITS.__getitem__, batches(3), mapping=mapping)
-    assert found == {"top1": 100, "top5": 100}
+    assert found == {"top1": 100}  # the five likeliest of three are always right
 
 
 def test_scores_of_a_run(tmp_path: Any) -> None:
     options = RunOptions(device="cpu")
     with Run(tmp_path / "run", method="any", config=None, options=options, quiet=True) as run:
-        found = score(LOGITS.__getitem__, batches(), run)
+        found, answers = score(LOGITS.__getitem__, batches(), run, 3)
+    assert Answers.joined(answers).confusion(3).tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
     expected = float(nn.functional.cross_entropy(LOGITS, LABELS))
     assert found == {"top1": 50, "val_loss": pytest.approx(expected)}
+
+
+def test_evaluation_says_what_each_class_is_taken_for() -> None:
+    names, same = ("ant", "bee", "cat"), torch.arange(3)
+    found = evaluation(LOGITS.__getitem__, batches(), names, device="cpu", mapping=same)
+    assert found == {
+        "top1": 50,
+        "classes": [
+            {"class": "ant", "samples": 2, "accuracy": 50, "taken_for": {"ant": 1, "cat": 1}},
+            {"class": "bee", "samples": 1, "accuracy": 100, "taken_for": {"bee": 1}},
+            {"class": "cat", "samples": 1, "accuracy": 0, "taken_for": {"ant": 1}},
+        ],
+    }
+
+
+def test_of_many_classes_the_worst_are_said() -> None:
+    names = [f"c{number}" for number in range(40)]
+    matrix = torch.eye(40, dtype=torch.int64) * 10
+    matrix[39], matrix[38] = 0, 0
+    matrix[39, 3], matrix[20, 19] = 5, 1
+    worst = of_classes(names, matrix.tolist())["worst_classes"]
+    assert [row["class"] for row in worst[:3]] == ["c39", "c20", "c0"]
+    assert len(worst) == 30
+    assert "c38" not in [row["class"] for row in worst]  # without samples
+
+
+def test_a_run_ends_with_what_was_taken_for_what(tmp_path: Any) -> None:
+    """Of the last network, the surest mistakes first; as pictures as well."""
+    pixels = torch.zeros(4, 1, 5, 7, dtype=torch.uint8)
+    names = np.array([f"{number}.png" for number in range(4)])
+    held_out = MemoryImages(("ant", "bee", "cat"), LABELS, names, "made here", images=pixels)
+    options, folder = RunOptions(device="cpu"), tmp_path / "run"
+    with Run(folder, method="any", config=None, options=options, quiet=True) as run:
+        for _ in run.batches(batches(), epochs=2):
+            if run.epoch_ended:
+                assert not (folder / "confusion.json").exists()
+                sign = 1 if run.epoch else -1
+                validate(lambda x, sign=sign: sign * LOGITS[x], batches(), run, held_out, epochs=2)
+    found = json.loads((folder / "confusion.json").read_text())
+    assert found["classes"] == ["ant", "bee", "cat"]
+    assert found["matrix"] == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+    wrong = [(row["sample"], row["class"], row["taken_for"]) for row in found["mistakes"]]
+    assert wrong == [("2.png", "ant", "cat"), ("1.png", "cat", "ant")]
+    expected = LOGITS[2].softmax(0).max()
+    assert found["mistakes"][0]["probability"] == pytest.approx(float(expected), abs=1e-4)
+    with Image.open(folder / "pictures" / "mistakes.png") as picture:
+        assert picture.size[0] > 2 * 128
+    assert run.best == {"metric": "top1", "value": 50, "step": 4}

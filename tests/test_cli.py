@@ -113,8 +113,25 @@ def test_results_are_rendered_for_people() -> None:
             ],
         }
     )
-    for words in ("97.12", "yes", "997,358", "a.jpg", "truncated"):
+    for words in ("97.12 %", "yes", "997,358", "a.jpg", "truncated"):
         assert words in text
+
+
+def test_confusions_are_a_matrix_where_there_is_room() -> None:
+    cat = {"class": "cat", "accuracy": 90.0, "taken_for": {"cat": 9, "dog": 1}}
+    dog = {"class": "dog", "accuracy": 100.0, "taken_for": {"dog": 12}}
+    wide = render({"classes": [cat, dog]}).splitlines()
+    assert wide[0] == "classes (last columns: taken for)"
+    assert [line.split() for line in wide[1:]] == [
+        ["class", "accuracy", "cat", "dog"],
+        ["-----", "--------", "---", "---"],
+        ["cat", "90", "%", "9", "1"],
+        ["dog", "100", "%", "12"],
+    ]
+    narrow = render({"classes": [cat, dog]}, width=24)
+    assert "taken for\ncat: 9, dog: 1" in narrow
+    odd = dog | {"taken_for": {"class": 2}}  # a class that is called as a column is
+    assert "class: 2" in render({"classes": [cat, odd]})
 
 
 def test_nothing_that_is_data_is_cut_or_interpreted() -> None:

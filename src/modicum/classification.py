@@ -16,9 +16,11 @@ from torch.nn import functional
 from typing_extensions import Self
 
 from modicum.data.loader import Loader
+from modicum.data.sample_set import SampleSet
 from modicum.engine.devices import Device, choose_device
 from modicum.engine.run import Run
 from modicum.errors import DataError
+from modicum.mistakes import Answers, keep, of_classes
 from modicum.options import check
 from modicum.system.progress import Progress
 from modicum.weights.saved import SavedModel, believing_nothing
@@ -106,17 +108,36 @@ def likeliest(logits: Tensor, classes: Sequence[str], top: int) -> Iterator[dict
         yield record
 
 
-@torch.no_grad()
+class _Tally:
+    """Sums over samples: how many are right among the k likeliest, and the cross entropy."""
+
+    def __init__(self, ks: Sequence[int]) -> None:
+        self.ks, self.sums = ks, torch.zeros(len(ks) + 1)  # exact up to 16 million; not all GPUs
+        self.answers: list[Answers] = []  # have doubles
+
+    def add(self, logits: Tensor, label: Tensor, sample: Tensor) -> None:
+        """Count the samples of a batch."""
+        found = logits.float().cpu()
+        self.sums[:-1] += topk_correct(found, label, self.ks).sum(1)
+        self.sums[-1] += functional.cross_entropy(found, label, reduction="sum")
+        self.answers.append(Answers.of(found, label, sample))
+
+    def tops(self, sums: Tensor, samples: int, classes: int) -> dict[str, float]:
+        """Accuracies in percent, of those k that fewer than all classes can miss."""
+        shares = zip(self.ks, (sums[:-1] / samples).tolist(), strict=True)
+        return {f"top{k}": 100 * share for k, share in shares if k == 1 or k < classes}
+
+
 def accuracies(
     logits: Logits,
     loader: Loader[Any],
     *,
-    ks: Sequence[int] = (1, 5),
+    ks: Sequence[int] = (1,),
     device: torch.device | str = "cpu",
     mapping: Tensor | None = None,
     quiet: bool = False,
 ) -> dict[str, float]:
-    """Top-k accuracies in percent: `top1`, `top5`.
+    """Top-k accuracies in percent: `top1` and so on, but for k that is not below the classes.
 
     Args:
         logits: Called with the first field of each batch.
@@ -126,38 +147,103 @@ def accuracies(
         mapping: What `class_mapping` gave; none: the samples' classes are the network's.
         quiet: Show no progress.
     """
-    correct = torch.zeros(len(ks), dtype=torch.int64)
-    seen = 0
+    tally, classes = _counted(logits, loader, ks, device, mapping, quiet=quiet)
+    return tally.tops(tally.sums, loader.samples, classes)
+
+
+def evaluation(
+    logits: Logits,
+    loader: Loader[Any],
+    classes: Sequence[str],
+    *,
+    device: torch.device | str,
+    mapping: Tensor,
+) -> dict[str, Any]:
+    """What `evaluate` prints of accuracy: `top1`, `top5`, and see `modicum.mistakes.of_classes`.
+
+    Args:
+        logits: As the others, see `accuracies`.
+        loader: Labelled samples.
+        classes: Names of the network's classes.
+        device: Where the network is.
+        mapping: What `class_mapping` gave.
+    """
+    tally, _ = _counted(logits, loader, (1, 5), device, mapping)
+    matrix = Answers.joined(tally.answers).confusion(len(classes)).tolist()
+    return tally.tops(tally.sums, loader.samples, len(classes)) | of_classes(classes, matrix)
+
+
+@torch.no_grad()
+def _counted(
+    logits: Logits,
+    loader: Loader[Any],
+    ks: Sequence[int],
+    device: torch.device | str,
+    mapping: Tensor | None,
+    *,
+    quiet: bool = False,
+) -> tuple[_Tally, int]:
+    """All samples of a loader, and the number of the network's classes."""
+    tally, seen, classes = _Tally(ks), 0, 0
     with Progress("evaluate", loader.samples, quiet=quiet) as progress:
         for batch in loader.epoch(0):
             label = batch.label if mapping is None else mapping[batch.label]
-            found = logits(on_device(batch[0], device)).float().cpu()
-            correct += topk_correct(found, label, ks).sum(1)
-            seen += len(label)
+            found = logits(on_device(batch[0], device))
+            tally.add(found, label, batch.index)
+            seen, classes = seen + len(label), found.shape[1]
             progress.advance(seen)
-    return {f"top{k}": 100 * n / seen for k, n in zip(ks, correct.tolist(), strict=True)}
+    return tally, classes
+
+
+def validate(
+    logits: Logits,
+    loader: Loader[Any],
+    run: Run,
+    samples: SampleSet,
+    *,
+    epochs: int,
+    ks: Sequence[int] = (1,),
+    smoothing: float = 0.0,
+) -> None:
+    """Score a network in training, in a step that ends an epoch; the best by `top1` is kept.
+
+    It warns where the network is no better than guessing, and after the last step leaves in the run
+    folder what was taken for what.
+
+    Args:
+        logits: As in `accuracies`; the network is in eval mode.
+        loader: Of `samples`, each once over all processes.
+        run: Its processes share the work.
+        samples: Held out of training.
+        epochs: Of the run.
+        ks: Several k.
+        smoothing: Of the labels in the loss that the run logs.
+    """
+    scores, answers = score(logits, loader, run, len(samples.classes), ks=ks)
+    run.score(scores, best="top1")
+    warn_at_chance(run, samples.labels, samples.classes, epochs, smoothing=smoothing)
+    if run.is_last_step:
+        parts = run.gather(answers)
+        if run.is_main_process:
+            keep(run.folder, Answers.joined(parts), samples)
 
 
 @torch.no_grad()
 def score(
-    logits: Logits, loader: Loader[Any], run: Run, *, ks: Sequence[int] = (1,)
-) -> dict[str, float]:
+    logits: Logits, loader: Loader[Any], run: Run, classes: int, *, ks: Sequence[int] = (1,)
+) -> tuple[dict[str, float], list[Answers]]:
     """Top-k accuracies in percent and mean cross entropy, shared among the processes of a run.
 
-    As `accuracies`; the network is in eval mode, and each sample is read once over all processes.
-
     Returns:
-        `top1` and so on, and `val_loss`.
+        `top1` and so on, and `val_loss`; and the answers of this process.
     """
-    totals = torch.zeros(len(ks) + 1)  # exact up to 16 million; there are GPUs without doubles
+    tally = _Tally(ks)
     for batch in loader.epoch(0):
         if len(batch.label):
-            found = logits(on_device(batch[0], run.device)).float().cpu()
-            totals[:-1] += topk_correct(found, batch.label, ks).sum(1)
-            totals[-1] += functional.cross_entropy(found, batch.label, reduction="sum")
-    *correct, loss = (run.sum(totals) / loader.samples).tolist()
-    tops = {f"top{k}": 100 * share for k, share in zip(ks, correct, strict=True)}
-    return tops | {"val_loss": loss}
+            tally.add(logits(on_device(batch[0], run.device)), batch.label, batch.index.cpu())
+    sums = run.sum(tally.sums).cpu()
+    loss = float(sums[-1]) / loader.samples
+    return tally.tops(sums, loader.samples, classes) | {"val_loss": loss}, tally.answers
 
 
 def guessing(labels: npt.ArrayLike) -> float:

@@ -37,6 +37,7 @@ from modicum.system.files import DISK_FULL, to_json, what_is_wrong
 from modicum.system.terminal import PlainFormatter, plain, render
 
 if TYPE_CHECKING:
+    from modicum.engine.run import Run
     from modicum.method import Recipe
 
 HELP = """usage: modicum VERB METHOD [options]
@@ -298,7 +299,23 @@ def train(words: Sequence[str]) -> dict[str, Any] | None:
             ) from error
         if run.is_main_process:
             write_run_report(folder)
-        return {"run": str(folder), "report": str(folder / "report.html")} | run.last_scores
+        written = {"run": str(folder), "report": str(folder / "report.html")}
+        return written | run.last_scores | _best_and_classes(run)
+
+
+def _best_and_classes(run: Run) -> dict[str, Any]:
+    """The score that best.safetensors has, and what the last network takes each class for."""
+    from modicum.mistakes import of_classes
+    from modicum.system.files import read_json
+
+    found: dict[str, Any] = {}
+    if run.best is not None:
+        found["best"] = {run.best["metric"]: run.best["value"], "after_step": run.best["step"]}
+    confusion = run.folder / "confusion.json"
+    if confusion.exists():
+        counted = read_json(confusion)
+        found |= of_classes(counted["classes"], counted["matrix"])
+    return found
 
 
 def _moved(words: list[str], places: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,7 +32,8 @@ def test_held_out_share(counts, share):
 
 @dataclass(frozen=True, eq=False)
 class Named(SampleSet):
-    pass
+    def picture(self, index: int) -> npt.NDArray[np.uint8]:
+        raise NotImplementedError
 
 
 def test_the_choice_is_that_of_always():

@@ -107,7 +107,9 @@ def scored(folder: Path, classes: int) -> Path:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     names = [f"class {n} {HOSTILE}" for n in range(classes)]
     rows = [[(n == m and 3) or int(n > m) for m in range(classes)] for n in range(classes)]
-    (folder / "confusion.json").write_text(json.dumps({"classes": names, "matrix": rows}))
+    found = {"classes": names, "matrix": rows}
+    wrong = {"sample": "b/7.jpg", "class": "b", "taken_for": "a", "probability": 0.934}
+    (folder / "confusion.json").write_text(json.dumps(found | {"mistakes": [wrong]}))
     return folder
 
 
@@ -119,7 +121,7 @@ def test_a_report_begins_with_its_result(tmp_path: Path) -> None:
     page = write_run_report(folder).read_text("utf-8")
     body = page.partition("<main>")[2]
     places = [body.index(text) for text in (
-        "81.2 %", "75.0 %", "Optimizer steps", 'id="result"', 'id="classes"', 'id="values"',
+        "81.25 %", "75 %", "Optimizer steps", 'id="result"', 'id="classes"', 'id="values"',
         "Chosen for this data", "not given",
     )]  # fmt: skip
     assert places == sorted(places)
@@ -129,8 +131,10 @@ def test_a_report_begins_with_its_result(tmp_path: Path) -> None:
     result = body.partition('id="result"')[2].partition("</section>")[0]
     assert 'loss</th><td class="n mean">0.25' in result  # the lower the better
     assert "peak_memory" not in result
-    assert ">100.0 %<" in body  # of the first class
-    assert ">75.0 %<" in body
+    assert ">100 %<" in body  # of the first class
+    assert ">75 %<" in body
+    assert ">b/7.jpg</th><td>b</td><td>a</td>" in body
+    assert ">93 %<" in body
     assert "<script" not in page
 
 
@@ -144,7 +148,8 @@ def test_many_classes_are_a_list_those_with_mistakes_first(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "content", [[], {}, {"classes": ["a"], "matrix": [[1, 2]]}, {"classes": ["a"], "matrix": 3},
                 {"classes": ["a"], "matrix": [["x"]]}, {"classes": [], "matrix": []},
-                {"classes": ["a"], "matrix": [[-1]]}],
+                {"classes": ["a"], "matrix": [[-1]]},
+                {"classes": ["a"], "matrix": [[1]], "mistakes": [{"sample": "x"}]}],
 )  # fmt: skip
 def test_what_is_no_confusion_matrix_is_refused(tmp_path: Path, content: Any) -> None:
     folder = make_run(tmp_path / "run")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,14 @@ class SampleSet(ABC):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @abstractmethod
+    def picture(self, index: int) -> npt.NDArray[np.uint8]:
+        """A sample for people to look at: `(height, width, 3)` or `(height, width)`.
+
+        Raises:
+            DataError: Its file cannot be decoded.
+        """
 
     def subset(self, index: npt.NDArray[np.int64]) -> Self:
         """The samples at `index`, in that order, as a set of the same kind."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from modicum.engine.memory import peak_memory
 from modicum.errors import require
 from modicum.system.files import naming, write_text
+from modicum.system.terminal import quantity
 
 MEASURED = ("seconds", "samples_per_second", "peak_memory_mib")
 """Names in a line that say how the machine did; all others are the same bits for the same seed."""
@@ -108,7 +109,9 @@ class Metrics:
         measured["peak_memory_mib"] = round(peak_memory(self._device) / 2**20, 1)
         self.write(means, step, epoch, measured)
         shown = {**means, **({"samples/s": speed} if speed else {})}
-        self.last_line = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        self.last_line = ", ".join(
+            f"{name} {quantity(name, value)}" for name, value in shown.items()
+        )
 
     def _averaged(self) -> dict[str, list[Any]]:
         """The window with its sums averaged over the processes."""

@@ -56,6 +56,7 @@ from modicum.engine.state import RegisteredState, differences
 from modicum.errors import CheckpointError, ConfigError
 from modicum.options import to_json
 from modicum.system.progress import Progress
+from modicum.system.terminal import quantity
 from modicum.weights.saved import BEST_FILE, MODEL_FILE, HasState, save_model
 
 LOG_EVERY = 20
@@ -162,8 +163,9 @@ class Run:
         self._best: dict[str, Any] | None = None
         self._unchecked: list[UncheckedLoss] = []
         self._batch, self._samples = 0, list[int]()
+        self._chosen = dict[str, int]()
         self._begun = self._enough = False
-        self._loops_done = (0, 0)
+        self._loops_done, self._epochs = (0, 0), 0
         self._checkpointed, self._saving_seconds, self._work_ended = time.monotonic(), 0.0, 0.0
         if self.is_main_process:
             self._claimed = RunFolder(self.folder, method=method, resume=resume, restart=restart)
@@ -201,8 +203,14 @@ class Run:
         if self._claimed is not None:
             options = {"config": to_json(self._config), "run": to_json(self.options)}
             description = {"method": self.method, "recipe": self.recipe} | options
+            description["used"] = self._used()
             self._claimed.describe(description, processes=self.world)
         self._metrics.begin(self.steps, resumed=self.resumed, tensorboard=self.options.tensorboard)
+
+    def _used(self) -> dict[str, Any]:
+        """What was chosen where options left it open, for people."""
+        notes = self._result[2] if self._result is not None else {}
+        return {"device": str(self.device)} | self._chosen | dict(notes.get("pipeline", {}))
 
     @property
     def share(self) -> dict[str, Any]:
@@ -331,6 +339,7 @@ class Run:
                 f"the batch of {size} samples cannot be split evenly over {self.world} processes "
                 f"and {self.options.accumulate} micro-batches; choose another --batch-size."
             )
+        self._chosen |= {"training_samples": samples, "batch_size": size}
         return size // self.options.accumulate
 
     def epochs_for(self, loader: BatchSource[Any], epochs: int | None, *, usual: int) -> int:
@@ -342,6 +351,7 @@ class Run:
         if chosen != (epochs or usual) and self.is_main_process:
             text = "%d epochs of %d optimizer steps in batches of %d, to fit the size of the data."
             _log.info(text, chosen, steps, loader.batch_size * self.options.accumulate)
+        self._chosen |= {"epochs": chosen, "optimizer_steps": chosen * steps}
         return chosen
 
     # The loop
@@ -377,6 +387,7 @@ class Run:
         self._loops_done = (end, end_epoch)
         if self.steps < end:  # else a stage that was done before the run was resumed
             with self._working(end) as progress:
+                self._epochs = end_epoch
                 for epoch in range(first_epoch + (self.steps - start) // per_epoch, end_epoch):
                     self.epoch = epoch
                     begin = start + (epoch - first_epoch) * per_epoch
@@ -406,7 +417,7 @@ class Run:
         """
         if self.options.accumulate != 1:
             raise ConfigError("--accumulate has no meaning for this method; leave it at 1.")
-        self._loops_done = (until, self.epoch)
+        self._loops_done, self._epochs = (until, self.epoch), 0
         self._batch, self._samples = 0, []
         if self.steps >= until:  # a stage that was done before the run was resumed
             return
@@ -441,7 +452,7 @@ class Run:
         self.steps += 1
         if last or self.epoch_ended or self.steps % LOG_EVERY == 0:
             self._metrics.write_window(self.steps, self.epoch)
-        progress.advance(self.steps, self._metrics.last_line)
+        progress.advance(self.steps, self._said())
         stop = self._signals.received is not None
         every = self.options.checkpoint_every
         pause = max(every, SAVING_SHARE * self._saving_seconds) if every else 0.0
@@ -458,6 +469,16 @@ class Run:
                 f"is written. Go on with: {command}",
                 number,
             )
+
+    def _said(self) -> str:
+        """Epoch, newest and best score, and means of what was logged, for the progress."""
+        said = [f"epoch {self.epoch + 1}/{self._epochs}"] if self._epochs else []
+        if self.last_scores:
+            metric = self._best["metric"] if self._best else next(iter(self.last_scores))
+            score = f"{metric} {quantity(metric, self.last_scores[metric])}"
+            best = f" (best {quantity(metric, self.best_score)})" if self._best else ""
+            said.append(score + best)
+        return ", ".join(filter(None, [*said, self._metrics.last_line]))
 
     def step(
         self,
@@ -575,6 +596,11 @@ class Run:
     def recent(self, name: str) -> float:
         """Mean of what this process logged by a name in the newest steps; NaN where it is none."""
         return self._metrics.recent(name)
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """`metric`, `value` and `step` of the score for which best.safetensors was kept."""
+        return self._best
 
     @property
     def best_score(self) -> float:

@@ -38,6 +38,12 @@ class EventSet(SampleSet):
             DataError: A file cannot be decoded, or has events outside the sensor.
         """
 
+    def picture(self, index: int) -> npt.NDArray[np.uint8]:
+        """See `SampleSet.picture`: all events of a recording in one frame."""
+        from modicum.events.pictures import coloured
+
+        return coloured(self.read(np.array([index]))[0], 1)[0]
+
     def _batch(self, recordings: list[Events]) -> EventBatch:
         if recordings:
             return EventBatch.of(recordings)

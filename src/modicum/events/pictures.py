@@ -72,7 +72,7 @@ def animation(events: Events, count: int | None = None, *, seconds: float = 4.0)
         count = min(40, max(10, len(events) // 200))
     scale = max(1, _ANIMATION_SIDE // max(events.height, events.width))
     pictures: list[Image.Image] = []
-    for number, picture in enumerate(_coloured(events, count)):
+    for number, picture in enumerate(coloured(events, count)):
         enlarged = picture.repeat(scale, axis=0).repeat(scale, axis=1)
         bar = np.full((4, enlarged.shape[1], 3), 255, np.uint8)
         bar[1:, : round(bar.shape[1] * (number + 1) / count)] = _GREY
@@ -117,7 +117,7 @@ def _draw_scatter(figure: Any, events: Events, title: str) -> None:
 
 
 def _draw_frames(figure: Any, events: Events, count: int) -> None:
-    pictures = _coloured(events, count)
+    pictures = coloured(events, count)
     row = figure.subplots(1, count, squeeze=False)[0]
     figure.subplots_adjust(left=0.02, right=0.98, wspace=0.06, bottom=0.02, top=0.86)
     for number, (axes, picture) in enumerate(zip(row, pictures, strict=True)):
@@ -128,7 +128,7 @@ def _draw_frames(figure: Any, events: Events, count: int) -> None:
         axes.set_title(f"{start:,.0f} ms", fontsize=8, pad=3)
 
 
-def _coloured(events: Events, count: int) -> npt.NDArray[np.uint8]:
+def coloured(events: Events, count: int) -> npt.NDArray[np.uint8]:
     """Frames as pictures on white, `(count, H, W, 3)`: the more events, the darker."""
     counts = frames(events.sort(), count, "equal", dtype=torch.float32).numpy()
     positive = counts[counts > 0]

@@ -73,6 +73,11 @@ class MemoryImages(ImageSet):
         images = self.images[torch.from_numpy(index)]
         return images if geometry is None else geometry(images, random)
 
+    def picture(self, index: int) -> npt.NDArray[np.uint8]:
+        """See `SampleSet.picture`."""
+        image = self.images[index].permute(1, 2, 0).numpy()
+        return image[:, :, 0] if image.shape[2] == 1 else image
+
     def subset(self, index: npt.NDArray[np.int64]) -> Self:
         """See `SampleSet.subset`."""
         keep = torch.from_numpy(index)
@@ -96,6 +101,10 @@ class FileImages(ImageSet):
     def path(self, index: int) -> Path:
         """The file of one image."""
         return self.root / str(self.names[index])
+
+    def picture(self, index: int) -> npt.NDArray[np.uint8]:
+        """See `SampleSet.picture`."""
+        return decode_image(self.path(index))
 
     def read(
         self, index: npt.NDArray[np.int64], geometry: Geometry | None, random: SampleRandom

@@ -26,12 +26,12 @@ def contact_sheet(
     """Lay images out in a grid, each with its title below: the bytes of a PNG file.
 
     Small images are enlarged by a whole factor without smoothing, so that their pixels are seen;
-    large ones are reduced. Titles too long for their cell are cut and end in an ellipsis.
+    large ones are reduced. Lines of titles too long for their cell are cut and end in an ellipsis.
 
     Args:
         images: uint8, (N,C,H,W) with C 1 or 3, or a sequence of arrays (H,W,3) or (H,W) of any
             sizes.
-        titles: One for each image.
+        titles: One for each image, of one or several lines.
         columns: Images in a row; None: so that the sheet is about as wide as it is high.
         cell: Width and height of the room for each image, in pixels.
 
@@ -49,19 +49,22 @@ def contact_sheet(
         )
     columns = columns or math.ceil(math.sqrt(len(arrays)))
     rows = math.ceil(len(arrays) / columns)
-    size = (_GAP + columns * (cell + _GAP), _GAP + rows * (cell + _LINE + _GAP))
+    room = cell + _LINE * max(title.count("\n") + 1 for title in titles) + _GAP
+    size = (_GAP + columns * (cell + _GAP), _GAP + rows * room)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(_FONT_SIZE)
     for number, (array, title) in enumerate(zip(arrays, titles, strict=True)):
         row, column = divmod(number, columns)
-        left, top = _GAP + column * (cell + _GAP), _GAP + row * (cell + _LINE + _GAP)
+        left, top = _GAP + column * (cell + _GAP), _GAP + row * room
         picture = _fitted(array, cell)
         corner = (left + (cell - picture.width) // 2, top + (cell - picture.height) // 2)
         sheet.paste(picture, corner)
-        while draw.textlength(title, font) > cell:
-            title = title.removesuffix("…")[:-1] + "…"
-        draw.text((left + cell / 2, top + cell + 2), title, "black", font, anchor="ma")
+        for line, words in enumerate(title.split("\n")):
+            while draw.textlength(words, font) > cell:
+                words = words.removesuffix("…")[:-1] + "…"
+            below = top + cell + 2 + line * _LINE
+            draw.text((left + cell / 2, below), words, "black", font, anchor="ma")
     file = io.BytesIO()
     sheet.save(file, format="PNG")
     return file.getvalue()

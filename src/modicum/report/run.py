@@ -38,11 +38,12 @@ def write_run_report(folder: Path) -> Path:
         folder: Holds `config.json` and, as far as the run has got, `metrics.jsonl`,
             `environment.json`, `confusion.json` and `pictures/*.png` or `.wav`. In `config.json`,
             `config` and `run` are what was asked for, and `used`, if there, what was chosen for it.
-            `confusion.json` has the names `classes` and `matrix`, how many samples of each class
-            (rows) were taken for each. The text file `pictures/<name>.txt` is the caption of
-            `<name>.png`, and `<name>.wav` its sound. A torn last line of `metrics.jsonl`, as a
-            killed run leaves it, is passed over; other lines that cannot be read are counted in the
-            report. Of a step logged twice, as after a resume, the later line counts.
+            `confusion.json` is what `modicum.mistakes.keep` writes: the names `classes`, `matrix`,
+            how many samples of each class (rows) were taken for each, and `mistakes`. The text file
+            `pictures/<name>.txt` is the caption of `<name>.png`, and `<name>.wav` its sound. A torn
+            last line of `metrics.jsonl`, as a killed run leaves it, is passed over; other lines
+            that cannot be read are counted in the report. Of a step logged twice, as after a
+            resume, the later line counts.
 
     Returns:
         The path of the report.
@@ -160,13 +161,17 @@ def _score(name: str, curve: Curve) -> dict[str, Any]:
 
 
 def _confusion(path: Path) -> dict[str, Any]:
-    """Classes, counts and the accuracy of each class."""
+    """Classes, counts, the accuracy of each class, and single mistakes."""
     found = read_json(path)
     try:
         classes = [str(name) for name in found["classes"]]
         matrix = [[int(count) for count in row] for row in found["matrix"]]
         if {len(matrix), *map(len, matrix)} != {len(classes)} or min(map(min, matrix)) < 0:
             raise ValueError
+        mistakes = [
+            {**each, "probability": f"{100 * float(each['probability']):.0f} %"}
+            for each in found.get("mistakes", [])
+        ]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{path}: expected the names of classes and as many rows of as many counts. Remove it, "
@@ -174,6 +179,7 @@ def _confusion(path: Path) -> dict[str, Any]:
         ) from error
     return {
         "classes": classes,
+        "mistakes": mistakes,
         "rows": _rows(classes, matrix),
         "shown": len(classes) <= _MOST_CLASSES,
     }

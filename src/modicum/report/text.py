@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from modicum.system.terminal import quantity
+
 _TOP = re.compile(r"top(\d{1,4})")
 MINUS = "\N{MINUS SIGN}"
 
@@ -64,7 +66,8 @@ def label(name: str) -> str:
 
 def measured(name: str, amount: float) -> str:
     """A value of a logged quantity; accuracies are in percent."""
-    return f"{amount:.1f} %" if _TOP.fullmatch(name) and math.isfinite(amount) else short(amount)
+    printed = quantity(name, amount)
+    return printed if printed.endswith("%") and math.isfinite(amount) else short(amount)
 
 
 def classes_for(name: str) -> int:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from modicum.system.terminal import plain
 
 LINE_SECONDS = 10.0
 """Pause between two plain lines. The first comes after a fifth of it: short work stays silent."""
@@ -20,6 +23,15 @@ def format_seconds(seconds: float) -> str:
     whole = max(0, round(seconds))
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+class _Bar(RichProgress):
+    """A bar, and below it the note, which may be longer than a line."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """See `rich.progress.Progress`."""
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(plain(note)) for task in self.tasks if (note := task.fields["note"]))
 
 
 class Progress:
@@ -38,14 +50,13 @@ class Progress:
         self._next_line = self._started + LINE_SECONDS / 5
         self._bar: RichProgress | None = None
         if not quiet and sys.stderr.isatty():
-            self._bar = RichProgress(
+            self._bar = _Bar(
                 "{task.description}",
-                BarColumn(),
+                BarColumn(bar_width=20),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 "left",
                 TimeRemainingColumn(elapsed_when_finished=False),
-                "{task.fields[note]}",
                 console=Console(stderr=True, markup=False, emoji=False),
             )
             self._bar.start()

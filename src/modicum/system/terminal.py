@@ -7,6 +7,7 @@ control characters, which could make a terminal do things, are shown as escapes.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
 import textwrap
@@ -15,6 +16,17 @@ from typing import Any, cast
 
 _ESCAPES = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)]}
 """Control characters, the line feed included: names of files may hold them."""
+
+
+_USUAL_WIDTH = 80
+"""Columns that a table of counts by name may have where there is no terminal."""
+_PERCENT = re.compile(r"top\d{1,4}|(.*_)?accuracy")
+"""Names of numbers that are in percent everywhere."""
+
+
+def quantity(name: str, value: float) -> str:
+    """A number with four significant digits, and with its sign where it is in percent."""
+    return f"{value:.4g} %" if _PERCENT.fullmatch(name) else f"{value:.4g}"
 
 
 def plain(text: object) -> str:
@@ -32,7 +44,8 @@ class PlainFormatter(logging.Formatter):
 
 def render(result: Mapping[str, Any], width: int | None = None) -> str:
     """A verb's result as text: numbers and words in lines, lists of records as tables, a mapping of
-    such lists as a table each. A table that is too wide becomes a block a record.
+    such lists as a table each. A table that is too wide becomes a block a record; where there is
+    room, a column of counts by name becomes a column for each name.
 
     Args:
         result: What a verb returned.
@@ -51,24 +64,44 @@ def render(result: Mapping[str, Any], width: int | None = None) -> str:
             single[name] = value
     parts = [_block(_lines(single), width)] if single else []
     for name, records in tables:
-        parts.append(f"{_title(name)}\n{_table(records, width)}")
+        parts.append(f"{_title(name)}{_table(records, width)}")
     return "\n\n".join(parts)
 
 
 def _table(records: Sequence[Mapping[str, Any]], width: int | None) -> str:
-    """Records in rows, numbers to the right; or where that is too wide, in blocks."""
+    """Records in rows, counts by name spread where these fit; or in blocks, where none do."""
+    counts = next((name for name, value in records[0].items() if isinstance(value, Mapping)), "")
+    if counts and (table := _rows(_spread(records, counts), width or _USUAL_WIDTH)):
+        return f" (last columns: {_title(counts)})\n{table}"
+    if table := _rows(records, width):
+        return f"\n{table}"
     columns = list(dict.fromkeys(column for record in records for column in record))
-    rows = [[_format(record.get(column, "")) for column in columns] for record in records]
+    return "\n" + "\n\n".join(
+        _block([(_title(c), _format(record[c], c)) for c in columns if c in record], width)
+        for record in records
+    )
+
+
+def _spread(records: Sequence[Mapping[str, Any]], counts: str) -> list[dict[str, Any]]:
+    """Records with a last field for each name that the field `counts` has a number for."""
+    others = [{k: v for k, v in record.items() if k != counts} for record in records]
+    spread = [other | record.get(counts, {}) for other, record in zip(others, records, strict=True)]
+    lost = any(
+        set(other) & set(r.get(counts, {})) for other, r in zip(others, records, strict=True)
+    )
+    return [] if lost else spread
+
+
+def _rows(records: Sequence[Mapping[str, Any]], width: int | None) -> str:
+    """Records in rows, numbers to the right; empty where there is no room for them."""
+    columns = list(dict.fromkeys(column for record in records for column in record))
+    if not columns:
+        return ""
+    rows = [[_format(record.get(column, ""), column) for column in columns] for record in records]
     heads = [_title(column) for column in columns]
     sizes = [max(map(len, cells)) for cells in zip(heads, *rows, strict=True)]
     if width is not None and sum(sizes) + 2 * len(sizes) - 2 > width:
-        blocks = (
-            _block(
-                [(_title(column), record[column]) for column in columns if column in record], width
-            )
-            for record in records
-        )
-        return "\n\n".join(blocks)
+        return ""
     right = [all(isinstance(r.get(c, 0), int | float) for r in records) for c in columns]
     lines = [heads, ["-" * size for size in sizes], *rows]
     return "\n".join(
@@ -121,15 +154,15 @@ def _lines(values: Mapping[str, Any], indent: str = "") -> list[tuple[str, Any]]
             sentences = cast("list[Any]", value)
             lines += [("" if number else label, text) for number, text in enumerate(sentences)]
         else:
-            lines.append((label, value))
+            lines.append((label, _format(value, str(name))))
     return lines
 
 
-def _format(value: Any) -> str:
+def _format(value: Any, name: str = "") -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return quantity(name, value) if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, Mapping):

@@ -75,7 +75,7 @@ def test_evaluate_uses_what_was_held_out(
     assert "split 'hash' (20% of each class held out" in held_out["data"]
     assert held_out["samples"] == 6
     assert held_out["top1"] > 60  # a third without having learnt
-    assert held_out["top5"] == 100
+    assert sum(row["samples"] for row in held_out["classes"]) == 6
     assert held_out["firing_rate_percent"].keys() == {"features.0", "features.1"}
     assert 0 < held_out["spikes"] < held_out["synaptic_operations"] < held_out["accumulates"]
     picojoules = 0.9 * held_out["accumulates"] + 4.6 * held_out["multiply_accumulates"]

@@ -144,7 +144,7 @@ def measure(config: Config, network: nn.Module) -> Mapping[str, float]:
     pipeline = pipeline_for(config, test_set)
     loader = loader_for(test_set, pipeline, 64, workers=0)
     with count_spikes(network) as counted:
-        found = accuracies(lambda x: read_out(network(x)), loader, ks=(1,), quiet=True)
+        found = accuracies(lambda x: read_out(network(x)), loader, quiet=True)
     rates = {f"rate_{n}": 100 * layer.rate for n, layer in enumerate(counted.layers, start=1)}
     return {
         "tested": len(test_set),

@@ -13,7 +13,7 @@ import tyro
 from torch import Tensor
 
 from modicum import events, images
-from modicum.classification import Classifier, accuracies, class_mapping, likeliest
+from modicum.classification import Classifier, class_mapping, evaluation, likeliest
 from modicum.data.sample_set import SampleSet
 from modicum.engine.devices import Device
 from modicum.engine.random import generator
@@ -86,9 +86,10 @@ def evaluate(
         skip_bad: Leave out unreadable files instead of stopping.
 
     Returns:
-        Accuracies in percent; firing rate of each layer, spikes and synaptic operations a sample;
-        energy a sample, estimated with 0.9 pJ an accumulate and 4.6 pJ a multiply-accumulate
-        (Horowitz, ISSCC 2014); parameters; latency of one sample.
+        Accuracies in percent, overall and of each class, with what its samples were taken for;
+        firing rate of each layer, spikes and synaptic operations a sample; energy a sample,
+        estimated with 0.9 pJ an accumulate and 4.6 pJ a multiply-accumulate (Horowitz, ISSCC 2014);
+        parameters; latency of one sample.
     """
     classifier = load_classifier(run, weights, device)
     network = classifier.network
@@ -97,9 +98,9 @@ def evaluate(
     mapping = class_mapping(samples.classes, classifier.classes, source)
     loader = loader_for(samples, classifier.pipeline, batch_size, workers=workers)
     with count_spikes(network) as counted:
-        found = accuracies(
-            lambda inputs: read_out(network(inputs)), loader, device=classifier.device,
-            mapping=mapping,
+        found = evaluation(
+            lambda inputs: read_out(network(inputs)), loader, classifier.classes,
+            device=classifier.device, mapping=mapping,
         )  # fmt: skip
     return {
         "data": samples.layout,

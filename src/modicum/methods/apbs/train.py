@@ -193,9 +193,9 @@ def train(config: Config, run: Run) -> nn.Module:
         if run.scores_now(fitting.score_every, epochs):
             with run.calibrated(network, loader, lambda batch: network(batch[0])):
                 network.eval()
-                scores = classification.score(lambda x: read_out(plain(x)), val_loader, run)
-                run.score(scores, best="top1")
-            classification.warn_at_chance(run, val_set.labels, train_set.classes, epochs)
+                classification.validate(
+                    lambda x: read_out(plain(x)), val_loader, run, val_set, epochs=epochs
+                )
     return run.finish()
 
 

@@ -99,4 +99,4 @@ def accuracy(
     )
     device = next(network.parameters()).device
     logits = logits_of(network)
-    return accuracies(logits, loader, ks=(1,), device=device, mapping=mapping, quiet=True)["top1"]
+    return accuracies(logits, loader, device=device, mapping=mapping, quiet=True)["top1"]

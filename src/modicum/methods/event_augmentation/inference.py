@@ -11,7 +11,7 @@ import tyro
 from torch import Tensor, nn
 
 from modicum import events
-from modicum.classification import Classifier, accuracies, class_mapping, likeliest, on_device
+from modicum.classification import Classifier, class_mapping, evaluation, likeliest, on_device
 from modicum.engine.devices import Device
 from modicum.engine.random import generator
 from modicum.events.pipeline import FramePipeline
@@ -89,8 +89,9 @@ def evaluate(
         brightness: Measure the shifted test sets as well.
 
     Returns:
-        Accuracies in percent; parameters; latency of the network for one recording, which includes
-        the representation where it is learned.
+        Accuracies in percent, overall and of each class, with what its recordings were taken for;
+        parameters; latency of the network for one recording, which includes the representation
+        where it is learned.
     """
     classifier = load_classifier(run, weights, device)
     pipeline = classifier.pipeline
@@ -99,8 +100,12 @@ def evaluate(
     mapping = class_mapping(event_set.classes, classifier.classes, source)
     loader = events.Loader(event_set, batch_size, representation=pipeline, workers=workers)
     result: dict[str, Any] = {"data": event_set.layout, "recordings": len(event_set)}
-    result |= accuracies(
-        logits_of(classifier.network), loader, device=classifier.device, mapping=mapping
+    result |= evaluation(
+        logits_of(classifier.network),
+        loader,
+        classifier.classes,
+        device=classifier.device,
+        mapping=mapping,
     )
     if brightness:
         shifted = result["top1_under_other_light"] = dict[str, float]()

@@ -221,8 +221,7 @@ def train(config: Config, run: Run) -> nn.Module:
         if run.scores_now(fitting.score_every, epochs):
             with run.calibrated(network, loader, lambda batch: network(batch.input)):
                 network.eval()
-                run.score(classification.score(logits, val_loader, run), best="top1")
-            classification.warn_at_chance(run, val_set.labels, train_set.classes, epochs)
+                classification.validate(logits, val_loader, run, val_set, epochs=epochs)
     return run.finish()
 
 

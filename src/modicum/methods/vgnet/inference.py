@@ -11,7 +11,7 @@ import tyro
 from torch import Tensor, nn
 
 from modicum import images
-from modicum.classification import Classifier, accuracies, class_mapping, likeliest
+from modicum.classification import Classifier, class_mapping, evaluation, likeliest
 from modicum.engine.devices import Device
 from modicum.engine.random import generator
 from modicum.errors import ConfigError, DataError
@@ -57,8 +57,9 @@ def evaluate(
         skip_bad: Leave out unreadable images instead of stopping.
 
     Returns:
-        Accuracies in percent, parameters, multiply-adds of one image, and latency of one image as
-        it is and folded (milliseconds, minimum and median of 20).
+        Accuracies in percent, overall and of each class, with what its images were taken for;
+        parameters, multiply-adds of one image, and latency of one image as it is and folded
+        (milliseconds, minimum and median of 20).
     """
     classifier = load_classifier(run, weights, device)
     image_set = _evaluation_set(classifier, data, split, skip_bad)
@@ -71,7 +72,9 @@ def evaluate(
     loader = images.Loader(
         image_set, batch_size, transform=classifier.pipeline.evaluation(), workers=workers
     )
-    scores = accuracies(classifier.network, loader, device=classifier.device, mapping=mapping)
+    scores = evaluation(
+        classifier.network, loader, classifier.classes, device=classifier.device, mapping=mapping
+    )
     return {"images": len(image_set)} | scores | cost(classifier)
 
 

@@ -257,11 +257,10 @@ def train(config: Config, run: Run) -> nn.Module:
         if run.epoch_ended:
             with run.calibrated(network, loader, lambda batch: network(normalise(batch.image))):
                 network.eval()
-                scores = classification.score(logits, val_loader, run, ks=(1, 5))
-                run.score(scores, best="top1")
-            classification.warn_at_chance(
-                run, val_set.labels, train_set.classes, epochs, smoothing=config.label_smoothing
-            )
+                classification.validate(
+                    logits, val_loader, run, val_set, epochs=epochs, ks=(1, 5),
+                    smoothing=config.label_smoothing,
+                )  # fmt: skip
     return run.finish()
 
 
