@@ -11,7 +11,7 @@ import pytest
 
 from modicum.catalogue import CATALOGUE
 from modicum.cli import main
-from modicum.system.terminal import render
+from modicum.system.terminal import Share, render
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -114,6 +114,15 @@ def test_results_are_rendered_for_people() -> None:
         }
     )
     for words in ("97.12 %", "yes", "997,358", "a.jpg", "truncated"):
+        assert words in text
+
+
+def test_shares_and_accuracies_are_printed_in_percent() -> None:
+    found = {"top1": 50.0, "loss": 0.5, "rows": [{"gap": 0.125, "ms": 2.0, "ends": [0.5, 0.75]}]}
+    marked = Share.marked(found, ("gap", "ends"))
+    assert json.loads(json.dumps(marked)) == found
+    text = render(marked)
+    for words in ("top1  50 %", "loss  0.5\n", "12.5 %", "50 %, 75 %"):
         assert words in text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -81,10 +81,28 @@ def of_classes(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> dict[
     return {"worst_classes": records[:MOST_CLASSES]}
 
 
+def write_confusion(
+    folder: Path,
+    classes: Sequence[str],
+    matrix: Sequence[Sequence[int]],
+    mistakes: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write `confusion.json` into a run folder.
+
+    Args:
+        folder: A run folder.
+        classes: Their names.
+        matrix: How many samples of each class (rows) were taken for each.
+        mistakes: Of single samples: `sample`, `class`, `taken_for`, `probability`.
+    """
+    found = {"classes": classes, "matrix": matrix, "mistakes": mistakes}
+    write_text(folder / "confusion.json", json.dumps(found) + "\n")
+
+
 def keep(folder: Path, answers: Answers, samples: SampleSet) -> None:
     """Leave the confusions and the surest mistakes in a run folder, for its report.
 
-    `confusion.json` has `classes`, `matrix` and `mistakes`; `pictures/mistakes.png` shows these.
+    `confusion.json` is that of `write_confusion`; `pictures/mistakes.png` shows the mistakes.
 
     Args:
         folder: A run folder.
@@ -101,8 +119,7 @@ def keep(folder: Path, answers: Answers, samples: SampleSet) -> None:
         }
         for row in answers.surest_mistakes()
     ]
-    found = {"classes": names, "matrix": matrix, "mistakes": mistakes}
-    write_text(folder / "confusion.json", json.dumps(found) + "\n")
+    write_confusion(folder, names, matrix, mistakes)
     if not mistakes:
         return
     from modicum.images.sheet import contact_sheet

@@ -36,6 +36,7 @@ from modicum.engine.run import RunOptions
 from modicum.errors import ConfigError, ModicumError
 from modicum.method import Method, Recipe, load_method, load_saved
 from modicum.options import Options, from_json, to_json
+from modicum.report import write_run_report
 
 METHODS = [*CATALOGUE, "toy"]
 RECIPES = [
@@ -83,6 +84,22 @@ def test_trains_on_built_in_data(
     for file in ("config.json", "environment.json", "metrics.jsonl"):
         assert (folder / file).stat().st_size > 0, file
     assert any("loss" in key for line in logged(folder) for key in line)
+
+
+@of_recipes
+def test_what_was_taken_for_what_adds_up(
+    name: str, recipe: str, smoke_run: Callable[[str, str], Smoke]
+) -> None:
+    """The confusions are those of a score that was logged, and the report has them."""
+    folder = smoke_run(name, recipe).folder
+    scores = [value for line in logged(folder) for key, value in line.items()
+              if key == "top1" or key.endswith("val_accuracy")]  # fmt: skip
+    assert (folder / "confusion.json").exists() == bool(scores)
+    if scores:
+        matrix = torch.tensor(json.loads((folder / "confusion.json").read_text())["matrix"])
+        accuracy = 100 * float(matrix.trace() / matrix.sum())
+        assert any(abs(accuracy - score) < 1e-3 for score in scores)
+        assert 'id="classes"' in write_run_report(folder).read_text()
 
 
 @of_recipes
@@ -143,6 +160,12 @@ def test_two_processes_equal_one(
     for key, value in one.items():
         difference = (value.double() - two[key].double()).norm()
         assert difference <= 0.02 * value.double().norm() + 1e-3, key
+    if (confusion := tmp_path / "two" / "confusion.json").exists():
+        matrices = [
+            torch.tensor(json.loads(file.read_text())["matrix"])
+            for file in (confusion, smoke_run(name, recipe).folder / "confusion.json")
+        ]
+        assert torch.equal(matrices[0].sum(1), matrices[1].sum(1))
 
 
 # A finished run

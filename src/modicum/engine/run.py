@@ -123,7 +123,7 @@ class Run:
     quiet: bool
     """Whether this process says nothing: every one but the main process does."""
     last_scores: dict[str, float]
-    """What `score` was last given."""
+    """What `score` was last given, or the scores of what a method keeps instead of the last."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, cast
 
 _ESCAPES = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)]}
@@ -20,8 +20,28 @@ _ESCAPES = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)]}
 
 _USUAL_WIDTH = 80
 """Columns that a table of counts by name may have where there is no terminal."""
-_PERCENT = re.compile(r"top\d{1,4}|(.*_)?accuracy")
-"""Names of numbers that are in percent everywhere."""
+_PERCENT = re.compile(r"top\d{1,4}|(.*_)?accuracy|.*_gap(_.*)?")
+"""Names of numbers that are in percent, if they are no `Share`."""
+
+
+class Share(float):
+    """A share of a whole: JSON has the fraction, people read it in percent."""
+
+    @classmethod
+    def marked(cls, value: Any, names: Container[str]) -> Any:
+        """Numbers, or lists of them, of such names, in any nesting, as shares."""
+        if isinstance(value, list):
+            return [cls.marked(item, names) for item in cast("list[Any]", value)]
+        if not isinstance(value, Mapping):
+            return value
+        fields = cast("Mapping[str, Any]", value).items()
+        return {n: cls._of(x) if n in names else cls.marked(x, names) for n, x in fields}
+
+    @classmethod
+    def _of(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [cls._of(item) for item in cast("list[Any]", value)]
+        return cls(value) if isinstance(value, float) else value
 
 
 def quantity(name: str, value: float) -> str:
@@ -161,6 +181,8 @@ def _lines(values: Mapping[str, Any], indent: str = "") -> list[tuple[str, Any]]
 def _format(value: Any, name: str = "") -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Share):
+        return f"{100 * value:.4g} %"
     if isinstance(value, float):
         return quantity(name, value) if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int):

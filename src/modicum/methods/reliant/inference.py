@@ -28,6 +28,7 @@ from modicum.methods.reliant.recipes.teacher import targets_of
 from modicum.options import Ge, from_json, replace
 from modicum.system.environment import processor_name
 from modicum.system.files import atomic_write, to_json, write_text
+from modicum.system.terminal import Share
 
 Split = Literal["train", "val", "test"]
 ROLES = {"teacher": "teacher", "plain": "plain student", "reliant": "RELIANT student"}
@@ -132,6 +133,7 @@ def evaluate(
             groups += [
                 name | row | {"group": graph.groups[row["group"]]} for row in measured["groups"]
             ]
+    networks, gaps, groups = (Share.marked(rows, SHARES) for rows in (networks, gaps, groups))
     folder = out or trained.folder
     write_text(folder / "evaluation.json", to_json(details) + "\n")
     result: dict[str, Any] = {
@@ -149,14 +151,15 @@ def evaluate(
     }
     if "teacher" in probabilities:
         result["agreement_with_teacher"] = {
-            ROLES[role]: agreement(p[index], probabilities["teacher"][index])
+            ROLES[role]: Share(agreement(p[index], probabilities["teacher"][index]))
             for role, p in probabilities.items()
             if role != "teacher"
         }
     if {"plain", "reliant"} <= set(probabilities) and graph.sensitive is not None:
-        result["absolute_gap_of_reliant_less_plain"] = paired_gap_difference(
+        difference = paired_gap_difference(
             probabilities["reliant"], probabilities["plain"], *truth, **how
         )
+        result["absolute_gap_of_reliant_less_plain"] = Share.marked(difference, difference)
     if graph.sensitive is not None:
         named = {ROLES[role]: p[index].numpy() for role, p in probabilities.items()}
         known = (graph.labels[index].numpy(), graph.sensitive[index].numpy())
@@ -168,6 +171,11 @@ def evaluate(
     return result | {"details": str(folder / "evaluation.json")}
 
 
+SHARES = (
+    "accuracy", "auc", "f1", "calibration_error", "base_rate", "positive_rate",
+    "true_positive_rate", "signed", "low", "high", "absolute", "absolute_low", "absolute_high",
+)  # fmt: skip
+"""Columns of the tables that are printed in percent."""
 GAPS = {"sp": "statistical parity", "eo": "equal opportunity"}
 
 

@@ -19,6 +19,7 @@ from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.pictures import graph_overview
 from modicum.options import FLAT
 from modicum.system.files import atomic_write
+from modicum.system.terminal import Share
 
 Numbers = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -26,6 +27,13 @@ Integers = npt.NDArray[np.int64]
 _MOST_LISTED = 20
 _SMALL = 30
 """Positive labels of a group in the test split below which its gap is mostly chance."""
+
+
+SHARES = (
+    "within", "expected", "base_rate_gap", "accuracy_at_most_with_equal_shares", "share",
+    "base_rate",
+)  # fmt: skip
+"""What is printed in percent."""
 
 
 def data(
@@ -53,7 +61,8 @@ def data(
     except DataError as error:
         return {"source": path, "usable": False, "problems": [str(error)], "warnings": []}
     positive = 1 if positive_class is None else positive_class
-    found: dict[str, Any] = {"source": path} | describe(graph, positive_class=positive)
+    described = describe(graph, positive_class=positive)
+    found: dict[str, Any] = {"source": path} | Share.marked(described, SHARES)
     if picture is None:
         return found
     if graph.sensitive is None:

@@ -457,12 +457,12 @@ def _fit(
             else:
                 p = student.predict(graph, dropout=adversarial.dropout_in_evaluation)
             scores = training.validation_scores(graph, p, positive)
-            value = scores["val_accuracy"] if cpf else -scores["val_loss"]
+            value = scores.shares["accuracy"] if cpf else -scores.loss
             if fair and config.training.select_gap_weight:
-                gap = scores[f"val_gap_{config.fairness.objective}"]
+                gap = scores.shares[f"gap_{config.fairness.objective}"]
                 value -= config.training.select_gap_weight * gap
             phase.score(run, epoch, value, scores)
-    phase.restore_best(but=("proxies",) if config.proxies.last_proxies else ())
+    phase.restore_best(run, but=("proxies",) if config.proxies.last_proxies else ())
     if rows is not None:
         rows.remove()
 

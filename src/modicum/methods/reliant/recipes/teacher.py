@@ -130,8 +130,8 @@ def fit_teacher(
             network.eval()
             with torch.no_grad():
                 scores = training.validation_scores(graph, logits().softmax(1), positive)
-            phase.score(run, epoch, scores["val_accuracy"], scores)
-    phase.restore_best()
+            phase.score(run, epoch, scores.shares["accuracy"], scores)
+    phase.restore_best(run)
 
 
 # What a teacher says

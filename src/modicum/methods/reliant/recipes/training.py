@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from modicum.methods.reliant.graphs import partition
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.partition import ModuleState, OptimizerState
 from modicum.methods.reliant.networks.distilled import Distilled, Proxies
+from modicum.mistakes import write_confusion
 from modicum.options import Ge, Options, to_json
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Phase:
 
     def __post_init__(self) -> None:
         self.best, self.best_value, self.best_epoch = copy.deepcopy(self.modules), -math.inf, -1
+        self.best_scores: dict[str, float] = {}
 
     @property
     def network(self) -> nn.Module:
@@ -106,20 +108,25 @@ class Phase:
         """Whether an epoch is scored: one of `every`, and the last."""
         return (epoch + 1) % every == 0 or epoch + 1 == self.epochs
 
-    def score(self, run: Run, epoch: int, value: float, scores: Mapping[str, float]) -> None:
+    def score(self, run: Run, epoch: int, value: float, scores: Scores) -> None:
         """Log scores of an epoch, keep it if no `value` was larger, stop if that is long ago.
 
-        Of epochs with the same value the last is kept.
+        Of epochs with the same value the last is kept. Shares are logged in percent.
         """
-        run.score({f"{self.name}_{name}": number for name, number in scores.items()})
+        logged = {f"{self.name}_val_{name}": 100 * share for name, share in scores.shares.items()}
+        logged[f"{self.name}_val_loss"] = scores.loss
+        run.score(logged)
         if value >= self.best_value:
+            if run.is_main_process:
+                write_confusion(run.folder, scores.classes, scores.confusion.tolist())
             self.best.load_state_dict(self.modules.state_dict())
-            self.best_value, self.best_epoch = value, epoch
+            self.best_value, self.best_epoch, self.best_scores = value, epoch, logged
         if epoch - self.best_epoch >= self.patience:
             run.end_iterations()
 
-    def restore_best(self, but: tuple[str, ...] = ()) -> None:
-        """Put the best state back into the modules, except into those named by `but`.
+    def restore_best(self, run: Run, but: tuple[str, ...] = ()) -> None:
+        """Put the best state back into the modules, except into those named by `but`; its scores
+        are those that the run ends with.
 
         Raises:
             DataError: No epoch had a score.
@@ -129,17 +136,20 @@ class Phase:
                 "no epoch could be scored on the validation nodes: is a group, or its positive "
                 "labels, missing among them? Leave --select-gap-weight out, or choose other splits."
             )
+        run.last_scores = dict(self.best_scores)
         for name, module in self.best.items():
             if name not in but:
                 self.modules[name].load_state_dict(module.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """Value and number of the best epoch; the weights are registered on their own."""
-        return {"value": self.best_value, "epoch": self.best_epoch}
+        """Value, number and scores of the best epoch; weights are registered on their own."""
+        best = {"value": self.best_value, "epoch": self.best_epoch}
+        return best | {"scores": self.best_scores}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` returned."""
         self.best_value, self.best_epoch = state["value"], state["epoch"]
+        self.best_scores = state["scores"]
 
 
 def begin(
@@ -175,29 +185,42 @@ def begin(
     return graph.to(run.device), notes
 
 
-def validation_scores(graph: Graph, probabilities: Tensor, positive_class: int) -> dict[str, float]:
-    """Accuracy, cross entropy and absolute gaps of hard decisions on the validation nodes.
+class Scores(NamedTuple):
+    """How good hard decisions on the validation nodes are, those of all processes."""
 
-    A gap is NaN where a group is empty.
-    """
+    shares: dict[str, float]
+    """`accuracy` and, with groups, the absolute gaps `gap_sp` and `gap_eo`; a gap is NaN where a
+    group is empty."""
+    loss: float
+    """Mean cross entropy."""
+    classes: tuple[str, ...]
+    """Their names."""
+    confusion: Tensor
+    """Nodes of each class (rows) by decision, `(C, C)`."""
+
+
+def validation_scores(graph: Graph, probabilities: Tensor, positive_class: int) -> Scores:
+    """Scores of probabilities `(N, C)`."""
     p, y = probabilities[graph.val], graph.labels[graph.val]
     decided = p.argmax(1)
     loss = -p.gather(1, y[:, None]).clamp_min(1e-12).log().sum()
-    counts = [(decided == y).sum(), torch.tensor(len(y), device=p.device), loss]
-    groups = len(graph.groups)
+    classes, groups = len(graph.classes), len(graph.groups)
+    table = torch.bincount(y * classes + decided, minlength=classes**2)
+    counts = [loss, *table]
     if graph.sensitive is not None:
         s = torch.nn.functional.one_hot(graph.sensitive[graph.val], groups).float()
         chosen = (decided == positive_class).float()
         true = (y == positive_class).float()
         counts += [*s.sum(0), *(s.T @ chosen), *(s.T @ true), *(s.T @ (chosen * true))]
     total = graph.messages.total(torch.stack([count.double() for count in counts]))
-    correct, number, loss = total[:3].tolist()
-    scores = {"val_accuracy": correct / number, "val_loss": loss / number}
+    table = total[1 : 1 + classes**2].view(classes, classes)
+    nodes = float(table.sum())
+    shares = {"accuracy": float(table.trace()) / nodes}
     if graph.sensitive is not None:
-        size, chosen, true, both = total[3:].view(4, groups)
-        for name, rates in (("val_gap_sp", chosen / size), ("val_gap_eo", both / true)):
-            scores[name] = float(rates.max() - rates.min())
-    return scores
+        size, chosen, true, both = total[1 + classes**2 :].view(4, groups)
+        for name, rates in (("gap_sp", chosen / size), ("gap_eo", both / true)):
+            shares[name] = float(rates.max() - rates.min())
+    return Scores(shares, float(total[0]) / nodes, graph.classes, table.long().cpu())
 
 
 def collect_networks(
