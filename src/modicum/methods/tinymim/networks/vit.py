@@ -193,6 +193,8 @@ class VisionTransformer(nn.Module):
         drop_path: Probability that a branch of a block is dropped for a sample: of each block, or
             of the last, from 0 in the first on in equal steps.
         train_positions: Whether position embeddings are trained.
+        relative_positions: A learned bias of attention in every block, see `Attention`.
+        layer_scale: Of every block, see there.
         distillation_token: A second token beside CLS, as DeiT and TinyMIM*-T have it.
         feature_width: Width of a LayerNorm, linear layer and GELU before the classifiers, in place
             of the final LayerNorm; none: no such layer. TinyMIM*-T has 1280.
@@ -219,6 +221,8 @@ class VisionTransformer(nn.Module):
         channels: int = 3,
         drop_path: float | Sequence[float] = 0.0,
         train_positions: bool = False,
+        relative_positions: bool = False,
+        layer_scale: bool = False,
         distillation_token: bool = False,
         feature_width: int | None = None,
         num_classes: int | None = None,
@@ -231,6 +235,7 @@ class VisionTransformer(nn.Module):
         self.arguments: dict[str, Any] = {
             "width": width, "depth": depth, "heads": heads, "last_heads": last_heads,
             "mlp_ratio": mlp_ratio, "image_size": list(size), "patch": patch, "channels": channels,
+            "relative_positions": relative_positions, "layer_scale": layer_scale,
             "distillation_token": distillation_token, "feature_width": feature_width,
             "num_classes": num_classes, "pooling": pooling, "eps": eps,
         }  # fmt: skip
@@ -251,7 +256,8 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(size, patch, width, channels)
         self.blocks = nn.Sequential(*(
             Block(width, (number == depth - 1 and last_heads) or heads, mlp_ratio=mlp_ratio,
-                  drop_path=rate, eps=eps)
+                  drop_path=rate, eps=eps, layer_scale=layer_scale, extra_tokens=self.extra_tokens,
+                window=self.grid if relative_positions else None)
             for number, rate in enumerate(rates)
         ))  # fmt: skip
         self.norm, self.fc_norm, self.conv1x1 = (nn.Identity() for _ in range(3))
