@@ -2,7 +2,7 @@
 
 from modicum.methods.apbs.association import AssociativeConv2d, AssociativeLinear
 from modicum.methods.apbs.checkpoints import load_official
-from modicum.methods.apbs.inference import evaluate, export, predict
+from modicum.methods.apbs.inference import evaluate, export, load_classifier, predict
 from modicum.methods.apbs.networks import (
     BUILDERS,
     associative,
@@ -38,6 +38,7 @@ __all__ = [
     "evaluate",
     "export",
     "light",
+    "load_classifier",
     "load_official",
     "nda_vgg11",
     "predict",

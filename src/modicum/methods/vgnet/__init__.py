@@ -2,7 +2,7 @@
 
 from modicum.methods.vgnet.checkpoints import load_official
 from modicum.methods.vgnet.fold import fold
-from modicum.methods.vgnet.inference import evaluate, export, predict
+from modicum.methods.vgnet.inference import evaluate, export, load_classifier, predict
 from modicum.methods.vgnet.model import (
     BUILDERS,
     VGNet,
@@ -36,6 +36,7 @@ __all__ = [
     "evaluate",
     "export",
     "fold",
+    "load_classifier",
     "load_official",
     "predict",
     "train",
