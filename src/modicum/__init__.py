@@ -1,5 +1,9 @@
 """modicum: ten published methods for learning when something is scarce.
 
+    trained = modicum.open("runs/photos")  # what `modicum train` left
+    trained.classes, trained.network, trained.pipeline
+    trained.predict("photos/red")["predictions"]
+
 `modicum.open(path)` gives back what a run left, for use; `modicum.load(path)` the network alone.
 The rooms of the methods are the packages of `modicum.methods`. Importing modicum itself imports
 neither PyTorch nor any method.

@@ -212,7 +212,8 @@ class Trained:
         """Use the network on files, or on samples in memory where the method takes these.
 
         Args:
-            inputs: A file or folder or sample, or several where the method takes several.
+            inputs: A file or folder, or several where the method takes several; of a classifier
+                also samples in memory: all that `pipeline.read` takes.
             **options: Of the method's `predict`.
         """
         return self._call("predict", inputs, options)

@@ -1,4 +1,11 @@
-"""APBS: associative plasticity between synapses for spiking networks, with STCF."""
+"""APBS: associative plasticity between synapses for spiking networks, with STCF.
+
+What `train` left is used so:
+
+    trained = modicum.open("runs/spikes")
+    trained.classes, trained.pipeline
+    trained.predict("recordings/left/2.dat")["predictions"]  # classes, and the spikes it took
+"""
 
 from modicum.methods.apbs.association import AssociativeConv2d, AssociativeLinear
 from modicum.methods.apbs.checkpoints import load_official

@@ -177,8 +177,7 @@ def predict(
     A file that cannot be read is reported in its row and does not stop the others.
 
     Args:
-        inputs: Recordings and folders, or images and folders if the network was trained on images;
-            in Python also `events.Events`, or images in memory.
+        inputs: Recordings and folders, or images and folders if the network was trained on images.
         run: Run folder, or a .safetensors file of one.
         out: CSV file to write: file, classes and probabilities, likeliest first, spikes, error.
         top: Classes a file.

@@ -1,4 +1,11 @@
-"""EventReverse and EventDrift: classifiers of event recordings that survive other light."""
+"""EventReverse and EventDrift: classifiers of event recordings that survive other light.
+
+What `train` left is used so:
+
+    trained = modicum.open("runs/events")
+    trained.classes, trained.pipeline
+    trained.probabilities("recordings/left/2.dat")  # (1, classes); also of `events.Events`
+"""
 
 from modicum.methods.event_augmentation.augment import (
     ESTF,

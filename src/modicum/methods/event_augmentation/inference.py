@@ -155,7 +155,7 @@ def predict(
     A file that cannot be read is reported in its row and does not stop the others.
 
     Args:
-        inputs: Recordings and folders; in Python also `events.Events`.
+        inputs: Recordings and folders.
         run: Run folder, or a .safetensors file of one.
         out: CSV file to write: file, classes and probabilities, likeliest first, error.
         top: Classes a file.

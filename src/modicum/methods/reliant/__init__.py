@@ -1,4 +1,11 @@
-"""RELIANT: fair knowledge distillation for graph neural networks."""
+"""RELIANT: fair knowledge distillation for graph neural networks.
+
+What `train` left is used so:
+
+    trained = modicum.open("runs/people")
+    trained.predict("applicants.csv")["predictions"]
+    trained.probabilities(trained.model.open_graph())["reliant"]  # (people, classes)
+"""
 
 from modicum.methods.reliant.checkpoints import load_official, soft_targets
 from modicum.methods.reliant.data.people import People, open_graph

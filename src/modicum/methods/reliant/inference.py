@@ -297,6 +297,12 @@ class _OnArrays(nn.Module):
         return self.networks.networks[self.role](graph, features)
 
 
+_LAYOUT = {
+    "features": "nodes x columns",
+    "edges": "2 x edges: from, to; each edge in both directions, no loops",
+}
+
+
 @check_arguments
 def export(
     run: Path,
@@ -361,6 +367,6 @@ def export(
         outputs=["logits"],
         dynamic={"features": {0: "nodes"}, "edges": {1: "edges"}, "logits": {0: "nodes"}},
         described={name: trained.notes.get(name) for name in ("classes", "columns", "encoding")}
-        | {"method": "reliant", "layout": {"features": "NF", "edges": "2E"}},
+        | {"method": "reliant", "layout": _LAYOUT},
         trials=[inputs(7), inputs(200)],
     )

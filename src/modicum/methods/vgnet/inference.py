@@ -129,7 +129,7 @@ def predict(
     A file that cannot be read is reported in its row and does not stop the others.
 
     Args:
-        inputs: Image files and folders; in Python also images in memory, see `images.read_crop`.
+        inputs: Image files and folders.
         run: Run folder, or a .safetensors file of one.
         out: CSV file to write: file, classes and probabilities, likeliest first, error.
         sheet: PNG file to write: a contact sheet of the first images with their classes.
