@@ -123,6 +123,8 @@ def fitting(value: Any, hint: Any) -> Any:
     as do lists, sets and iterators; numbers do not.
     """
     kinds = list(_kinds(hint))
+    if type(value) in kinds:
+        return value
     for kind in kinds:
         if typing.get_origin(kind) is tuple and typing.get_args(kind)[1:] == (...,):
             if isinstance(value, (list, tuple, AbstractSet, Iterator)):
@@ -132,7 +134,7 @@ def fitting(value: Any, hint: Any) -> Any:
             else:
                 return value
             return tuple(fitting(item, typing.get_args(kind)[0]) for item in items)
-    if isinstance(value, os.PathLike | str) and (Path in kinds) != (str in kinds):
+    if isinstance(value, os.PathLike | str) and (Path in kinds or str in kinds):
         return (Path if Path in kinds else os.fspath)(typing.cast("str", value))
     return value
 
