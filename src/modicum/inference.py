@@ -21,21 +21,29 @@ from modicum.system.progress import Progress
 from modicum.system.tables import write_csv
 
 _log = logging.getLogger("modicum")
+_Input = TypeVar("_Input")
 _Sample = TypeVar("_Sample")
 
 
-def input_files(inputs: Sequence[Any], suffixes: AbstractSet[str], kind: str) -> list[Any]:
+def input_files(
+    inputs: Sequence[_Input], suffixes: AbstractSet[str], kind: str, *, in_memory: bool = False
+) -> list[_Input | Path]:
     """The files named, and all files with such a suffix below the folders named, sorted in each.
 
-    What is no path is a sample in memory, and stays. Suffixes are in lower case with the dot;
-    `kind`, such as "image", is for messages.
+    Suffixes are in lower case with the dot; `kind`, such as "image", is for messages. With
+    `in_memory` what is no path is a sample, and stays.
 
     Raises:
         DataError: An input does not exist, or there is no such file at all.
     """
-    files: list[Any] = []
+    files: list[_Input | Path] = []
     for path in inputs:
         if not isinstance(path, Path):
+            if not in_memory:
+                raise DataError(
+                    f"found an object of the class {type(path).__name__}, expected paths of "
+                    f"{kind}s, or of folders of them."
+                )
             files.append(path)
         elif path.is_dir():
             found = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())

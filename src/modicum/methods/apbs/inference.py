@@ -204,7 +204,7 @@ def predict(
 
     still = isinstance(pipeline, ImagePipeline)
     sought = (PICTURES, "image") if still else (set(RECORDINGS), "recording")
-    files = input_files(inputs, *sought)
+    files = input_files(inputs, *sought, in_memory=True)
     return predictions(predict_files(files, read, classify, batch_size), out)
 
 

@@ -172,7 +172,7 @@ def predict(
         inputs = on_device(classifier.pipeline.batch(recordings), classifier.device)
         return likeliest(classifier.logits(inputs), classifier.classes, max(1, top))
 
-    files = input_files(inputs, set(SUFFIXES), "recording")
+    files = input_files(inputs, set(SUFFIXES), "recording", in_memory=True)
     return predictions(predict_files(files, classifier.pipeline.read, classify, batch_size), out)
 
 

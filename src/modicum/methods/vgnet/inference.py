@@ -141,7 +141,7 @@ def predict(
     Returns:
         The predictions, or with `out` the first ten of them, and the files written.
     """
-    files = input_files(inputs, SUFFIXES, "image")
+    files = input_files(inputs, SUFFIXES, "image", in_memory=True)
     classifier = load_classifier(run, weights, device)
     network = classifier.network
     if isinstance(network, VGNet):
