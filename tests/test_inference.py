@@ -144,3 +144,12 @@ def test_latency_is_ordered_and_warmed_up() -> None:
 def test_batches_of_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--batch-size 0"):
         predict_files([tmp_path / "a"], lambda path: path, lambda paths: [], batch_size=0)
+
+
+def test_samples_in_memory_are_for_those_who_take_them(tmp_path: Path) -> None:
+    sample = object()
+    (tmp_path / "a.png").touch()
+    files = input_files([sample, tmp_path], {".png"}, "image", in_memory=True)
+    assert files == [sample, tmp_path / "a.png"]
+    with pytest.raises(DataError, match="class object, expected paths of images"):
+        input_files([sample], {".png"}, "image")

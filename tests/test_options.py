@@ -102,6 +102,28 @@ def test_a_function_is_held_to_its_annotations() -> None:
         predict("a", 0)
 
 
+def test_what_can_be_said_in_several_ways_becomes_what_is_annotated() -> None:
+    @check_arguments
+    def several(
+        files: tuple[Path, ...], data: str | None = None, out: Path | str = "",
+        some: str | tuple[str, ...] = (), sizes: Any = None,
+    ) -> Any:  # fmt: skip
+        return files, data, out, some, sizes
+
+    a, b = Path("a"), Path("b")
+    for given in ("a", a, ["a"], (a,), iter(["a"]), {"a"}):
+        assert several(given)[0] == (a,)
+    assert several(iter(["a", b]))[0] == (a, b)
+    thing = object()  # no path: it stays what it is
+    assert several(thing)[0] == (thing,)
+    assert several("a", a, a, "a", a)[1:] == ("a", a, "a", a)
+    assert several("a", out="a", some=[a])[2:4] == ("a", ("a",))
+    config = Config(data=a, init="b", widths=[3])  # type: ignore[arg-type]
+    assert (config.data, config.init, config.widths) == ("a", b, (3,))
+    with pytest.raises(ConfigError, match="--files 3: must be a list"):
+        several(3)
+
+
 def test_json_gives_back_the_same_options() -> None:
     config = Config(init=Path("x.pth"), adam=Adam(0.2, 0.1), kind="b", widths=(3,))
     text = json.dumps(to_json(config))

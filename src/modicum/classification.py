@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,13 @@ from modicum.engine.devices import Device, choose_device
 from modicum.engine.run import Run
 from modicum.errors import DataError
 from modicum.mistakes import Answers, keep, of_classes
-from modicum.options import check
+from modicum.options import check, fitting
 from modicum.system.progress import Progress
 from modicum.weights.saved import SavedModel, believing_nothing
 
 _log = logging.getLogger("modicum")
 _Network = TypeVar("_Network", bound=nn.Module)
-_Pipeline = TypeVar("_Pipeline")
+_Pipeline = TypeVar("_Pipeline", bound="Pipeline")
 
 ONE_IN_TWENTY = 1.645
 """Standard deviations that a normal variable exceeds with probability 0.05."""
@@ -36,10 +36,27 @@ Logits: TypeAlias = Callable[[Any], Tensor]
 """Class scores `(B, classes)` of the first field of a batch, which is on the network's device."""
 
 
+class Pipeline(Protocol):
+    """What makes of samples a network's input."""
+
+    def read(self, sample: Any, /) -> Any:
+        """One sample, from a file or from memory."""
+        ...
+
+    def batch(self, samples: Any, /) -> Any:
+        """What the network takes of several of what `read` gives."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """What it does, JSON-able."""
+        ...
+
+
 @dataclass(frozen=True)
 class Classifier(Generic[_Network, _Pipeline]):
     """A trained network with what its use needs."""
 
+    method: str
     network: _Network
     classes: tuple[str, ...]
     pipeline: _Pipeline
@@ -47,6 +64,8 @@ class Classifier(Generic[_Network, _Pipeline]):
     notes: dict[str, Any]
     """What `train` stored: where its data lay and how it was divided."""
     device: torch.device
+    logits: Logits
+    """Class scores of what `pipeline.batch` gives."""
 
     @classmethod
     def of(
@@ -54,6 +73,7 @@ class Classifier(Generic[_Network, _Pipeline]):
         saved: SavedModel,
         pipeline_of: Callable[[Mapping[str, Any]], _Pipeline],
         device: Device = "cpu",
+        logits_of: Callable[[Any], Logits] = lambda network: network,
     ) -> Self:
         """A classifier that `modicum.method.load_saved` read, and its pipeline of its notes."""
         chosen = choose_device(device)
@@ -66,7 +86,32 @@ class Classifier(Generic[_Network, _Pipeline]):
                 raise ValueError(
                     f"{len(classes)} names for {network.arguments['num_classes']} classes"
                 )
-        return cls(network, tuple(classes), pipeline, saved.notes, chosen)
+        logits = logits_of(network)
+        return cls(saved.method, network, tuple(classes), pipeline, saved.notes, chosen, logits)
+
+    @torch.no_grad()
+    def probabilities(self, samples: Any, batch_size: int = 64) -> Tensor:
+        """Probabilities of the `classes`, float32 `(N, classes)` on the CPU.
+
+        Args:
+            samples: A sample or several, as files or in memory: all that `pipeline.read` takes.
+            batch_size: Samples at a time.
+
+        Raises:
+            DataError: A sample cannot be used.
+        """
+        several = fitting(samples, tuple[Any, ...])
+        parts = [torch.zeros(0, len(self.classes))]
+        for first in range(0, len(several), batch_size):
+            read = [self.pipeline.read(sample) for sample in several[first : first + batch_size]]
+            inputs = on_device(self.pipeline.batch(read), self.device)
+            parts.append(self.logits(inputs).float().softmax(1).cpu())
+        return torch.cat(parts)
+
+    def described(self) -> dict[str, Any]:
+        """What a program needs that uses the network without modicum, JSON-able."""
+        named = {"method": self.method, "classes": list(self.classes)}
+        return named | self.pipeline.described()
 
 
 def topk_correct(logits: Tensor, label: Tensor, ks: Sequence[int]) -> Tensor:

@@ -21,20 +21,31 @@ from modicum.system.progress import Progress
 from modicum.system.tables import write_csv
 
 _log = logging.getLogger("modicum")
+_Input = TypeVar("_Input")
 _Sample = TypeVar("_Sample")
 
 
-def input_files(inputs: Sequence[Path], suffixes: AbstractSet[str], kind: str) -> list[Path]:
+def input_files(
+    inputs: Sequence[_Input], suffixes: AbstractSet[str], kind: str, *, in_memory: bool = False
+) -> list[_Input | Path]:
     """The files named, and all files with such a suffix below the folders named, sorted in each.
 
-    Suffixes are in lower case with the dot; `kind`, such as "image", is for messages.
+    Suffixes are in lower case with the dot; `kind`, such as "image", is for messages. With
+    `in_memory` what is no path is a sample, and stays.
 
     Raises:
         DataError: An input does not exist, or there is no such file at all.
     """
-    files: list[Path] = []
+    files: list[_Input | Path] = []
     for path in inputs:
-        if path.is_dir():
+        if not isinstance(path, Path):
+            if not in_memory:
+                raise DataError(
+                    f"found an object of the class {type(path).__name__}, expected paths of "
+                    f"{kind}s, or of folders of them."
+                )
+            files.append(path)
+        elif path.is_dir():
             found = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
             files += sorted(p for p in found if not p.name.startswith("."))
         elif path.is_file():
@@ -52,15 +63,16 @@ def input_files(inputs: Sequence[Path], suffixes: AbstractSet[str], kind: str) -
 
 
 def predict_files(
-    files: Sequence[Path],
-    read: Callable[[Path], _Sample],
+    files: Sequence[Any],
+    read: Callable[[Any], _Sample],
     classify: Callable[[list[_Sample]], Iterable[Mapping[str, Any]]],
     batch_size: int,
 ) -> list[dict[str, Any]]:
     """One record a file: `file`, and what `classify` says of it, or `error`.
 
-    A file that cannot be read is reported in its record and does not stop the others. Files are
-    read in threads; `classify` is called with the samples of a batch and gives a record for each.
+    Of a sample in memory the file is "sample" with its number, from 1. A file that cannot be read
+    is reported in its record and does not stop the others. Files are read in threads; `classify` is
+    called with the samples of a batch and gives a record for each.
 
     Raises:
         DataError: No file can be read.
@@ -69,7 +81,7 @@ def predict_files(
     if batch_size < 1:
         raise ConfigError(f"--batch-size {batch_size}: must be at least 1.")
 
-    def attempt(file: Path) -> _Sample | DataError:
+    def attempt(file: Any) -> _Sample | DataError:
         try:
             return read(file)
         except DataError as error:
@@ -82,12 +94,13 @@ def predict_files(
             found = list(pool.map(attempt, part))
             samples = [item for item in found if not isinstance(item, DataError)]
             records = iter(classify(samples) if samples else ())
-            for file, item in zip(part, found, strict=True):
+            for number, (file, item) in enumerate(zip(part, found, strict=True), start + 1):
+                row = {"file": str(file) if isinstance(file, Path) else f"sample {number}"}
                 if isinstance(item, DataError):
                     _log.warning("%s", item)
-                    rows.append({"file": str(file), "error": str(item)})
+                    rows.append(row | {"error": str(item)})
                 else:
-                    rows.append({"file": str(file)} | dict(next(records)))
+                    rows.append(row | dict(next(records)))
             progress.advance(start + len(part))
     if all("error" in row for row in rows):
         raise DataError(f"none of the {len(rows)} files can be read. The first: {rows[0]['error']}")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,9 @@ class Method:
     example: str
     """Function of a network of the method to small arguments it can be called with, the same every
     time."""
+    model: str
+    """Function of what `load_saved` takes to what people use in Python: the network, with its
+    classes and its pipeline where it has these."""
     study: str
     """Function to the `modicum.claims.Study` of the paper's claims, on built-in data (None) or on
     the data set named."""
@@ -89,7 +93,7 @@ class Method:
     """`TypedDict` of what `train` stores beside the weights, which a file's notes are held to."""
 
     def load(self, what: str) -> Any:
-        """What the room offers under `network`, `example`, `study`, `datasets` or `notes`."""
+        """What the room offers under the name of a field, such as `network` or `example`."""
         return self._named(getattr(self, what))
 
     def verb(self, name: str) -> Verb:
@@ -113,7 +117,8 @@ class Method:
     def _named(self, reference: str) -> Any:
         module, name = reference.split(":")
         package = f"modicum.methods.{room(self.name)}"
-        return getattr(importlib.import_module(module, package), name)
+        found = importlib.import_module(module, package)
+        return functools.reduce(getattr, name.split("."), found)
 
 
 def load_method(name: str) -> Method:
@@ -126,11 +131,13 @@ def load_method(name: str) -> Method:
     return importlib.import_module(f"modicum.methods.{room(name)}.method").METHOD
 
 
-def load_saved(path: Path | str, weights: str = "last", *, method: str | None = None) -> SavedModel:
+def load_saved(
+    path: str | os.PathLike[str] | SavedModel, weights: str = "last", *, method: str | None = None
+) -> SavedModel:
     """A network that `modicum.weights.saved.save_model` wrote, with its notes.
 
     Args:
-        path: A `.safetensors` file or a run folder.
+        path: A `.safetensors` file or a run folder; or what this function gave, as it is.
         weights: For a run folder: `"last"` or `"best"`.
         method: If given, the method the file must be of.
 
@@ -138,7 +145,10 @@ def load_saved(path: Path | str, weights: str = "last", *, method: str | None = 
         CheckpointError: The file is absent, damaged, not modicum's, or of another method.
     """
     from modicum.options import check_arguments
-    from modicum.weights.saved import read_model
+    from modicum.weights.saved import SavedModel, read_model
+
+    if isinstance(path, SavedModel):
+        return path
 
     def build(found: str, arguments: dict[str, Any]) -> nn.Module:
         return check_arguments(load_method(found).load("network"))(**arguments)
@@ -152,13 +162,14 @@ def load_saved(path: Path | str, weights: str = "last", *, method: str | None = 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network, open for use: the verbs of its method as functions.
+    """A trained network, open for use: what it needs, and the verbs of its method as functions.
 
-    Options are those of the verb, by the names of its parameters; results are what the verb gives.
+    Options of a verb are those of the command line, by the names of its parameters; results are
+    numbers and records. A path may be text, and where several are taken one will do.
     """
 
     path: Path
-    """The run folder or file of weights."""
+    """The run folder or file of weights, which every verb reads anew."""
     weights: str
     """`last` or `best`."""
 
@@ -167,25 +178,51 @@ class Trained:
         """The network with its notes."""
         return load_saved(self.path, self.weights)
 
+    @functools.cached_property
+    def model(self) -> Any:
+        """The network with all that its use needs, an object of the method's own.
+
+        Of a classifier a `modicum.classification.Classifier`.
+        """
+        return load_method(self.saved.method).load("model")(self.saved)
+
     @property
     def network(self) -> nn.Module:
         """In eval mode, on the CPU."""
         return self.saved.module
 
-    def predict(
-        self, inputs: Path | str | Sequence[Path | str] | None = None, **options: Any
-    ) -> Mapping[str, Any]:
-        """Use the network on files.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the network's outputs; none of what has none."""
+        return tuple(self.saved.notes.get("classes", ()))
+
+    @property
+    def pipeline(self) -> Any:
+        """Of a classifier, what makes samples the network's input: `read` and `batch`."""
+        return self.model.pipeline
+
+    def probabilities(self, samples: Any) -> Any:
+        """Class probabilities `(N, classes)` of samples, one or several, as files or in memory.
+
+        See the `model`; of a graph, probabilities `(nodes, classes)` by the name of the network.
+        """
+        return self.model.probabilities(samples)
+
+    def predict(self, inputs: Any = None, **options: Any) -> Mapping[str, Any]:
+        """Use the network on files, or on samples in memory where the method takes these.
 
         Args:
-            inputs: A file or folder, or several where the method takes several.
+            inputs: A file or folder, or several where the method takes several; of a classifier
+                also samples in memory: all that `pipeline.read` takes.
             **options: Of the method's `predict`.
         """
         return self._call("predict", inputs, options)
 
-    def evaluate(self, data: Path | str | None = None, **options: Any) -> Mapping[str, Any]:
+    def evaluate(
+        self, data: str | os.PathLike[str] | None = None, **options: Any
+    ) -> Mapping[str, Any]:
         """Measure the network on labelled data; None: what the method's `evaluate` takes then."""
-        given = {} if data is None else {"data": str(data)}
+        given = {} if data is None else {"data": data}
         return self._call("evaluate", None, given | options)
 
     def export(self, **options: Any) -> Mapping[str, Any]:
@@ -201,9 +238,5 @@ class Trained:
         if "weights" in parameters:
             given["weights"] = self.weights
         if inputs is not None:
-            name = next(name for name in parameters if name != "run")
-            several = isinstance(inputs, (list, tuple))
-            paths = tuple(map(Path, inputs if several else (inputs,)))
-            takes_several = "tuple" in str(parameters[name].annotation)
-            given[name] = paths if takes_several or several else paths[0]
+            given[next(name for name in parameters if name != "run")] = inputs
         return check_arguments(function)(**given | dict(options))

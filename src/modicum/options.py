@@ -22,10 +22,11 @@ import operator
 import os
 import types
 import typing
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import tyro
 from annotated_types import Ge, Gt, Interval, Le, Lt
@@ -38,7 +39,6 @@ FLAT = tyro.conf.arg(name="")
 
 _Options = TypeVar("_Options")
 _Result = TypeVar("_Result")
-_Given = ParamSpec("_Given")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,12 @@ class Options:
     """Base of all options: a value outside its range or choices cannot be made."""
 
     def __post_init__(self) -> None:
-        """Raise a `ConfigError` for the first field that is not what its annotation says."""
+        """Raise a `ConfigError` for the first field that is not what its annotation says.
+
+        Paths may be given as text, text as paths, and one value where several are taken.
+        """
         for name, hint in _annotations(type(self)).items():
+            object.__setattr__(self, name, fitting(getattr(self, name), hint))
             check(name, getattr(self, name), hint)
 
 
@@ -83,30 +87,67 @@ def refuse(option: str, value: Any, expected: str) -> ConfigError:
     return ConfigError(f"--{option.replace('_', '-')} {value}: must be {expected}.")
 
 
-def check_arguments(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+def check_arguments(function: Callable[..., _Result]) -> Callable[..., _Result]:
     """A function of the same signature that holds its arguments to their annotations first.
 
-    A class is held to those of its constructor: `check_arguments(Network)(**arguments)`.
+    Where a path is annotated, text is taken as well, and where several values are, one. A class is
+    held to the annotations of its constructor: `check_arguments(Network)(**arguments)`.
     """
     signature = inspect.signature(function)
     whole: Any = function
     own: Any = whole.func if isinstance(whole, functools.partial) else whole
     if isinstance(own, type) and not dataclasses.is_dataclass(own):
         own = own.__init__
-    hints = _annotations(own)
 
     @functools.wraps(function)
-    def checked(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+    def checked(*args: Any, **kwargs: Any) -> _Result:
+        hints, bound = _annotations(own), signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
             hint, kind = hints.get(name, Any), signature.parameters[name].kind
             if kind is inspect.Parameter.VAR_KEYWORD and typing.get_origin(hint) is not Unpack:
                 hint = dict[str, hint]
             elif kind is inspect.Parameter.VAR_POSITIONAL:
                 hint = tuple[hint, ...]
-            check(name, value, hint)
-        return function(*args, **kwargs)
+            bound.arguments[name] = fitting(value, hint)
+            check(name, bound.arguments[name], hint)
+        return function(*bound.args, **bound.kwargs)
 
     return checked
+
+
+def fitting(value: Any, hint: Any) -> Any:
+    """A value as its annotation has it, where Python has several ways to say the same.
+
+    Text or anything else that is `os.PathLike` becomes a `Path` where that is annotated, and text
+    where only text is. One value becomes a tuple of it where a tuple of any length is annotated,
+    as do lists, sets and iterators; numbers do not.
+    """
+    kinds = list(_kinds(hint))
+    if type(value) in kinds:
+        return value
+    for kind in kinds:
+        if typing.get_origin(kind) is tuple and typing.get_args(kind)[1:] == (...,):
+            if isinstance(value, (list, tuple, AbstractSet, Iterator)):
+                items: Iterable[Any] = typing.cast("Iterable[Any]", value)
+            elif isinstance(value, str) or not isinstance(value, _OF_JSON):
+                items = (value,)
+            else:
+                return value
+            return tuple(fitting(item, typing.get_args(kind)[0]) for item in items)
+    if isinstance(value, os.PathLike | str) and (Path in kinds or str in kinds):
+        return (Path if Path in kinds else os.fspath)(typing.cast("str", value))
+    return value
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    """The types that an annotation allows, without what is said of them."""
+    if typing.get_origin(hint) is Annotated:
+        yield from _kinds(typing.get_args(hint)[0])
+    elif typing.get_origin(hint) in (Union, types.UnionType):
+        for choice in typing.get_args(hint):
+            yield from _kinds(choice)
+    else:
+        yield hint
 
 
 @functools.cache

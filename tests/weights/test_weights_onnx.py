@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_what_is_written_computes_the_same(tmp_path: Path) -> None:
         torch.testing.assert_close(torch.from_numpy(found), module(other), rtol=1e-4, atol=1e-5)
     described = session.get_modelmeta().custom_metadata_map
     assert {key: json.loads(value) for key, value in described.items()} == {
-        "classes": ["a", "b", "c"], "size": 4
+        "classes": ["a", "b", "c"], "size": 4, "version": version("modicum")
     }  # fmt: skip
 
 

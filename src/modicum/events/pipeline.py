@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -10,8 +10,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 from modicum.errors import ConfigError
-from modicum.events.container import LARGEST_SIDE, EventBatch
+from modicum.events.container import LARGEST_SIDE, EventBatch, Events
 from modicum.events.formats.aedat2 import Convention
+from modicum.events.formats.recording import Source
+from modicum.events.reading import read
 from modicum.events.representations import SplitBy, frames, normalise_frames, resize_frames
 from modicum.options import Interval, Options
 
@@ -56,9 +58,32 @@ class SensorPipeline(Options):
         """Height and width of what the network takes."""
         raise NotImplementedError
 
+    def __call__(self, events: EventBatch) -> Tensor | EventBatch:
+        """What the network takes of recordings of the sensor."""
+        raise NotImplementedError
+
+    def read(self, recording: Source | Events) -> Events:
+        """A recording of the sensor in the order of time, from a file or from memory.
+
+        Raises:
+            DataError: The file cannot be read, or the recording needs a larger sensor.
+        """
+        if isinstance(recording, Events):
+            return recording.on_sensor(self.height, self.width).sort()
+        sensor = (self.height, self.width)
+        return read(recording, sensor=sensor, convention=self.convention, sort=True)
+
+    def batch(self, recordings: Sequence[Events]) -> Tensor | EventBatch:
+        """What the network takes of several of what `read` gives."""
+        return self(EventBatch.of(recordings))
+
     def to_notes(self) -> dict[str, Any]:
         """What is stored beside the weights, JSON-able."""
         return asdict(self)
+
+    def described(self) -> dict[str, Any]:
+        """All that it does, for programs that cannot call it: see "ONNX" in the documentation."""
+        return self.to_notes() | {"polarities": ["off", "on"]}
 
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any]) -> Self:
@@ -90,6 +115,10 @@ class FramePipeline(SensorPipeline):
         whole = events.on_sensor(self.height, self.width)
         counts = normalise_frames(frames(whole, self.steps, self.split_by), self.normalise)
         return counts if self.size is None else resize_frames(counts, self.size, self.resize)
+
+    def described(self) -> dict[str, Any]:
+        """See `SensorPipeline.described`."""
+        return super().described() | {"layout": "NTCHW"}
 
     @property
     def input_size(self) -> tuple[int, int]:

@@ -17,7 +17,7 @@ its images draws the `View` itself and moves them all:
 from modicum.data.folders import Split
 from modicum.engine.random import SampleRandom
 from modicum.images.check import check_images, fingerprint
-from modicum.images.decode import decode_image, decode_label_map, read_crop
+from modicum.images.decode import Picture, decode_image, decode_label_map, read_crop
 from modicum.images.distortions import Distortions
 from modicum.images.geometry import (
     Geometry,
@@ -34,6 +34,7 @@ from modicum.images.geometry import (
 from modicum.images.image_set import FileImages, ImageSet, MemoryImages
 from modicum.images.loader import Batch, Loader, Step
 from modicum.images.mix import Mix, soft_targets
+from modicum.images.pipeline import CropPipeline
 from modicum.images.pixels import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -56,6 +57,7 @@ __all__ = [
     "AutoAugmentCifar10",
     "Batch",
     "ColourJitter",
+    "CropPipeline",
     "Distortions",
     "FileImages",
     "Geometry",
@@ -65,6 +67,7 @@ __all__ = [
     "MemoryImages",
     "Mix",
     "Normalise",
+    "Picture",
     "RandAugment",
     "RandomCrop",
     "RandomErasing",

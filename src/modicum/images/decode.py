@@ -23,12 +23,13 @@ from __future__ import annotations
 import importlib
 import io
 import math
+import os
 import struct
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,8 @@ with suppress(ImportError):
 with suppress(ImportError):
     importlib.import_module("pillow_heif").register_heif_opener()
     _SUFFIXES_OF["HEIF"] = (".heic", ".heif")
+Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor"
+"""An image: a file, or in memory. See `read_crop`."""
 FORMATS = tuple(_SUFFIXES_OF)
 SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES_OF.values() for suffix in suffixes)
 
@@ -67,18 +70,19 @@ _ORIENTATION = 0x0112  # the EXIF tag
 _TRANSPOSED = 5  # orientations from here on swap width and height
 
 
-def decode_image(path: Path) -> npt.NDArray[np.uint8]:
+def decode_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     """Decode a whole file to RGB, uint8 (H,W,3).
 
     Raises:
         DataError: The file is missing, unreadable, not an image, truncated, damaged or too large.
     """
+    path = Path(path)
     with opened(path) as image:
         return upright_rgb(image, path)
 
 
 def decode_label_map(
-    path: Path, colours: Sequence[tuple[int, int, int]] | None = None
+    path: str | os.PathLike[str], colours: Sequence[tuple[int, int, int]] | None = None
 ) -> npt.NDArray[np.integer[Any]]:
     """Decode a map of labels, such as a segmentation mask: the numbers as they are in the file.
 
@@ -96,6 +100,7 @@ def decode_label_map(
         DataError: As `decode_image`; or the file has colours but no `colours` are given, a colour
             that is not among them, transparency, or a format that does not keep numbers.
     """
+    path = Path(path)
     with opened(path) as image:
         if image.format == "JPEG":
             raise DataError(
@@ -195,19 +200,48 @@ def image_size(path: Path) -> tuple[int, int]:
         return (width, height) if turned else (height, width)
 
 
-def read_crop(path: Path, geometry: Geometry, channels: int = 3) -> Tensor:
-    """The crop of evaluation, which draws nothing, of one file: uint8 `(channels, size, size)`.
+def read_crop(image: Picture, geometry: Geometry, channels: int = 3) -> Tensor:
+    """The crop of evaluation, which draws nothing, of an image: uint8 `(channels, size, size)`.
 
-    One channel is the luma (ITU-R BT.601, as Pillow's "L"), three are RGB.
+    Args:
+        image: A file; a Pillow image; bytes (H,W) or (H,W,C) of NumPy, or (C,H,W) of PyTorch, with
+            C 1 (grey), 3 (RGB) or 4 (RGB and transparency, which is dropped).
+        geometry: What is seen of it.
+        channels: 1 is the luma (ITU-R BT.601, as Pillow's "L"), 3 is RGB.
 
     Raises:
-        DataError: As `decode_image`.
+        DataError: As `decode_image`; or it is something else.
     """
-    image = decode_crop(path, geometry, SampleRandom(0, 0, np.zeros(1, dtype=np.int64)))[0]
+    random = SampleRandom(0, 0, np.zeros(1, dtype=np.int64))
+    if isinstance(image, str | os.PathLike):
+        image = decode_crop(Path(image), geometry, random)[0]
+    else:
+        pixels = torch.from_numpy(_pixels(image)).permute(2, 0, 1)
+        image = geometry(pixels[None], random)[0]
     if channels == 1:
         luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
         image = (image * luma).sum(0, keepdim=True).round().to(torch.uint8)
     return image
+
+
+def _pixels(image: Image.Image | npt.NDArray[Any] | Tensor) -> npt.NDArray[np.uint8]:
+    """RGB (H,W,3) of an image in memory."""
+    given = image.permute(1, 2, 0) if isinstance(image, Tensor) and image.ndim == 3 else image
+    if not isinstance(given, Image.Image):
+        array = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
+        if array.dtype != np.uint8 or not (array.ndim == 2 or array.shape[2:] in _SHAPES):
+            raise DataError(
+                f"an image in memory: found {type(image).__name__} of {array.dtype} "
+                f"{tuple(getattr(image, 'shape', ()))}; expected a Pillow image, or bytes (uint8) "
+                f"from 0 to 255: (H, W) or (H, W, 3) of NumPy, (3, H, W) of PyTorch. Give several "
+                f"as a list."
+            )
+        given = Image.fromarray(array.reshape(array.shape[: 2 + (array.shape[2:] != (1,))]))
+    # A copy has no file, at whose end would be looked.
+    return upright_rgb(given.copy(), Path("an image in memory"))
+
+
+_SHAPES = ((1,), (3,), (4,))
 
 
 @contextmanager

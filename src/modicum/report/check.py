@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from modicum.claims import Stage, StudyResult, Verdict, Word
+from modicum.options import check_arguments
 from modicum.report import text
 from modicum.report.page import data_uri, write_page
 from modicum.report.plots import STRETCHES, arm_class, effect_plot, line_plot, paired_plot
@@ -20,6 +21,7 @@ from modicum.system.environment import describe_environment
 _WORDS: tuple[Word, ...] = ("holds", "does not hold", "inconclusive")
 
 
+@check_arguments
 def write_check_report(path: Path, studies: Sequence[StudyResult], *, command: str) -> Path:
     """Write what `studies` found as one HTML file that needs no other file and no network.
 

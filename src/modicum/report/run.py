@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 from markupsafe import Markup
 
 from modicum.errors import CheckpointError, DataError
+from modicum.options import check_arguments
 from modicum.report import text
 from modicum.report.check import flatten
 from modicum.report.page import data_uri, write_page
@@ -29,6 +30,7 @@ _MOST_CLASSES = 30
 """Of a confusion matrix; a larger one says nothing to the eye."""
 
 
+@check_arguments
 def write_run_report(folder: Path) -> Path:
     """Write `report.html` into the folder of a training run, finished or not.
 

@@ -1,4 +1,4 @@
-"""Progress with an estimate of the time left: a bar on a terminal, plain lines elsewhere."""
+"""Progress with an estimate of the time left: a bar on a terminal, elsewhere lines, or one line."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from modicum.system.terminal import plain
 
 LINE_SECONDS = 10.0
 """Pause between two plain lines. The first comes after a fifth of it: short work stays silent."""
+NOTEBOOK_SECONDS = 0.5
+"""The same in a notebook, where a line is written over the one before."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -47,7 +49,11 @@ class Progress:
     def __init__(self, what: str, total: int, *, done: int = 0, quiet: bool = False) -> None:
         self._what, self._total, self._first, self._quiet = what, total, done, quiet
         self._started = time.monotonic()
-        self._next_line = self._started + LINE_SECONDS / 5
+        # Of a notebook's kernel; what is sent there is a cell's output, not a terminal's.
+        self._over = type(sys.stderr).__module__.startswith("ipykernel.")
+        self._pause = NOTEBOOK_SECONDS if self._over else LINE_SECONDS
+        self._width = 0
+        self._next_line = self._started + self._pause / 5
         self._bar: RichProgress | None = None
         if not quiet and sys.stderr.isatty():
             self._bar = _Bar(
@@ -68,25 +74,30 @@ class Progress:
             self._bar.update(self._task, completed=done, note=note)
             return
         now = time.monotonic()
-        if self._quiet or now < self._next_line:
+        ends = self._width and done >= self._total  # a line that was begun says so
+        if self._quiet or (now < self._next_line and not ends):
             return
-        self._next_line = now + LINE_SECONDS
+        self._next_line = now + self._pause
         elapsed = now - self._started
         speed = (done - self._first) / elapsed
         left = format_seconds((self._total - done) / speed) if speed > 0 else "?"
         share = 100 * done // max(1, self._total)
-        print(
+        line = (
             f"{self._what}: {done}/{self._total} ({share} %), {format_seconds(elapsed)} elapsed, "
-            f"{left} left{', ' + note if note else ''}",
-            file=sys.stderr,
-            flush=True,
+            f"{left} left{', ' + note if note else ''}"
         )
+        start, end = ("\r", "") if self._over else ("", "\n")
+        print(start + line.ljust(self._width), end=end, file=sys.stderr, flush=True)
+        self._width = len(line) if self._over else 0
 
     def close(self) -> None:
         """Stop drawing. Safe to call twice."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        if self._width:
+            print(file=sys.stderr, flush=True)
+            self._width = 0
         self._quiet = True
 
     def __enter__(self) -> Progress:

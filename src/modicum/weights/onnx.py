@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 
 from modicum.errors import CheckpointError, require
+from modicum.system.environment import version
 from modicum.system.files import atomic_write
 
 TOLERANCE = 1e-3
@@ -43,7 +44,7 @@ def write_onnx(
         out: File to write.
         outputs: Names of what it gives, in order.
         dynamic: Axes whose size may change, by input or output name, with a name for each axis.
-        described: JSON-able values for the file's metadata.
+        described: JSON-able values for the file's metadata, which also has modicum's `version`.
         trials: Other inputs to compare on.
         reference: What to compare with, if not the network itself.
         compare: The largest difference of all samples of all inputs, or their median, for networks
@@ -74,7 +75,7 @@ def write_onnx(
             dynamo=False,
         )
     model = onnx.load_from_string(buffer.getvalue())
-    for key, value in described.items():
+    for key, value in (dict(described) | {"version": version()}).items():
         model.metadata_props.add(key=key, value=json.dumps(value))
     content = model.SerializeToString()
 

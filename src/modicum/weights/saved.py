@@ -7,6 +7,7 @@ for its use (class names, input size, normalisation).
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -144,7 +145,7 @@ def read_model(
 
 
 def read_notes(
-    path: Path | str, weights: str = "last", *, method: str | None = None
+    path: str | os.PathLike[str], weights: str = "last", *, method: str | None = None
 ) -> dict[str, Any]:
     """The notes of a file that `save_model` wrote, without its network; see `read_model`."""
     file = find_model(Path(path), weights)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
@@ -207,8 +208,9 @@ def test_every_network_is_trained_used_and_exported(
     apart = (torch.from_numpy(logits) - expected).abs().amax(1) / expected.abs().max()
     assert apart.median() < 1e-3  # of one recording a spike may flip by rounding
     described = session.get_modelmeta().custom_metadata_map
-    assert json.loads(described["classes"]) == list(CLASSES)
-    assert json.loads(described["pipeline"]) == classifier.pipeline.to_notes()
+    values = {name: json.loads(text) for name, text in described.items()}
+    assert values == classifier.described() | {"version": version("modicum")}
+    assert values.items() >= classifier.pipeline.to_notes().items()
 
     event_augmentation.export(run, "state-dict", scratch / "model.pth")
     state = torch.load(scratch / "model.pth", weights_only=True)

@@ -14,7 +14,10 @@ import torch
 
 import modicum
 from modicum.cli import main
+from modicum.engine.run import Run
+from modicum.methods import reliant
 from modicum.methods.reliant.networks.distilled import Distilled
+from modicum.options import replace
 
 QUICK = ["--teacher.epochs", "60", "--epochs", "60", "--rounds", "3", "--hidden", "8"]
 
@@ -177,6 +180,50 @@ def test_export_onnx(
     found = run(capsys, "export", "reliant", "--run", out, "--to", "onnx")
     assert found["largest_relative_difference"] < 1e-4
     assert (out / "student.onnx").is_file()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_the_onnx_file_says_is_enough_to_feed_it(people: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    table = {"label": "approve", "sensitive": "race", "id_column": "id"}
+    config = replace(
+        reliant.Config(
+            people=reliant.People(
+                nodes=people / "people.csv",
+                table=reliant.Table(**table, edges=people / "edges.csv"),
+            )
+        ),
+        student="decoupled", epochs=3, hidden=8, teacher=reliant.Teacher(epochs=3),
+    )  # fmt: skip
+    out = tmp_path / "run"
+    with Run(out, method="reliant", recipe="distil", config=config, quiet=True) as training:
+        reliant.train(config, training)
+    trained = modicum.open(out)
+    trained.export(to="onnx")
+
+    session = onnxruntime.InferenceSession(out / "student.onnx")
+    described = session.get_modelmeta().custom_metadata_map
+    how = {name: json.loads(text) for name, text in described.items()}
+    assert (how["method"], how["classes"]) == ("reliant", ["no", "yes"])
+    with (people / "people.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    made: dict[str, list[float]] = {}
+    for column in how["encoding"]["columns"]:
+        texts = [row[column["name"]] for row in rows]
+        for value in column["values"]:
+            made[f"{column['name']}={value}"] = [float(text == value) for text in texts]
+        if not column["values"]:
+            scaled = (np.array(texts, float) - column["mean"]) / column["deviation"]
+            made[column["name"]] = scaled.tolist()
+    features = np.array([made[name] for name in how["columns"]], np.float32).T
+    with (people / "edges.csv").open() as file:
+        pairs = np.array([[int(end[1:]) for end in row] for row in list(csv.reader(file))[1:]])
+    both = np.unique(np.concatenate([pairs, pairs[:, ::-1]]), axis=0)
+    edges = both[both[:, 0] != both[:, 1]].T.copy()
+    (logits,) = session.run(None, {"features": features, "edges": edges})
+    expected = trained.probabilities(trained.model.open_graph())["reliant"]
+    found = torch.from_numpy(logits).softmax(1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_pareto(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import mmap
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ _MAPPED_FROM = 1 << 20
 
 Size: TypeAlias = tuple[int, int]
 """Height and width of a sensor in pixels."""
-Source: TypeAlias = str | Path | bytes
+Source: TypeAlias = str | os.PathLike[str] | bytes
 """A file, or the bytes of one."""
 
 log = logging.getLogger(__name__)
@@ -95,8 +96,9 @@ class File:
         """Read or map a file; a `DataError` if it cannot be read."""
         if isinstance(source, bytes):
             return cls("<bytes>", source, strict)
+        source = Path(source)
         try:
-            with open_ordinary(Path(source)) as file:
+            with open_ordinary(source) as file:
                 size = file.seek(0, io.SEEK_END)
                 file.seek(0)
                 if size < _MAPPED_FROM:

@@ -1,8 +1,15 @@
-"""APBS: associative plasticity between synapses for spiking networks, with STCF."""
+"""APBS: associative plasticity between synapses for spiking networks, with STCF.
+
+What `train` left is used so:
+
+    trained = modicum.open("runs/spikes")
+    trained.classes, trained.pipeline
+    trained.predict("recordings/left/2.dat")["predictions"]  # classes, and the spikes it took
+"""
 
 from modicum.methods.apbs.association import AssociativeConv2d, AssociativeLinear
 from modicum.methods.apbs.checkpoints import load_official
-from modicum.methods.apbs.inference import evaluate, export, predict
+from modicum.methods.apbs.inference import evaluate, export, load_classifier, predict
 from modicum.methods.apbs.networks import (
     BUILDERS,
     associative,
@@ -38,6 +45,7 @@ __all__ = [
     "evaluate",
     "export",
     "light",
+    "load_classifier",
     "load_official",
     "nda_vgg11",
     "predict",

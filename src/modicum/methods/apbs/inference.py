@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 import tyro
 from torch import Tensor
 
 from modicum import events, images
-from modicum.classification import Classifier, class_mapping, evaluation, likeliest
+from modicum.classification import Classifier, Logits, class_mapping, evaluation, likeliest
 from modicum.data.sample_set import SampleSet
 from modicum.engine.devices import Device
 from modicum.engine.random import generator
@@ -25,7 +26,7 @@ from modicum.inference import conditions, input_files, latency, predict_files, p
 from modicum.method import load_saved
 from modicum.methods.apbs.still_images import ImagePipeline
 from modicum.methods.apbs.train import Pipeline, Samples, loader_for
-from modicum.options import check, whole_path
+from modicum.options import check, check_arguments, whole_path
 from modicum.spiking.networks import SpikingNetwork, read_out
 from modicum.spiking.nir_export import export_nir
 from modicum.spiking.onnx_export import write_spiking_onnx
@@ -35,11 +36,14 @@ from modicum.spiking.statistics import (
     count_spikes,
 )
 from modicum.weights.onnx import write_state_dict
+from modicum.weights.saved import SavedModel
 
 Trained: TypeAlias = Classifier[SpikingNetwork, Pipeline]
 
 
-def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Trained:
+def load_classifier(
+    run: str | os.PathLike[str] | SavedModel, weights: str = "last", device: Device = "cpu"
+) -> Trained:
     """A classifier from a run folder or a `.safetensors` file. See `load_saved`."""
     saved = load_saved(run, weights, method="apbs")
 
@@ -58,9 +62,15 @@ def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") ->
             raise ValueError(f"more than {MOST_NUMBERS:,} numbers for a sample")
         return pipeline
 
-    return Trained.of(saved, pipeline_of, device)
+    return Trained.of(saved, pipeline_of, device, logits_of)
 
 
+def logits_of(network: SpikingNetwork) -> Logits:
+    """Class scores: the network's, averaged over time."""
+    return lambda inputs: read_out(network(inputs))
+
+
+@check_arguments
 @torch.no_grad()
 def evaluate(
     run: Path,
@@ -152,6 +162,7 @@ def example(classifier: Trained, samples: int = 1) -> Tensor:
     return (frames > 0.9).float()
 
 
+@check_arguments
 @torch.no_grad()
 def predict(
     inputs: tyro.conf.Positional[tuple[Path, ...]],
@@ -179,19 +190,14 @@ def predict(
         The predictions, or with `out` the first ten of them, and the files written.
     """
     classifier = load_classifier(run, weights, device)
-    network, pipeline = classifier.network, classifier.pipeline
+    network, pipeline = classifier.network, cast("Any", classifier.pipeline)
 
-    def read(path: Path) -> Tensor:
-        if isinstance(pipeline, ImagePipeline):
-            pixels = images.read_crop(path, pipeline.crop(), pipeline.channels)
-            return pipeline.normalise()(pixels[None])[0]
-        sensor = (pipeline.height, pipeline.width)
-        recording = events.read(path, sensor=sensor, convention=pipeline.convention, sort=True)
-        return pipeline(events.EventBatch.of([recording]))[0]
+    def read(sample: Any) -> Tensor:  # frames are made in threads, as files are read
+        return pipeline.batch([pipeline.read(sample)])[0]
 
     def classify(samples: list[Tensor]) -> Iterator[dict[str, Any]]:
         with count_spikes(network) as counted:
-            logits = read_out(network(torch.stack(samples).to(classifier.device)))
+            logits = classifier.logits(torch.stack(samples).to(classifier.device))
         spikes = counted.spikes_of_each.tolist()
         records = likeliest(logits, classifier.classes, max(1, top))
         for record, fired in zip(records, spikes, strict=True):
@@ -199,10 +205,11 @@ def predict(
 
     still = isinstance(pipeline, ImagePipeline)
     sought = (PICTURES, "image") if still else (set(RECORDINGS), "recording")
-    files = input_files(inputs, *sought)
+    files = input_files(inputs, *sought, in_memory=True)
     return predictions(predict_files(files, read, classify, batch_size), out)
 
 
+@check_arguments
 def export(
     run: Path,
     to: Literal["onnx", "nir", "state-dict"] = "onnx",
@@ -214,7 +221,8 @@ def export(
     Args:
         run: Run folder, or a .safetensors file of one.
         to: onnx: an ONNX file (any batch size, the number of time steps it was trained with) that
-            gives logits averaged over time, compared with PyTorch before it is kept. nir: the
+            gives logits averaged over time, compared with PyTorch before it is kept; its metadata
+            hold the classes and all that makes a recording or image its input. nir: the
             Neuromorphic Intermediate Representation, read back and compared before it is kept; it
             has no associating synapses, so the network must be plain (--association 0).
             state-dict: its weights for torch.load.
@@ -229,5 +237,5 @@ def export(
     if to == "nir":
         check = export_nir(classifier.network, out, example(classifier, 8))
         return {"written": str(out), **check._asdict()}
-    described = {"classes": list(classifier.classes), "pipeline": classifier.pipeline.to_notes()}
-    return write_spiking_onnx(classifier.network, example(classifier, 8), out, described)
+    samples, described = example(classifier, 8), classifier.described()
+    return write_spiking_onnx(classifier.network, samples, out, described)

@@ -15,6 +15,7 @@ METHOD = Method(
     },
     network=".networks:network",
     example=".networks:example",
+    model=".inference:load_classifier",
     study=".claim:study",
     datasets=".still_images:DATASETS",
     notes="modicum.events.options:Notes",

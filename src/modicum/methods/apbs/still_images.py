@@ -16,7 +16,7 @@ IMAGES = ("cifar10", "images")
 
 
 @dataclass(frozen=True)
-class ImagePipeline(Options):
+class ImagePipeline(Options, images.CropPipeline):
     """Crop, resize and normalise. Stored with the weights, for prediction."""
 
     size: Annotated[int, Interval(ge=1, le=2048)]
@@ -33,10 +33,6 @@ class ImagePipeline(Options):
         if self.channels == 1:
             return images.Normalise((0.5,), (0.5,))
         return images.Normalise(images.CIFAR10_MEAN, images.CIFAR10_STD)
-
-    def evaluation(self) -> Sequence[images.Step]:
-        """The steps of evaluation."""
-        return (self.crop(), self.normalise())
 
     def training(self, augment: STCF) -> Sequence[images.Step]:
         """The steps of training: what is left of STCF where there is no time.

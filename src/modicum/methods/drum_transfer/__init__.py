@@ -1,4 +1,12 @@
-"""Language-to-music transfer: a language model becomes a drummer."""
+"""Language-to-music transfer: a language model becomes a drummer.
+
+What `train` left is used so:
+
+    from modicum.methods.drum_transfer import read_midi, to_prompt
+    drummer = modicum.open("runs/drums").model  # or Drummer.load(None, "ngram")
+    groove = read_midi("groove.mid", drummer.config.corpus)
+    drummer.complete([to_prompt(groove)], groove.notation, bars=2)
+"""
 
 from modicum.methods.drum_transfer.data.generator import made_up_grooves
 from modicum.methods.drum_transfer.data.sources import load_grooves

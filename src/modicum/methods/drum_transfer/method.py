@@ -17,6 +17,7 @@ METHOD = Method(
     },
     network=".saved_models:build",
     example=".saved_models:example",
+    model=".models.drummer:Drummer.load",
     study=".claim:study",
     datasets=".data.sources:DATASETS",
 )

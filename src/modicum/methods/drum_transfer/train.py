@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +191,7 @@ class Config(Options):
             raise ConfigError(f"--{option}: it is for a pre-trained model, not {self.model}.")
 
     @classmethod
-    def of_run(cls, run: Path, weights: str = "best") -> Config:
+    def of_run(cls, run: str | os.PathLike[str], weights: str = "best") -> Config:
         """What a run folder, or a .safetensors file of one, was trained with.
 
         Raises:
@@ -200,13 +201,13 @@ class Config(Options):
         return cls.of_notes(notes, run)
 
     @classmethod
-    def of_notes(cls, notes: Mapping[str, Any], path: Path) -> Config:
+    def of_notes(cls, notes: Mapping[str, Any], path: str | os.PathLike[str]) -> Config:
         """What the notes of a file of weights say that it was trained with.
 
         Raises:
             CheckpointError: They do not.
         """
-        with believing_nothing(path):
+        with believing_nothing(Path(path)):
             check("notes", notes, _Notes)
             return from_json(cls, notes["config"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,15 +23,19 @@ from modicum.methods.event_augmentation.brightness import accuracy, variations
 from modicum.methods.event_augmentation.est import EstClassifier, EstOfColumns
 from modicum.methods.event_augmentation.train import Pipeline, logits_of
 from modicum.methods.event_augmentation.voxels import VoxelPipeline
+from modicum.options import check_arguments
 from modicum.spiking.networks import SpikingNetwork
 from modicum.spiking.onnx_export import write_spiking_onnx
 from modicum.system.progress import Progress
 from modicum.weights.onnx import write_onnx, write_state_dict
+from modicum.weights.saved import SavedModel
 
 Trained: TypeAlias = Classifier[nn.Module, Pipeline]
 
 
-def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Trained:
+def load_classifier(
+    run: str | os.PathLike[str] | SavedModel, weights: str = "last", device: Device = "cpu"
+) -> Trained:
     """A classifier from a run folder or a `.safetensors` file. See `load_saved`."""
     saved = load_saved(run, weights, method="event-augmentation")
 
@@ -39,7 +44,7 @@ def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") ->
         check_fit(saved.module, pipeline)
         return pipeline
 
-    return Trained.of(saved, pipeline_of, device)
+    return Trained.of(saved, pipeline_of, device, logits_of)
 
 
 def check_fit(network: nn.Module, pipeline: Pipeline) -> None:
@@ -62,6 +67,7 @@ def check_fit(network: nn.Module, pipeline: Pipeline) -> None:
         raise ValueError("its pipeline does not make what its network takes")
 
 
+@check_arguments
 @torch.no_grad()
 def evaluate(
     run: Path,
@@ -138,6 +144,7 @@ def example_recording(pipeline: Pipeline, count: int = 5000) -> events.EventBatc
     return events.EventBatch.of([events.Events.of(*columns, **size).sort()])
 
 
+@check_arguments
 @torch.no_grad()
 def predict(
     inputs: tyro.conf.Positional[tuple[Path, ...]],
@@ -165,21 +172,16 @@ def predict(
         The predictions, or with `out` the first ten of them, and the files written.
     """
     classifier = load_classifier(run, weights, device)
-    pipeline = classifier.pipeline
-
-    def read(path: Path) -> events.Events:
-        sensor = (pipeline.height, pipeline.width)
-        return events.read(path, sensor=sensor, convention=pipeline.convention, sort=True)
 
     def classify(recordings: list[events.Events]) -> Iterator[dict[str, Any]]:
-        inputs = on_device(pipeline(events.EventBatch.of(recordings)), classifier.device)
-        logits = logits_of(classifier.network)(inputs)
-        return likeliest(logits, classifier.classes, max(1, top))
+        inputs = on_device(classifier.pipeline.batch(recordings), classifier.device)
+        return likeliest(classifier.logits(inputs), classifier.classes, max(1, top))
 
-    files = input_files(inputs, set(SUFFIXES), "recording")
-    return predictions(predict_files(files, read, classify, batch_size), out)
+    files = input_files(inputs, set(SUFFIXES), "recording", in_memory=True)
+    return predictions(predict_files(files, classifier.pipeline.read, classify, batch_size), out)
 
 
+@check_arguments
 def export(
     run: Path,
     to: Literal["onnx", "state-dict"] = "onnx",
@@ -203,7 +205,7 @@ def export(
     if to == "state-dict":
         return write_state_dict(network, out or folder / "model.pth")
     out = out or folder / "model.onnx"
-    described = {"classes": list(classifier.classes), "pipeline": pipeline.to_notes()}
+    described = classifier.described()
     if isinstance(network, EstClassifier):
         network = EstOfColumns(network, pipeline.height, pipeline.width).eval()
         trials = [_columns(example_recording(pipeline, count)) for count in (5000, 300)]

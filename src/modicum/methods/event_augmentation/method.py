@@ -15,6 +15,7 @@ METHOD = Method(
     },
     network=".networks:network",
     example=".networks:example",
+    model=".inference:load_classifier",
     study=".claim:study",
     datasets="modicum.events.datasets:SOURCES",
     notes="modicum.events.options:Notes",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -34,6 +34,10 @@ class VoxelPipeline(SensorPipeline):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.hold_to_size(self.channels)
+
+    def described(self) -> dict[str, Any]:
+        """See `SensorPipeline.described`."""
+        return super().described() | {"layout": "columns" if self.kind == "est" else "NCHW"}
 
     @property
     def input_size(self) -> tuple[int, int]:

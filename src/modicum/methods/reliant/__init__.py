@@ -1,4 +1,11 @@
-"""RELIANT: fair knowledge distillation for graph neural networks."""
+"""RELIANT: fair knowledge distillation for graph neural networks.
+
+What `train` left is used so:
+
+    trained = modicum.open("runs/people")
+    trained.predict("applicants.csv")["predictions"]
+    trained.probabilities(trained.model.open_graph())["reliant"]  # (people, classes)
+"""
 
 from modicum.methods.reliant.checkpoints import load_official, soft_targets
 from modicum.methods.reliant.data.people import People, open_graph
@@ -7,7 +14,7 @@ from modicum.methods.reliant.data.sources import load_graph
 from modicum.methods.reliant.data.tables import Table, read_table
 from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.graphs.messages import MessageGraph
-from modicum.methods.reliant.inference import evaluate, export, predict
+from modicum.methods.reliant.inference import Trained, evaluate, export, predict
 from modicum.methods.reliant.losses import group_gap_loss, step_surrogate
 from modicum.methods.reliant.metrics import evaluate_predictions
 from modicum.methods.reliant.networks.distilled import Distilled, NodeClassifier, Proxies
@@ -39,6 +46,7 @@ __all__ = [
     "Table",
     "Targets",
     "Teacher",
+    "Trained",
     "distill",
     "evaluate",
     "evaluate_predictions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ from modicum.methods.reliant.networks.students import PLP
 from modicum.methods.reliant.networks.teachers import GAT, GraphSAGE
 from modicum.methods.reliant.recipes import distil, teacher
 from modicum.methods.reliant.recipes.teacher import targets_of
-from modicum.options import Ge, from_json, replace
+from modicum.options import Ge, check_arguments, from_json, replace
 from modicum.system.environment import processor_name
 from modicum.system.files import atomic_write, to_json, write_text
 from modicum.system.terminal import Share
+from modicum.weights.saved import SavedModel
 
 Split = Literal["train", "val", "test"]
 ROLES = {"teacher": "teacher", "plain": "plain student", "reliant": "RELIANT student"}
@@ -44,7 +46,7 @@ class Trained:
     folder: Path
 
     @classmethod
-    def load(cls, run: Path) -> Trained:
+    def load(cls, run: str | os.PathLike[str] | SavedModel) -> Trained:
         """From a run folder or a `.safetensors` file of one.
 
         Raises:
@@ -87,6 +89,7 @@ class Trained:
         return p if file is None else {"teacher": targets_of(graph, file).probabilities} | p
 
 
+@check_arguments
 @torch.no_grad()
 def evaluate(
     run: Path,
@@ -201,6 +204,7 @@ def _cost(networks: Distilled, graph: Graph, role: str, repeats: int = 5) -> dic
     }
 
 
+@check_arguments
 @torch.no_grad()
 def predict(
     nodes: Path | None = None,
@@ -301,6 +305,13 @@ class _OnArrays(nn.Module):
         return self.networks.networks[self.role](graph, features)
 
 
+_LAYOUT = {
+    "features": "nodes x columns",
+    "edges": "2 x edges: from, to; each edge in both directions, no loops",
+}
+
+
+@check_arguments
 def export(
     run: Path,
     to: Literal["safetensors", "onnx", "state-dict"] = "safetensors",
@@ -363,6 +374,7 @@ def export(
         out,
         outputs=["logits"],
         dynamic={"features": {0: "nodes"}, "edges": {1: "edges"}, "logits": {0: "nodes"}},
-        described={name: trained.notes.get(name) for name in ("classes", "columns", "encoding")},
+        described={name: trained.notes.get(name) for name in ("classes", "columns", "encoding")}
+        | {"method": "reliant", "layout": _LAYOUT},
         trials=[inputs(7), inputs(200)],
     )

@@ -16,6 +16,7 @@ METHOD = Method(
     },
     network=".networks.distilled:build",
     example=".networks.distilled:example",
+    model=".inference:Trained.load",
     study=".claim:study",
     datasets=".data.sources:DATASETS",
 )

@@ -12,7 +12,7 @@ from modicum.methods.reliant.data.people import open_graph
 from modicum.methods.reliant.inference import Trained
 from modicum.methods.reliant.metrics import pareto_front
 from modicum.methods.reliant.recipes.distil import Config
-from modicum.options import replace, whole_path
+from modicum.options import check_arguments, replace, whole_path
 from modicum.system.files import atomic_write
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Recipe = Literal["quick", "official"]
 
 
+@check_arguments
 def pareto(
     data: str = "blocks",
     run: Path | None = None,

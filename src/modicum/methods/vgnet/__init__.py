@@ -1,8 +1,15 @@
-"""VGNet: image classifiers of 1 to 5 million parameters, designed from visualised kernels."""
+"""VGNet: image classifiers of 1 to 5 million parameters, designed from visualised kernels.
+
+What `train` left is used so:
+
+    trained = modicum.open("runs/photos")
+    trained.classes, trained.pipeline
+    trained.probabilities("photos/red/0.jpg")  # (1, classes); also of images in memory
+"""
 
 from modicum.methods.vgnet.checkpoints import load_official
 from modicum.methods.vgnet.fold import fold
-from modicum.methods.vgnet.inference import evaluate, export, predict
+from modicum.methods.vgnet.inference import evaluate, export, load_classifier, predict
 from modicum.methods.vgnet.model import (
     BUILDERS,
     VGNet,
@@ -36,6 +43,7 @@ __all__ = [
     "evaluate",
     "export",
     "fold",
+    "load_classifier",
     "load_official",
     "predict",
     "train",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,17 +22,22 @@ from modicum.method import load_saved
 from modicum.methods.vgnet.fold import fold
 from modicum.methods.vgnet.model import VGNet, count_multiply_adds, count_parameters
 from modicum.methods.vgnet.train import Pipeline, resolved
+from modicum.options import check_arguments
 from modicum.system.files import atomic_write
 from modicum.weights.onnx import write_onnx, write_state_dict
+from modicum.weights.saved import SavedModel
 
 Trained: TypeAlias = Classifier[nn.Module, Pipeline]
 
 
-def load_classifier(run: Path, weights: str = "last", device: Device = "cpu") -> Trained:
+def load_classifier(
+    run: str | os.PathLike[str] | SavedModel, weights: str = "last", device: Device = "cpu"
+) -> Trained:
     """A classifier from a run folder or a `.safetensors` file. See `load_saved`."""
     return Trained.of(load_saved(run, weights, method="vgnet"), Pipeline.from_notes, device)
 
 
+@check_arguments
 @torch.no_grad()  # not inference_mode: threads of the caller could not fill tensors made in it
 def evaluate(
     run: Path,
@@ -109,6 +115,7 @@ def cost(classifier: Trained) -> dict[str, Any]:
     }
 
 
+@check_arguments
 @torch.no_grad()
 def predict(
     inputs: tyro.conf.Positional[tuple[Path, ...]],
@@ -137,18 +144,15 @@ def predict(
     Returns:
         The predictions, or with `out` the first ten of them, and the files written.
     """
-    files = input_files(inputs, SUFFIXES, "image")
+    files = input_files(inputs, SUFFIXES, "image", in_memory=True)
     classifier = load_classifier(run, weights, device)
     network = classifier.network
     if isinstance(network, VGNet):
         network = fold(network)
     thumbnails: list[tuple[Tensor, str]] = []
 
-    def read(path: Path) -> Tensor:
-        return images.read_crop(path, classifier.pipeline.crop(), classifier.pipeline.channels)
-
     def classify(pixels: list[Tensor]) -> Iterator[dict[str, Any]]:
-        batch = classifier.pipeline.normalise()(torch.stack(pixels)).to(classifier.device)
+        batch = classifier.pipeline.batch(pixels).to(classifier.device)
         records = likeliest(network(batch), classifier.classes, max(1, top))
         for crop, record in zip(pixels, records, strict=True):
             if len(thumbnails) < 60:  # more are too small to look at
@@ -156,7 +160,7 @@ def predict(
                 thumbnails.append((crop, title))
             yield record
 
-    rows = predict_files(files, read, classify, batch_size)
+    rows = predict_files(files, classifier.pipeline.read, classify, batch_size)
     result = predictions(rows, out)
     if sheet is not None:
         pixels, titles = zip(*thumbnails, strict=True)
@@ -166,6 +170,7 @@ def predict(
     return result
 
 
+@check_arguments
 def export(
     run: Path,
     to: Literal["onnx", "state-dict"] = "onnx",
@@ -197,7 +202,7 @@ def export(
         out or folder / "model.onnx",
         outputs=["logits"],
         dynamic={"image": {0: "batch"}, "logits": {0: "batch"}},
-        described={"classes": list(classifier.classes)} | vars(classifier.pipeline),
+        described=classifier.described(),
         trials=({"image": image[:1]}, {"image": image.repeat(2, 1, 1, 1)}),
         reference=network,
     )

@@ -126,7 +126,7 @@ def build_network(config: Config, *, classes: int, channels: int, size: int) -> 
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Pipeline(images.CropPipeline):
     """How images become the network's input; stored with the weights, for prediction."""
 
     size: int
@@ -141,10 +141,6 @@ class Pipeline:
     def normalise(self) -> images.Normalise:
         """From bytes to what the network takes."""
         return images.Normalise(self.mean, self.std)
-
-    def evaluation(self) -> Sequence[images.Step]:
-        """The steps of evaluation."""
-        return (self.crop(), self.normalise())
 
     def training(self, augmentation: str) -> Sequence[images.Step]:
         """The steps of an augmentation of `Config`, before `normalise`."""

@@ -15,6 +15,7 @@ METHOD = Method(
     },
     network=".networks:PointNetwork",
     example=".networks:example",
+    model="modicum.method:load_saved",
     study=".claim:study",
     datasets=".survey:DATASETS",
 )

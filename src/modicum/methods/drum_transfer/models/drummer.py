@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from modicum.methods.drum_transfer.text.drumroll import Record
 from modicum.methods.drum_transfer.text.files import numbered
 from modicum.methods.drum_transfer.text.notation import SEPARATOR, Notation
 from modicum.methods.drum_transfer.train import BUILT_IN, Adaptation, Config, build_model
-from modicum.weights.saved import believing_nothing
+from modicum.weights.saved import SavedModel, believing_nothing
 
 Weights = Literal["best", "last"]
 PEOPLE = "people"
@@ -45,7 +46,7 @@ class Drummer:
     @classmethod
     def load(
         cls,
-        run: Path | None,
+        run: str | os.PathLike[str] | SavedModel | None,
         model: str | None = None,
         weights: Weights = "best",
         device: Device = "auto",

@@ -22,6 +22,7 @@ from modicum.errors import DataError, require
 from modicum.methods.drum_transfer.text.drumroll import Hits, to_hits
 from modicum.methods.drum_transfer.text.kit import writing_tables
 from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, Groove
+from modicum.options import check_arguments
 from modicum.system.files import atomic_write
 
 Samples = npt.NDArray[np.float32]
@@ -105,6 +106,7 @@ def sounds(seed: int = 0) -> Mapping[int, Samples]:
     }
 
 
+@check_arguments
 def render(
     groove: Groove,
     *,
@@ -234,6 +236,7 @@ def to_wav(samples: npt.NDArray[np.int16]) -> bytes:
     return file.getvalue()
 
 
+@check_arguments
 def write_wav(path: Path, groove: Groove, *, soundfont: Path | None = None) -> None:
     """Play a groove in stereo into a WAV file, which appears whole; see `render`."""
     with atomic_write(path) as file:

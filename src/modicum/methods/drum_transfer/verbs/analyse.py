@@ -27,7 +27,7 @@ from modicum.methods.drum_transfer.text import drumroll
 from modicum.methods.drum_transfer.text.files import groove_paths, numbered, read_groove
 from modicum.methods.drum_transfer.text.grids import Grids, read_grids
 from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, Groove
-from modicum.options import FLAT
+from modicum.options import FLAT, check_arguments
 from modicum.report.pictures import png
 from modicum.system.files import atomic_write, to_json, write_text
 from modicum.system.progress import Progress
@@ -187,6 +187,7 @@ class Analysis:
         axes.spines[["top", "right"]].set_visible(False)
 
 
+@check_arguments
 def analyse(
     files: tyro.conf.Positional[tuple[Path, ...]],
     out: Path = Path("analysis"),

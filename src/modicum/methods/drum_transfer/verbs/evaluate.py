@@ -26,13 +26,14 @@ from modicum.methods.drum_transfer.text.drumroll import Record, to_hits, to_text
 from modicum.methods.drum_transfer.text.files import numbered
 from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.methods.drum_transfer.text.tablature import to_tablature
-from modicum.options import FLAT
+from modicum.options import FLAT, check_arguments
 from modicum.report import write_run_report
 from modicum.system.files import atomic_write, ready_folder, to_json, write_text
 from modicum.system.progress import report_progress
 from modicum.weights.saved import find_model
 
 
+@check_arguments
 def evaluate(
     run: Path | None = None,
     model: str | None = None,

@@ -15,11 +15,13 @@ from modicum.methods.drum_transfer.models.language_models import LanguageModel
 from modicum.methods.drum_transfer.models.remote import Form, write_jsonl
 from modicum.methods.drum_transfer.saved_models import arguments_of, export_folder
 from modicum.methods.drum_transfer.train import Config
+from modicum.options import check_arguments
 from modicum.weights.saved import save_model
 
 _FORMS: Mapping[str, Form] = {"jsonl-legacy": "completions", "jsonl-chat": "chat"}
 
 
+@check_arguments
 def export(
     run: Path | None = None,
     to: Literal["safetensors", "transformers", "jsonl-legacy", "jsonl-chat"] = "safetensors",

@@ -29,7 +29,7 @@ from modicum.methods.drum_transfer.text import drumroll
 from modicum.methods.drum_transfer.text.files import groove_paths, read_groove
 from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.methods.drum_transfer.verbs import answers
-from modicum.options import FLAT, Ge, Options
+from modicum.options import FLAT, Ge, Options, check_arguments
 from modicum.report.page import data_uri, write_page
 from modicum.system.files import atomic_write
 from modicum.system.tables import write_csv
@@ -168,6 +168,7 @@ class Judged(Options):
     """With answers, add p-values: Fisher's exact test, and the sign test of preferences."""
 
 
+@check_arguments
 def listen(
     folder: tyro.conf.Positional[Path | None] = None,
     against: Path | None = None,

@@ -34,7 +34,7 @@ from modicum.methods.drum_transfer.text.midi import write_midi
 from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, SEPARATOR, Groove, Notation
 from modicum.methods.drum_transfer.text.tablature import to_tablature
 from modicum.methods.drum_transfer.train import Config
-from modicum.options import FLAT, Ge, Options
+from modicum.options import FLAT, Ge, Options, check_arguments
 from modicum.system.files import atomic_write, ready_folder, to_json, write_text
 from modicum.system.progress import Progress, report_progress
 
@@ -83,6 +83,7 @@ class OnServer(Options):
     """Address of the server up to /v1; empty: OPENAI_BASE_URL, or OpenAI's."""
 
 
+@check_arguments
 def predict(
     files: tyro.conf.Positional[tuple[Path, ...]],
     run: Path | None = None,

@@ -21,7 +21,7 @@ from modicum.methods.reliant.data.similarity import cached_similarity_graph, sim
 from modicum.methods.reliant.data.splits import Splits, split_per_class
 from modicum.methods.reliant.graphs.graph import Graph, as_features
 from modicum.methods.reliant.graphs.messages import MessageGraph
-from modicum.options import Interval, Options, refuse
+from modicum.options import Interval, Options, check_arguments, refuse
 
 CLASS_LIMIT = 50
 """Values of a label or group above which the column is taken for a measurement."""
@@ -90,6 +90,7 @@ class Table(Options):
             raise refuse("val_share", self.val_share, "above 0 and leave a rest")
 
 
+@check_arguments
 def read_table(nodes: Path, table: Table, drop: Sequence[str] = ()) -> TableGraph:
     """A graph of a table of one's own.
 

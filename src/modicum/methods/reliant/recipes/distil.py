@@ -42,7 +42,7 @@ from modicum.methods.reliant.recipes.teacher import (
     teacher_phase,
 )
 from modicum.methods.reliant.recipes.training import Execution, Phase
-from modicum.options import FLAT, Ge, Gt, Interval, Options, replace
+from modicum.options import FLAT, Ge, Gt, Interval, Options, check_arguments, replace
 
 if TYPE_CHECKING:
     from modicum.engine.run import Run, RunOptions
@@ -467,6 +467,7 @@ def _fit(
         rows.remove()
 
 
+@check_arguments
 def distill(
     graph: Any,
     *,
