@@ -42,7 +42,7 @@ def main_in_double_precision(words: Sequence[str]) -> int:
     """
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double
-    register_module_forward_pre_hook(_widened)
+    register_module_forward_pre_hook(_widened)  # pyright: ignore[reportArgumentType]
     return main(words)
 
 
