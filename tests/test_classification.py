@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from modicum.classification import (
     score,
     topk_correct,
     validate,
+    warn_at_chance,
 )
 from modicum.data.loader import Loader
 from modicum.engine.random import SampleRandom
@@ -137,3 +140,40 @@ def test_a_run_ends_with_what_was_taken_for_what(tmp_path: Any) -> None:
     with Image.open(folder / "pictures" / "mistakes.png") as picture:
         assert picture.size[0] > 2 * 128
     assert run.best == {"metric": "top1", "value": 50, "step": 4}
+
+
+# Of 20 samples in 4 classes, guesses have more than 41 % right once in twenty times. Guessing has a
+# loss of 1.39; with smoothing of 0.2 no loss is below 0.59 (natural logarithms).
+@pytest.mark.parametrize(
+    ("epoch", "best", "loss", "smoothing", "warns"),
+    [
+        (29, 40.0, 0.1, 0.0, True),
+        (14, 25.0, 0.1, 0.0, True),
+        (29, 40.0, 0.65, 0.2, True),
+        (28, 25.0, 0.1, 0.0, False),  # not half way, nor the end
+        (29, 45.0, 0.1, 0.0, False),  # above chance
+        (29, 25.0, 1.2, 0.0, False),  # nothing is learned yet
+        (29, 25.0, 1.1, 0.2, False),
+        (29, math.nan, 0.1, 0.0, False),  # nothing is scored yet
+    ],
+)
+def test_a_score_at_chance_is_warned_of_where_the_loss_is_low(
+    epoch: int,
+    best: float,
+    loss: float,
+    smoothing: float,
+    warns: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    labels, classes = torch.arange(20) % 4, ("a", "b", "c", "d")
+    run: Any = SimpleNamespace(
+        epoch=epoch, best_score=best, recent={"loss": loss}.__getitem__, quiet=False
+    )
+    warn_at_chance(run, labels, classes, 30, smoothing=smoothing)
+    assert bool(caplog.records) == warns
+    if warns:
+        assert f"the best is {best:.1f} %, naming the largest class gives 25.0 %" in caplog.text
+    run.quiet = True
+    caplog.clear()
+    warn_at_chance(run, labels, classes, 30, smoothing=smoothing)
+    assert not caplog.records

@@ -276,6 +276,24 @@ def test_grooves_that_are_too_short(tmp_path: Path) -> None:
         config.to_records([short], "train")
 
 
+def test_how_few_grooves_are_divided_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(8):  # of which 6 are to train on
+        write_midi(made_up_grooves([number], bars=16)[0], tmp_path / f"{number}.mid")
+    config = Config(data=str(tmp_path), model="ngram")
+    used = {groove.name for groove in config.open()["train"]}
+    with caplog.at_level("INFO", "modicum"):
+        run_of(tmp_path / "whole", config)
+        assert ": 6 grooves to train on, 1 to validate on, 1 to test on." in caplog.text
+        short = sorted(used)[0]
+        late = Groove(short, "------\n" * 16 * 10 + made_up_grooves([0])[0].text[: 7 * 16 * 6])
+        write_midi(late, tmp_path / f"{short}.mid")
+        run_of(tmp_path / "short", config)
+    assert ": 5 grooves to train on, 1 to validate on, 1 to test on; left out, " in caplog.text
+    assert caplog.messages[-1].endswith("no more than 8 bars from the first hit on: 1.")
+
+
 def config_of(**options: Any) -> Config:
     """A configuration of flat options, as the command line has them."""
     groups = {"corpus": Corpus, "adaptation": Adaptation, "size": DecoderSize}

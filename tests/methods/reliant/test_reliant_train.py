@@ -90,6 +90,21 @@ def test_a_large_weight_makes_a_small_gap() -> None:
     assert gaps[1] < 0.35 * gaps[0]
 
 
+def test_the_usual_weight_leaves_a_student_of_few_people_something_to_say() -> None:
+    graph = blocks(nodes=50, bias=0.0)
+    options = QUICK | {"teacher": Teacher(epochs=40, hidden=16), "epochs": 60, "compare": False}
+    p = distill(graph, **options)(graph)[~graph.training]
+    assert p[:, 1].std() > 0.08  # with the published 1000 everybody gets about 0.5
+    assert (p.argmax(1) == graph.labels[~graph.training]).double().mean() > 0.65
+
+
+def test_the_usual_weight_is_the_published_one_from_1000_people_on() -> None:
+    used = [Config().filled(nodes).fairness.alpha for nodes in (40, 1000, 18876)]
+    assert used == [40, 1000, 1000]
+    assert replace(Config(), alpha=7.0).filled(40).fairness.alpha == 7
+    assert replace(Config(), framework="akd").filled(40).fairness.alpha == 10
+
+
 @pytest.mark.parametrize("proxy", ["learned", "sensitive", "none"])
 @pytest.mark.parametrize("seen", ["mean", "node"])
 def test_proxies_move_only_when_they_learn(graph: Graph, proxy: Any, seen: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ class _Notes(TypedDict):
 
 
 BUILT_IN = ("scratch", *BASELINES)
+
+_log = logging.getLogger("modicum")
 
 
 @dataclass(frozen=True)
@@ -349,6 +352,18 @@ class TrainedWeights:
             weight.copy_(state[name])
 
 
+def _told(
+    config: Config, splits: Mapping[str, Sequence[Groove]], training: int, validation: int
+) -> str:
+    """How the grooves are used, and how many are too short to be."""
+    short = sum(config.record(groove) is None for s in ("train", "val") for groove in splits[s])
+    left_out = f"; left out, of no more than {MORE_THAN} bars from the first hit on: {short}"
+    return (
+        f"{config.data}: {training} grooves to train on, {validation} to validate on, "
+        f"{len(splits['test'])} to test on{left_out if short else ''}."
+    )
+
+
 def train(config: Config, run: Run) -> nn.Module:
     """Train a model and leave it in the run's folder.
 
@@ -366,7 +381,10 @@ def train(config: Config, run: Run) -> nn.Module:
         chosen = permutation(len(grooves), run.seed, "records")[: config.records]
         grooves = [grooves[number] for number in np.sort(chosen)]
     records = config.to_records(grooves, "train")
-    validation = config.to_records(splits["val"], "val")[: config.score_records]
+    validation = config.to_records(splits["val"], "val")
+    if run.is_main_process:
+        _log.info("%s", _told(config, splits, len(records), len(validation)))
+    validation = validation[: config.score_records]
     run.register_data(describe({"train": grooves, "val": splits["val"]}))
     notes = {"config": to_json(config), "records": len(records)}
     if config.model in BASELINES:

@@ -168,15 +168,19 @@ class Config(Options):
         for message in _contradictions(self):
             raise ConfigError(message)
 
-    def filled(self) -> Config:
-        """The same with what the framework chooses where options leave it open (official code)."""
+    def filled(self, nodes: int) -> Config:
+        """The same with what the framework chooses where options leave it open (official code).
+
+        Between small groups there is a gap by chance, and CPF's distance is smaller where there are
+        fewer nodes; so alpha is smaller too for fewer `nodes` than any of the published graphs has.
+        """
         cpf = self.framework == "cpf"
         student = self.network.student or ("plp" if cpf else "sgc")
         rate = self.training.learning_rate or (0.01 if cpf else 1e-3)
         usual: dict[str, Any] = {
             "student": student,
             "dropout": 0.8 if student == "plp" else 0.5,
-            "alpha": 1000.0 if cpf else 10.0,
+            "alpha": min(1000.0, nodes) if cpf else 10.0,
             "proxy_learning_rate": rate if cpf else 1e-3,
             "epochs": 1000 if cpf else 600,
             "learning_rate": rate,
@@ -241,7 +245,7 @@ def train(
         ConfigError: The options do not fit each other or the graph.
     """
     graph, notes = training.begin(run, config, config.people, graph, config.execution.parts)
-    config = config.filled()
+    config = config.filled(graph.messages.total_nodes)
     _check(config, graph)
     visible = _visible(config, graph)  # which may find that there are none
     taught: Phase | None = None  # the teacher, if this run trains it

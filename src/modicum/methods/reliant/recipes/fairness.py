@@ -27,7 +27,8 @@ class Fairness(Options):
     objective: Literal["sp", "eo", "none"] = "sp"
     """sp, statistical parity; eo, equal opportunity; none: only the plain student."""
     alpha: Annotated[float, Interval(ge=0, lt=float("inf"))] | None = None
-    """Weight of the fairness term; none: 1000 for cpf, 10 for akd."""
+    """Weight of the fairness term; none: 1000 for cpf, of fewer nodes as many as there are; 10 for
+    akd."""
     alpha_scale: Literal["official", "per_sqrt_node"] = "official"
     """What alpha of cpf is relative to. Its distance grows with the square root of the number of
     nodes; per_sqrt_node multiplies alpha by it, so that one alpha serves graphs of all sizes."""
