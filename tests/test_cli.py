@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from modicum.catalogue import CATALOGUE
 from modicum.cli import main
-from modicum.system.terminal import render
+from modicum.system.terminal import ByName, counted, render
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -170,3 +171,41 @@ def test_a_reader_that_has_seen_enough_ends_the_help() -> None:
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
     assert process.returncode == 0
+
+
+def test_names_of_others_stay_and_what_is_empty_is_said() -> None:
+    result = {
+        "per_class": ByName({"seg_test": 6}),
+        "problems": [],
+        "ignored": {},
+        "groups": [["a_1.jpg", "b.jpg"], ["c.jpg", "d.jpg"]],
+        "such_as": [{"same_as": "e", "split": "val"}],
+        "stability": math.nan,
+        "warnings": [
+            "A sentence that is longer than what is left of its line, though not by much."
+        ],
+        "rows": [{"is_member=yes": 1, "base_rate": 0.5}],
+    }
+    assert render(result, width=80).splitlines() == [
+        "per class",
+        "  seg_test   6",
+        "problems     none",
+        "ignored      none",
+        "groups       a_1.jpg, b.jpg",
+        "             c.jpg, d.jpg",
+        "stability    undefined",
+        "warnings     A sentence that is longer than what is left of its line, though not",
+        "             by much.",
+        "",
+        "such as",
+        "same as  split",
+        "-------  -----",
+        "e        val",
+        "",
+        "rows",
+        "is_member=yes  base rate",
+        "-------------  ---------",
+        "            1        0.5",
+    ]
+    assert counted(1, "image") == "1 image"
+    assert counted(2000, "class has", "classes have") == "2,000 classes have"

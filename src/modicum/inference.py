@@ -19,6 +19,7 @@ from modicum.errors import ConfigError, DataError
 from modicum.system.environment import processor_name, usable_cores
 from modicum.system.progress import Progress
 from modicum.system.tables import write_csv
+from modicum.system.terminal import counted
 
 _log = logging.getLogger("modicum")
 _Sample = TypeVar("_Sample")
@@ -84,14 +85,23 @@ def predict_files(
             records = iter(classify(samples) if samples else ())
             for file, item in zip(part, found, strict=True):
                 if isinstance(item, DataError):
-                    _log.warning("%s", item)
                     rows.append({"file": str(file), "error": str(item)})
                 else:
                     rows.append({"file": str(file)} | dict(next(records)))
             progress.advance(start + len(part))
-    if all("error" in row for row in rows):
-        raise DataError(f"none of the {len(rows)} files can be read. The first: {rows[0]['error']}")
+    errors = [row["error"] for row in rows if "error" in row]
+    if len(errors) == len(rows):
+        raise none_of(errors)
+    for error in errors:
+        _log.warning("%s", error)
     return rows
+
+
+def none_of(errors: Sequence[object], done: str = "read") -> DataError:
+    """The error of files none of which can be `done`, such as "read"; once if there is one file."""
+    if len(errors) == 1:
+        return DataError(str(errors[0]))
+    return DataError(f"none of the {len(errors):,} files can be {done}. The first: {errors[0]}")
 
 
 def predictions(rows: Sequence[Mapping[str, Any]], out: Path | None) -> dict[str, Any]:
@@ -134,4 +144,4 @@ def latency(network: nn.Module, inputs: Any, repeats: int = 20) -> dict[str, flo
 def conditions(device: torch.device) -> str:
     """What a latency on a device holds for: its numbers, threads and processor."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    return f"float32, {torch.get_num_threads()} threads, {name}"
+    return f"float32, {counted(torch.get_num_threads(), 'thread')}, {name}"

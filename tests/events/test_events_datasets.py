@@ -110,7 +110,7 @@ def test_flat_n_mnist_is_divided_by_a_rule(write):
     train, test = (open_recordings(source, split, holdout=0.25) for split in ("train", "test"))
     assert (len(train), len(test)) == (30, 10)
     assert not set(train.names) & set(test.names)
-    assert "split 'hash' (25% of each class held out" in train.layout
+    assert "split 'hash' (25 % of each class held out" in train.layout
     for recordings in (train, test):
         numbers = [int(name[:5]) for name in recordings.names]
         assert recordings.labels.tolist() == [number % 2 for number in numbers]
@@ -217,7 +217,7 @@ def test_divisions_of_cifar10_dvs(write):
     train = open_recordings(source)
     assert train.layout == (
         "CIFAR10-DVS, class folders without splits, 200 of 10,000 recordings, jaer coordinates, "
-        "split 'tet' (10% of each class held out: the last in numeric order)"
+        "split 'tet' (10 % of each class held out: the last in numeric order)"
     )
     with pytest.raises(ConfigError, match="tet, tebn, random, hash"):
         open_recordings(source, division="first")
@@ -460,7 +460,7 @@ def test_what_is_not_there(write, tmp_path):
     path = write.atis("a.bin")
     with pytest.raises(DataError, match="expected a folder of recordings"):
         open_recordings(path)
-    with pytest.raises(DataError, match="1 recordings lie directly in it"):
+    with pytest.raises(DataError, match="1 recording lies directly in it"):
         open_recordings(write.root)
     with pytest.raises(ConfigError, match="'dev'"):
         open_recordings(write.root, "dev")

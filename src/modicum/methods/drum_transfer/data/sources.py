@@ -25,6 +25,7 @@ from modicum.methods.drum_transfer.text.midi import parse_midi, unknown_pitches
 from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.methods.drum_transfer.text.smf import MOST_BYTES
 from modicum.system.files import read_bytes
+from modicum.system.terminal import counted
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -106,8 +107,8 @@ def load_grooves(
     folder = Path(data).expanduser()
     if not folder.is_dir():
         raise ConfigError(
-            f"--data {data}: no such folder; expected generated, a folder of MIDI files, or "
-            f"groove=PATH. {DOWNLOAD}"
+            f"{data}: {'is a file' if folder.exists() else 'no such folder'}; expected generated, "
+            f"a folder of MIDI files, or groove=PATH. {DOWNLOAD}"
         )
     return own_files(folder, corpus, seed=seed)
 
@@ -199,8 +200,8 @@ def own_files(path: Path, corpus: Corpus, *, seed: int = 0) -> Collection:
         unknown += unread
         collection[split] += grooves
     if unusable := collection.dropped.get("unusable file"):
-        _log.warning("%s: %d of %d files are left out: %s", path, len(unusable), len(files),
-                     _some(unusable))  # fmt: skip
+        _log.warning("%s: left out %d of %s: %s", path, len(unusable),
+                     counted(len(files), "file"), _some(unusable))  # fmt: skip
     return _finished(collection, path, len(files), unknown)
 
 
