@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from modicum.data.folders import FileKind, files_below
 from modicum.errors import ConfigError, DataError
 from modicum.system.environment import processor_name, usable_cores
 from modicum.system.progress import Progress
@@ -28,22 +29,29 @@ _Sample = TypeVar("_Sample")
 def input_files(inputs: Sequence[Path], suffixes: AbstractSet[str], kind: str) -> list[Path]:
     """The files named, and all files with such a suffix below the folders named, sorted in each.
 
+    Of symbolic links in a folder, those that training does not follow are left out with a warning;
+    see `modicum.data.folders`. Links that are named are followed wherever they lead.
+
     Suffixes are in lower case with the dot; `kind`, such as "image", is for messages.
 
     Raises:
         DataError: An input does not exist, or there is no such file at all.
     """
     files: list[Path] = []
+    left_out: list[str] = []
     for path in inputs:
         if path.is_dir():
-            found = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-            files += sorted(p for p in found if not p.name.startswith("."))
+            listing = files_below(path, FileKind(kind, frozenset(suffixes)))
+            files += [path / name for name in listing.names]
+            left_out += [f"{path / name}: {reason}" for name, reason in listing.bad]
         elif path.is_file():
             files.append(path)
         else:
             raise DataError(
                 f"{path}: no such file or folder. Expected {kind}s, or folders of them."
             )
+    for message in left_out:
+        _log.warning("%s", message)
     if not files:
         where = ", ".join(map(str, inputs)) or "the command"
         raise DataError(

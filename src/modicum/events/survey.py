@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modicum.data.folders import Listing, Tree, refuse_link, walk
+from modicum.data.folders import files_below, refuse_link
 from modicum.errors import ConfigError, DataError, ModicumError
 from modicum.events.check import EMPTY
 from modicum.events.container import Events
@@ -155,10 +155,8 @@ def _find(root: Path) -> tuple[list[Path], Counter[str]]:
         raise DataError(f"{root}: there is no such file or folder. Check the path.")
     if not root.is_dir():
         return [Path(root.name)], Counter()
-    listing = Listing()
-    walk(root, Tree(root, "", (), (), {}, RECORDINGS), listing)
-    links = [link.name for link in listing.bad if RECORDINGS.has(link.name)]
-    names = [Path(name) for name in (*listing.names, *links)]
+    listing = files_below(root, RECORDINGS)
+    names = [Path(name) for name in (*listing.names, *(link.name for link in listing.bad))]
     ignored = Counter({suffix or "no suffix": n for suffix, n in listing.ignored.items()})
     return sorted(names, key=lambda name: in_numeric_order(name.as_posix())), ignored
 

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
+from modicum.data.folders import FileKind, files_below
 from modicum.engine.random import fold_keys
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.data.generator import made_up_grooves, style_of
@@ -173,11 +174,9 @@ def own_files(path: Path, corpus: Corpus, *, seed: int = 0) -> Collection:
     Raises:
         DataError: No file can be used, or one cannot and `corpus.strict`.
     """
-    files = sorted(
-        file.relative_to(path).as_posix()
-        for file in path.rglob("*")
-        if file.suffix.lower() in (".mid", ".midi") and file.is_file()
-    )
+    listing = files_below(path, FileKind("groove", frozenset({".mid", ".midi"})))
+    links = dict(listing.bad)
+    files = sorted([*listing.names, *links])
     if not files:
         raise DataError(f"{path}: no file in it ends in .mid or .midi.")
     collection = Collection({split: [] for split in SPLITS})
@@ -186,6 +185,8 @@ def own_files(path: Path, corpus: Corpus, *, seed: int = 0) -> Collection:
     for file, split in _division(files, seed):
         name = file.rpartition(".")[0]
         try:
+            if file in links:
+                raise DataError(f"{file}: {links[file]}")
             if split is None:
                 raise DataError(f"{file}: it is in none of the folders {', '.join(SPLITS)}.")
             if name in taken:
