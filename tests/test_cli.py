@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from modicum.catalogue import CATALOGUE
+import modicum
+from modicum.catalogue import CATALOGUE, METHOD_VERBS, SHARED_VERBS
 from modicum.cli import main
 from modicum.system.terminal import ByName, counted, render
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -209,3 +215,37 @@ def test_names_of_others_stay_and_what_is_empty_is_said() -> None:
     ]
     assert counted(1, "image") == "1 image"
     assert counted(2000, "class has", "classes have") == "2,000 classes have"
+
+
+def strings(path: Path) -> Iterator[str]:
+    """The texts of a module but for docstrings."""
+    tree = ast.parse(path.read_text())
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+
+
+def test_options_that_messages_name_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    verbs = [(verb, name) for name in CATALOGUE for verb in METHOD_VERBS if verb != "train"]
+    verbs += [(verb, room) for room, known in SHARED_VERBS.items() for verb in known]
+    verbs += [(verb, name) for name, card in CATALOGUE.items() for verb in card.verbs]
+    for name, card in CATALOGUE.items():
+        verbs += [("train", name, recipe) for recipe in card.recipes] or [("train", name)]
+    for words in [("check",), *verbs]:
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+    known = set(OPTION.findall(capsys.readouterr().out))
+    known |= {"--json", "--help", "--version", "--restart"}
+    known |= {"--local-dir", "--no-deps"}  # of hf and pip
+    known |= {"--nproc_per_node", "--standalone"}  # of torchrun
+    source = Path(modicum.__file__).parent
+    named = {
+        (option, path.relative_to(source).as_posix())
+        for path in source.rglob("*.py")
+        for text in strings(path)
+        for option in OPTION.findall(text)
+        if path.name != "generator.py"  # whose texts are lines of drums
+    }
+    assert {place for place in named if place[0] not in known} == set()
+    assert len(named) > 100

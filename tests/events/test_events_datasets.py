@@ -416,7 +416,7 @@ def test_bad_files_are_named_or_left_out(write, memory_limit, caplog):
     found = open_recordings(source, skip_bad=True, **options)
     assert len(found) == 28
     assert [name for name, _ in found.skipped] == ["Train/3/2.bin", "Train/4/2.bin"]
-    assert "2 of 30 files are left out" in caplog.text
+    assert "2 of 30 files left out" in caplog.text
     assert found.read(np.array([27])).x[0] == 9
     for number in (1, 10):
         (write.root / f"Train/4/{number}.bin").write_bytes(b"")

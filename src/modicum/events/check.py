@@ -62,7 +62,6 @@ def usable(
     good = np.flatnonzero(~np.isin(files.files, [name for name, _ in bad]))
     kept = dataclasses.replace(files.subset(good), skipped=skipped)
     if skipped:
-        log.warning("%s: %s", files.root, _summary(skipped, len(held), "are left out"))
         gone = set(files.labels.tolist()) - set(kept.labels.tolist())
         if gone:
             classes = ", ".join(files.classes[label] for label in sorted(gone))
@@ -70,6 +69,7 @@ def usable(
                 f"{files.root}: no usable recording is left of {classes}. "
                 f"{_summary(skipped, len(held), 'cannot be used')}"
             )
+        log.warning("%s: %s", files.root, _summary(skipped, len(held), "left out"))
     if not in_memory:
         return kept
     recordings: dict[int, Events] = {}

@@ -165,7 +165,6 @@ def _checked(
     kept = files if not bad else files.subset(good.astype(np.int64))
     skipped = (*not_followed, *bad)
     if skipped:
-        log.warning("%s: %s", files.root, _summary(skipped, len(files), "are left out"))
         gone = set(files.labels.flatten().tolist()) - set(kept.labels.flatten().tolist())
         if gone:
             classes = ", ".join(files.classes[label] for label in sorted(gone))
@@ -173,6 +172,7 @@ def _checked(
                 f"{files.root}: no usable image is left of {classes}. "
                 f"{_summary(skipped, len(files), 'cannot be used')}"
             )
+        log.warning("%s: %s", files.root, _summary(skipped, len(files), "left out"))
     if images is None:
         return dataclasses.replace(kept, skipped=skipped)
     pixels = images if not bad else images[torch.from_numpy(good)]

@@ -100,7 +100,7 @@ def load_grooves(
             raise ConfigError("generated: made-up grooves are in the notation drumroll alone.")
         if min(sizes) < 0 or sizes[0] < 1:
             shown = " ".join(map(str, sizes))
-            raise ConfigError(f"--sizes {shown}: at least 1 groove is to train on.")
+            raise ConfigError(f"sizes {shown}: at least 1 groove is to train on.")
         grooves = made_up_grooves(range(sum(sizes)), seed=seed, bars=corpus.bars)
         rest = iter(grooves)
         splits = {split: list(islice(rest, n)) for split, n in zip(SPLITS, sizes, strict=True)}
