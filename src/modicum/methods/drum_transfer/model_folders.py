@@ -12,7 +12,9 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Generator
@@ -135,7 +137,8 @@ def _find(source: str) -> ModelFolder:
 
 @contextmanager
 def reading(what: str | Path) -> Generator[None, None, None]:
-    """Turn what Transformers raises about a model's files into one sentence, without its bars.
+    """Turn what Transformers raises about a model's files into one sentence, without its bars and
+    what its native parts print of the files' words.
 
     Raises:
         DataError: The body failed.
@@ -145,7 +148,8 @@ def reading(what: str | Path) -> Generator[None, None, None]:
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # where the bars go
+        # The bars go to standard error.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), _nothing_printed():
             warnings.simplefilter("ignore")  # about names that are to change in later versions
             yield
     except DataError:
@@ -157,6 +161,25 @@ def reading(what: str | Path) -> Generator[None, None, None]:
         ) from error
     finally:
         transformers_logging.set_verbosity(level)
+
+
+@contextmanager
+def _nothing_printed() -> Generator[None, None, None]:
+    """Standard output, of native code too, leads nowhere."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        if sys.stdout:  # pyright: ignore[reportUnnecessaryComparison]
+            sys.stdout.flush()
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _read(kind: str, folder: Path, **options: Any) -> Any:
