@@ -213,6 +213,11 @@ def test_names_of_others_stay_and_what_is_empty_is_said() -> None:
         "-------------  ---------",
         "            1        0.5",
     ]
+    sentence = "Six words that have no room."
+    assert render({"a name of thirty letters or so": [sentence]}, width=40).splitlines() == [
+        "a name of thirty letters or so",
+        f"  {sentence}",
+    ]
     assert counted(1, "image") == "1 image"
     assert counted(2000, "class has", "classes have") == "2,000 classes have"
 

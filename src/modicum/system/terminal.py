@@ -28,6 +28,10 @@ def counted(count: int, one: str, several: str = "") -> str:
     return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
+_NARROWEST = 20
+"""Columns that text is wrapped into beside a name."""
+
+
 def plain(text: object) -> str:
     """Text in one line without control characters."""
     return str(text).translate(_ESCAPES)
@@ -101,14 +105,19 @@ def _block(lines: Sequence[tuple[str, Any]], width: int | None) -> str:
         # Names, paths and commands can be copied: words are never broken, and what has room in a
         # line of its own gets it, unless it is a sentence.
         if columns - indent < len(text) <= columns and not text.endswith("."):
-            printed += [name, text] if name else [text]
+            moved = text.rjust(min(len(text) + 2, columns))  # indented where there is room
+            printed += [name, moved] if name else [moved]
             continue
+        # Where names leave little room beside them, text goes below them.
+        below = columns - indent < min(_NARROWEST, len(text))
+        left = 2 if below else indent
         wrapped = textwrap.wrap(
-            text, max(columns - indent, 1), break_long_words=False, break_on_hyphens=False
+            text, max(columns - left, 1), break_long_words=False, break_on_hyphens=False
         )
-        first, *others = wrapped or [""]
-        printed.append(f"{name.ljust(indent)}{first}".rstrip())
-        printed += [" " * indent + line for line in others]
+        first, *others = ["", *wrapped] if below else wrapped or [""]
+        if name or first:
+            printed.append(f"{name.ljust(indent)}{first}".rstrip())
+        printed += [" " * left + line for line in others]
     return "\n".join(printed)
 
 
