@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import math
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from modicum.catalogue import CATALOGUE
+import modicum
+from modicum.catalogue import CATALOGUE, METHOD_VERBS, SHARED_VERBS
 from modicum.cli import main
-from modicum.system.terminal import Share, render
+from modicum.system.terminal import ByName, Share, counted, render
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -127,8 +134,8 @@ def test_shares_and_accuracies_are_printed_in_percent() -> None:
 
 
 def test_confusions_are_a_matrix_where_there_is_room() -> None:
-    cat = {"class": "cat", "accuracy": 90.0, "taken_for": {"cat": 9, "dog": 1}}
-    dog = {"class": "dog", "accuracy": 100.0, "taken_for": {"dog": 12}}
+    cat = {"class": "cat", "accuracy": 90.0, "taken_for": ByName(cat=9, dog=1)}
+    dog = {"class": "dog", "accuracy": 100.0, "taken_for": ByName(dog=12)}
     wide = render({"classes": [cat, dog]}).splitlines()
     assert wide[0] == "classes (last columns: taken for)"
     assert [line.split() for line in wide[1:]] == [
@@ -138,8 +145,8 @@ def test_confusions_are_a_matrix_where_there_is_room() -> None:
         ["dog", "100", "%", "12"],
     ]
     narrow = render({"classes": [cat, dog]}, width=24)
-    assert "taken for\ncat: 9, dog: 1" in narrow
-    odd = dog | {"taken_for": {"class": 2}}  # a class that is called as a column is
+    assert "taken for\n  cat: 9, dog: 1" in narrow
+    odd = dog | {"taken_for": ByName({"class": 2})}  # a class that is called as a column is
     assert "class: 2" in render({"classes": [cat, odd]})
 
 
@@ -196,3 +203,80 @@ def test_a_reader_that_has_seen_enough_ends_the_help() -> None:
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
     assert process.returncode == 0
+
+
+def test_names_of_others_stay_and_what_is_empty_is_said() -> None:
+    result = {
+        "per_class": ByName({"seg_test": 6}),
+        "problems": [],
+        "ignored": {},
+        "groups": [["a_1.jpg", "b.jpg"], ["c.jpg", "d.jpg"]],
+        "such_as": [{"same_as": "e", "split": "val"}],
+        "stability": math.nan,
+        "warnings": [
+            "A sentence that is longer than what is left of its line, though not by much."
+        ],
+        "rows": [{"is_member=yes": 1, "base_rate": 0.5}],
+    }
+    assert render(result, width=80).splitlines() == [
+        "per class",
+        "  seg_test  6",
+        "problems    none",
+        "ignored     none",
+        "groups      a_1.jpg, b.jpg",
+        "            c.jpg, d.jpg",
+        "stability   undefined",
+        "warnings    A sentence that is longer than what is left of its line, though not",
+        "            by much.",
+        "",
+        "such as",
+        "same as  split",
+        "-------  -----",
+        "e        val",
+        "",
+        "rows",
+        "is_member=yes  base rate",
+        "-------------  ---------",
+        "            1        0.5",
+    ]
+    sentence = "Six words that have no room."
+    assert render({"a name of thirty letters or so": [sentence]}, width=40).splitlines() == [
+        "a name of thirty letters or so",
+        f"  {sentence}",
+    ]
+    assert counted(1, "image") == "1 image"
+    assert counted(2000, "class has", "classes have") == "2,000 classes have"
+
+
+def strings(path: Path) -> Iterator[str]:
+    """The texts of a module but for docstrings."""
+    tree = ast.parse(path.read_text())
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+
+
+def test_options_that_messages_name_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    verbs = [(verb, name) for name in CATALOGUE for verb in METHOD_VERBS if verb != "train"]
+    verbs += [(verb, room) for room, known in SHARED_VERBS.items() for verb in known]
+    verbs += [(verb, name) for name, card in CATALOGUE.items() for verb in card.verbs]
+    for name, card in CATALOGUE.items():
+        verbs += [("train", name, recipe) for recipe in card.recipes] or [("train", name)]
+    for words in [("check",), *verbs]:
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+    known = set(OPTION.findall(capsys.readouterr().out))
+    known |= {"--json", "--help", "--version", "--restart"}
+    known |= {"--local-dir", "--no-deps"}  # of hf and pip
+    known |= {"--nproc_per_node", "--standalone"}  # of torchrun
+    source = Path(modicum.__file__).parent
+    named = {
+        (option, path.relative_to(source).as_posix())
+        for path in source.rglob("*.py")
+        for text in strings(path)
+        for option in OPTION.findall(text)
+        if path.name != "generator.py"  # whose texts are lines of drums
+    }
+    assert {place for place in named if place[0] not in known} == set()
+    assert len(named) > 100

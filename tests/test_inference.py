@@ -40,6 +40,38 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         input_files([], {".txt"}, "text")
 
 
+def test_links_in_a_folder_are_followed_as_in_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "in"
+    for name in ("in/a.txt", "in/sub/b.txt", "elsewhere/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (root / "inside.txt").symlink_to("a.txt")
+    (root / "outside.txt").symlink_to(tmp_path / "elsewhere" / "c.txt")
+    (root / "folder").symlink_to(tmp_path / "elsewhere")
+    (root / "twice").symlink_to("sub")
+    (root / "up").symlink_to("..")
+    (root / "nowhere.txt").symlink_to("gone.txt")
+    (root / "notes.md").symlink_to(tmp_path / "elsewhere" / "c.txt")
+
+    def names() -> list[str]:
+        caplog.clear()
+        return [path.relative_to(root).as_posix() for path in input_files([root], {".txt"}, "text")]
+
+    assert sorted(names()) == ["a.txt", "inside.txt", "sub/b.txt"]
+    told = "\n".join(caplog.messages)
+    assert "outside.txt: the symbolic link leads out of" in told
+    assert "folder: the symbolic link leads out of" in told
+    assert "nowhere.txt: the symbolic link leads nowhere" in told
+    assert "notes.md" not in told
+    assert input_files([root / "outside.txt"], {".txt"}, "text") == [root / "outside.txt"]
+    monkeypatch.setenv("MODICUM_FOLLOW_LINKS", "1")
+    assert {"outside.txt", "folder/c.txt"} <= set(names())
+    assert not any("out of" in message for message in caplog.messages)
+    assert "twice/b.txt" not in names()
+
+
 # Predictions
 
 

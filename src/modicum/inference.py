@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from modicum.data.folders import FileKind, files_below
 from modicum.errors import ConfigError, DataError
 from modicum.system.environment import processor_name, usable_cores
 from modicum.system.progress import Progress
 from modicum.system.tables import write_csv
+from modicum.system.terminal import counted
 
 _log = logging.getLogger("modicum")
 _Input = TypeVar("_Input")
@@ -30,6 +32,9 @@ def input_files(
 ) -> list[_Input | Path]:
     """The files named, and all files with such a suffix below the folders named, sorted in each.
 
+    Of symbolic links in a folder, those that training does not follow are left out with a warning;
+    see `modicum.data.folders`. Links that are named are followed wherever they lead.
+
     Suffixes are in lower case with the dot; `kind`, such as "image", is for messages. With
     `in_memory` what is no path is a sample, and stays.
 
@@ -37,6 +42,7 @@ def input_files(
         DataError: An input does not exist, or there is no such file at all.
     """
     files: list[_Input | Path] = []
+    left_out: list[str] = []
     for path in inputs:
         if not isinstance(path, Path):
             if not in_memory:
@@ -46,14 +52,17 @@ def input_files(
                 )
             files.append(path)
         elif path.is_dir():
-            found = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-            files += sorted(p for p in found if not p.name.startswith("."))
+            listing = files_below(path, FileKind(kind, frozenset(suffixes)))
+            files += [path / name for name in listing.names]
+            left_out += [f"{path / name}: {reason}" for name, reason in listing.bad]
         elif path.is_file():
             files.append(path)
         else:
             raise DataError(
                 f"{path}: no such file or folder. Expected {kind}s, or folders of them."
             )
+    for message in left_out:
+        _log.warning("%s", message)
     if not files:
         where = ", ".join(map(str, inputs)) or "the command"
         raise DataError(
@@ -97,14 +106,23 @@ def predict_files(
             for number, (file, item) in enumerate(zip(part, found, strict=True), start + 1):
                 row = {"file": str(file) if isinstance(file, Path) else f"sample {number}"}
                 if isinstance(item, DataError):
-                    _log.warning("%s", item)
                     rows.append(row | {"error": str(item)})
                 else:
                     rows.append(row | dict(next(records)))
             progress.advance(start + len(part))
-    if all("error" in row for row in rows):
-        raise DataError(f"none of the {len(rows)} files can be read. The first: {rows[0]['error']}")
+    errors = [row["error"] for row in rows if "error" in row]
+    if len(errors) == len(rows):
+        raise none_of(errors)
+    for error in errors:
+        _log.warning("%s", error)
     return rows
+
+
+def none_of(errors: Sequence[object], done: str = "read") -> DataError:
+    """The error of files none of which can be `done`, such as "read"; once if there is one file."""
+    if len(errors) == 1:
+        return DataError(str(errors[0]))
+    return DataError(f"none of the {len(errors):,} files can be {done}. The first: {errors[0]}")
 
 
 def predictions(rows: Sequence[Mapping[str, Any]], out: Path | None) -> dict[str, Any]:
@@ -147,4 +165,4 @@ def latency(network: nn.Module, inputs: Any, repeats: int = 20) -> dict[str, flo
 def conditions(device: torch.device) -> str:
     """What a latency on a device holds for: its numbers, threads and processor."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    return f"float32, {torch.get_num_threads()} threads, {name}"
+    return f"float32, {counted(torch.get_num_threads(), 'thread')}, {name}"

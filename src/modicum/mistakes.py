@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modicum.data.sample_set import SampleSet
 from modicum.system.files import atomic_write, write_text
+from modicum.system.terminal import ByName
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +73,7 @@ def of_classes(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> dict[
     records: list[dict[str, Any]] = []
     for place, (name, counts) in enumerate(zip(classes, matrix, strict=True)):
         if total := sum(counts):
-            taken = {other: n for other, n in zip(classes, counts, strict=True) if n}
+            taken = ByName((c, n) for c, n in zip(classes, counts, strict=True) if n)
             record = {"class": name, "samples": total, "accuracy": 100 * counts[place] / total}
             records.append(record | {"taken_for": taken})
     if len(records) <= MOST_CLASSES:

@@ -48,7 +48,7 @@ def test_polarity_may_be_coded_in_three_ways(coding: list[int]) -> None:
         ({"p": [0, 2]}, r"polarity has the values \[0, 2\]"),
         ({"p": [0.5, 1]}, r"p\[0\] is 0.5"),
         ({"x": [0.5, 1]}, r"x\[0\] is 0.5"),
-        ({"t": [0, np.nan]}, r"t\[1\] is nan; expected a whole number. 1 of 2"),
+        ({"t": [0, np.nan]}, r"t\[1\] is nan; expected a whole number. Such values: 1 of 2"),
         ({"t": [0, np.inf]}, r"t\[1\] is inf"),
         ({"t": [0, 1e19]}, r"t\[1\] is 1e\+19"),
         ({"t": np.array([0, 2**63], np.uint64)}, r"t\[1\] is 9223372036854775808"),

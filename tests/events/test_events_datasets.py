@@ -110,7 +110,7 @@ def test_flat_n_mnist_is_divided_by_a_rule(write):
     train, test = (open_recordings(source, split, holdout=0.25) for split in ("train", "test"))
     assert (len(train), len(test)) == (30, 10)
     assert not set(train.names) & set(test.names)
-    assert "split 'hash' (25% of each class held out" in train.layout
+    assert "split 'hash' (25 % of each class held out" in train.layout
     for recordings in (train, test):
         numbers = [int(name[:5]) for name in recordings.names]
         assert recordings.labels.tolist() == [number % 2 for number in numbers]
@@ -217,7 +217,7 @@ def test_divisions_of_cifar10_dvs(write):
     train = open_recordings(source)
     assert train.layout == (
         "CIFAR10-DVS, class folders without splits, 200 of 10,000 recordings, jaer coordinates, "
-        "split 'tet' (10% of each class held out: the last in numeric order)"
+        "split 'tet' (10 % of each class held out: the last in numeric order)"
     )
     with pytest.raises(ConfigError, match="tet, tebn, random, hash"):
         open_recordings(source, division="first")
@@ -416,7 +416,7 @@ def test_bad_files_are_named_or_left_out(write, memory_limit, caplog):
     found = open_recordings(source, skip_bad=True, **options)
     assert len(found) == 28
     assert [name for name, _ in found.skipped] == ["Train/3/2.bin", "Train/4/2.bin"]
-    assert "2 of 30 files are left out" in caplog.text
+    assert "2 of 30 files left out" in caplog.text
     assert found.read(np.array([27])).x[0] == 9
     for number in (1, 10):
         (write.root / f"Train/4/{number}.bin").write_bytes(b"")
@@ -460,7 +460,7 @@ def test_what_is_not_there(write, tmp_path):
     path = write.atis("a.bin")
     with pytest.raises(DataError, match="expected a folder of recordings"):
         open_recordings(path)
-    with pytest.raises(DataError, match="1 recordings lie directly in it"):
+    with pytest.raises(DataError, match="1 recording lies directly in it"):
         open_recordings(write.root)
     with pytest.raises(ConfigError, match="'dev'"):
         open_recordings(write.root, "dev")

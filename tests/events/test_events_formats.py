@@ -249,8 +249,8 @@ PACKET = aedat3_packet([1, 2], [3, 4], [5, 6], [0, 1])
 @pytest.mark.parametrize(
     ("data", "format", "offset", "message"),
     [
-        (ATIS + b"ab", "atis", 5, "2 bytes are left over after 1 events of 5 bytes"),
-        (DAT + GOOD_DAT + b"abc", None, len(DAT) + 8, "3 bytes are left over"),
+        (ATIS + b"ab", "atis", 5, "2 bytes left over after 1 event of 5 bytes"),
+        (DAT + GOOD_DAT + b"abc", None, len(DAT) + 8, "3 bytes left over"),
         (DAT + GOOD_DAT * 2 + struct.pack("<II", 7, 5), None, len(DAT) + 16, "x = 5, y = 0 is out"),
         (b"% a\n\x0c\x04", None, 5, "the events have 4 bytes; expected 8"),
         (b"% a\n\x0e\x08", None, 4, "events are of type 0x0E"),
@@ -262,14 +262,14 @@ PACKET = aedat3_packet([1, 2], [3, 4], [5, 6], [0, 1])
         (b"#!AER-DAT3.1\r\n", "aedat2", 0, "the version is AEDAT 3.1; expected 2.0"),
         (b"# old\r\n" + bytes(6), "aedat2", 0, "AEDAT 1 or no AEDAT"),
         (b"", "aedat2", 0, "no line #!AER-DAT2.0"),
-        (AEDAT2 + bytes(9), None, 22, "1 bytes are left over"),
+        (AEDAT2 + bytes(9), None, 22, "1 byte left over"),
         (AEDAT2 + bytes(8) + b"#" + bytes(7), None, 22, "event 1 is 0x23000000"),
         (AEDAT2 + b"#" + bytes(7), None, 14, "event 0 is 0x23000000; expected at most 0xFFFF"),
         (b"#!AER-DAT2.0\r\n#!END", "aedat3", 0, "the version is AEDAT 2.0; expected 3.1"),
         (b"#!AER-DAT4.0\r\n", None, 0, "AEDAT 4.0 is not read; expected AEDAT 2.0 or 3.1"),
         (b"%", "aedat3", 0, "there is no line #!AER-DAT3.1"),
         (b"#!AER-DAT3.1\r\n#Source", None, 0, "line #!END-HEADER is missing"),
-        (AEDAT3_HEADER + PACKET[:20], None, len(AEDAT3_HEADER), "20 bytes are left over"),
+        (AEDAT3_HEADER + PACKET[:20], None, len(AEDAT3_HEADER), "20 bytes left over"),
         (AEDAT3_HEADER + PACKET[:-1], None, len(AEDAT3_HEADER), "runs past the end of the file"),
         (
             AEDAT3_HEADER + PACKET + aedat3_packet([2**31], [0], [0], [0]),

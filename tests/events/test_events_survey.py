@@ -58,13 +58,13 @@ def test_damage_is_reported_and_makes_a_folder_unusable(
     code, found = run(capsys, "data", "events", tmp_path)
     assert code == 1
     assert not found["usable"]
-    assert found["damage"] == {"unreadable": 3, "decrease": 2, "empty": 1, "duplicates": 1}
+    assert found["damage"] == {"unreadable": 4, "decrease": 2, "empty": 0, "duplicates": 1}
     reasons = {row["file"]: row["reason"] for row in found["unreadable"]}
-    assert reasons["cut.bin"].startswith("byte 10: 1 bytes are left over")
+    assert reasons["cut.bin"].startswith("byte 10: 1 byte left over")
     assert reasons["old.aedat"] == "byte 0: AEDAT 4.0 is not read; expected AEDAT 2.0 or 3.1."
     assert reasons["gone.bin"] == "cannot be read: No such file or directory."
-    assert "3 of 7 recordings cannot be read, the first is cut.bin" in found["problems"][0]
-    assert len(found["warnings"]) == 4
+    assert "4 of 7 recordings cannot be read, the first is cut.bin" in found["problems"][0]
+    assert len(found["warnings"]) == 3
 
 
 def test_decreasing_times_are_seen_between_windows_too(

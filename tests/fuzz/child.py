@@ -62,6 +62,7 @@ def main(name: str, folder: str, first: int, count: int) -> None:
     reader = READERS[name]
     whole = Path(folder) / "whole"
     whole.mkdir(exist_ok=True)
+    (Path(folder) / "damaged").mkdir(exist_ok=True)
     files = reader.files(whole)
     signal.signal(signal.SIGPROF, _late)
     for file in files:  # imports and caches take memory once
@@ -75,7 +76,7 @@ def main(name: str, folder: str, first: int, count: int) -> None:
     for index in range(first, first + count):
         file = files[index % len(files)]
         data = damage(file.read_bytes(), np.random.default_rng([index, len(name)]))
-        damaged = Path(folder) / ("damaged" + file.suffix)
+        damaged = Path(folder) / "damaged" / file.name
         damaged.write_bytes(data)
         limit = pages * resource.getpagesize() + MEMORY + 2 * len(data)
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))

@@ -260,7 +260,7 @@ def test_12_bits_in_16_are_told(make):
     levels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
     Image.fromarray(levels).save(make.root / "cat" / "deep.png")
     Image.fromarray(levels).save(make.root / "dog" / "deep.tif")
-    assert "2 images of 16-bit grey hold levels up to" in warned(make)
+    assert "2 images of 16-bit grey with levels up to" in warned(make)
     assert "of 12 bits, multiply them by 16" in warned(make)
 
 

@@ -130,7 +130,7 @@ def test_nothing_usable(make, tmp_path, split):
     with pytest.raises(DataError, match="no such folder"):
         open_images(make.root, split)
     make.picture("a.png")
-    with pytest.raises(DataError, match="1 images lie directly in it"):
+    with pytest.raises(DataError, match="1 image lies directly in it"):
         open_images(make.root, split)
     with pytest.raises(DataError, match="expected a folder"):
         open_images(make.root / "a.png", split)

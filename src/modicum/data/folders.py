@@ -7,7 +7,8 @@ Recognised, whatever the case of names and suffixes:
 
 `training`, `testing` and `dev` are understood, too. Folders nested in a class belong to the class.
 Names that begin with a dot are ignored, and so are run folders and folders of them, which training
-inside the data leaves there. A symbolic link is followed only where it stays inside `root`.
+inside the data leaves there. A symbolic link is followed only where it stays inside `root`, or
+where `MODICUM_FOLLOW_LINKS=1` is set; each folder is read once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from modicum.data.sample_set import BadFile
 from modicum.errors import DataError
+from modicum.system.files import links_allowed
+from modicum.system.terminal import counted
 
 Split: TypeAlias = Literal["train", "val", "test"]
 
@@ -214,7 +217,8 @@ def class_folders(folder: Path, root: Path, files: FileKind) -> tuple[str, ...]:
     names = sorted(found.name for found in _folders(folder, root))
     if not names:
         loose = sum(1 for entry in _entries(folder) if files.has(entry.name))
-        what = f"{loose} {files.noun}s lie directly in it"
+        lies = counted(loose, f"{files.noun} lies", f"{files.noun}s lie")
+        what = f"{lies} directly in it"
         advice = f"Move the {files.noun}s into {folder.name}/<class>/. {files.when_flat}".rstrip()
         raise DataError(
             f"{folder}: expected one folder for each class with its {files.noun}s in it, but "
@@ -255,9 +259,10 @@ def remarks(tree: Tree) -> list[str]:
                 f"data, name these folders train, val and test."
             )
     if strays := _strays(tree):
+        belong = counted(len(strays), f"{tree.files.noun} belongs", f"{tree.files.noun}s belong")
         found.append(
-            f"{len(strays):,} {tree.files.noun}s belong to no class and are left out: "
-            f"{some(sorted(strays))}. Move them into the folders of their classes."
+            f"{belong} to no class, left out: {some(sorted(strays))}. Move what is meant into the "
+            f"folders of the classes."
         )
     return found
 
@@ -316,26 +321,54 @@ def _folders(folder: Path, root: Path) -> Iterator[Path]:
             yield folder / entry.name
 
 
+def files_below(root: Path, files: FileKind) -> Listing:
+    """All files of a kind below a folder, sorted; of links that are not followed, those that are
+    folders or are called as such a file is.
+    """
+    listing = Listing()
+    walk(root, Tree(root, "", (), (), {}, files), listing)
+    listing.names.sort()
+    listing.bad = [bad for bad in listing.bad if files.has(bad.name) or (root / bad.name).is_dir()]
+    return listing
+
+
 def walk(folder: Path, tree: Tree, listing: Listing) -> None:
     """Add all files below `folder` to `listing`, unsorted and without labels.
 
-    Each folder that a link leads to is read once: links between folders could lead on without end.
+    Each folder is read once: links between folders could lead on without end. Links come last, so
+    that what lies in `folder` itself has its own name.
     """
     if folder != tree.root:
         refuse_link(folder, tree.root)
-    to_read, read = [folder], {folder.resolve()}
-    while to_read:
-        for entry in _entries(to_read.pop()):
-            path = Path(entry.path)
-            reason = _not_followed(path, tree.root, read) if entry.is_symlink() else None
-            if reason:
-                listing.bad.append(BadFile(path.relative_to(tree.root).as_posix(), reason))
-            elif _is_folder(entry):
-                to_read.append(path)
-            elif tree.files.has(entry.name):
-                listing.names.append(path.relative_to(tree.root).as_posix())
-            else:
-                listing.ignored[path.suffix.casefold()] += 1
+    to_read, links = [(folder, folder.resolve())], list[Path]()
+    read = {to_read[0][1]}
+
+    def add(path: Path) -> None:
+        if tree.files.has(path.name):
+            listing.names.append(path.relative_to(tree.root).as_posix())
+        else:
+            listing.ignored[path.suffix.casefold()] += 1
+
+    while to_read or links:
+        if to_read:
+            path, real = to_read.pop()
+            for entry in _entries(path):
+                if entry.is_symlink():
+                    links.append(path / entry.name)
+                elif _is_folder(entry):
+                    to_read.append((path / entry.name, real / entry.name))
+                    read.add(real / entry.name)
+                else:
+                    add(path / entry.name)
+            links.sort(reverse=True)
+            continue
+        path = links.pop()
+        if reason := _not_followed(path, tree.root, read):
+            listing.bad.append(BadFile(path.relative_to(tree.root).as_posix(), reason))
+        elif path.is_dir():
+            to_read.append((path, path.resolve()))
+        else:
+            add(path)
 
 
 def refuse_link(path: Path, root: Path) -> None:
@@ -350,10 +383,10 @@ def _not_followed(path: Path, root: Path, read: set[Path] | None = None) -> str 
         target = path.resolve(strict=True)
     except (OSError, RuntimeError):  # a RuntimeError of links in a circle
         return _NOWHERE if path.is_symlink() else None
-    if not target.is_relative_to(root.resolve()):
+    if not target.is_relative_to(root.resolve()) and not links_allowed():
         return (
             f"the symbolic link leads out of {root}, to {target}, and is not followed. Copy the "
-            f"files here, or give the folder that really holds them."
+            f"files here or, if you trust the folder, set MODICUM_FOLLOW_LINKS=1."
         )
     if target.is_dir() and path.parent.resolve().is_relative_to(target):
         return "the symbolic link leads back to a folder above it. Remove it."

@@ -56,7 +56,7 @@ from modicum.engine.state import RegisteredState, differences
 from modicum.errors import CheckpointError, ConfigError
 from modicum.options import to_json
 from modicum.system.progress import Progress
-from modicum.system.terminal import quantity
+from modicum.system.terminal import counted, quantity
 from modicum.weights.saved import BEST_FILE, MODEL_FILE, HasState, save_model
 
 LOG_EVERY = 20
@@ -349,8 +349,9 @@ class Run:
         steps = max(1, len(loader) // self.options.accumulate)
         chosen = epochs or max(usual, math.ceil(LEAST_STEPS / steps))
         if chosen != (epochs or usual) and self.is_main_process:
-            text = "%d epochs of %d optimizer steps in batches of %d, to fit the size of the data."
-            _log.info(text, chosen, steps, loader.batch_size * self.options.accumulate)
+            passes, each = counted(chosen, "epoch"), counted(steps, "optimizer step")
+            text = "%s of %s in batches of %d, to fit the size of the data."
+            _log.info(text, passes, each, loader.batch_size * self.options.accumulate)
         self._chosen |= {"epochs": chosen, "optimizer_steps": chosen * steps}
         return chosen
 

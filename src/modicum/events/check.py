@@ -27,6 +27,10 @@ _BARE = (".bin", ".bs2")
 log = logging.getLogger(__name__)
 
 
+EMPTY = "the file is empty. Fetch or record it again, or remove it."
+"""Why a file of no bytes cannot be used."""
+
+
 def usable(
     files: FileRecordings,
     *,
@@ -53,11 +57,11 @@ def usable(
     bad = [BadFile(n, found) for n, found in zip(held, made, strict=True) if isinstance(found, str)]
     skipped = (*not_followed, *bad)
     if skipped and not skip_bad:
-        raise DataError(f"{files.root}: {_summary(skipped, len(held), 'cannot be used')}")
+        summary = _summary(skipped, len(held), "cannot be used")
+        raise DataError(f"{files.root}: {summary} --skip-bad leaves such files out.")
     good = np.flatnonzero(~np.isin(files.files, [name for name, _ in bad]))
     kept = dataclasses.replace(files.subset(good), skipped=skipped)
     if skipped:
-        log.warning("%s: %s", files.root, _summary(skipped, len(held), "are left out"))
         gone = set(files.labels.tolist()) - set(kept.labels.tolist())
         if gone:
             classes = ", ".join(files.classes[label] for label in sorted(gone))
@@ -65,6 +69,7 @@ def usable(
                 f"{files.root}: no usable recording is left of {classes}. "
                 f"{_summary(skipped, len(held), 'cannot be used')}"
             )
+        log.warning("%s: %s", files.root, _summary(skipped, len(held), "left out"))
     if not in_memory:
         return kept
     recordings: dict[int, Events] = {}
@@ -140,7 +145,7 @@ def _wrong_size(path: Path) -> str | None:
     except OSError as error:
         return f"the file cannot be read ({error.strerror})."
     if not size:
-        return "the file is empty. Unpack the archive again."
+        return EMPTY
     if path.suffix.casefold() in _BARE and size % 5:
         return f"expected events of 5 bytes, found {size:,} bytes. Unpack the archive again."
     return None

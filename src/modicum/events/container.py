@@ -290,8 +290,8 @@ def _whole(name: str, column: Array) -> Array:
     if bad.any():
         place = int(np.flatnonzero(bad)[0])
         raise DataError(
-            f"events: {name}[{place}] is {column[place]}; expected a whole number. "
-            f"{int(bad.sum())} of {len(column)} values are wrong."
+            f"events: {name}[{place}] is {column[place]}; expected a whole number. Such values: "
+            f"{int(bad.sum()):,} of {len(column):,}."
         )
     return np.floor(column).astype(np.int64)
 

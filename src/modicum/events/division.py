@@ -59,4 +59,4 @@ def describe(share: float, division: Division, seed: int = 0) -> str:
         "random": f"chosen with seed {seed}",
         "hash": "the smallest hashes of names",
     }[division]
-    return f"split '{division}' ({100 * share:g}% of each class held out: {rule})"
+    return f"split '{division}' ({100 * share:g} % of each class held out: {rule})"

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modicum.data.folders import Listing, Tree, refuse_link, walk
+from modicum.data.folders import files_below, refuse_link
 from modicum.errors import ConfigError, DataError, ModicumError
+from modicum.events.check import EMPTY
 from modicum.events.container import Events
 from modicum.events.datasets import known_and_root, open_digits
 from modicum.events.formats.aedat2 import Convention
@@ -20,6 +21,7 @@ from modicum.events.formats.recording import EventFormatError, Size
 from modicum.events.layouts import DATA_SETS, RECORDINGS, in_numeric_order
 from modicum.events.reading import SUFFIXES, detect, windows
 from modicum.events.simulator import DIGIT_COUNTS
+from modicum.system.terminal import ByName, counted
 from modicum.system.threads import Progress, in_threads
 
 _MOST_LISTED = 100
@@ -91,7 +93,7 @@ def survey(
             "duplicates": _count_duplicates(files),
         },
         "unreadable": bad[:_MOST_LISTED],
-        "ignored": dict(ignored),
+        "ignored": ByName(ignored),
     }
     _judge(report, bad)
     return report
@@ -125,6 +127,8 @@ def _look(path: Path, root: Path, sensor: Size | None, convention: Convention) -
     try:
         if path != root and path.exists():
             refuse_link(path, root)
+        if path.is_file() and not path.stat().st_size:
+            return _Look(reason=EMPTY)
         look = _Look(detect(path), sensor or (1, 1))
         first, latest, last = 2**63, -(2**63), -(2**63)
         for window in windows(path, sensor=sensor, convention=convention):
@@ -151,10 +155,8 @@ def _find(root: Path) -> tuple[list[Path], Counter[str]]:
         raise DataError(f"{root}: there is no such file or folder. Check the path.")
     if not root.is_dir():
         return [Path(root.name)], Counter()
-    listing = Listing()
-    walk(root, Tree(root, "", (), (), {}, RECORDINGS), listing)
-    links = [link.name for link in listing.bad if RECORDINGS.has(link.name)]
-    names = [Path(name) for name in (*listing.names, *links)]
+    listing = files_below(root, RECORDINGS)
+    names = [Path(name) for name in (*listing.names, *(link.name for link in listing.bad))]
     ignored = Counter({suffix or "no suffix": n for suffix, n in listing.ignored.items()})
     return sorted(names, key=lambda name: in_numeric_order(name.as_posix())), ignored
 
@@ -166,9 +168,9 @@ def _classes(root: Path, names: Sequence[Path], report: dict[str, Any]) -> dict[
         except DataError as error:
             report["problems"].append(str(error))
             return {}
-        return dict(Counter(listed.classes[label] for label in sorted(listed.labels)))
+        return ByName(Counter(listed.classes[label] for label in sorted(listed.labels)))
     folders = Counter(name.parent.as_posix() for name in names)
-    return {} if set(folders) <= {"."} else dict(folders)
+    return {} if set(folders) <= {"."} else ByName(folders)
 
 
 def _judge(report: dict[str, Any], bad: Sequence[dict[str, str]]) -> None:
@@ -177,21 +179,25 @@ def _judge(report: dict[str, Any], bad: Sequence[dict[str, str]]) -> None:
     if not count:
         problems.append(f"there are no recordings: no file is named {', '.join(SUFFIXES)}.")
     if bad:
+        first = f"the first is {bad[0]['file']}: {bad[0]['reason']}"
         problems.append(
-            f"{len(bad)} of {count} recordings cannot be read, the first is {bad[0]['file']}: "
-            f"{bad[0]['reason']}"
+            f"{len(bad):,} of {count:,} recordings cannot be read, {first}"
+            if count > 1
+            else f"it cannot be read: {bad[0]['reason']}"
         )
     if damage["decrease"]:
         warnings.append(
-            f"times decrease in {damage['decrease']} recordings; read with sort=True, or convert "
-            f"with --sort."
+            f"times decrease in {counted(damage['decrease'], 'recording')}. It is read with "
+            f"sort=True in Python, and made anew by modicum convert events with --sort."
         )
     if damage["empty"]:
-        warnings.append(f"{damage['empty']} recordings have no events.")
+        warnings.append(
+            f"{counted(damage['empty'], 'recording has', 'recordings have')} no events."
+        )
     if damage["duplicates"]:
         warnings.append(
-            f"{damage['duplicates']} recordings have the same bytes as another. In training and "
-            f"test they would make scores too good."
+            f"{counted(damage['duplicates'], 'recording has', 'recordings have')} the bytes of "
+            f"another. In training and test such copies would make scores too good."
         )
     if len(report["sensors"]) > 1:
         warnings.append(

@@ -284,12 +284,13 @@ def _reason(path: Path, error: Exception) -> str:
             start = file.read(16)
     except OSError:
         return f"the file cannot be read ({error})."
-    mend = "Fetch or export the file again, remove it, or leave such files out with skip_bad."
+    mend = "Fetch or export the file again, or remove it."
     if not start:
         return f"the file is empty. {mend}"
     if isinstance(error, UnidentifiedImageError):
         return (
-            f"not an image of the formats read ({', '.join(FORMATS)}); it begins with {start!r}. "
+            f"not an image of the formats read ({', '.join(FORMATS)}); it begins with "
+            f"{start.decode('latin-1')!r}. "
             f"{mend}"
         )
     if isinstance(error, OSError | EOFError | struct.error | IndexError) and (

@@ -165,7 +165,6 @@ def _checked(
     kept = files if not bad else files.subset(good.astype(np.int64))
     skipped = (*not_followed, *bad)
     if skipped:
-        log.warning("%s: %s", files.root, _summary(skipped, len(files), "are left out"))
         gone = set(files.labels.flatten().tolist()) - set(kept.labels.flatten().tolist())
         if gone:
             classes = ", ".join(files.classes[label] for label in sorted(gone))
@@ -173,6 +172,7 @@ def _checked(
                 f"{files.root}: no usable image is left of {classes}. "
                 f"{_summary(skipped, len(files), 'cannot be used')}"
             )
+        log.warning("%s: %s", files.root, _summary(skipped, len(files), "left out"))
     if images is None:
         return dataclasses.replace(kept, skipped=skipped)
     pixels = images if not bad else images[torch.from_numpy(good)]
@@ -224,7 +224,9 @@ def _common_size(files: FileImages, looked_at: int = 100) -> tuple[int, int] | N
 
 
 def _unusable(root: Path, bad: Sequence[BadImage], count: int) -> DataError:
-    return DataError(f"{root}: {_summary(bad, count, 'cannot be used')}")
+    return DataError(
+        f"{root}: {_summary(bad, count, 'cannot be used')} --skip-bad leaves such files out."
+    )
 
 
 def _summary(bad: Sequence[BadImage], count: int, verdict: str) -> str:

@@ -19,6 +19,7 @@ from modicum.images.folders import IMAGES, AnnotatedTree, list_files, recognise
 from modicum.images.image_set import MemoryImages
 from modicum.images.published import find_cifar
 from modicum.images.sources import available_splits, files_of, open_images
+from modicum.system.terminal import ByName, counted
 from modicum.system.threads import Progress
 
 _MOST_LISTED = 100
@@ -127,7 +128,7 @@ def _survey_files(
         good = [look for look in looks if look.digest]
         report["splits"][split] = _described(tree.classes, labels, good) | {
             "images": len(files),
-            "ignored": dict(listing.ignored),
+            "ignored": ByName(listing.ignored),
             "unreadable": {
                 "count": len(bad),
                 "files": [{"name": name, "reason": why} for name, why in bad[:_MOST_LISTED]],
@@ -167,7 +168,7 @@ def _described(
     counts = np.bincount(labels, minlength=len(classes)).tolist()
     return {
         "images": len(good),
-        "per_class": dict(zip(classes, counts, strict=True)),
+        "per_class": ByName(zip(classes, counts, strict=True)),
         "width": _spread([look.width for look in good]),
         "height": _spread([look.height for look in good]),
         "formats": dict(Counter(look.format for look in good if look.format)),
@@ -196,13 +197,13 @@ def _warn(report: dict[str, Any], split: str, good: Sequence[Look], divided: boo
         )
     if counts and max(counts.values()) > _IMBALANCE * max(1, min(counts.values())):
         warnings.append(
-            f"{split}: the largest class has {max(counts.values())} images, the smallest "
-            f"{min(counts.values())}. Report accuracy per class, too."
+            f"{split}: the largest class has {counted(max(counts.values()), 'image')}, the "
+            f"smallest {min(counts.values())}. Report accuracy per class, too."
         )
     if found["transparent"]:
         warnings.append(
-            f"{split}: {found['transparent']} images have transparency, which is dropped: what is "
-            f"below a transparent pixel appears."
+            f"{split}: {counted(found['transparent'], 'image')} with transparency, which is "
+            f"dropped: what is below a transparent pixel appears."
         )
     narrowest = min(found["width"]["min"], found["height"]["min"])
     if 0 < narrowest < _SMALLEST_SIDE:
@@ -213,13 +214,14 @@ def _warn(report: dict[str, Any], split: str, good: Sequence[Look], divided: boo
     deep = [look.brightest for look in good if look.brightest is not None]
     if deep and 0 < max(deep) < 1 << 13:
         warnings.append(
-            f"{split}: the {len(deep)} images of 16-bit grey hold levels up to {max(deep)} of "
-            f"65535, so that they become nearly black. If they are of {max(deep).bit_length()} "
-            f"bits, multiply them by {1 << 16 - max(deep).bit_length()} and save them again."
+            f"{split}: {counted(len(deep), 'image')} of 16-bit grey with levels up to "
+            f"{max(deep):,} of 65,535, so nearly black. If the levels are of "
+            f"{max(deep).bit_length()} bits, multiply them by "
+            f"{1 << 16 - max(deep).bit_length()} and save them again."
         )
     pictures = {suffix: n for suffix, n in found["ignored"].items() if suffix in _OTHER_PICTURES}
     if pictures:
-        listed = ", ".join(f"{count} {suffix}" for suffix, count in pictures.items())
+        listed = ", ".join(f"{count:,} {suffix}" for suffix, count in pictures.items())
         plugin = "" if _WITH_PLUGIN.isdisjoint(pictures) else ", or: pip install 'modicum[heif]'"
         warnings.append(
             f"{split}: pictures of formats that are not read are ignored: {listed}. Read are "
@@ -255,7 +257,7 @@ def _report_copies(report: dict[str, Any], found: Iterable[Sequence[_Place]]) ->
         if leaks:
             names = some((place.name for place in leaks[0]), 4)
             report["warnings"].append(
-                f"{len(leaks)} image{'s have' if len(leaks) > 1 else ' has'} copies {kind}, the "
-                f"first as {names}. {mend}"
+                f"{counted(len(leaks), 'image has', 'images have')} copies {kind}, the first as "
+                f"{names}. {mend}"
             )
     report["duplicates"] = {"count": len(told), "groups": [*told.values()][:_MOST_LISTED]}

@@ -68,6 +68,11 @@ def large_allowed() -> bool:
     return os.environ.get("MODICUM_ALLOW_LARGE", "0") not in ("", "0")
 
 
+def links_allowed() -> bool:
+    """Whether links out of data folders are followed: `MODICUM_FOLLOW_LINKS=1` says so."""
+    return os.environ.get("MODICUM_FOLLOW_LINKS", "0") not in ("", "0")
+
+
 def refuse_large(path: Path, size: int, what: str) -> None:
     """Raise a `DataError` where reading a file takes `size` bytes, unless that is allowed.
 

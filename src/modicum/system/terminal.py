@@ -7,6 +7,7 @@ control characters, which could make a terminal do things, are shown as escapes.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import shutil
 import sys
@@ -16,8 +17,8 @@ from typing import Any, cast
 
 _ESCAPES = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)]}
 """Control characters, the line feed included: names of files may hold them."""
-
-
+_NARROWEST = 20
+"""Columns that text is wrapped into beside a name."""
 _USUAL_WIDTH = 80
 """Columns that a table of counts by name may have where there is no terminal."""
 _PERCENT = re.compile(r"top\d{1,4}|(.*_)?accuracy|.*_gap(_.*)?")
@@ -47,6 +48,15 @@ class Share(float):
 def quantity(name: str, value: float) -> str:
     """A number with four significant digits, and with its sign where it is in percent."""
     return f"{value:.4g} %" if _PERCENT.fullmatch(name) else f"{value:.4g}"
+
+
+class ByName(dict[str, Any]):
+    """Values by other people's names, such as those of classes, which are printed as they are."""
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """How many there are: `1 image`, `2,000 images`; `several` is needed where it is not `one`s."""
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def plain(text: object) -> str:
@@ -89,10 +99,13 @@ def render(result: Mapping[str, Any], width: int | None = None) -> str:
 
 
 def _table(records: Sequence[Mapping[str, Any]], width: int | None) -> str:
-    """Records in rows, counts by name spread where these fit; or in blocks, where none do."""
-    counts = next((name for name, value in records[0].items() if isinstance(value, Mapping)), "")
-    if counts and (table := _rows(_spread(records, counts), width or _USUAL_WIDTH)):
-        return f" (last columns: {_title(counts)})\n{table}"
+    """Records in rows, numbers by name spread where these fit; or in blocks, where none do."""
+    field = next((name for name, value in records[0].items() if isinstance(value, ByName)), "")
+    if field:
+        names = list(dict.fromkeys(name for record in records for name in record[field]))
+        table = _rows(_spread(records, field), width or _USUAL_WIDTH, names)
+        if table:
+            return f" (last columns: {_title(field)})\n{table}"
     if table := _rows(records, width):
         return f"\n{table}"
     columns = list(dict.fromkeys(column for record in records for column in record))
@@ -102,23 +115,28 @@ def _table(records: Sequence[Mapping[str, Any]], width: int | None) -> str:
     )
 
 
-def _spread(records: Sequence[Mapping[str, Any]], counts: str) -> list[dict[str, Any]]:
-    """Records with a last field for each name that the field `counts` has a number for."""
-    others = [{k: v for k, v in record.items() if k != counts} for record in records]
-    spread = [other | record.get(counts, {}) for other, record in zip(others, records, strict=True)]
-    lost = any(
-        set(other) & set(r.get(counts, {})) for other, r in zip(others, records, strict=True)
-    )
-    return [] if lost else spread
+def _spread(records: Sequence[Mapping[str, Any]], field: str) -> list[dict[str, Any]]:
+    """Records with a last field for each name that one of their fields has a number for."""
+    spread: list[dict[str, Any]] = []
+    for record in records:
+        others = {name: value for name, value in record.items() if name != field}
+        if not others.keys().isdisjoint(record[field]):
+            return []
+        spread.append(others | record[field])
+    return spread
 
 
-def _rows(records: Sequence[Mapping[str, Any]], width: int | None) -> str:
-    """Records in rows, numbers to the right; empty where there is no room for them."""
+def _rows(
+    records: Sequence[Mapping[str, Any]], width: int | None, names: Sequence[str] = ()
+) -> str:
+    """Records in rows, numbers to the right; empty where there is no room for them. Columns that
+    other people named are among the `names`.
+    """
     columns = list(dict.fromkeys(column for record in records for column in record))
     if not columns:
         return ""
     rows = [[_format(record.get(column, ""), column) for column in columns] for record in records]
-    heads = [_title(column) for column in columns]
+    heads = [plain(column) if column in names else _title(column) for column in columns]
     sizes = [max(map(len, cells)) for cells in zip(heads, *rows, strict=True)]
     if width is not None and sum(sizes) + 2 * len(sizes) - 2 > width:
         return ""
@@ -141,16 +159,21 @@ def _block(lines: Sequence[tuple[str, Any]], width: int | None) -> str:
         text = _format(value)
         columns = width or sys.maxsize
         # Names, paths and commands can be copied: words are never broken, and what has room in a
-        # line of its own gets it.
-        if columns - indent < len(text) <= columns:
-            printed += [name, text] if name else [text]
+        # line of its own gets it, unless it is a sentence.
+        if columns - indent < len(text) <= columns and not text.endswith("."):
+            moved = text.rjust(min(len(text) + 2, columns))  # indented where there is room
+            printed += [name, moved] if name else [moved]
             continue
+        # Where names leave little room beside them, text goes below them.
+        below = columns - indent < min(_NARROWEST, len(text))
+        left = 2 if below else indent
         wrapped = textwrap.wrap(
-            text, max(columns - indent, 1), break_long_words=False, break_on_hyphens=False
+            text, max(columns - left, 1), break_long_words=False, break_on_hyphens=False
         )
-        first, *others = wrapped or [""]
-        printed.append(f"{name.ljust(indent)}{first}".rstrip())
-        printed += [" " * indent + line for line in others]
+        first, *others = ["", *wrapped] if below else wrapped or [""]
+        if name or first:
+            printed.append(f"{name.ljust(indent)}{first}".rstrip())
+        printed += [" " * left + line for line in others]
     return "\n".join(printed)
 
 
@@ -159,23 +182,28 @@ def _is_table(value: Any) -> bool:
 
 
 def _title(name: str) -> str:
-    return plain(name).replace("_", " ")
+    """A name of ours in words; names of others, such as `is_member=yes`, stay."""
+    return name.replace("_", " ") if re.fullmatch(r"\w+", name) else plain(name)
 
 
 def _lines(values: Mapping[str, Any], indent: str = "") -> list[tuple[str, Any]]:
-    """Nested mappings as indented lines, and sentences as a line each."""
+    """Nested mappings as indented lines; sentences, groups and records as a line each."""
     lines: list[tuple[str, Any]] = []
     for name, value in values.items():
-        label = indent + _title(str(name))
-        if isinstance(value, Mapping):
+        label = indent + (plain(name) if isinstance(values, ByName) else _title(str(name)))
+        if isinstance(value, Mapping) and value:
             nested = cast("Mapping[str, Any]", value)
             lines += [(label, ""), *_lines(nested, indent + "  ")]
-        elif isinstance(value, list) and any(str(item).endswith(".") for item in value):
-            sentences = cast("list[Any]", value)
-            lines += [("" if number else label, text) for number, text in enumerate(sentences)]
+        elif isinstance(value, list) and any(map(_has_own_line, value)):
+            several = cast("list[Any]", value)
+            lines += [("" if number else label, text) for number, text in enumerate(several)]
         else:
             lines.append((label, _format(value, str(name))))
     return lines
+
+
+def _has_own_line(item: Any) -> bool:
+    return isinstance(item, list | dict) or str(item).endswith(".")
 
 
 def _format(value: Any, name: str = "") -> str:
@@ -184,12 +212,14 @@ def _format(value: Any, name: str = "") -> str:
     if isinstance(value, Share):
         return f"{100 * value:.4g} %"
     if isinstance(value, float):
+        if math.isnan(value):
+            return "undefined"
         return quantity(name, value) if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, Mapping):
         items = cast("Mapping[str, Any]", value).items()
-        return ", ".join(f"{plain(key)}: {_format(item)}" for key, item in items)
+        return ", ".join(f"{_title(key)}: {_format(item)}" for key, item in items) or "none"
     if isinstance(value, list):
-        return ", ".join(_format(item) for item in cast("list[Any]", value))
+        return ", ".join(_format(item) for item in cast("list[Any]", value)) or "none"
     return "" if value is None else plain(value)

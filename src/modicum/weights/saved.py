@@ -163,6 +163,8 @@ def believing_nothing(file: Path, by: str | None = None) -> Generator[None]:
     except Exception as error:  # numbers and names of a file make a constructor fail with anything
         written = f" (written by modicum {by[:20]}, this is {version()})" if by else ""
         said = str(error).partition("\n")[0].removeprefix("--")[:300]
+        if isinstance(error, KeyError):
+            said = f"it lacks {said}"
         raise CheckpointError(
             f"{file}: describes a network that cannot be built or used{written}: {said}. The file "
             f"is damaged, changed by hand or of another version; take an unchanged copy of it."

@@ -18,7 +18,7 @@ from tiny_language_models import COMPLETION, FAMILIES, PROMPT, parameter_counts,
 
 from modicum.errors import ConfigError, DataError, MissingExtraError
 from modicum.methods.drum_transfer.losses import encode_record, token_nats
-from modicum.methods.drum_transfer.model_folders import attention_of
+from modicum.methods.drum_transfer.model_folders import attention_of, find_model, read_tokenizer
 from modicum.methods.drum_transfer.models.language_models import (
     LanguageModel,
     Lora,
@@ -251,7 +251,7 @@ def test_tables_of_tokens_in_every_layer(folder: Path) -> None:
         (lambda f: (f / "adapter_config.json").write_text("{}"), "adapters without the model"),
         (lambda f: (f / "tokenizer.json").unlink(), "cannot read it"),
         (lambda f: _rewrite(f, quantization_config={}), "quantised"),
-        (lambda f: _rewrite(f, num_hidden_layers=3), r"9 weights are absent"),
+        (lambda f: _rewrite(f, num_hidden_layers=3), r"9 weights absent"),
         (lambda f: _rewrite(f, intermediate_size=40), "cannot read it"),
         (lambda f: _rewrite(f, model_type="unheard-of"), "cannot read it"),
         (
@@ -313,3 +313,18 @@ def test_golden_smollm2(shared_data: Callable[[str], Path]) -> None:
     assert (some.vocabulary.size, parameter_counts(some)[0]) == (19, 106_214_400)
     some.add_lora(Lora())
     assert parameter_counts(some)[1] == 4_884_480
+
+
+def test_what_a_tokenizer_calls_its_options_is_not_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_model(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    described = json.loads(file.read_text())
+    described["added_tokens_decoder"] = {
+        "256": {"content": "<start>", "special": True, "sp\x1b[31mecial": True}
+    }
+    file.write_text(json.dumps(described))
+    capfd.readouterr()
+    read_tokenizer(find_model(str(tmp_path)).path)
+    assert capfd.readouterr() == ("", "")

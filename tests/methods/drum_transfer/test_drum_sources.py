@@ -215,7 +215,7 @@ def test_own_folders_of_splits_are_kept(tmp_path: Path, caplog: pytest.LogCaptur
             "test": ["test/c"],
         }
     (warning,) = caplog.messages
-    assert "2 of 5 files are left out: d.mid: it is in none of the folders train" in warning
+    assert "left out 2 of 5 files: d.mid: it is in none of the folders train" in warning
 
 
 def test_unusable_files_of_ones_own_are_told_once_or_refused(
@@ -227,7 +227,7 @@ def test_unusable_files_of_ones_own_are_told_once_or_refused(
     with caplog.at_level(logging.WARNING):
         found = load_grooves(str(folder))
     (warning,) = caplog.messages
-    assert "2 of 6 files are left out: " in warning
+    assert "left out 2 of 6 files: " in warning
     assert "2.midi: 2.mid gives a groove of the same name" in warning
     assert "bad.mid: no MIDI file" in warning
     assert sum(map(len, found.values())) == 4
@@ -256,7 +256,7 @@ def test_unknown_pitches_of_many_files_are_one_warning(
     with caplog.at_level(logging.WARNING):
         load_grooves(str(folder))
     (warning,) = caplog.messages
-    assert "2 hits of unknown drum pitches are left out: 70 (2)" in warning
+    assert "2 hits of unknown drum pitches left out: 70 (2)" in warning
 
 
 def test_made_up_grooves_need_no_files() -> None:

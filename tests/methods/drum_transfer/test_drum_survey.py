@@ -42,7 +42,7 @@ def test_the_data_set_is_as_it_was_measured(
         "fill": 647,
         "meter not in quarters": 6,
     }
-    assert any("24% of the bars to train on are silent" in text for text in found["warnings"])
+    assert any("24 % of the bars to train on are silent" in text for text in found["warnings"])
     assert any("some grooves are in 3/4, 5/4. Without --meter-bars" in t for t in found["warnings"])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from modicum.errors import DataError
+from modicum.methods.drum_transfer.rendering import synthesis
 from modicum.methods.drum_transfer.rendering.synthesis import (
     RATE,
     TAIL,
@@ -155,6 +156,18 @@ def test_a_soundfont_plays():
         assert samples.shape == render(played, channels=channels).shape
         expected = np.array(STRUCK) * 60 / 97.3 / 4
         np.testing.assert_allclose(onsets(samples.mean(1)), expected, rtol=0, atol=0.006)
+
+
+def test_a_soundfont_that_kills_its_player_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip("symusic")
+    (tmp_path / "a.sf2").write_text("damaged")
+    monkeypatch.setattr(synthesis, "_PLAY", "import os; os.abort()")
+    with pytest.raises(DataError, match=r"a\.sf2: symusic .* \(its player ended with"):
+        render(groove({(0, "kick"): 1}, 4), soundfont=tmp_path / "a.sf2")
+    monkeypatch.setattr(synthesis, "_PLAY", "import time; time.sleep(9)")
+    monkeypatch.setattr(synthesis, "_LONGEST", 0.2)
+    with pytest.raises(DataError, match="it takes more than"):
+        render(groove({(0, "kick"): 1}, 4), soundfont=tmp_path / "a.sf2")
 
 
 def test_what_is_no_soundfont_is_refused(tmp_path):

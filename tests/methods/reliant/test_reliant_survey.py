@@ -60,8 +60,8 @@ def test_describes_what_is_there():
     }
     assert found["usable"]
     text = " ".join(found["warnings"])
-    assert "3 of 8 nodes have no neighbour" in text
-    assert "1 features have the same value for all nodes: one" in text
+    assert "nodes without a neighbour, which hear only of themselves: 3 of 8" in text
+    assert "1 feature has the same value for all nodes: one" in text
     assert "no 'yes' in the group 'b'" in text
     assert json.loads(json.dumps(found)) == found
 

@@ -169,7 +169,7 @@ def test_missing_values_are_refused_or_left_out(
     assert graph.messages.edges == graph.nodes + 2  # p9-p39 alone is left
     loop = graph.messages.sources == graph.messages.targets
     assert {graph.ids[k] for k in graph.messages.sources[~loop]} == {"p9", "p39"}
-    assert "2 of 40 rows have a missing value" in caplog.text
+    assert "left out 2 of 40 rows for a missing value" in caplog.text
     assert graph.notes[0] in caplog.text
 
 

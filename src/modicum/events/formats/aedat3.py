@@ -54,7 +54,7 @@ def _parts(file: File, start: int) -> Iterator[_Part]:
     data, size, header = file.data, len(file.data), _HEADER.size
     while start < size:
         if size - start < header:
-            file.cut(start, f"{size - start} bytes are left over, less than a packet's header.")
+            file.cut(start, f"{size - start} bytes left over, less than a packet's header.")
             return
         kind, _, event, _, overflow, capacity, count, _ = _HEADER.unpack_from(data, start)
         if event < 1 or not 0 <= count <= capacity or overflow < 0 or kind < 0:

@@ -285,15 +285,17 @@ def _hdf5(file: File) -> Generator[tuple[Any, list[Any]]]:
             sets = [_data_set(file, group, name) for name in "txyp"]
             shapes = [data_set.shape for data_set in sets]
             if len(set(shapes)) > 1 or len(shapes[0]) != 1:
+                sizes = ", ".join(" x ".join(f"{side:,}" for side in shape) for shape in shapes)
                 raise file.error(
-                    0, f"the data sets t, x, y, p have the shapes {shapes}; expected (N,)."
+                    0, f"the data sets t, x, y, p are of {sizes} numbers; expected as many of each."
                 )
             yield opened, sets
     except EventFormatError:
         raise
+    except OverflowError as error:
+        raise file.error(0, "HDF5 cannot read it: a size in it is beyond 64 bits.") from error
     except Exception as error:  # a damaged file makes HDF5 fail with whatever it meets
-        hint = " Compressed by a plug-in? Then import hdf5plugin first." * ("filter" in str(error))
-        raise file.error(0, f"HDF5 cannot read it: {str(error)[:300]}.{hint}") from error
+        raise file.error(0, f"HDF5 cannot read it: {str(error)[:300]}.") from error
 
 
 def _linked(file: File, group: Any, name: str) -> Any:
@@ -317,20 +319,31 @@ def _data_set(file: File, group: Any, name: str, expected: str = "a data set of 
         raise file.error(
             0, f"the numbers of {name} lie in other files, which are not read. Copy them in."
         )
-    stored, packed = found.id.get_storage_size(), found.id.get_create_plist().get_nfilters() > 0
+    described, filters = found.id.get_create_plist(), require("h5py", "events", "HDF5").h5z
+    stored, packed = found.id.get_storage_size(), described.get_nfilters() > 0
+    for place in range(described.get_nfilters()):
+        code, *_, called = described.get_filter(place)
+        if not filters.filter_avail(code):
+            raise file.error(
+                0,
+                f"{name} is compressed by {called.decode(errors='replace') or 'a plug-in'} (filter "
+                f"{code}), which HDF5 lacks here. Set the variable HDF5_PLUGIN_PATH to the folder "
+                f"of its plug-ins, hdf5plugin.PLUGIN_PATH of the package hdf5plugin, or save the "
+                f"file without it.",
+            )
     most = max(min(stored, len(file.data)) * (_LARGEST_RATIO if packed else 1), _SMALL)
     claimed = math.prod(shape) * found.dtype.itemsize
     if claimed > most:
         raise file.error(
             0,
-            f"{name} claims {shape} numbers of {found.dtype}, {claimed:,} bytes, of which "
-            f"{stored:,} are stored: far too few, so it was never filled or is damaged.",
+            f"{name} claims {math.prod(shape):,} numbers of {found.dtype}, {claimed:,} bytes, of "
+            f"which {stored:,} are stored: far too few, so it was never filled or is damaged.",
         )
     if packed and math.prod(found.chunks) * found.dtype.itemsize > _LARGEST_CHUNK:
         raise file.error(
             0,
-            f"{name} is compressed in pieces of {found.chunks} numbers, expected at most "
-            f"{_LARGEST_CHUNK >> 20} MiB each. Rewrite it with h5repack -l CHUNK=65536.",
+            f"{name} is compressed in pieces of {math.prod(found.chunks):,} numbers, expected at "
+            f"most {_LARGEST_CHUNK >> 20} MiB each. Rewrite it with h5repack -l CHUNK=65536.",
         )
     return found
 

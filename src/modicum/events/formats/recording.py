@@ -24,6 +24,7 @@ import numpy.typing as npt
 from modicum.errors import DataError
 from modicum.events.container import LARGEST_SIDE
 from modicum.system.files import open_ordinary
+from modicum.system.terminal import counted
 
 BLOCK = 1 << 14
 """Events decoded at a time: the temporary arrays of a block fit a core's second-level cache."""
@@ -139,8 +140,8 @@ class File:
         if left:
             self.cut(
                 len(self.data) - left,
-                f"{left} bytes are left over after {count:,} events of {size} bytes; the file is "
-                f"cut off, or of another format.",
+                f"{counted(left, 'byte')} left over after {counted(count, 'event')} of {size} "
+                f"bytes; the file is cut off, or of another format.",
             )
         return count
 

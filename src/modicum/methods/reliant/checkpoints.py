@@ -5,6 +5,7 @@ The authors published no weights; these are for files of your own runs of their 
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from modicum.errors import CheckpointError, DataError
+from modicum.methods.reliant.data.delimited import read_text
 from modicum.methods.reliant.networks.discriminators import (
     EdgeDiscriminator,
     GlobalDiscriminator,
@@ -110,8 +112,8 @@ def read_cpf_teacher(path: Path | str, nodes: int, classes: int) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an empty file; the check below tells
-            table = np.loadtxt(file, dtype=np.float64, ndmin=2)
-    except (OSError, ValueError) as error:
+            table = np.loadtxt(io.StringIO(read_text(file)), dtype=np.float64, ndmin=2)
+    except ValueError as error:
         raise DataError(
             f"{file}: cannot be read as a table of numbers ({error}). Expected a line a node, with "
             f"{classes} probabilities between tabs, as CPF's script writes {CPF_OUTPUT}."

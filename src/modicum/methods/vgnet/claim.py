@@ -188,7 +188,7 @@ def _kernels(runs: Mapping[str, Sequence[Path]], shown: int = 16) -> Picture:
         last = [w[:, 0] for name, w in state.items() if "half3x3" in name and w.dim() == 4][-1]
         for axes, kernel in zip(row, last, strict=False):
             limit = float(kernel.abs().max())
-            axes.imshow(kernel, cmap="RdBu", vmin=-limit, vmax=limit)
+            axes.imshow(kernel.numpy(), cmap="RdBu", vmin=-limit, vmax=limit)
         for axes in row:
             axes.set(xticks=[], yticks=[])
         row[0].set_ylabel(arm.split(":")[0], rotation=0, labelpad=12)

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
+from modicum.data.folders import FileKind, files_below
 from modicum.engine.random import fold_keys
 from modicum.errors import ConfigError, DataError
 from modicum.methods.drum_transfer.data.generator import made_up_grooves, style_of
@@ -25,6 +26,7 @@ from modicum.methods.drum_transfer.text.midi import parse_midi, unknown_pitches
 from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.methods.drum_transfer.text.smf import MOST_BYTES
 from modicum.system.files import read_bytes
+from modicum.system.terminal import counted
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -98,7 +100,7 @@ def load_grooves(
             raise ConfigError("generated: made-up grooves are in the notation drumroll alone.")
         if min(sizes) < 0 or sizes[0] < 1:
             shown = " ".join(map(str, sizes))
-            raise ConfigError(f"--sizes {shown}: at least 1 groove is to train on.")
+            raise ConfigError(f"sizes {shown}: at least 1 groove is to train on.")
         grooves = made_up_grooves(range(sum(sizes)), seed=seed, bars=corpus.bars)
         rest = iter(grooves)
         splits = {split: list(islice(rest, n)) for split, n in zip(SPLITS, sizes, strict=True)}
@@ -106,8 +108,8 @@ def load_grooves(
     folder = Path(data).expanduser()
     if not folder.is_dir():
         raise ConfigError(
-            f"--data {data}: no such folder; expected generated, a folder of MIDI files, or "
-            f"groove=PATH. {DOWNLOAD}"
+            f"{data}: {'is a file' if folder.exists() else 'no such folder'}; expected generated, "
+            f"a folder of MIDI files, or groove=PATH. {DOWNLOAD}"
         )
     return own_files(folder, corpus, seed=seed)
 
@@ -172,11 +174,9 @@ def own_files(path: Path, corpus: Corpus, *, seed: int = 0) -> Collection:
     Raises:
         DataError: No file can be used, or one cannot and `corpus.strict`.
     """
-    files = sorted(
-        file.relative_to(path).as_posix()
-        for file in path.rglob("*")
-        if file.suffix.lower() in (".mid", ".midi") and file.is_file()
-    )
+    listing = files_below(path, FileKind("groove", frozenset({".mid", ".midi"})))
+    links = dict(listing.bad)
+    files = sorted([*listing.names, *links])
     if not files:
         raise DataError(f"{path}: no file in it ends in .mid or .midi.")
     collection = Collection({split: [] for split in SPLITS})
@@ -185,6 +185,8 @@ def own_files(path: Path, corpus: Corpus, *, seed: int = 0) -> Collection:
     for file, split in _division(files, seed):
         name = file.rpartition(".")[0]
         try:
+            if file in links:
+                raise DataError(f"{file}: {links[file]}")
             if split is None:
                 raise DataError(f"{file}: it is in none of the folders {', '.join(SPLITS)}.")
             if name in taken:
@@ -199,8 +201,8 @@ def own_files(path: Path, corpus: Corpus, *, seed: int = 0) -> Collection:
         unknown += unread
         collection[split] += grooves
     if unusable := collection.dropped.get("unusable file"):
-        _log.warning("%s: %d of %d files are left out: %s", path, len(unusable), len(files),
-                     _some(unusable))  # fmt: skip
+        _log.warning("%s: left out %d of %s: %s", path, len(unusable),
+                     counted(len(files), "file"), _some(unusable))  # fmt: skip
     return _finished(collection, path, len(files), unknown)
 
 

@@ -7,6 +7,8 @@ noise over a body for the snare, filtered noise for hi-hat and cymbals, decaying
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import tempfile
 import wave
 from collections.abc import Mapping
@@ -200,6 +202,19 @@ def _placed(shot: Samples, level: float, side: float, channels: int) -> Samples:
     return level * (np.asarray(sides, np.float32)[:, None] * shot)
 
 
+_LONGEST = 120
+"""Seconds that a SoundFont may take to play a groove."""
+_PLAY = """
+import sys
+import numpy
+import symusic
+soundfont, midi, out, rate, channels = sys.argv[1:]
+player = symusic.Synthesizer(soundfont, int(rate))
+played = player.render(symusic.Score(midi), stereo=channels == "2")
+numpy.save(out, numpy.asarray(played, numpy.float32).reshape(int(channels), -1))
+"""
+
+
 def _play_soundfont(groove: Groove, soundfont: Path, length: int, channels: int) -> Samples:
     from modicum.methods.drum_transfer.text.midi import write_midi
 
@@ -207,18 +222,25 @@ def _play_soundfont(groove: Groove, soundfont: Path, length: int, channels: int)
     if not soundfont.is_file():
         raise DataError(f"{soundfont}: no such file; expected a SoundFont, .sf2 or .sf3.")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "groove.mid"
-        write_midi(groove, path)
-        try:
-            synthesizer = symusic.Synthesizer(str(soundfont), RATE)
-            played = synthesizer.render(symusic.Score(path), stereo=channels == 2)
-            sounding = np.asarray(played, np.float32).reshape(channels, -1)
-        except Exception as error:  # whatever its C++ raises
+        midi, out = Path(folder) / "groove.mid", Path(folder) / "played.npy"
+        write_midi(groove, midi)
+        words = [soundfont.resolve(), midi, out, RATE, channels]
+        try:  # in a process of its own, which a damaged SoundFont kills
+            ended = subprocess.run(
+                [sys.executable, "-c", _PLAY, *map(str, words)],
+                cwd=folder, capture_output=True, text=True, errors="replace", timeout=_LONGEST,
+            )  # fmt: skip
+            said = ended.stderr.strip().rpartition("\n")[2]
+            reason = said or f"its player ended with {ended.returncode}" if ended.returncode else ""
+        except subprocess.TimeoutExpired:
+            reason = f"it takes more than {_LONGEST} seconds"
+        if reason:
             raise DataError(
-                f"{soundfont}: symusic {symusic.__version__} cannot play it ({error}); expected a "
+                f"{soundfont}: symusic {symusic.__version__} cannot play it ({reason}); expected a "
                 f"SoundFont, .sf2 or .sf3. Version 0.5.9 is known to work. Without a SoundFont "
                 f"the built-in kit plays."
-            ) from error
+            )
+        sounding = np.load(out, allow_pickle=False)
     mix = np.zeros((channels, length), np.float32)
     kept = min(length, sounding.shape[1])
     mix[:, :kept] = sounding[:, :kept]

@@ -21,6 +21,7 @@ from modicum.methods.drum_transfer.text.tablature import (
     is_tablature,
 )
 from modicum.system.files import read_bytes
+from modicum.system.terminal import counted
 
 SUFFIXES = (".mid", ".midi", ".tab", ".txt")
 """Of files of grooves; the first of a name says most, as lines of a drumroll have no tempo."""
@@ -136,8 +137,8 @@ def _check_lines(text: str, notation: Notation, source: str, advice: str) -> Non
             usual = f"expected lines such as {notation.silence!r}"
             found = f"all can in {' or '.join(fitting)}" if fitting else usual
             raise DataError(
-                f"{source}: {bad} of its {count} lines cannot be read in this notation, the first "
-                f"in line {at + 1}, {line[:40]!r}; {found}. Take {ANOTHER_NOTATION}"
+                f"{source}: not in this notation: {bad:,} of its {counted(count, 'line')}, the "
+                f"first in line {at + 1}, {line[:40]!r}; {found}. Take {ANOTHER_NOTATION}"
             )
         found = fault(line, notation.lines[lines.number[at] % height])
         if advice and found:

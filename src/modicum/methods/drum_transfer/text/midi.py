@@ -19,6 +19,7 @@ from modicum.methods.drum_transfer.text.kit import DRUMS, reading_tables, writin
 from modicum.methods.drum_transfer.text.notation import INSTRUMENTS, NOTATIONS, Groove, Notation
 from modicum.methods.drum_transfer.text.smf import MOST_BYTES, Notes, read_notes
 from modicum.system.files import atomic_write, read_bytes
+from modicum.system.terminal import counted
 
 Integers = npt.NDArray[np.int64]
 
@@ -200,8 +201,8 @@ def unknown_pitches(counts: Mapping[int, int]) -> str:
     """A sentence on hits of unknown pitches, from how many there are of each pitch."""
     listed = ", ".join(f"{pitch} ({count})" for pitch, count in sorted(counts.items()))
     return (
-        f"{sum(counts.values())} hits of unknown drum pitches are left out: {listed}. Say what "
-        f"they are: --pitch-map 33 snare 31 none, where none leaves a pitch out in silence."
+        f"{counted(sum(counts.values()), 'hit')} of unknown drum pitches left out: {listed}. Say "
+        f"what they are: --pitch-map 33 snare 31 none, where none leaves a pitch out in silence."
     )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modicum.errors import DataError
+from modicum.system.terminal import counted
 
 Integers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -90,8 +91,8 @@ def _chunks(data: bytes, source: str) -> tuple[int, list[tuple[int, int]]]:
     first = 20 if data[:4] == b"RIFF" and data[8:16] == b"RMIDdata" else 0
     if data[first : first + 4] != b"MThd":
         raise DataError(
-            f"{source}: no MIDI file: it begins with {data[:4]!r} instead of b'MThd'. Export it as "
-            f"a standard MIDI file."
+            f"{source}: no MIDI file: it begins with {data[:4].decode('latin-1')!r} instead of "
+            f"'MThd'. Export it as a standard MIDI file."
         )
     if len(data) < first + 14:
         raise DataError(f"{source}: cut off within the header, after {len(data)} bytes of 14.")
@@ -113,8 +114,8 @@ def _chunks(data: bytes, source: str) -> tuple[int, list[tuple[int, int]]]:
         name, length = struct.unpack_from(">4sI", data, start)
         if not name.isascii() or not name.decode().isprintable():
             raise DataError(
-                f"{source}: byte {start:,}: expected a chunk, found {name!r}; the length of the "
-                f"chunk before it is wrong."
+                f"{source}: byte {start:,}: expected a chunk, found {name.decode('latin-1')!r}; "
+                f"the length of the chunk before it is wrong."
             )
         start, chunks = start + 8, chunks + 1
         if start + length > len(data):
@@ -127,17 +128,18 @@ def _chunks(data: bytes, source: str) -> tuple[int, list[tuple[int, int]]]:
         start += length
     if chunks < count:
         raise DataError(
-            f"{source}: cut off: its header tells of {count} tracks, {chunks} are there."
+            f"{source}: cut off: its header tells of {counted(count, 'track')}, {chunks} of them "
+            f"there."
         )
     if not 0 < len(tracks) <= MOST_TRACKS:
         raise DataError(f"{source}: {len(tracks):,} tracks; expected 1 to {MOST_TRACKS:,}.")
     if chunks > count:
-        _log.warning("%s: read %d tracks, its header counts %d.", source, chunks, count)
+        read = counted(chunks, "track")
+        _log.warning("%s: read %s, though its header counts %d.", source, read, count)
     # The container's last byte may be there to make its size even, and other chunks may follow.
     if start < len(data) and not first:
-        _log.warning(
-            "%s: the %d bytes after the last track are passed over.", source, len(data) - start
-        )
+        left = counted(len(data) - start, "byte")
+        _log.warning("%s: passed over %s after the last track.", source, left)
     return division, tracks
 
 
@@ -159,7 +161,8 @@ def _track(
     (lows,) = (track < 128).nonzero()
     runs, changes, end = _between(raw, track, lows, damaged)
     if end < len(raw):
-        _log.warning("%s: the %d bytes after its end are passed over.", source, len(raw) - end)
+        left = counted(len(raw) - end, "byte")
+        _log.warning("%s: passed over %s after its end.", source, left)
     begins, ends, passed = np.array(runs).T
     first_low, last_low = lows.searchsorted(begins), lows.searchsorted(ends)
     count = last_low - first_low
@@ -202,8 +205,8 @@ def _track(
         if len(value) == _SIZE[kind]
     ]
     if len(whole) < len(changes):
-        odd = len(changes) - len(whole)
-        _log.warning("%s: %d tempos or meters of a wrong size count for nothing.", source, odd)
+        odd = counted(len(changes) - len(whole), "tempo or meter", "tempos or meters")
+        _log.warning("%s: passed over %s of a wrong size.", source, odd)
     return notes, whole
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from modicum.errors import DataError
+from modicum.inference import none_of
 from modicum.methods.drum_transfer.metrics.measures import PLAYING, hits_per_bar, self_similarity
 from modicum.methods.drum_transfer.metrics.structure import (
     BARS,
@@ -251,7 +252,7 @@ def analyse(
                         file.write(content)
             progress.advance(done)
     if not found:
-        raise DataError(f"none of the {len(rows)} files can be used. The first: {rows[0]['error']}")
+        raise none_of([row["error"] for row in rows], "used")
     means = structure_means([one.structure for one in found.values()])
     result: dict[str, Any] = {
         "read": len(found),

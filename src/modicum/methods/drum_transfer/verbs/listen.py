@@ -33,6 +33,7 @@ from modicum.options import FLAT, Ge, Options, check_arguments
 from modicum.report.page import data_uri, write_page
 from modicum.system.files import atomic_write
 from modicum.system.tables import write_csv
+from modicum.system.terminal import counted
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -225,7 +226,7 @@ def listen(
             f"{min(ours)} and others here, {min(theirs)} and others there. Name the files alike."
         )
     if left := len(ours.keys() ^ theirs.keys()):
-        logger.warning("%d grooves are in one of the folders alone and left out.", left)
+        logger.warning("left out %s in one of the folders alone.", counted(left, "groove"))
     chosen = sorted(permutation(len(common), page.seed, "chosen")[:pairs])
     advice = "Or have such lines mended: --repair pad or --repair drop."
 

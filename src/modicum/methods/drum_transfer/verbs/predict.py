@@ -16,6 +16,7 @@ import tyro
 
 from modicum.engine.devices import Device
 from modicum.errors import ConfigError, DataError
+from modicum.inference import none_of
 from modicum.methods.drum_transfer.metrics.structure import structure
 from modicum.methods.drum_transfer.models.decoder import CausalModel
 from modicum.methods.drum_transfer.models.drummer import Drummer, Weights, continued
@@ -175,8 +176,9 @@ def predict(
         for error in errors.values():
             if isinstance(error, ServerError):
                 raise error
-        first = next(iter(errors.values()))
-        raise DataError(f"none of the {len(errors)} files can be continued. The first: {first}")
+        raise none_of([*errors.values()], "continued")
+    for error in dict.fromkeys(map(str, errors.values())):
+        _log.warning("%s", error)
     rows: list[dict[str, Any]] = []
     with Progress("render", len(written)) as progress:
         for done, sample in enumerate(written, 1):
@@ -270,11 +272,10 @@ def _by_server(
 
 @contextmanager
 def _kept(errors: dict[str, DataError], name: str) -> Generator[None]:
-    """Tell of what is wrong with one groove, and go on with the others."""
+    """Keep what is wrong with one groove, and go on with the others."""
     try:
         yield
     except DataError as error:
-        _log.warning("%s", error)
         errors[name] = error
 
 

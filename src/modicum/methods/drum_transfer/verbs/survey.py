@@ -16,6 +16,7 @@ from modicum.methods.drum_transfer.options import Corpus
 from modicum.methods.drum_transfer.text import drumroll
 from modicum.methods.drum_transfer.text.notation import Groove
 from modicum.options import FLAT
+from modicum.system.terminal import counted
 
 _MOST_LISTED = 20
 _MOST_SILENT = 0.1
@@ -62,8 +63,8 @@ def describe(collection: Collection, *, keep_pickups: bool = False) -> dict[str,
     }
     splits = [_split(name, collection[name], heard[name], keep_pickups) for name in SPLITS]
     problems = [
-        f"the {row['split']} split has no record. A record needs more than 8 bars: cut fewer files "
-        f"short, or add longer ones."
+        f"the {row['split']} split has no record. A record needs more than 8 bars from the first "
+        f"that begins with a hit: add grooves that are longer, or have less silence before."
         for row in splits
         if row["split"] != "test" and not row["records"]
     ]
@@ -150,14 +151,15 @@ def _warnings(
     warnings: list[str] = []
     train, _, test = splits
     if train["silent_bars"] > _MOST_SILENT * train["bars"]:
+        share = 100 * train["silent_bars"] / train["bars"]
         warnings.append(
-            f"{train['silent_bars'] / train['bars']:.0%} of the bars to train on are silent, so "
-            f"that a model learns to fall silent. --no-pad leaves out silence at the end."
+            f"{share:.0f} % of the bars to train on are silent, so that a model learns to fall "
+            f"silent. --no-pad leaves out silence at the end."
         )
     if across:
         warnings.append(
-            f"{across} grooves are in more than one split, so that a model is tested on what it "
-            f"was trained on. Remove copies."
+            f"{counted(across, 'groove is', 'grooves are')} in more than one split, so that a "
+            f"model is tested on what it was trained on. Remove copies."
         )
     if not test["grooves"]:
         warnings.append("the test split is empty: nothing can be measured.")

@@ -94,12 +94,18 @@ def _number(text: str) -> float:
 def read_text(path: Path) -> str:
     """A file of UTF-8, with or without a byte order mark; a `DataError` if it is none."""
     try:
-        return read_bytes(path, 1 << 33).decode("utf-8-sig")
+        text = read_bytes(path, 1 << 33).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: found the byte 0x{error.object[error.start]:02x} at {error.start}, which is "
             f"no UTF-8 text; expected CSV or TSV. Save it as UTF-8, a spreadsheet as CSV."
         ) from error
+    if "\0" in text:
+        raise DataError(
+            f"{path}: holds characters of the code 0, as UTF-16 without a byte order mark does. "
+            f"Save it as UTF-8."
+        )
+    return text
 
 
 def read_rows(path: Path) -> Rows:

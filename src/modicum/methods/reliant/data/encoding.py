@@ -134,7 +134,7 @@ def refuse_missing(rows: Rows, names: Iterable[str]) -> None:
         if missing.any():
             raise DataError(
                 f"{rows.place(int(missing.argmax()))}, column {name!r}: the value is missing "
-                f"({int(missing.sum()):,} are in this column). Fill it in, or remove the row."
+                f"({int(missing.sum()):,} in this column). Fill it in, or remove the row."
             )
 
 

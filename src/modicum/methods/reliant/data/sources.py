@@ -51,8 +51,9 @@ def load_graph(data: str, *, drop_columns: Sequence[str] = ()) -> Graph:
         raise ConfigError(f"--data {data}: say where its files are: --data {name}=FOLDER.")
     else:
         raise ConfigError(
-            f"--data {data}: expected {', '.join(WITHOUT_FOLDER)}, or NAME=FOLDER with the name "
-            f"{', '.join(FOLDERS)}. A table of your own is given by --nodes."
+            f"{data}: no data of that name; expected {', '.join(WITHOUT_FOLDER)}, or NAME=FOLDER "
+            f"with the name {', '.join(FOLDERS)}. A table of your own, which --label and "
+            f"--sensitive describe, is given to `modicum data` in its place, to `train` by --nodes."
         )
     return graph.without_columns(drop_columns) if drop_columns else graph
 

@@ -19,7 +19,7 @@ from modicum.methods.reliant.graphs.graph import Graph
 from modicum.methods.reliant.pictures import graph_overview
 from modicum.options import FLAT
 from modicum.system.files import atomic_write
-from modicum.system.terminal import Share
+from modicum.system.terminal import Share, counted
 
 Numbers = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -40,6 +40,7 @@ def data(
     path: tyro.conf.Positional[str],
     table: Annotated[Table, FLAT] = Table(),
     positive_class: int | None = None,
+    drop: tuple[str, ...] = (),
     picture: Path | None = None,
 ) -> dict[str, Any]:
     """Say what a graph holds: nodes, edges, groups, base rates, splits, features that leak.
@@ -50,6 +51,7 @@ def data(
         table: How it is read.
         positive_class: Number of the class that is a positive decision, where there are more than
             two.
+        drop: Columns, or features such as `city=Paris`, to leave out.
         picture: PNG file to write: groups, their base rates, and how many edges nodes have.
     """
     named = table.label is None
@@ -57,7 +59,7 @@ def data(
         raise ConfigError(f"{path} is a file: say what is in it by --label and --sensitive.")
     place: dict[str, Any] = {"data": path} if named else {"nodes": Path(path)}
     try:
-        graph = open_graph(People(**place, table=table, positive_class=positive_class))
+        graph = open_graph(People(**place, table=table, positive_class=positive_class, drop=drop))
     except DataError as error:
         return {"source": path, "usable": False, "problems": [str(error)], "warnings": []}
     positive = 1 if positive_class is None else positive_class
@@ -265,17 +267,19 @@ def _warnings(report: dict[str, Any], graph: Graph, positive_class: int) -> list
             )
         elif row["split"] == "test" and row["nodes"] and row[column] < _SMALL:
             warnings.append(
-                f"only {row[column]} nodes of the group {row['group']!r} in the test split are "
-                f"{positive!r}: intervals of its gap will be wide."
+                f"only {counted(row[column], 'node')} of the group {row['group']!r} in the test "
+                f"split with {positive!r}: intervals of its gap will be wide."
             )
     isolated, constant = report["degree"]["isolated"], report["constant_columns"]
     if isolated:
         warnings.append(
-            f"{isolated:,} of {graph.nodes:,} nodes have no neighbour and hear only of themselves."
+            f"nodes without a neighbour, which hear only of themselves: {isolated:,} of "
+            f"{graph.nodes:,}."
         )
     if constant:
         shown = some(constant, _MOST_LISTED)
-        warnings.append(f"{len(constant)} features have the same value for all nodes: {shown}.")
+        features = counted(len(constant), "feature has", "features have")
+        warnings.append(f"{features} the same value for all nodes: {shown}.")
     if len(graph.classes) > 2:
         warnings.append(
             f"of {len(graph.classes)} classes, {positive!r} counts as the positive decision "

@@ -277,8 +277,8 @@ def _usable(
     if not skip_bad:
         refuse_missing(rows, columns)
     note = (
-        f"{int(bad.sum()):,} of {len(rows):,} rows have a missing value and are left out, the "
-        f"first in line {rows.lines[int(bad.argmax())]}."
+        f"left out {int(bad.sum()):,} of {len(rows):,} rows for a missing value, the first in line "
+        f"{rows.lines[int(bad.argmax())]}."
     )
     _log.warning("%s: %s", rows.path, note)
     return np.flatnonzero(~bad), [note]
