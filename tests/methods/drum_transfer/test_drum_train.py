@@ -14,6 +14,7 @@ import torch
 from tiny_language_models import write_model
 
 import modicum
+from kills import try_twenty
 from modicum.cli import main
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import (
@@ -365,3 +366,11 @@ def test_a_language_model_goes_on_to_the_same_bits_and_is_loaded(
     torch.testing.assert_close(loaded(ids), again.eval()(ids))
     trained = {name for name, weight in again.named_parameters() if weight.requires_grad}
     assert all(("lora" in name) == ("lora" in options) for name in trained)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_twenty_kills_of_a_language_model(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "llama", "llama")
+    words = ["train", "drum-transfer", "--preset", "smoke", "--model", str(model)]
+    try_twenty(tmp_path, "drum-transfer with a language model", words)
