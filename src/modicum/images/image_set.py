@@ -73,6 +73,10 @@ class MemoryImages(ImageSet):
         images = self.images[torch.from_numpy(index)]
         return images if geometry is None else geometry(images, random)
 
+    def values(self, number: int) -> bytes:
+        """See `SampleSet.values`."""
+        return self.images[number].numpy().tobytes()
+
     def subset(self, index: npt.NDArray[np.int64]) -> Self:
         """See `SampleSet.subset`."""
         keep = torch.from_numpy(index)
