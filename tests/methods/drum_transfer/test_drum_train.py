@@ -370,7 +370,11 @@ def test_a_language_model_goes_on_to_the_same_bits_and_is_loaded(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which file is written")
 def test_twenty_kills_of_a_language_model(tmp_path: Path) -> None:
     model = write_model(tmp_path / "llama", "llama")
     words = ["train", "drum-transfer", "--preset", "smoke", "--model", str(model)]
+    config = (model / "config.json").read_text()
+    longer = config.replace('"max_position_embeddings": 256', '"max_position_embeddings": 2048')
+    (model / "config.json").write_text(longer)
     try_twenty(tmp_path, "drum-transfer with a language model", words)
