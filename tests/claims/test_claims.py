@@ -137,6 +137,26 @@ def test_finished_arms_survive_an_interruption(monkeypatch: pytest.MonkeyPatch) 
     assert all(file.stat().st_mtime_ns == time for file, time in before.items())
 
 
+@pytest.mark.usefixtures("forked_workers")
+def test_damaged_results_are_computed_again(caplog: pytest.LogCaptureFixture) -> None:
+    first = run_study(smoke_study(), [0, 1])
+    kept = sorted((cache_folder() / "claims").glob("*/result.json"))
+    before = {file: file.stat().st_mtime_ns for file in kept}
+    kept[0].write_text("")
+    kept[1].write_text(kept[1].read_text().replace('"top1": ', '"top1": 1'))
+    (kept[2].parent / "metrics.jsonl").write_text('{"step": 1')
+    (kept[2].parent.with_suffix(".part") / "checkpoints").mkdir(parents=True)
+    damaged = kept[2].parent.with_suffix(".part") / "checkpoints/step-00000001-0123456789abcdef.pt"
+    damaged.write_text("damaged as well")
+    again = run_study(smoke_study(), [0, 1])
+    assert [r.metrics for r in again.results] == [r.metrics for r in first.results]
+    assert [r.curves for r in again.results] == [r.curves for r in first.results]
+    assert [file.stat().st_mtime_ns == before[file] for file in kept] == [False] * 3 + [True]
+    (told,) = [record.getMessage() for record in caplog.records if "damaged" in record.message]
+    assert "3 of 4 results kept of earlier checks are damaged and computed again" in told
+    assert all(str(file.parent) in told for file in kept[:3])
+
+
 def test_sigterm_ends_a_check_in_order(tmp_path: Path) -> None:
     """Both arms in progress leave a checkpoint, and no process is left behind."""
     process = subprocess.Popen(

@@ -29,10 +29,10 @@ from smoke_runs import Smoke, main_in_double_precision, smoke
 
 import modicum
 from forked import Forked, together
+from kills import logged
 from modicum.catalogue import CATALOGUE, room
 from modicum.claims import Study
 from modicum.cli import main
-from modicum.engine.metrics import MEASURED
 from modicum.engine.run import RunOptions
 from modicum.errors import ConfigError, ModicumError
 from modicum.method import Method, Recipe, load_method, load_saved
@@ -63,11 +63,6 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model.safetensors")
-
-
-def logged(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
 
 
 def command(name: str, recipe: str) -> list[str]:

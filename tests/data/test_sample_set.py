@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modicum.data.sample_set import SampleSet, held_out
+from modicum.data import sample_set
+from modicum.data.sample_set import SampleSet, describe, held_out
 from modicum.errors import ConfigError
+from modicum.images.image_set import MemoryImages
 
 
 @settings(max_examples=50, deadline=None)
@@ -74,3 +79,45 @@ def test_groups_that_divide_nothing_are_refused():
         without_labels(4).hold_out(0.5, ["a"] * 4)
     with pytest.raises(ConfigError, match="found 3"):
         without_labels(4).hold_out(0.5, ["a", "b", "c"])
+
+
+def of_memory(pixels: torch.Tensor) -> MemoryImages:
+    names = np.array([f"part/{number}" for number in range(len(pixels))])
+    return MemoryImages(("a",), torch.zeros(len(pixels), dtype=torch.int64), names, "", pixels)
+
+
+def changed(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
+    assert {**before, "digest": 0} == {**now, "digest": 0}
+    return {name for name, digest in now["digest"].items() if before["digest"][name] != digest}
+
+
+def test_a_changed_sample_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.zeros(5, 3, 4, 4, dtype=torch.uint8)
+    other = pixels.clone()
+    other[3, 2, 1, 0] = 1
+    before, now = (describe(train=of_memory(one)) for one in (pixels, other))
+    assert changed(before, now) == {"part/3 (train)"}
+    monkeypatch.setattr(sample_set, "NAMED_SAMPLES", 4)
+    before, now = (describe(train=of_memory(one)) for one in (pixels, other))
+    assert changed(before, now) == {"part (train)"}
+    one, two = (dataclasses.replace(of_memory(x), made_up=True) for x in (pixels, other))
+    assert describe(train=one) == describe(train=two)
+
+
+def test_a_changed_file_is_named_and_of_large_sets_a_changed_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(name: str, *contents: bytes) -> dict[str, Any]:
+        (tmp_path / name).mkdir()
+        for number, content in enumerate(contents):
+            (tmp_path / name / str(number)).write_bytes(content)
+        names = np.array(["0", "1"])
+        return describe(all=Named((), torch.empty(2, 0), names, "", read_from=tmp_path / name))
+
+    before = written("a", b"one", b"two")
+    assert before == written("moved", b"one", b"two")
+    assert changed(before, written("b", b"one", b"tow")) == {"1 (all)"}
+    monkeypatch.setattr(sample_set, "READ_BYTES", 5)
+    before = written("c", b"one", b"two")
+    assert before == written("d", b"one", b"tow")
+    assert changed(before, written("e", b"four", b"two")) == {"0 (all)"}

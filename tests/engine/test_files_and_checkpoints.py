@@ -20,7 +20,8 @@ from modicum.engine.checkpoint import (
     set_aside,
 )
 from modicum.engine.folder import RunFolder
-from modicum.errors import CheckpointError, ConfigError
+from modicum.engine.run import Run
+from modicum.errors import CheckpointError, ConfigError, DataError
 from modicum.options import whole_path
 from modicum.system.files import (
     FolderLock,
@@ -273,6 +274,49 @@ def test_what_a_killed_run_left_goes_and_nothing_else(tmp_path: Path) -> None:
     RunFolder(tmp_path, method="test", resume=True).close(keep=True)
     assert all(path.exists() for path in [*others, kept])
     assert not any(path.exists() for path in left)
-    RunFolder(tmp_path, method="test", restart=True).close(keep=True)
+    run = RunFolder(tmp_path, method="test", restart=True)
+    assert kept.exists()
+    run.clear()
+    run.close(keep=True)
     assert all(path.exists() for path in others)
     assert not kept.exists()
+
+
+def test_a_run_begun_anew_has_nothing_of_the_one_before(tmp_path: Path) -> None:
+    names = ["metrics.jsonl", "model.safetensors", "best.safetensors", "report.html"]
+    names += ["confusion.json", "pictures/mistakes.png", "pictures/mistakes.txt"]
+    names += ["pictures/a.wav", "evaluation.json", "written/people/1.tab"]
+    names += ["tensorboard/events.out.tfevents.1", "checkpoints/step-00000003-0123456789abcdef.pt"]
+    mine = [tmp_path / name for name in ("notes.txt", "mine.png", "pictures/mine.jpg")]
+    for path in [*mine, *(tmp_path / name for name in names)]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("before")
+    with pytest.raises(DataError), Run(tmp_path, method="test", config=1, restart=True):
+        raise DataError("of data that cannot be used, a run is not begun anew")
+    assert all((tmp_path / name).exists() for name in names)
+    with Run(tmp_path, method="test", config=1, restart=True, quiet=True) as run:
+        for _ in run.iterations(1):
+            left = {path for path in tmp_path.rglob("*") if path.is_file()}
+    described = {tmp_path / name for name in ("config.json", "environment.json", ".lock")}
+    assert left == {*mine, *described, tmp_path / "metrics.jsonl"}
+    assert (tmp_path / "metrics.jsonl").stat().st_size == 0
+
+
+def test_an_ended_run_without_its_checkpoints_is_kept(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "metrics.jsonl"):
+        (tmp_path / name).write_text("valuable")
+    with pytest.raises(CheckpointError, match=r"checkpoints are gone.*modicum train --restart"):
+        Run(tmp_path, method="test", config=1, resume=True, quiet=True)
+    assert (tmp_path / "metrics.jsonl").read_text() == "valuable"
+
+
+def test_one_checkpoint_too_many_goes(tmp_path: Path) -> None:
+    """As after a kill between writing one and removing the oldest."""
+    folder = tmp_path / "checkpoints"
+    content = {"best": None, "scores": {}, "metrics": {"window": {}, "seconds": 0.0}}
+    kept = [save_checkpoint(folder, steps, content | {"steps": steps}) for steps in (2, 3)]
+    first = save_checkpoint(tmp_path / "other", 1, content)
+    first.rename(folder / first.name)
+    with Run(tmp_path, method="test", config=1, resume=True, quiet=True) as run:
+        assert run.steps == 3
+    assert checkpoints(folder) == kept[::-1]

@@ -140,16 +140,24 @@ def test_resuming_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> No
     assert_same(whole, train(tmp_path / "broken", resume=True, options=options))
 
 
-def test_a_torn_line_of_metrics_is_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line", [b'{"step": 9, "lo', b'{"step": 1, "x\xff": 0}\n', b'{"step": 1e999}\n', b"[" * 99999]
+)
+def test_a_damaged_line_of_metrics_is_dropped(tmp_path: Path, line: bytes) -> None:
     whole = train(tmp_path / "whole")
     options = RunOptions(checkpoint_every=0)
     train(tmp_path / "broken", stop_after=8, options=options)
-    with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 9, "lo')
+    with (tmp_path / "broken" / "metrics.jsonl").open("ab") as file:
+        file.write(line)
     assert_same(whole, train(tmp_path / "broken", resume=True, options=options))
 
 
-DATA = {"classes": ["blue", "red"], "train": {"blue": 3, "red": 4}, "nodes": 7, "digest": "a"}
+DATA = {
+    "classes": ["blue", "red"],
+    "train": {"blue": 3, "red": 4},
+    "nodes": 7,
+    "digest": {"a": "1", "b": "2"},
+}
 
 
 @pytest.mark.parametrize(
@@ -157,8 +165,9 @@ DATA = {"classes": ["blue", "red"], "train": {"blue": 3, "red": 4}, "nodes": 7, 
     [
         ({"classes": ["green", "red"]}, r"classes: blue, red then, green, red now"),
         ({"train": {"blue": 3, "red": 5}}, r"train: red 4 then, red 5 now"),
-        ({"nodes": 8, "digest": "b"}, r"nodes: 7 then, 8 now\."),
-        ({"digest": "b"}, r"as many samples, but of other names or sizes"),
+        ({"nodes": 8}, r"nodes: 7 then, 8 now\."),
+        ({"digest": {"a": "1", "b": "3"}}, r"data: changed: b\."),
+        ({"digest": "written by another version"}, r"as many samples, but other ones\."),
     ],
 )
 def test_a_run_goes_on_with_the_same_data_only(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -18,11 +20,12 @@ from typing import Any
 
 from modicum.claims.claim import ArmResult, Study, StudyResult, judge_study
 from modicum.claims.stages import Training, digest_of_function, training_of
+from modicum.data.folders import some
 from modicum.engine.metrics import MEASURED
-from modicum.errors import ModicumError
+from modicum.errors import CheckpointError, DataError, ModicumError
 from modicum.method import load_method, load_saved
 from modicum.system.environment import usable_cores
-from modicum.system.files import FolderLock, write_text
+from modicum.system.files import FolderLock, file_digest, read_json, write_text
 from modicum.system.progress import Progress
 
 THREADS = 1
@@ -30,6 +33,8 @@ THREADS = 1
 
 STOPPING_SECONDS = 20.0
 """How long an interrupted stage may take to write its checkpoint."""
+
+_log = logging.getLogger("modicum")
 
 
 def run_study(
@@ -75,6 +80,10 @@ def _work_off(
         for folder, one in stages.items()
         if fresh or not _is_done(folder, measured_by if folder in to_measure else None)
     }
+    damaged = [folder for folder in waiting if folder.exists() and not _is_done(folder, None)]
+    if damaged and not fresh:
+        text = "%d of %d results kept of earlier checks are damaged and computed again: %s."
+        _log.warning(text, len(damaged), len(stages), some(map(str, damaged)))
     if not waiting:
         return
     # A process that has run PyTorch in threads must not be forked.
@@ -137,9 +146,9 @@ def _work(training: Training, study: Study | None, measured_by: str, fresh: bool
     with FolderLock(folder.with_suffix(".lock"), wait=True):  # of another check, if there is one
         if fresh or not _is_done(folder, None):
             _train(training, fresh)
-        if study is None or _is_done(folder, measured_by):
+        result = _kept(folder)
+        if study is None or result is None or result.get("measured_by") == measured_by:
             return
-        result = json.loads((folder / RESULT).read_text())
         began = time.process_time()
         metrics = study.measure(training.config, load_saved(folder).module)
         result |= {
@@ -147,7 +156,7 @@ def _work(training: Training, study: Study | None, measured_by: str, fresh: bool
             "measured_by": measured_by,
             "measuring_seconds": time.process_time() - began,
         }
-        write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
+        _keep(folder, result)
 
 
 def _train(training: Training, fresh: bool) -> None:
@@ -161,15 +170,21 @@ def _train(training: Training, fresh: bool) -> None:
     options = dataclasses.replace(
         training.stage.options or RunOptions(), seed=training.seed, device="cpu", workers=0
     )
+    how: dict[str, Any] = {"options": options, "quiet": True}
+    method, recipe, config = training.method, training.stage.recipe, training.config
+    how |= {"method": method, "recipe": recipe, "config": config}
     try:
-        how: dict[str, Any] = {"options": options, "resume": True, "quiet": True}
-        method, recipe, config = training.method, training.stage.recipe, training.config
-        with Run(working, method=method, recipe=recipe, config=config, **how) as run:
+        try:
+            run = Run(working, resume=True, **how)
+        except CheckpointError:  # all that an interrupted training left is damaged
+            run = Run(working, restart=True, **how)
+        with run:
             load_method(method).recipe(recipe).train(config, run)
     except Interrupted:
         os._exit(143)  # rather than return, and be given the next stage
-    result = {"seconds": time.process_time() - began}
-    write_text(working / RESULT, json.dumps(result) + "\n")
+    made = [path for path in working.iterdir() if path.is_file() and path.name != ".lock"]
+    files = {path.name: file_digest(path) for path in made if path.name != RESULT}
+    _keep(working, {"seconds": time.process_time() - began, "files": files})
     shutil.rmtree(training.folder, ignore_errors=True)
     working.rename(training.folder)
 
@@ -177,16 +192,36 @@ def _train(training: Training, fresh: bool) -> None:
 # Results on disk
 
 RESULT = "result.json"
-"""Seconds of a finished stage, and what was measured of it, if it is the last of an arm."""
+"""Of a finished stage seconds, digests of its files, and what was measured of it, if it is the last
+of an arm; and a digest of all that."""
 
 
 def _is_done(folder: Path, measured_by: str | None) -> bool:
     """Whether a stage is finished, and measured by code of this digest if one is given."""
+    result = _kept(folder)
+    return result is not None and measured_by in (None, result.get("measured_by"))
+
+
+def _kept(folder: Path) -> dict[str, Any] | None:
+    """What is kept of a finished stage; None where it is absent or damaged."""
     try:
-        result = json.loads((folder / RESULT).read_text())
-    except FileNotFoundError:
-        return False
-    return measured_by is None or result.get("measured_by") == measured_by
+        result = read_json(folder / RESULT)
+        if isinstance(result, dict) and result.pop("digest", None) == _digest(result):
+            files: dict[str, str] = result["files"]
+            if all(file_digest(folder / name) == digest for name, digest in files.items()):
+                return result
+    except (DataError, OSError):
+        pass
+    return None
+
+
+def _keep(folder: Path, result: dict[str, Any]) -> None:
+    text = json.dumps(result | {"digest": _digest(result)}, indent=2)
+    write_text(folder / RESULT, text + "\n")
+
+
+def _digest(result: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 
 def _read_result(arm: str, training: Training) -> ArmResult:

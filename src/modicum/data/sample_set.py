@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from modicum.errors import ConfigError
+from modicum.system.files import file_digest
+from modicum.system.threads import in_threads
 
 
 class BadFile(NamedTuple):
@@ -43,6 +45,8 @@ class SampleSet(ABC):
     """Unusable files that were left out on request."""
     read_from: Path | None = dataclasses.field(default=None, kw_only=True)
     """Of files that are held in memory, the folder that `names` are below."""
+    made_up: bool = dataclasses.field(default=False, kw_only=True)
+    """Whether the samples are computed, perhaps with other rounding on another machine."""
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.names):
@@ -60,6 +64,10 @@ class SampleSet(ABC):
         Raises:
             DataError: Its file cannot be decoded.
         """
+
+    def values(self, number: int) -> bytes:
+        """All numbers of a sample, if it is held in memory."""
+        raise NotImplementedError
 
     def subset(self, index: npt.NDArray[np.int64]) -> Self:
         """The samples at `index`, in that order, as a set of the same kind."""
@@ -100,30 +108,62 @@ class SampleSet(ABC):
         return held_out([str(name) for name in self.names], labels, share)
 
 
+READ_BYTES = 1 << 30
+"""Files of a set that are read to tell whether it changed; of larger sets the sizes must do."""
+
+NAMED_SAMPLES = 10_000
+"""Samples of which each has a digest of its own, so that it is named when it has changed."""
+
+
 def describe(**splits: SampleSet) -> dict[str, Any]:
-    """What tells data sets apart, for `Run.register_data`, wherever they lie; no file is opened.
+    """What tells data sets apart, for `Run.register_data`, wherever they lie.
 
     Args:
         **splits: By name, such as `train`.
 
     Returns:
-        Classes; samples of each split, by class where labels are classes; and a digest of names,
-        labels, and sizes of files.
+        Classes; samples of each split, by class where labels are classes; and digests of names,
+        labels and contents. Of files above `READ_BYTES` in all only the sizes count, of samples
+        that are made up nothing but names and labels.
     """
-    digest, described = hashlib.sha256(), dict[str, Any]()
+    digests, described = dict[str, str](), dict[str, Any]()
     for split, samples in splits.items():
         names = list(map(str, samples.names))
-        digest.update(repr((split, samples.classes, names)).encode(errors="surrogateescape"))
+        digest = hashlib.sha256()
+        digest.update(repr((samples.classes, names)).encode(errors="surrogateescape"))
         digest.update(samples.labels.numpy().tobytes())
-        folder: Any = getattr(samples, "root", samples.read_from)
-        files = dict.fromkeys(map(str, getattr(samples, "files", names))) if folder else ()
-        digest.update(repr([(folder / file).stat().st_size for file in files]).encode())
+        digests[f"names and labels of {split}"] = digest.hexdigest()
+        digests |= _digests_of_samples(samples, split)
         described[split] = len(names)
         if samples.classes and samples.labels.ndim == 1:
             described["classes"] = list(samples.classes)
             counts = torch.bincount(samples.labels, minlength=len(samples.classes)).tolist()
             described[split] = dict(zip(samples.classes, counts, strict=True))
-    return described | {"digest": digest.hexdigest()}
+    return described | {"digest": digests}
+
+
+def _digests_of_samples(samples: SampleSet, split: str) -> dict[str, str]:
+    folder: Path | None = getattr(samples, "root", samples.read_from)
+    if folder is not None:
+        names = list(dict.fromkeys(map(str, getattr(samples, "files", samples.names))))
+        sizes = in_threads(lambda name: (folder / name).stat().st_size, names)
+        if sum(sizes) <= READ_BYTES:
+            return digests_of(split, names, in_threads(lambda x: file_digest(folder / x), names))
+        return digests_of(split, names, map(str, sizes))
+    if samples.made_up:
+        return {}
+    hashes = (hashlib.sha256(samples.values(n)).hexdigest() for n in range(len(samples)))
+    return digests_of(split, map(str, samples.names), hashes)
+
+
+def digests_of(split: str, names: Iterable[str], hashes: Iterable[str]) -> dict[str, str]:
+    """A digest for each sample of a split, of many samples for each folder in their names."""
+    names = list(names)
+    found: dict[str, Any] = {}
+    for name, of_sample in zip(names, hashes, strict=True):
+        place = name if len(names) <= NAMED_SAMPLES else name.rpartition("/")[0] or "samples"
+        found.setdefault(f"{place} ({split})", hashlib.sha256()).update(of_sample.encode())
+    return {name: digest.hexdigest()[:8] for name, digest in found.items()}
 
 
 def check_share(share: float) -> None:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import torch
 
 from modicum.errors import CheckpointError
-from modicum.system.files import atomic_write, flush_folder
+from modicum.system.files import atomic_write, file_digest, flush_folder
 
 KEPT = 2
 """How many of the newest checkpoints stay: if one is damaged, the one before it is used."""
@@ -58,14 +58,6 @@ class _HashingFile:
         self._file.flush()
         if self.forced is not None and self.forced.done():
             self.forced.result()  # the system tells of a full disk only once
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -110,9 +102,14 @@ def save_checkpoint(folder: Path, steps: int, content: dict[str, Any]) -> Path:
     path = folder / f"step-{steps:08d}-{hashing.digest.hexdigest()[:16]}.pt"
     temporary.replace(path)
     flush_folder(folder)
+    keep_newest(folder)
+    return path
+
+
+def keep_newest(folder: Path) -> None:
+    """Drop all but the newest checkpoints."""
     for old in checkpoints(folder)[KEPT:]:
         old.unlink(missing_ok=True)
-    return path
 
 
 def set_aside(damaged: Sequence[Path]) -> None:
@@ -134,7 +131,7 @@ def load_newest(folder: Path, passed_over: list[Path] | None = None) -> dict[str
     """
     damaged: list[Path] = []
     for path in checkpoints(folder):
-        if _digest(path) == path.stem[-16:]:
+        if file_digest(path)[:16] == path.stem[-16:]:
             try:
                 content = torch.load(path, map_location="cpu", weights_only=True)
             except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

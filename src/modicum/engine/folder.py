@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +19,14 @@ from modicum.system.environment import describe_environment
 from modicum.system.files import TEMPORARY, FolderLock, read_json, write_text
 from modicum.weights.saved import BEST_FILE, MODEL_FILE
 
-RESULTS = ("metrics.jsonl", MODEL_FILE, BEST_FILE, "report.html")
-"""Files that a run makes, besides what describes it."""
+RESULTS = (
+    "metrics.jsonl", BEST_FILE, "tensorboard/events.out.tfevents.*",
+    "report.html", "confusion.json", "pictures/*.png", "pictures/*.wav", "pictures/*.txt",
+    "evaluation.json", "confusion.png", "scores.png", "written.png",
+    "written/*/*.txt", "written/*/*.tab",
+)  # fmt: skip
+"""Patterns of files that a run, its report and the verb evaluate make, besides what describes it,
+checkpoints and the network."""
 _SAVING = re.compile(r"\.step-\d+\.saving")
 
 
@@ -32,7 +39,7 @@ class RunFolder:
         path: Must be absent or empty, unless `resume` or `restart`.
         method: Name of the method, for messages.
         resume: Whether a run in it may be gone on with.
-        restart: Whether checkpoints and results of a run in it are removed.
+        restart: Whether a run in it may be begun anew; `clear` removes what it left.
 
     Raises:
         ConfigError: The folder is in use, has links that lead out of it, or is not empty without
@@ -49,8 +56,8 @@ class RunFolder:
         )
         if used and not (resume or restart):
             raise ConfigError(
-                f"{path}: the run folder exists and is not empty. Go on with it by "
-                f"`modicum train {method} --resume {path}`, or give another --out."
+                f"{path}: the run folder exists and is not empty. Go on with it by `modicum train "
+                f"{method} --resume {shlex.quote(str(path))}`, or give another --out."
             )
         _refuse_ways_out(path)
         try:
@@ -63,10 +70,20 @@ class RunFolder:
             for entry in folder.glob(".*"):
                 if _is_left(entry):
                     entry.unlink()
-        if restart:
-            remove_checkpoints(path / "checkpoints")
-            for name in RESULTS:
-                (path / name).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove the checkpoints and results of a run that is begun anew.
+
+        Killed in between, the run can be gone on with or begun anew: an ended run becomes one whose
+        last checkpoint lacks nothing but the network, then one that has older checkpoints, then one
+        that has none.
+        """
+        (self.path / MODEL_FILE).unlink(missing_ok=True)
+        remove_checkpoints(self.path / "checkpoints")
+        for pattern in RESULTS:
+            for path in self.path.glob(pattern):
+                if path.is_file():
+                    path.unlink()
 
     def describe(self, description: Mapping[str, Any], *, processes: int) -> None:
         """Write config.json, of what is JSON-able, and environment.json."""
@@ -128,7 +145,8 @@ def read_run(folder: Path, config_of: Callable[[str, str], type[Any]]) -> Descri
     if not file.exists():
         raise ConfigError(
             f"{folder}: not a run folder (it holds no config.json). Expected the folder given to "
-            f"`modicum train … --out`, once its training began."
+            f"`modicum train … --out`, once its training began; if that was stopped before, give "
+            f"the same command again."
         )
     described = read_json(file)
     try:

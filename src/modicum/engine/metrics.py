@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modicum.engine.memory import peak_memory
 from modicum.errors import require
-from modicum.system.files import naming, write_text
+from modicum.system.files import atomic_write, naming
 from modicum.system.terminal import quantity
 
 MEASURED = ("seconds", "samples_per_second", "peak_memory_mib")
@@ -63,10 +63,11 @@ class Metrics:
         """Open the files; lines after optimizer step `steps` go, as they will be logged again."""
         if not self._writes:
             return
-        lines: list[str] = []
+        lines: list[bytes] = []
         if resumed and self._path.is_file():
-            lines = [x for x in self._path.read_text().splitlines() if _step_of(x) <= steps]
-        write_text(self._path, "".join(line + "\n" for line in lines))
+            lines = [x for x in self._path.read_bytes().splitlines() if _step_of(x) <= steps]
+        with atomic_write(self._path) as file:
+            file.write(b"".join(line + b"\n" for line in lines))
         if tensorboard:
             require("tensorboard", "tensorboard", "--tensorboard")
             from torch.utils.tensorboard.writer import SummaryWriter
@@ -164,9 +165,9 @@ class Metrics:
             self._board = None
 
 
-def _step_of(line: str) -> float:
-    """The step a line was logged after; infinity where it was torn by a crash."""
+def _step_of(line: bytes) -> float:
+    """The step a line was logged after; infinity where it was torn by a crash or damaged."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf

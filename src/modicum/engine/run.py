@@ -102,7 +102,8 @@ class Run:
         config: The recipe's configuration.
         options: How to execute it.
         resume: Go on from the newest checkpoint in `folder`, if there is one.
-        restart: Begin the run in `folder` anew; its checkpoints and results are removed.
+        restart: Begin the run in `folder` anew; its checkpoints and results are removed when the
+            loop begins.
         quiet: No progress on standard error.
 
     Raises:
@@ -191,8 +192,15 @@ class Run:
                 f"{self.folder}: the processes found different checkpoints. With several machines "
                 f"the run folder must lie on a disk that all of them see."
             )
+        if saved is None and (self.folder / MODEL_FILE).exists():  # else it was killed early
+            raise CheckpointError(
+                f"{self.folder}: the run has ended and its checkpoints are gone, so that nothing "
+                f"is left to go on with. Use {MODEL_FILE} as it is, put the checkpoints back, or "
+                f"begin anew: modicum train --restart {shlex.quote(str(self.folder))}"
+            )
         if self.is_main_process:
             checkpoint.set_aside(damaged)
+            checkpoint.keep_newest(self.folder / "checkpoints")  # a kill may have left one more
         return saved
 
     def _begin(self) -> None:
@@ -205,6 +213,8 @@ class Run:
             description = {"method": self.method, "recipe": self.recipe} | options
             description["used"] = self._used()
             self._claimed.describe(description, processes=self.world)
+            if not self.resumed:
+                self._claimed.clear()
         self._metrics.begin(self.steps, resumed=self.resumed, tensorboard=self.options.tensorboard)
 
     def _used(self) -> dict[str, Any]:
@@ -276,9 +286,9 @@ class Run:
 
         Args:
             described: JSON-able, by names for people: lists, such as of classes; numbers; mappings
-                of numbers, such as the samples of each class; and under `digest` a text that
-                changes with the data but not with its place. `modicum.data.sample_set.describe`
-                gives it of sample sets.
+                of numbers, such as the samples of each class; and under `digest` texts that change
+                with the data but not with its place, by what they are digests of.
+                `modicum.data.sample_set.describe` gives it of sample sets.
 
         Raises:
             CheckpointError: The run began with other data; the message names what differs.
@@ -289,7 +299,8 @@ class Run:
             raise CheckpointError(
                 f"{self.folder}: the run began with other data: {differences(before, self._data)}. "
                 f"Put the data back as it was, or say where it is: modicum train --resume "
-                f"{self.folder} --data PATH. To train on this data, begin a new run."
+                f"{shlex.quote(str(self.folder))} --data PATH. To train on this data, begin a new "
+                f"run."
             )
 
     def result(

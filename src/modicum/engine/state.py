@@ -20,10 +20,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+            if name == "digest":
+                said.append(f"changed: {_listed(changed)}")
+                continue
             old, new = ([f"{key} {each.get(key, 0)}" for key in changed] for each in (old, new))
         if name != "digest":
             said.append(f"{name}: {_listed(old)} then, {_listed(new)} now")
-    return "; ".join(said) or "as many samples, but of other names or sizes"
+    return "; ".join(said) or "as many samples, but other ones"
 
 
 def _listed(value: Any) -> str:

@@ -190,6 +190,7 @@ def open_digits(
         made.events.height,
         made.events.width,
         tuple(made.events),
+        made_up=True,
     )
 
 

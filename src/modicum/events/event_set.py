@@ -72,6 +72,10 @@ class MemoryRecordings(EventSet):
         """See `EventSet.read`."""
         return self._batch([self.recordings[sample] for sample in index.tolist()])
 
+    def values(self, number: int) -> bytes:
+        """See `SampleSet.values`."""
+        return b"".join(getattr(self.recordings[number], name).tobytes() for name in "txyp")
+
     def subset(self, index: npt.NDArray[np.int64]) -> Self:
         """See `SampleSet.subset`."""
         return dataclasses.replace(

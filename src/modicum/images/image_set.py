@@ -78,6 +78,10 @@ class MemoryImages(ImageSet):
         image = self.images[index].permute(1, 2, 0).numpy()
         return image[:, :, 0] if image.shape[2] == 1 else image
 
+    def values(self, number: int) -> bytes:
+        """See `SampleSet.values`."""
+        return self.images[number].numpy().tobytes()
+
     def subset(self, index: npt.NDArray[np.int64]) -> Self:
         """See `SampleSet.subset`."""
         keep = torch.from_numpy(index)

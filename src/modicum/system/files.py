@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -152,6 +153,15 @@ def read_json(path: Path, most: int = 1 << 24) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:  # a ValueError also if it is no UTF-8
         raise DataError(f"{path}: no usable JSON ({error}). Restore it from a backup.") from error
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def ready_folder(path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from tiny_language_models import write_model
 
 import modicum
+from kills import try_twenty
 from modicum.cli import main
 from modicum.engine.random import SampleRandom
 from modicum.engine.run import (
@@ -383,3 +384,15 @@ def test_a_language_model_goes_on_to_the_same_bits_and_is_loaded(
     torch.testing.assert_close(loaded(ids), again.eval()(ids))
     trained = {name for name, weight in again.named_parameters() if weight.requires_grad}
     assert all(("lora" in name) == ("lora" in options) for name in trained)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which file is written")
+def test_twenty_kills_of_a_language_model(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "llama", "llama")
+    words = ["train", "drum-transfer", "--preset", "smoke", "--model", str(model)]
+    config = (model / "config.json").read_text()
+    longer = config.replace('"max_position_embeddings": 256', '"max_position_embeddings": 2048')
+    (model / "config.json").write_text(longer)
+    try_twenty(tmp_path, "drum-transfer with a language model", words)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from modicum.data.loader import Loader
+from modicum.data.sample_set import digests_of
 from modicum.engine.random import SampleRandom, permutation
 from modicum.engine.run import Run, TrainingError
 from modicum.engine.schedules import warmup_linear
@@ -273,9 +274,11 @@ class TrainingSet:
 
 def describe(splits: Mapping[str, Sequence[Groove]]) -> dict[str, Any]:
     """What tells grooves apart, for `Run.register_data`: how many, and what is played in them."""
-    played = [(split, [(g.name, g.text) for g in grooves]) for split, grooves in splits.items()]
-    digest = hashlib.sha256(repr(played).encode(errors="surrogateescape")).hexdigest()
-    return {split: len(grooves) for split, grooves in splits.items()} | {"digest": digest}
+    digests: dict[str, str] = {}
+    for split, grooves in splits.items():
+        played = (hashlib.sha256(groove.text.encode()).hexdigest() for groove in grooves)
+        digests |= digests_of(split, [groove.name for groove in grooves], played)
+    return {split: len(grooves) for split, grooves in splits.items()} | {"digest": digests}
 
 
 def without_instrument(groove: Groove, instrument: str) -> Groove:

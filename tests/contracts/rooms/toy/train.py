@@ -101,7 +101,8 @@ def train_student(config: StudentConfig, run: Run) -> nn.Module:
 def open_data(learning: Learning, run: Run) -> tuple[Loader[Clouds], Clouds]:
     """Shuffled batches, and the clouds held out of training."""
     clouds, held_out = open_clouds(learning.data, "train"), open_clouds(learning.data, "val")
-    run.register_data({"clouds": len(clouds.points), "digest": digest_of(clouds)})
+    digests = {"train": digest_of(clouds), "val": digest_of(held_out)}
+    run.register_data({"clouds": len(clouds.points), "digest": digests})
     size = run.micro_batch_size(learning.batch_size, len(clouds.points))
     share = run.share | {"workers": run.options.workers or 0}  # in memory: none is needed
     # Whole batches alone: processes share these equally, so the mean of theirs is the batch's.

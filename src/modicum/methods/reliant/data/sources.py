@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -46,7 +47,7 @@ def load_graph(data: str, *, drop_columns: Sequence[str] = ()) -> Graph:
             raise DataError(f"{root}: no such folder; expected the files of {name} in it.")
         graph = FOLDERS[name](root)
     elif not named and name in WITHOUT_FOLDER:
-        graph = WITHOUT_FOLDER[name]()
+        graph = dataclasses.replace(WITHOUT_FOLDER[name](), content={})  # nobody can change it
     elif name in FOLDERS:
         raise ConfigError(f"--data {data}: say where its files are: --data {name}=FOLDER.")
     else:
@@ -264,8 +265,10 @@ def _assemble(
     """
     splits = read_splits(edges.parent / "split") if edges else None
     splits = splits or split_per_class(labels, *shares, at_most=at_most)
+    content: dict[str, list[Any]] = {"features": [raw]}
     if edges is not None and edges.exists():
         pairs, notes = read_edges(edges, len(raw)), ()
+        content["edges"] = [pairs]
     else:
         pairs = cached_similarity_graph(raw, threshold)
         notes = (f"Edges by similarity of the rows, threshold {threshold:g}.",)
@@ -275,7 +278,7 @@ def _assemble(
         features = _standardise(raw, inside if len(inside) > 1 else None)
     return _build(
         name, label, group, features=features, edges=pairs, labels=labels, sensitive=sensitive,
-        **splits._asdict(), feature_names=names, notes=notes,
+        **splits._asdict(), feature_names=names, notes=notes, content=content,
     )  # fmt: skip
 
 

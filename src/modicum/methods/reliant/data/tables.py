@@ -157,6 +157,8 @@ def read_table(nodes: Path, table: Table, drop: Sequence[str] = ()) -> TableGrap
         )
     encoding = encoding.keep(name for name in encoding.names if name not in dropped)
     features = encoding.apply(rows)
+    texts: list[Any] = [rows.columns[name].tolist() for name in feature_columns]
+    content = {"features": texts}
     if table.edges is not None:
         numbers = {name: number for number, name in enumerate(ids)}
         pairs = read_edges(table.edges, len(whole) if table.id_column is None else numbers)
@@ -164,6 +166,7 @@ def read_table(nodes: Path, table: Table, drop: Sequence[str] = ()) -> TableGrap
         place[kept] = np.arange(len(kept))
         pairs = place[pairs]
         pairs = pairs[:, (pairs >= 0).all(0)]
+        content["edges"] = [pairs]
     else:
         pairs = cached_similarity_graph(features, table.similarity)
         notes.append(f"Edges by similarity of the features, threshold {table.similarity:g}.")
@@ -175,7 +178,7 @@ def read_table(nodes: Path, table: Table, drop: Sequence[str] = ()) -> TableGrap
         label_name=label, sensitive_name=sensitive or "sensitive", name=nodes.name, notes=notes,
         many_groups=table.many_groups, encoding=encoding, id_column=table.id_column,
         ids=tuple(ids[number] for number in kept.tolist()),
-        similarity=table.similarity if table.edges is None else None,
+        similarity=table.similarity if table.edges is None else None, content=content,
     )  # fmt: skip
 
 

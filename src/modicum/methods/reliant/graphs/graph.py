@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,8 @@ class Graph:
     name: str = "graph"
     notes: tuple[str, ...] = ()
     """Remarks for people on how the graph came about."""
+    content: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Digests of what features and edges follow from, as it was given or stands in files."""
 
     @property
     def nodes(self) -> int:
@@ -82,12 +84,15 @@ class Graph:
             digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def digest(self) -> str:
-        """Changes with labels, groups and splits, but not with rounding, as `fingerprint` may."""
-        digest = hashlib.sha256()
-        for tensor in (self.labels, self.train, self.val, self.test, self.sensitive):
-            digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
-        return digest.hexdigest()
+    def digests(self) -> dict[str, str]:
+        """What changes with what the graph was read from, but not with rounding, as `fingerprint`
+        may.
+        """
+        exact = {
+            "labels": [self.labels], "groups": [] if self.sensitive is None else [self.sensitive],
+            "splits": [self.train, self.val, self.test],
+        }  # fmt: skip
+        return {**self.content, **{name: _digest(*parts) for name, parts in exact.items()}}
 
     def to(self, device: torch.device | str) -> Graph:
         """The same graph with its tensors on a device."""
@@ -129,6 +134,7 @@ class Graph:
         notes: Sequence[str] = (),
         symmetrise: bool | None = None, self_loops: bool = True, many_groups: bool = False,
         sensitive_positive: Any = None,
+        content: Mapping[str, Sequence[Any]] | None = None,
         **more: Any,
     ) -> Self:  # fmt: skip
         """Check arrays or tensors and make a graph of them.
@@ -145,6 +151,8 @@ class Graph:
         - `many_groups`: Allow more than two groups; gaps are then largest minus smallest.
         - `sensitive_positive`: Which of two values of `sensitive` is group 1, where they are not 0
           and 1: numbers or texts.
+        - `content`: Arrays and texts that features and edges follow from, which are compared when
+          a run is resumed; none: features and edges.
         - `more`: Fields of a class that derives from this one.
 
         Raises:
@@ -221,6 +229,8 @@ class Graph:
                     f"(symmetrise)."
                 )
         messages = MessageGraph(pairs, nodes, self_loops=self_loops)
+        content = {"features": [x], "edges": [one_way]} if content is None else content
+        more["content"] = {what: _digest(*parts) for what, parts in content.items()}
         return cls(
             x, y, s, messages, **splits, feature_names=feature_names, classes=classes,
             groups=tuple(groups or ()), label_name=label_name, sensitive_name=sensitive_name,
@@ -267,6 +277,19 @@ class Graph:
             sensitive = getattr(data, name, None) if sensitive is None else sensitive
         found = {argument: getattr(data, name) for name, argument in wanted.items()}
         return cls.build(**found, sensitive=sensitive, **arrays)
+
+
+def _digest(*parts: Any) -> str:
+    """SHA-256 of tensors, arrays and lists of texts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            digest.update(part.cpu().numpy().tobytes())
+        elif isinstance(part, np.ndarray):
+            digest.update(part.tobytes())
+        else:
+            digest.update("\0".join(part).encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def as_features(values: Any, name: str, names: Sequence[str] = ()) -> Tensor:

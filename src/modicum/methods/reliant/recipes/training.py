@@ -177,7 +177,7 @@ def begin(
     notes |= describe_graph(graph)
     run.register_data(
         {name: notes[name] for name in ("classes", "groups", "columns", "nodes")}
-        | {"digest": graph.digest()}
+        | {"digest": graph.digests()}
     )
     parts = max(parts, run.world)
     if parts > 1:  # this process's part; the whole is not needed any more
