@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from colour_folders import write_photographs
 from event_folders import write_folder
+from small_networks import SMALL
 
 from modicum.claims import Picture, Study
 from modicum.cli import main
@@ -28,14 +29,6 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of ten photographs in class folders."""
     return write_photographs(tmp_path_factory.mktemp("photographs"), 10)
-
-
-SMALL: Mapping[str, Mapping[str, object]] = {
-    "vgnet": {"channels": "8 8 16 32 32", "layers": "1 1 1 1", "size": 32, "short-side": 32},
-    "apbs": {"network": "small", "time-steps": 4},
-    "event-augmentation": {"network": "small", "time-steps": 4},
-}
-"""Options of small networks."""
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from event_folders import write_folder
 from PIL import Image
+from small_networks import SMALL
 
-from conftest import SMALL
 from modicum.cli import main
 from modicum.methods.drum_transfer.data.generator import made_up_grooves
 from modicum.methods.drum_transfer.text.midi import write_midi

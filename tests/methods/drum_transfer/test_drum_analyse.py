@@ -119,7 +119,7 @@ def test_a_text_of_another_notation_is_no_malformed_one(tmp_path):
     found = analyse((tmp_path,), tmp_path / "out", picture=False)
     errors = {row["file"]: row.get("error", "") for row in found["files"]}
     assert "a.tab, line 5: '1&a2&a3&a4&a' counts 3 steps a quarter note" in errors["a.tab"]
-    assert "b.txt: not in this notation: 1 of its 16 lines" in errors["b.txt"]
+    assert "b.txt: of its 16 lines 1 cannot be read" in errors["b.txt"]
     assert "all can in loudness or articulated" in errors["b.txt"]
     assert not errors["e.txt"]
     for name in ("c.txt", "d.txt", "f.txt"):

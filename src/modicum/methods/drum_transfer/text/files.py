@@ -137,8 +137,9 @@ def _check_lines(text: str, notation: Notation, source: str, advice: str) -> Non
             usual = f"expected lines such as {notation.silence!r}"
             found = f"all can in {' or '.join(fitting)}" if fitting else usual
             raise DataError(
-                f"{source}: not in this notation: {bad:,} of its {counted(count, 'line')}, the "
-                f"first in line {at + 1}, {line[:40]!r}; {found}. Take {ANOTHER_NOTATION}"
+                f"{source}: of its {counted(count, 'line')} {bad:,} cannot be read in this "
+                f"notation, the first in line {at + 1}, {line[:40]!r}; {found}. Take "
+                f"{ANOTHER_NOTATION}"
             )
         found = fault(line, notation.lines[lines.number[at] % height])
         if advice and found:
