@@ -73,7 +73,7 @@ def test_evaluate_uses_what_was_held_out(
 ) -> None:
     assert main(["evaluate", "apbs", "--run", str(run_folder), "--json"]) == 0
     held_out = json.loads(capsys.readouterr().out)
-    assert "split 'hash' (20% of each class held out" in held_out["data"]
+    assert "split 'hash' (20 % of each class held out" in held_out["data"]
     assert held_out["samples"] == 6
     assert held_out["top1"] > 60  # a third without having learnt
     assert sum(row["samples"] for row in held_out["classes"]) == 6
@@ -93,7 +93,7 @@ def test_evaluate_divides_as_training_did(
     monkeypatch.chdir(recordings.parent)
     for data in (None, str(recordings), recordings.name):
         found = apbs.evaluate(plain, data, workers=0)
-        assert "split 'tet' (20%" in found["data"]
+        assert "split 'tet' (20 %" in found["data"]
         assert found["samples"] == 6
 
 

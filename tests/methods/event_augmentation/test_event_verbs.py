@@ -84,7 +84,7 @@ def test_evaluate_uses_what_was_held_out(
 ) -> None:
     assert main(["evaluate", "event-augmentation", "--run", str(run_folder), "--json"]) == 0
     held_out = json.loads(capsys.readouterr().out)
-    assert "split 'hash' (20% of each class held out" in held_out["data"]
+    assert "split 'hash' (20 % of each class held out" in held_out["data"]
     assert held_out["recordings"] == 6
     assert held_out["top1"] > 60  # a third without having learnt
     assert sum(row["samples"] for row in held_out["classes"]) == 6

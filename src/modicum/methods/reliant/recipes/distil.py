@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ from modicum.methods.reliant.recipes.teacher import (
     teacher_phase,
 )
 from modicum.methods.reliant.recipes.training import Execution, Phase
-from modicum.options import FLAT, Ge, Gt, Interval, Options, check_arguments, replace
+from modicum.options import FLAT, Ge, Gt, Interval, Options, replace
 
 if TYPE_CHECKING:
     from modicum.engine.run import Run, RunOptions
@@ -471,14 +472,13 @@ def _fit(
         rows.remove()
 
 
-@check_arguments
 def distill(
     graph: Any,
     *,
     teacher: Teacher | str | nn.Module | Tensor | Targets = "gcn",
     student: StudentName | Builder | None = None,
     seed: int = 0,
-    out: Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     run_options: RunOptions | None = None,
     resume: bool = False,
     **options: Any,
@@ -521,7 +521,7 @@ def distill(
     trained = None if isinstance(given, Teacher) else given
     how = dataclasses.replace(run_options or RunOptions(), seed=seed)
     with tempfile.TemporaryDirectory() as nowhere:
-        folder = Path(nowhere) / "run" if out is None else out
+        folder = Path(nowhere) / "run" if out is None else Path(out)
         with Run(
             folder, method="reliant", recipe="distil", config=config, options=how, resume=resume
         ) as run:
