@@ -134,7 +134,7 @@ def test_shares_and_accuracies_are_printed_in_percent() -> None:
 
 
 def test_confusions_are_a_matrix_where_there_is_room() -> None:
-    cat = {"class": "cat", "accuracy": 90.0, "taken_for": ByName(cat=9, dog=1)}
+    cat = {"class": "cat", "accuracy": 90.0, "taken_for": ByName(dog=1, cat=9)}
     dog = {"class": "dog", "accuracy": 100.0, "taken_for": ByName(dog=12)}
     wide = render({"classes": [cat, dog]}).splitlines()
     assert wide[0] == "classes (last columns: taken for)"
@@ -145,7 +145,7 @@ def test_confusions_are_a_matrix_where_there_is_room() -> None:
         ["dog", "100", "%", "12"],
     ]
     narrow = render({"classes": [cat, dog]}, width=24)
-    assert "taken for\n  cat: 9, dog: 1" in narrow
+    assert "taken for\n  dog: 1, cat: 9" in narrow
     odd = dog | {"taken_for": ByName({"class": 2})}  # a class that is called as a column is
     assert "class: 2" in render({"classes": [cat, odd]})
 

@@ -21,7 +21,7 @@ _NARROWEST = 20
 """Columns that text is wrapped into beside a name."""
 _USUAL_WIDTH = 80
 """Columns that a table of counts by name may have where there is no terminal."""
-_PERCENT = re.compile(r"top\d{1,4}|(.*_)?accuracy|.*_gap(_.*)?")
+_PERCENT = re.compile(r"top\d{1,4}|(.*_)?(accuracy|iou)|.*_gap(_.*)?")
 """Names of numbers that are in percent, if they are no `Share`."""
 
 
@@ -102,8 +102,10 @@ def _table(records: Sequence[Mapping[str, Any]], width: int | None) -> str:
     """Records in rows, numbers by name spread where these fit; or in blocks, where none do."""
     field = next((name for name, value in records[0].items() if isinstance(value, ByName)), "")
     if field:
+        rows = [next(iter(record.values())) for record in records]
         names = list(dict.fromkeys(name for record in records for name in record[field]))
-        table = _rows(_spread(records, field), width or _USUAL_WIDTH, names)
+        names.sort(key=lambda name: rows.index(name) if name in rows else len(rows))
+        table = _rows(_spread(records, field, names), width or _USUAL_WIDTH, names)
         if table:
             return f" (last columns: {_title(field)})\n{table}"
     if table := _rows(records, width):
@@ -115,14 +117,16 @@ def _table(records: Sequence[Mapping[str, Any]], width: int | None) -> str:
     )
 
 
-def _spread(records: Sequence[Mapping[str, Any]], field: str) -> list[dict[str, Any]]:
-    """Records with a last field for each name that one of their fields has a number for."""
+def _spread(
+    records: Sequence[Mapping[str, Any]], field: str, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Records with a last field for each name that one of their fields may have a number for."""
     spread: list[dict[str, Any]] = []
     for record in records:
         others = {name: value for name, value in record.items() if name != field}
-        if not others.keys().isdisjoint(record[field]):
+        if not others.keys().isdisjoint(names):
             return []
-        spread.append(others | record[field])
+        spread.append(others | {name: record[field].get(name, "") for name in names})
     return spread
 
 
@@ -140,7 +144,7 @@ def _rows(
     sizes = [max(map(len, cells)) for cells in zip(heads, *rows, strict=True)]
     if width is not None and sum(sizes) + 2 * len(sizes) - 2 > width:
         return ""
-    right = [all(isinstance(r.get(c, 0), int | float) for r in records) for c in columns]
+    right = [all(isinstance(r.get(c) or 0, int | float) for r in records) for c in columns]
     lines = [heads, ["-" * size for size in sizes], *rows]
     return "\n".join(
         "  ".join(
