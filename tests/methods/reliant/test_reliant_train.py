@@ -390,3 +390,16 @@ def test_a_feature_that_tells_the_label_is_warned_of(
 def test_a_damaged_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         modicum.load(tmp_path)
+
+
+@pytest.mark.parametrize("learnable", [True, False])
+def test_a_network_that_is_no_better_than_a_guess_is_warned_of(
+    graph: Graph, learnable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not learnable:  # more than nine of ten are of one class, whatever is known of them
+        labels = (torch.arange(len(graph.labels)) % 11 == 0).long()
+        graph = dataclasses.replace(graph, labels=labels, features=torch.zeros_like(graph.features))
+    distill(graph, objective="none", **QUICK)
+    said = [record.getMessage() for record in caplog.records]
+    warned = [text.split()[1] for text in said if "no better than a guess" in text]
+    assert ("teacher" in warned) == (not learnable)

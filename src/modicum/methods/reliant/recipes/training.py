@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from modicum.classification import guessing
 from modicum.engine.random import fold_keys
 from modicum.errors import DataError
 from modicum.methods.reliant.data.leaks import leaks
@@ -61,6 +62,7 @@ class Phase:
     def __post_init__(self) -> None:
         self.best, self.best_value, self.best_epoch = copy.deepcopy(self.modules), -math.inf, -1
         self.best_scores: dict[str, float] = {}
+        self.by_chance = math.nan
 
     @property
     def network(self) -> nn.Module:
@@ -121,12 +123,13 @@ class Phase:
                 write_confusion(run.folder, scores.classes, scores.confusion.tolist())
             self.best.load_state_dict(self.modules.state_dict())
             self.best_value, self.best_epoch, self.best_scores = value, epoch, logged
+            self.by_chance = scores.by_chance
         if epoch - self.best_epoch >= self.patience:
             run.end_iterations()
 
     def restore_best(self, run: Run, but: tuple[str, ...] = ()) -> None:
         """Put the best state back into the modules, except into those named by `but`; its scores
-        are those that the run ends with.
+        are those that the run ends with. A network that is no better than a guess is warned of.
 
         Raises:
             DataError: No epoch had a score.
@@ -137,6 +140,14 @@ class Phase:
                 "labels, missing among them? Leave --select-gap-weight out, or choose other splits."
             )
         run.last_scores = dict(self.best_scores)
+        accuracy = self.best_scores[f"{self.name}_val_accuracy"]
+        if accuracy <= self.by_chance and not run.quiet:
+            _log.warning(
+                "the %s network decides no better than a guess: %.1f %% of the validation nodes "
+                "are right, naming the largest class gets up to %.1f %%. Do the features and edges "
+                "tell the label? More labelled nodes may help.",
+                *(self.name, accuracy, self.by_chance),
+            )
         for name, module in self.best.items():
             if name not in but:
                 self.modules[name].load_state_dict(module.state_dict())
@@ -197,6 +208,12 @@ class Scores(NamedTuple):
     """Their names."""
     confusion: Tensor
     """Nodes of each class (rows) by decision, `(C, C)`."""
+
+    @property
+    def by_chance(self) -> float:
+        """What guesses exceed once in twenty times, see `classification.guessing`."""
+        nodes = self.confusion.sum(1)
+        return guessing(torch.arange(len(nodes)).repeat_interleave(nodes))
 
 
 def validation_scores(graph: Graph, probabilities: Tensor, positive_class: int) -> Scores:
