@@ -1,0 +1,1 @@
+"""Semantic segmentation: pairs of images and masks, crops, windows, measures, pictures."""
