@@ -205,6 +205,8 @@ def test_networks_like_those_of_timm_are_teachers_and_students() -> None:
     found = again(IMAGES)
     for name, loss in losses.items():
         torch.testing.assert_close(found[name], loss)
+    theirs[0].calls = 0
+    again(IMAGES)
     assert theirs[0].calls == 2  # and no further
     with pytest.raises(ConfigError, match="cannot be shown some patches only"):
         again(IMAGES, keep=torch.tensor([[0], [1]]), mask_teacher=True)
@@ -225,6 +227,31 @@ def test_a_vit_mae_of_transformers_is_a_teacher_in_order() -> None:
         for name, loss in first.items():
             torch.testing.assert_close(loss, second[name])  # shuffled they would differ
     assert config.mask_ratio == 0.75
+
+
+def test_a_teacher_that_shuffles_its_patches_is_noticed() -> None:
+    class Shuffling(TimmLike):
+        def forward(self, images: Tensor) -> Tensor:
+            order = torch.randperm(16)
+            x = self.ours.embed(images)
+            x = torch.cat([x[:, :1], x[:, 1:][:, order]], dim=1)
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    torch.manual_seed(0)
+    distillation = RelationDistillation(Shuffling(small(48, 4, 6)), small(last_heads=6))
+    with pytest.raises(ConfigError, match=r"a Shuffling, makes of the same image another thing"):
+        distillation(IMAGES)
+
+
+def test_the_teacher_alone_may_compute_in_half_precision() -> None:
+    teacher, student = small(48, 4, 6), small(last_heads=6)
+    whole = RelationDistillation(teacher, student)(IMAGES)
+    half = RelationDistillation(teacher, student, teacher_precision=torch.bfloat16)(IMAGES)
+    for name, loss in whole.items():
+        assert half[name].dtype == torch.float32
+        torch.testing.assert_close(half[name], loss, rtol=0.02, atol=1e-3)
 
 
 def test_what_cannot_be_looked_into_is_told() -> None:

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from modicum.errors import ConfigError
+from modicum.images import MemoryImages
 from modicum.methods.tinymim.networks.builders import (
     vit_base,
     vit_large,
@@ -23,6 +26,8 @@ from modicum.methods.tinymim.networks.vit import (
     resized_positions,
     sine_cosine_positions,
 )
+from modicum.methods.tinymim.recipes.common import Fitting
+from modicum.methods.tinymim.recipes.finetune import few_labels, groups_of
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tinymim"
 CASES: dict[str, Any] = json.loads((GOLDEN / "cases.json").read_text())
@@ -144,3 +149,48 @@ def test_a_network_has_the_arguments_it_is_rebuilt_from() -> None:
     assert again.arguments == first.arguments == json.loads(json.dumps(first.arguments))
     images = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(first.eval()(images), again.eval()(images))
+
+
+# Recipes' parts
+
+
+def test_rates_and_decay_of_every_layer_are_those_of_the_authors() -> None:
+    for case in CASES["finetune"]:
+        network = VisionTransformer(
+            case["dim"], 12, case["heads"], mlp_ratio=2, patch=case["patch"],
+            image_size=2 * case["img"], num_classes=case["num_classes"], train_positions=True,
+            pooling="mean" if case["global_pool"] else "cls",
+        )  # fmt: skip
+        groups = groups_of(network, 0.05, case["layer_decay"])
+        names = {parameter: name for name, parameter in network.named_parameters()}
+        found = {names[p]: (g["scale"], g["weight_decay"]) for g in groups for p in g["params"]}
+        assert found.keys() == case["groups"].keys()
+        for name, (scale, decay) in case["groups"].items():
+            assert found[name] == pytest.approx((scale, decay), abs=1e-9), name
+
+
+@pytest.mark.parametrize("name", ["pretrain_base", "finetune_base"])
+def test_learning_rates_are_those_of_the_authors(name: str) -> None:
+    case = CASES["lr_schedule"][name]
+    rule, per_epoch = case["args"], 10
+    fitting = Fitting(
+        learning_rate=rule["lr"], minimum_learning_rate=rule["min_lr"],
+        warmup_epochs=rule["warmup_epochs"],
+    )  # fmt: skip
+    for epoch, rate in case["lr"].items():
+        step = round(float(epoch) * per_epoch)
+        assert fitting.rate(step, rule["epochs"], per_epoch, 256) == pytest.approx(rate, rel=1e-9)
+
+
+def test_few_labels_are_as_many_of_each_class_as_can_be() -> None:
+    labels = torch.tensor([0] * 30 + [1] * 30 + [2] * 3)
+    names = np.array([f"{number}.png" for number in range(63)])
+    pixels = torch.zeros(63, 1, 4, 4, dtype=torch.uint8)
+    whole = MemoryImages(("a", "b", "c"), labels, names, "made here", images=pixels)
+    some = few_labels(whole, 21, seed=0)
+    assert torch.bincount(some.labels).tolist() == [9, 9, 3]
+    assert few_labels(whole, 21, seed=0).names.tolist() == some.names.tolist()
+    assert few_labels(whole, 21, seed=1).names.tolist() != some.names.tolist()
+    for count in (2, 64):
+        with pytest.raises(ConfigError, match=f"--labels {count}: expected at least one of each"):
+            few_labels(whole, count, seed=0)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from modicum.methods.tinymim.networks.upernet import (
+    AveragePool,
     FCNHead,
     SegmentationEncoder,
     UPerHead,
@@ -75,6 +76,13 @@ def test_every_pixel_has_scores(starred: bool) -> None:
     sum(scores.square().mean() for scores in both).backward()  # type: ignore[union-attr]
     unused = [name for name, p in network.named_parameters() if p.grad is None]
     assert unused == []
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 6])
+def test_means_of_parts_are_those_of_pytorch(parts: int) -> None:
+    x = torch.randn(2, 3, 16, 5)
+    expected = torch.nn.functional.adaptive_avg_pool2d(x, parts)
+    torch.testing.assert_close(AveragePool(parts)(x), expected)
 
 
 def test_taps_are_four_blocks_in_order() -> None:

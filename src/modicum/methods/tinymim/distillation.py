@@ -8,9 +8,11 @@ class token, features, and queries, keys and values alone are compared here as i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from contextlib import AbstractContextManager
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +56,7 @@ class RelationDistillation(nn.Module):
         student_layer: Alike.
         form: How relations are compared.
         heads: Relation heads of both sides; none: the layers' own.
+        teacher_precision: In which the teacher computes; none: as all does.
 
     Raises:
         ConfigError: A target is unknown or double, there is no such layer, or the layers have other
@@ -70,6 +73,7 @@ class RelationDistillation(nn.Module):
         student_layer: int | None = None,
         form: Form = "kl",
         heads: int | None = None,
+        teacher_precision: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         known = (*RELATIONS, "q", "k", "v", *_BRANCHES)
@@ -83,6 +87,8 @@ class RelationDistillation(nn.Module):
             _log.info("the teacher is frozen, and stays in eval mode.")
         self.teacher, self.student = teacher.requires_grad_(False).eval(), student
         self.targets, self.form, self.heads = tuple(targets), form, heads
+        self.teacher_precision = teacher_precision
+        self._unknown_teacher = not isinstance(teacher, VisionTransformer)
         whole = any(name in _BRANCHES for name in targets)
         self._taps: list[Tap] = [
             tap(network, _depth(network) if layer is None else layer, whole=whole)
@@ -123,7 +129,7 @@ class RelationDistillation(nn.Module):
 
     def forward(
         self, images: Tensor, student_images: Tensor | None = None, keep: Tensor | None = None,
-        *, mask_teacher: bool = False,
+        *, mask_teacher: bool = False, teacher: Layer | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Losses by target, scalars.
 
@@ -133,18 +139,43 @@ class RelationDistillation(nn.Module):
             keep: Numbers of the patches the student sees, int64 `(B, kept)`; none: all.
             mask_teacher: Show the teacher these patches alone, too; otherwise what it makes of all
                 is compared at the tokens that both have.
+            teacher: What `look_at_teacher` gave of all patches, where it is known already.
 
         Raises:
             ConfigError: Tokens or heads of the two sides differ in number.
         """
-        look_at_teacher, look_at_student = self._taps
-        with torch.no_grad():
-            teacher = look_at_teacher(images, keep if mask_teacher else None)
-            if keep is not None and not mask_teacher:
-                teacher = _kept(teacher, keep)
-        student = look_at_student(images if student_images is None else student_images, keep)
+        if teacher is None:
+            teacher = self.look_at_teacher(images, keep if mask_teacher else None)
+        if keep is not None and not mask_teacher:
+            teacher = _kept(teacher, keep)
+        student = self._taps[1](images if student_images is None else student_images, keep)
         self._compare_shapes(teacher.qkv, student.qkv)
         return {name: self._loss(name, teacher, student) for name in self.targets}
+
+    @torch.no_grad()
+    def look_at_teacher(self, images: Tensor, keep: Tensor | None = None) -> Layer:
+        """What the teacher makes of images, perhaps of some patches; see `forward`."""
+        with self._teacher_autocast(images):
+            if self._unknown_teacher:
+                self._look_twice(images, keep)
+            return self._taps[0](images, keep)
+
+    def _teacher_autocast(self, images: Tensor) -> AbstractContextManager[Any]:
+        if self.teacher_precision is None:
+            return contextlib.nullcontext()
+        return torch.autocast(images.device.type, self.teacher_precision)
+
+    def _look_twice(self, images: Tensor, keep: Tensor | None) -> None:
+        """A teacher that shuffles patches gives relations of nothing, and no other sign."""
+        one, seen = images[:1], None if keep is None else keep[:1]
+        first, second = (self._taps[0](one, seen).qkv.k.float() for _ in range(2))
+        if not torch.allclose(first, second, rtol=0.01, atol=0.01 * float(first.abs().max())):
+            raise ConfigError(
+                f"the teacher, a {type(self.teacher).__name__}, makes of the same image another "
+                f"thing each time. Does it shuffle its patches, as a ViTMAE does without a fixed "
+                f"`noise`, or drop some? Give it a forward that does not."
+            )
+        self._unknown_teacher = False
 
     def _compare_shapes(self, teacher: QueryKeyValue, student: QueryKeyValue) -> None:
         (_, heads, tokens, _), (_, ours, seen, _) = teacher.q.shape, student.q.shape

@@ -1,0 +1,1 @@
+"""Vision transformers, and what stands on them."""

@@ -123,7 +123,9 @@ class MaskedAutoencoder(nn.Module):
         }  # fmt: skip
 
     def forward(self, images: Tensor, keep: Tensor) -> Tensor:
-        """Patches restored from those of numbers `keep`; see `MaskedDecoder.forward`."""
+        """Patches `(B, N, patch * patch * C)` of images `(B, C, H, W)`, restored from those of
+        numbers `keep`, int64 `(B, kept)`.
+        """
         encoder = self.encoder
         return self.decoder(encoder.norm(encoder.blocks(encoder.embed(images, keep))), keep)
 

@@ -102,6 +102,29 @@ class ConvNormAct(nn.Module):
         return functional.relu(self.batch_norm(self.conv(x)))
 
 
+class AveragePool(nn.Module):
+    """Means of parts of a map, as `nn.AdaptiveAvgPool2d`, of which ONNX knows no general form.
+
+    Part i of n of a side of s pixels is `floor(i s / n)` to `ceil((i + 1) s / n)`.
+    """
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, H, W)` to `(B, C, parts, parts)`."""
+        rows, columns = (self._weights(int(side), x) for side in x.shape[2:])
+        return rows @ x @ columns.T
+
+    def _weights(self, side: int, x: Tensor) -> Tensor:
+        weights = torch.zeros(self.parts, side)
+        for part in range(self.parts):
+            first, last = part * side // self.parts, -(-(part + 1) * side // self.parts)
+            weights[part, first:last] = 1 / (last - first)
+        return weights.to(x)
+
+
 class UPerHead(nn.Module):
     """Pyramid pooling of the last map, then a feature pyramid down to the first.
 
@@ -125,8 +148,7 @@ class UPerHead(nn.Module):
         super().__init__()
         *lower, last = in_channels
         self.psp_modules = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvNormAct(last, channels, 1))
-            for scale in scales
+            nn.Sequential(AveragePool(scale), ConvNormAct(last, channels, 1)) for scale in scales
         )
         self.bottleneck = ConvNormAct(last + len(scales) * channels, channels, 3)
         self.lateral_convs = nn.ModuleList(ConvNormAct(c, channels, 1) for c in lower)
@@ -179,6 +201,7 @@ class UPerNet(nn.Module):
         classes: To tell apart.
         channels: Of the head.
         auxiliary_channels: Of the auxiliary head.
+        dropout: Of whole channels, before the classifiers of both heads.
     """
 
     def __init__(
@@ -188,15 +211,16 @@ class UPerNet(nn.Module):
         *,
         channels: int = 768,
         auxiliary_channels: int = 256,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.backbone = SegmentationEncoder(**encoder)
         width = self.backbone.map_width
-        self.decode_head = UPerHead([width] * 4, channels, classes)
-        self.auxiliary_head = FCNHead(width, auxiliary_channels, classes)
+        self.decode_head = UPerHead([width] * 4, channels, classes, dropout=dropout)
+        self.auxiliary_head = FCNHead(width, auxiliary_channels, classes, dropout)
         self.arguments = {
             "encoder": encoder, "classes": classes, "channels": channels,
-            "auxiliary_channels": auxiliary_channels,
+            "auxiliary_channels": auxiliary_channels, "dropout": dropout,
         }  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:

@@ -67,7 +67,8 @@ class Attention(nn.Module):
         index = None
         if window is not None:
             index = relative_position_index(window, extra_tokens)
-            table = torch.zeros(int(index.max()) + 1, heads)
+            offsets = (2 * window[0] - 1) * (2 * window[1] - 1)
+            table = torch.zeros(offsets + 3 * extra_tokens, heads)
             self.relative_position_bias_table = nn.Parameter(table)
         self.register_buffer("relative_position_index", index)
 
@@ -307,7 +308,7 @@ class VisionTransformer(nn.Module):
         if self.dist_token is not None:
             extra.append(self.dist_token)
         first = torch.cat(extra, dim=1) + self.pos_embed[:, : self.extra_tokens]
-        return torch.cat([first.expand(len(images), -1, -1), patches], dim=1)
+        return torch.cat([first.expand(images.shape[0], -1, -1), patches], dim=1)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Tokens after the last block, not normalised: `(B, N, width)`."""

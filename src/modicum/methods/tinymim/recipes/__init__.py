@@ -1,0 +1,1 @@
+"""The recipes: a configuration and a loop each."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
@@ -16,7 +15,7 @@ from modicum.engine.schedules import warmup_cosine
 from modicum.errors import ConfigError
 from modicum.methods.tinymim.networks.builders import BUILDERS, Model
 from modicum.methods.tinymim.networks.vit import VisionTransformer
-from modicum.options import Ge, Gt, Interval, Options
+from modicum.options import Ge, Gt, Interval, Options, whole_path
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,8 @@ class Fitting(Options):
     """Epochs of linear warm-up; none: a twentieth of all."""
     weight_decay: Annotated[float, Ge(0)] = 0.05
     """AdamW's weight decay, of parameters of two and more dimensions."""
+    score_every: Annotated[int, Ge(1)] = 1
+    """Epochs from one score on the held-out images to the next; the last is always scored."""
 
     def rate(self, step: int, epochs: int, steps_an_epoch: int, batch_size: int) -> float:
         """Learning rate of a step, from 0, by the rule of masked autoencoders."""
@@ -131,7 +132,7 @@ crops would blur and mirrors would change; or the crop of evaluation."""
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Pipeline(images.CropPipeline):
     """How images become a network's input; stored with the weights, for prediction."""
 
     size: int
@@ -183,6 +184,9 @@ class Pipeline:
         return images.Normalise(self.mean, self.std)
 
 
-def whole(data: str) -> str:
-    """What tells one data set from another: the whole path, or the name of a built-in set."""
-    return data if data == "digits" else str(Path(data).resolve())
+def notes_of(
+    photographs: Photographs, train_set: images.ImageSet, pipeline: Pipeline
+) -> dict[str, Any]:
+    """What a recipe stores beside the weights."""
+    notes: dict[str, Any] = {"classes": list(train_set.classes), "pipeline": vars(pipeline)}
+    return notes | {"data": whole_path(photographs.data), "holdout": photographs.holdout}
