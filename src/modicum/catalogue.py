@@ -51,6 +51,18 @@ CATALOGUE: dict[str, Card] = {
         paper="Shen et al., ICASSP 2023, arXiv:2207.11670",
         verb_extras={"export": "deploy"},
     ),
+    "tinymim": Card(
+        scarce="capacity",
+        title="TinyMIM: small vision transformers from masked-image-modelling teachers",
+        paper="Ren et al., CVPR 2023, arXiv:2301.01296",
+        verb_extras={"export": "deploy"},
+        recipes={
+            "mae": "a teacher of one's own: pre-training without labels, by restoring patches",
+            "distil": "a small network from a big one, without labels, by relations of tokens",
+            "finetune": "a classifier, from a pre-trained network or from scratch",
+            "segment": "a class for every pixel, by UPerNet on such a network",
+        },
+    ),
     "reliant": Card(
         scarce="fairness on a small device",
         title="RELIANT: fair knowledge distillation for graph neural networks",
