@@ -17,6 +17,7 @@ from modicum.engine.schedules import warmup_cosine
 from modicum.errors import ConfigError
 from modicum.methods.tinymim.distillation import RelationDistillation
 from modicum.methods.tinymim.networks.vit import VisionTransformer
+from modicum.methods.tinymim.taps import tap
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tinymim"
 CASE: dict[str, Any] = json.loads((GOLDEN / "cases.json").read_text())["distill"]
@@ -248,10 +249,18 @@ def test_a_teacher_that_shuffles_its_patches_is_noticed() -> None:
 def test_the_teacher_alone_may_compute_in_half_precision() -> None:
     teacher, student = small(48, 4, 6), small(last_heads=6)
     whole = RelationDistillation(teacher, student)(IMAGES)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        expected = tap(teacher, 4)(IMAGES, None).qkv
     half = RelationDistillation(teacher, student, teacher_precision=torch.bfloat16)(IMAGES)
     for name, loss in whole.items():
         assert half[name].dtype == torch.float32
         torch.testing.assert_close(half[name], loss, rtol=0.02, atol=1e-3)
+    again = RelationDistillation(teacher, student, teacher_precision=torch.bfloat16)
+    found = again.look_at_teacher(IMAGES).qkv
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert teacher.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+    assert teacher.blocks[0].norm1.weight.dtype == torch.float32
 
 
 def test_what_cannot_be_looked_into_is_told() -> None:

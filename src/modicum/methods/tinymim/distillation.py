@@ -56,7 +56,8 @@ class RelationDistillation(nn.Module):
         student_layer: Alike.
         form: How relations are compared.
         heads: Relation heads of both sides; none: the layers' own.
-        teacher_precision: In which the teacher computes; none: as all does.
+        teacher_precision: In which the teacher computes, and has its matrices from now on; none: as
+            all does.
 
     Raises:
         ConfigError: A target is unknown or double, there is no such layer, or the layers have other
@@ -88,6 +89,10 @@ class RelationDistillation(nn.Module):
         self.teacher, self.student = teacher.requires_grad_(False).eval(), student
         self.targets, self.form, self.heads = tuple(targets), form, heads
         self.teacher_precision = teacher_precision
+        if teacher_precision is not None:  # as autocast would have them at every step
+            for module in teacher.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.to(teacher_precision)
         self._unknown_teacher = not isinstance(teacher, VisionTransformer)
         whole = any(name in _BRANCHES for name in targets)
         self._taps: list[Tap] = [
