@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modicum.cli import main
 from modicum.data.sample_set import describe
 from modicum.errors import ConfigError, DataError
 from modicum.methods.tinymim.segmentation import data
@@ -313,3 +315,23 @@ def test_survey_of_the_shapes():
     assert report["usable"]
     assert report["splits"]["val"]["images"] == 60
     assert sum(report["splits"]["train"]["pixels"].values()) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("place", ["{kind}/{split}", "{split}/{kind}", "{kind}"])
+def test_the_verb_data_knows_pairs_by_their_folders(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            folder = tmp_path / place.format(kind=kind, split=split)
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(3):
+                pixels = np.indices((20, 30)).sum(0) % 3
+                shape = np.repeat(pixels[:, :, None], 3, 2) * 40 if kind == "images" else pixels
+                picture = Image.fromarray((shape + number * (kind == "images")).astype(np.uint8))
+                picture.save(folder / f"{split}{number}.png")
+    assert main(["data", "tinymim", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["usable"]
+    assert len(found["classes"]) == 3
+    assert sum(part["images"] for part in found["splits"].values()) == 6

@@ -84,8 +84,10 @@ _LITTLE = Shape(model="tiny", width=48, depth=8, heads=3, patch=4)
 
 
 def study(data: str | None = None) -> Study:
-    """The central claims on the digits; on a data set of yours these and the paper's ablations."""
-    if data is None:
+    """The central claims on the digits; of `digits` by name, or of a data set of yours, the paper's
+    ablations as well.
+    """
+    if data in (None, "digits"):
         about = (
             "Handwritten digits of scikit-learn at 16 pixels: 1,200 without labels to pre-train, "
             "200 with labels to fine-tune, 597 for testing."
@@ -95,8 +97,9 @@ def study(data: str | None = None) -> Study:
             "arms is the paper's question, their numbers are not the paper's."
         )
         arms, fingerprint = _arms(MAE_DIGITS, DISTIL_DIGITS, FINETUNE_DIGITS), ""
-        arms = {name: arms[name] for name in (OURS, RESTORED, SCRATCH)}
-        claims: tuple[Claim, ...] = CENTRAL
+        claims = CENTRAL + ABLATIONS
+        if data is None:
+            arms, claims = {name: arms[name] for name in (OURS, RESTORED, SCRATCH)}, CENTRAL
     else:
         train_set, test_set = images.open_images(data, "train"), images.open_images(data, "val")
         seen = Photographs(data=data)

@@ -63,4 +63,8 @@ def _has_masks(path: str) -> bool:
     if path == "shapes" or path.startswith("ade20k="):
         return True
     root = Path(path)
-    return (root / "images").is_dir() and any((root / name).is_dir() for name in MASK_FOLDERS)
+    folders = [root, *(each for each in root.glob("*") if each.is_dir())]
+    return any(
+        (each / "images").is_dir() and any((each / name).is_dir() for name in MASK_FOLDERS)
+        for each in folders
+    )
