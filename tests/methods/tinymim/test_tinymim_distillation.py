@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from modicum.engine.optimizers import parameter_groups
 from modicum.engine.schedules import warmup_cosine
-from modicum.errors import ConfigError
+from modicum.errors import ConfigError, DataError
 from modicum.methods.tinymim.distillation import RelationDistillation
 from modicum.methods.tinymim.networks.vit import VisionTransformer
 from modicum.methods.tinymim.taps import tap
@@ -261,6 +261,25 @@ def test_the_teacher_alone_may_compute_in_half_precision() -> None:
         torch.testing.assert_close(one, other)
     assert teacher.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
     assert teacher.blocks[0].norm1.weight.dtype == torch.float32
+
+
+def test_an_image_that_is_not_finite_is_named() -> None:
+    images = IMAGES.clone()
+    images[1, 0, 3, 3] = torch.nan
+    with pytest.raises(DataError, match="1 image of the batch of 2 .* not finite, .* number 1"):
+        RelationDistillation(small(48, 4, 6), small(last_heads=6))(images)
+
+
+def test_a_teacher_is_frozen_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    teacher = small(48, 4, 6).train()
+    distillation = RelationDistillation(teacher, small(last_heads=6)).train()
+    assert not teacher.training
+    assert distillation.student.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    again = RelationDistillation(teacher, small(last_heads=6))
+    assert caplog.text.count("the teacher is frozen, and stays in eval mode") == 1
+    assert again.teacher is teacher
 
 
 def test_what_cannot_be_looked_into_is_told() -> None:

@@ -83,6 +83,7 @@ def test_a_teacher_is_looked_at_once_where_that_is_enough(
     (["--teacher", "{mae}", "--teacher-layer", 9], "the teacher has layers 1 to 2"),
     (["--teacher", "{mae}", "--target", "qk+xx"], "expected one or several, each once, of qk"),
     (["--teacher", "{mae}", "--width", 28], "28 cannot be divided among"),
+    (["--teacher", "{mae}", "--patch", 3], "cannot be cut into patches of 3"),
     (["--teacher", "{mae}", "--mim-weight", 1], "needs a --mask-ratio"),
     (["--teacher", "{mae}", "--remember-teacher"], "needs --augmentation none"),
 ])  # fmt: skip

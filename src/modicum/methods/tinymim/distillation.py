@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modicum.errors import ConfigError
+from modicum.errors import ConfigError, DataError
 from modicum.methods.tinymim.losses import regrouped, relation_divergence, relation_error
 from modicum.methods.tinymim.networks.vit import Attention, QueryKeyValue, VisionTransformer
 from modicum.methods.tinymim.taps import Layer, Tap, tap
+from modicum.system.terminal import counted
 
 Target: TypeAlias = Literal[
     "qk", "vv", "qq", "kk", "q", "k", "v", "attention", "mlp", "block", "cls"
@@ -148,7 +149,9 @@ class RelationDistillation(nn.Module):
 
         Raises:
             ConfigError: Tokens or heads of the two sides differ in number.
+            DataError: An image has numbers that are not finite; its place in the batch is named.
         """
+        _check_finite(images)
         if teacher is None:
             teacher = self.look_at_teacher(images, keep if mask_teacher else None)
         if keep is not None and not mask_teacher:
@@ -209,6 +212,15 @@ class RelationDistillation(nn.Module):
 
     def _cut(self, side: Tensor) -> Tensor:
         return side if self.heads is None else regrouped(side, self.heads)
+
+
+def _check_finite(images: Tensor) -> None:
+    bad = (~images.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
+    if bad:
+        raise DataError(
+            f"{counted(len(bad), 'image')} of the batch of {len(images)} with numbers that are not "
+            f"finite, the first is number {bad[0]}. Look at the files, and at what is done to them."
+        )
 
 
 def _features(layer: Layer, name: str) -> Tensor:
