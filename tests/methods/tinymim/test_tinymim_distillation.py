@@ -266,7 +266,7 @@ def test_the_teacher_alone_may_compute_in_half_precision() -> None:
 def test_an_image_that_is_not_finite_is_named() -> None:
     images = IMAGES.clone()
     images[1, 0, 3, 3] = torch.nan
-    with pytest.raises(DataError, match="1 image of the batch of 2 .* not finite, .* number 1"):
+    with pytest.raises(DataError, match=r"1 image of the batch of 2 .* not finite, .* number 1"):
         RelationDistillation(small(48, 4, 6), small(last_heads=6))(images)
 
 
