@@ -20,6 +20,7 @@ from modicum.methods.tinymim.networks.builders import (
     vit_tiny,
     vit_tiny_star,
 )
+from modicum.methods.tinymim.networks.mae import MaskedAutoencoder, images_of, patches_of
 from modicum.methods.tinymim.networks.vit import (
     VisionTransformer,
     ramp,
@@ -194,3 +195,43 @@ def test_few_labels_are_as_many_of_each_class_as_can_be() -> None:
     for count in (2, 64):
         with pytest.raises(ConfigError, match=f"--labels {count}: expected at least one of each"):
             few_labels(whole, count, seed=0)
+
+
+def test_the_decoder_is_that_of_mae() -> None:
+    """111,907,840 parameters with ViT-B, as ViTMAE-base of Transformers has before fine-tuning."""
+    with torch.device("meta"):
+        encoder = vit_base()
+        whole = MaskedAutoencoder(encoder.arguments)
+    assert sum(p.numel() for p in whole.decoder.parameters()) == 26_109_184
+    assert sum(p.numel() for p in whole.parameters()) == 111_907_840
+
+
+def test_patches_are_cut_and_laid_together_again() -> None:
+    images = torch.arange(2 * 3 * 8 * 12.0).view(2, 3, 8, 12)
+    patches = patches_of(images, 4)
+    assert patches.shape == (2, 6, 48)
+    torch.testing.assert_close(patches[0, 4].view(4, 4, 3), images[0, :, 4:, 4:8].permute(1, 2, 0))
+    torch.testing.assert_close(images_of(patches, 4, (2, 3)), images)
+
+
+def test_only_hidden_patches_count_and_the_seen_ones_stay() -> None:
+    torch.manual_seed(0)
+    network = MaskedAutoencoder(
+        VisionTransformer(12, 2, 3, image_size=8, patch=4).arguments, decoder_width=8,
+        decoder_depth=1, decoder_heads=2,
+    ).eval()  # fmt: skip
+    images, keep = torch.randn(2, 3, 8, 8), torch.tensor([[2, 0], [1, 3]])
+    restored = network.reconstruction(images, keep)
+    for row in range(2):
+        cut, whole = patches_of(restored[row : row + 1], 4)[0], patches_of(images, 4)[row]
+        torch.testing.assert_close(cut[keep[row]], whole[keep[row]])
+    out = network(images, keep)
+    error = torch.stack([(out[0, [1, 3]] - _aim(images, 0, [1, 3])).square().mean(),
+                         (out[1, [0, 2]] - _aim(images, 1, [0, 2])).square().mean()])  # fmt: skip
+    torch.testing.assert_close(network.loss(images, keep), error.mean())
+
+
+def _aim(images: torch.Tensor, row: int, patches: list[int]) -> torch.Tensor:
+    hidden = patches_of(images, 4)[row, patches]
+    variance, mean = torch.var_mean(hidden, dim=1, keepdim=True)
+    return (hidden - mean) / (variance + 1e-6).sqrt()
