@@ -25,6 +25,7 @@ from modicum.images.geometry import (
     RandomCrop,
     RandomResizedCrop,
     RandomShift,
+    Resample,
     Resize,
     ResizeCentreCrop,
     ScaleJitter,
@@ -34,7 +35,7 @@ from modicum.images.geometry import (
 from modicum.images.image_set import FileImages, ImageSet, MemoryImages
 from modicum.images.loader import Batch, Loader, Step
 from modicum.images.mix import Mix, soft_targets
-from modicum.images.pipeline import CropPipeline
+from modicum.images.pipeline import CropPipeline, StatedPipeline, usual_size
 from modicum.images.pixels import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -46,12 +47,13 @@ from modicum.images.pixels import (
 )
 from modicum.images.policies import AutoAugmentCifar10, RandAugment
 from modicum.images.sheet import contact_sheet
-from modicum.images.sources import available_splits, has_splits, open_images
+from modicum.images.sources import DATASETS, available_splits, has_splits, open_images
 from modicum.images.survey import survey
 
 __all__ = [
     "CIFAR10_MEAN",
     "CIFAR10_STD",
+    "DATASETS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "AutoAugmentCifar10",
@@ -73,11 +75,13 @@ __all__ = [
     "RandomErasing",
     "RandomResizedCrop",
     "RandomShift",
+    "Resample",
     "Resize",
     "ResizeCentreCrop",
     "SampleRandom",
     "ScaleJitter",
     "Split",
+    "StatedPipeline",
     "Step",
     "View",
     "available_splits",
@@ -92,4 +96,5 @@ __all__ = [
     "resize",
     "soft_targets",
     "survey",
+    "usual_size",
 ]

@@ -34,6 +34,17 @@ _WORTH_A_THREAD = 128 * 128
 log = logging.getLogger(__name__)
 
 
+DATASETS = {
+    "digits": "built in: 1,797 handwritten digits of scikit-learn, 8x8",
+    "imagenet": "ILSVRC2012, registration at image-net.org: train/<wnid>/*.JPEG and "
+    "val/<wnid>/*.JPEG (sort the official flat val/ into folders)",
+    "cifar": "CIFAR-10 and CIFAR-100, cs.toronto.edu/~kriz/cifar.html: the unpacked python or "
+    "binary version",
+    "tiny-imagenet": "tiny-imagenet-200, cs231n.stanford.edu: the unpacked folder",
+}
+"""Sets of images by name, with where to get each and how it must lie on disk."""
+
+
 def open_images(
     source: str | Path,
     split: Split = "train",

@@ -14,13 +14,7 @@ from modicum.methods.tinymim.segmentation.survey import survey_pairs
 from modicum.system.files import atomic_write
 from modicum.system.progress import report_progress
 
-DATASETS = {
-    "digits": "built in: 1,797 handwritten digits of scikit-learn, 8x8",
-    "imagenet": "ILSVRC2012, registration at image-net.org: train/<wnid>/*.JPEG and "
-    "val/<wnid>/*.JPEG (sort the official flat val/ into folders)",
-    "cifar": "CIFAR-10 and CIFAR-100, cs.toronto.edu/~kriz/cifar.html: the unpacked python or "
-    "binary version",
-    "tiny-imagenet": "tiny-imagenet-200, cs231n.stanford.edu: the unpacked folder",
+DATASETS = images.DATASETS | {
     "ade20k": "ADEChallengeData2016, sceneparsing.csail.mit.edu: ade20k=PATH of what was unpacked",
     "shapes": "built in: made-up pictures of discs, squares and triangles with label maps",
     "your own": "any folder of images to pre-train and distil; to fine-tune a folder a class, with "

@@ -12,13 +12,7 @@ from modicum import images
 from modicum.system.files import atomic_write
 from modicum.system.progress import report_progress
 
-DATASETS = {
-    "digits": "built in: 1,797 handwritten digits of scikit-learn, 8x8",
-    "imagenet": "ILSVRC2012, registration at image-net.org: train/<wnid>/*.JPEG and "
-    "val/<wnid>/*.JPEG (sort the official flat val/ into folders)",
-    "cifar": "CIFAR-10 and CIFAR-100, cs.toronto.edu/~kriz/cifar.html: the unpacked python or "
-    "binary version",
-    "tiny-imagenet": "tiny-imagenet-200, cs231n.stanford.edu: the unpacked folder",
+DATASETS = images.DATASETS | {
     "your own": "a folder a class, with or without train/ and val/ above them",
 }
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -125,22 +125,8 @@ def build_network(config: Config, *, classes: int, channels: int, size: int) -> 
     return network
 
 
-@dataclass(frozen=True)
-class Pipeline(images.CropPipeline):
-    """How images become the network's input; stored with the weights, for prediction."""
-
-    size: int
-    short_side: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def crop(self) -> images.ResizeCentreCrop:
-        """The single crop of evaluation."""
-        return images.ResizeCentreCrop(self.short_side, self.size)
-
-    def normalise(self) -> images.Normalise:
-        """From bytes to what the network takes."""
-        return images.Normalise(self.mean, self.std)
+class Pipeline(images.StatedPipeline):
+    """How images become the network's input."""
 
     def training(self, augmentation: str) -> Sequence[images.Step]:
         """The steps of an augmentation of `Config`, before `normalise`."""
@@ -155,23 +141,10 @@ class Pipeline(images.CropPipeline):
             "none": (square,),
         }[augmentation]
 
-    @property
-    def channels(self) -> int:
-        """Channels of the images."""
-        return len(self.mean)
-
-    @classmethod
-    def from_notes(cls, notes: Mapping[str, Any]) -> Pipeline:
-        """The pipeline as `train` stored it beside the weights."""
-        return cls(notes["size"], notes["short_side"], tuple(notes["mean"]), tuple(notes["std"]))
-
 
 def pipeline_for(config: Config, image_set: images.ImageSet) -> Pipeline:
     """The sizes and statistics a configuration means for a data set."""
-    size = config.size or 224
-    if config.size is None and isinstance(image_set, images.MemoryImages):
-        side = max(image_set.images.shape[2:])
-        size = side if side < 128 else 224
+    size = config.size or images.usual_size(image_set)
     short_side = config.short_side or (size if size < 128 else round(size * 8 / 7))
     statistics = images.IMAGENET_MEAN, images.IMAGENET_STD
     if size < 128:

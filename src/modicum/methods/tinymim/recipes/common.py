@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 
@@ -131,40 +131,18 @@ Augmentation: TypeAlias = Literal["crop", "shift", "none"]
 crops would blur and mirrors would change; or the crop of evaluation."""
 
 
-@dataclass(frozen=True)
-class Pipeline(images.CropPipeline):
-    """How images become a network's input; stored with the weights, for prediction."""
+class Pipeline(images.StatedPipeline):
+    """How images become a network's input."""
 
-    size: int
-    short_side: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    resample: ClassVar[images.Resample] = "bicubic"
 
     @classmethod
     def of(cls, size: int | None, image_set: images.ImageSet) -> Pipeline:
         """The sizes and statistics for a data set, as ImageNet has them."""
-        if size is None:
-            size = 224
-            if isinstance(image_set, images.MemoryImages):
-                side = max(image_set.images.shape[2:])
-                size = side if side < 128 else 224
+        size = size or images.usual_size(image_set)
         short_side = size if size < 128 else round(size * 8 / 7)
         statistics = (images.IMAGENET_MEAN, images.IMAGENET_STD)
         return cls(size, short_side, *(((0.5,), (0.5,)) if image_set.channels == 1 else statistics))
-
-    @classmethod
-    def from_notes(cls, notes: Mapping[str, Any]) -> Pipeline:
-        """The pipeline as recipes store it beside the weights."""
-        return cls(notes["size"], notes["short_side"], tuple(notes["mean"]), tuple(notes["std"]))
-
-    @property
-    def channels(self) -> int:
-        """Channels of the images."""
-        return len(self.mean)
-
-    def crop(self) -> images.ResizeCentreCrop:
-        """The single crop of evaluation."""
-        return images.ResizeCentreCrop(self.short_side, self.size, resample="bicubic")
 
     def views(self, augmentation: Augmentation, smallest: float) -> Sequence[images.Step]:
         """What training images go through before `normalise`.
@@ -178,10 +156,6 @@ class Pipeline(images.CropPipeline):
             return (crop, images.HorizontalFlip())
         shift = (images.RandomShift(max(1, self.size // 16)),) if augmentation == "shift" else ()
         return (self.crop(), *shift)
-
-    def normalise(self) -> images.Normalise:
-        """From bytes to what the network takes."""
-        return images.Normalise(self.mean, self.std)
 
 
 def notes_of(
