@@ -188,3 +188,11 @@ def test_a_copy_with_other_values_reaches_into_groups() -> None:
         replace(Config(), decay=1.0)
     with pytest.raises(TypeError, match="'momentum'"):
         replace(Config(), momentum=0.9)
+
+
+def test_a_whole_number_is_written_as_it_is_read_back() -> None:
+    """A resumed run writes the same bytes as the first."""
+    config = Config(adam=Adam(learning_rate=1, decay=0))
+    assert type(config.adam.learning_rate) is float
+    again = from_json(Config, json.loads(json.dumps(to_json(config))))
+    assert json.dumps(to_json(again)) == json.dumps(to_json(config))

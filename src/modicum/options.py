@@ -119,12 +119,15 @@ def fitting(value: Any, hint: Any) -> Any:
     """A value as its annotation has it, where Python has several ways to say the same.
 
     Text or anything else that is `os.PathLike` becomes a `Path` where that is annotated, and text
-    where only text is. One value becomes a tuple of it where a tuple of any length is annotated,
-    as do lists, sets and iterators; numbers do not.
+    where only text is. Whole numbers become floats where these are, as they do on their way through
+    JSON. One value becomes a tuple of it where a tuple of any length is annotated, as do lists,
+    sets and iterators; numbers do not.
     """
     kinds = list(_kinds(hint))
     if type(value) in kinds:
         return value
+    if type(value) is int and float in kinds and abs(value) < 1 << 53:
+        return float(value)
     for kind in kinds:
         if typing.get_origin(kind) is tuple and typing.get_args(kind)[1:] == (...,):
             if isinstance(value, (list, tuple, AbstractSet, Iterator)):
