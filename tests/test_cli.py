@@ -192,7 +192,12 @@ def test_a_run_folder_is_made_where_none_is_named(
     (tmp_path / "notes.txt").touch()
     code, out, err = run(capsys, "train", "vgnet", "--preset", "smoke", "--json")
     assert code == 0, err
-    assert json.loads(out)["run"].startswith("runs/vgnet-")
+    first = json.loads(out)["run"]
+    assert first.startswith("runs/vgnet-")
+    monkeypatch.setattr("modicum.cli.time.strftime", lambda _: first.removeprefix("runs/vgnet-"))
+    code, out, err = run(capsys, "train", "vgnet", "--preset", "smoke", "--json")
+    assert code == 0, err
+    assert json.loads(out)["run"] == f"{first}.2"  # of the same second
 
 
 def test_a_reader_that_has_seen_enough_ends_the_help() -> None:

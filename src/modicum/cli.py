@@ -17,6 +17,7 @@ import dataclasses
 import errno
 import importlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -373,7 +374,11 @@ def _parse_training(
             f"--restart DIR begins it anew."
         ),
     )
-    time_now = time.strftime("%Y%m%d-%H%M%S")
-    # An empty path, the option's default, is the current folder and as true as any.
-    folder = Path("runs") / f"{method}-{time_now}" if parsed.out == Path() else parsed.out
+    folder: Path = parsed.out
+    if folder == Path():  # the option's default
+        stamp = f"runs/{method}-{time.strftime('%Y%m%d-%H%M%S')}"
+        several = os.environ.get("WORLD_SIZE", "1") != "1"  # processes, which name the same
+        numbered = (Path(f"{stamp}.{number}") for number in itertools.count(2))
+        names = itertools.chain([Path(stamp)], numbered)
+        folder = next(name for name in names if several or not name.exists())
     return parsed.config, parsed.options, folder
