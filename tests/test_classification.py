@@ -177,3 +177,10 @@ def test_a_score_at_chance_is_warned_of_where_the_loss_is_low(
     caplog.clear()
     warn_at_chance(run, labels, classes, 30, smoothing=smoothing)
     assert not caplog.records
+
+
+def test_of_very_many_classes_no_confusions_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modicum.classification.COUNTED_CLASSES", 2)
+    names, same = ("ant", "bee", "cat"), torch.arange(3)
+    found = evaluation(LOGITS.__getitem__, batches(), names, device="cpu", mapping=same)
+    assert found == {"top1": 50}

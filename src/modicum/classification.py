@@ -20,7 +20,7 @@ from modicum.data.sample_set import SampleSet
 from modicum.engine.devices import Device, choose_device
 from modicum.engine.run import Run
 from modicum.errors import DataError
-from modicum.mistakes import Answers, keep, of_classes
+from modicum.mistakes import COUNTED_CLASSES, Answers, keep, of_classes
 from modicum.options import check, fitting
 from modicum.system.progress import Progress
 from modicum.weights.saved import SavedModel, believing_nothing
@@ -157,8 +157,9 @@ class _Tally:
     """Sums over samples: how many are right among the k likeliest, and the cross entropy."""
 
     def __init__(self, ks: Sequence[int]) -> None:
-        self.ks, self.sums = ks, torch.zeros(len(ks) + 1)  # exact up to 16 million; not all GPUs
-        self.answers: list[Answers] = []  # have doubles
+        # Exact up to 16 million; there are GPUs without doubles.
+        self.ks, self.sums = ks, torch.zeros(len(ks) + 1)
+        self.answers: list[Answers] = []
 
     def add(self, logits: Tensor, label: Tensor, sample: Tensor) -> None:
         """Count the samples of a batch."""
@@ -214,8 +215,11 @@ def evaluation(
         mapping: What `class_mapping` gave.
     """
     tally, _ = _counted(logits, loader, (1, 5), device, mapping)
+    tops: dict[str, Any] = tally.tops(tally.sums, loader.samples, len(classes))
+    if len(classes) > COUNTED_CLASSES:
+        return tops
     matrix = Answers.joined(tally.answers).confusion(len(classes)).tolist()
-    return tally.tops(tally.sums, loader.samples, len(classes)) | of_classes(classes, matrix)
+    return tops | of_classes(classes, matrix)
 
 
 @torch.no_grad()

@@ -23,6 +23,9 @@ SHOWN = 16
 MOST_CLASSES = 30
 """Of a table for the eye; of more classes those with the most mistakes are shown."""
 
+COUNTED_CLASSES = 2000
+"""Of more classes confusions are neither counted nor written: their matrix would take gigabytes."""
+
 
 class Answers(NamedTuple):
     """A network's answers on labelled samples, a row a sample."""
@@ -110,7 +113,10 @@ def keep(folder: Path, answers: Answers, samples: SampleSet) -> None:
         answers: Of the run's network.
         samples: What they are about.
     """
-    names, matrix = samples.classes, answers.confusion(len(samples.classes)).tolist()
+    names = samples.classes
+    if len(names) > COUNTED_CLASSES:
+        return
+    matrix, surest = answers.confusion(len(names)).tolist(), answers.surest_mistakes()
     mistakes = [
         {
             "sample": str(samples.names[answers.sample[row]]),
@@ -118,14 +124,14 @@ def keep(folder: Path, answers: Answers, samples: SampleSet) -> None:
             "taken_for": names[answers.taken_for[row]],
             "probability": round(float(answers.probability[row]), 4),
         }
-        for row in answers.surest_mistakes()
+        for row in surest
     ]
     write_confusion(folder, names, matrix, mistakes)
     if not mistakes:
         return
     from modicum.images.sheet import contact_sheet
 
-    pictures = [samples.picture(int(answers.sample[row])) for row in answers.surest_mistakes()]
+    pictures = [samples.picture(int(answers.sample[row])) for row in surest]
     titles = [
         f"{each['class']}\nas {each['taken_for']}, {100 * each['probability']:.0f} %"
         for each in mistakes

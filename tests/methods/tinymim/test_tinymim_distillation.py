@@ -17,6 +17,7 @@ from modicum.engine.schedules import warmup_cosine
 from modicum.errors import ConfigError, DataError
 from modicum.methods.tinymim.distillation import RelationDistillation
 from modicum.methods.tinymim.networks.vit import VisionTransformer
+from modicum.methods.tinymim.recipes.distil import Config, build_student
 from modicum.methods.tinymim.taps import tap
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tinymim"
@@ -285,3 +286,9 @@ def test_a_teacher_is_frozen_and_that_is_said(caplog: pytest.LogCaptureFixture) 
 def test_what_cannot_be_looked_into_is_told() -> None:
     with pytest.raises(ConfigError, match=r"a Sequential cannot be looked into\. Expected"):
         RelationDistillation(nn.Sequential(nn.Linear(3, 3)), small())
+
+
+def test_a_student_has_the_teacher_s_patches_where_its_own_would_not_fit() -> None:
+    teacher = VisionTransformer(24, 2, 3, image_size=42, patch=14)  # an eighth of 42 is 5
+    student = build_student(Config(), teacher, size=42, channels=3)
+    assert student.grid == teacher.grid

@@ -84,5 +84,3 @@ BUILDERS: dict[Model, Callable[..., VisionTransformer]] = {
     "large": vit_large,
     "tiny-star": vit_tiny_star,
 }
-TEACHER_LAYERS: dict[Model, int] = {"small": 12, "base": 12, "large": 18}
-"""The layer that the authors distil from, counted from 1."""

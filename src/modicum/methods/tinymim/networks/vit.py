@@ -314,10 +314,6 @@ class VisionTransformer(nn.Module):
         """Tokens after the last block, not normalised: `(B, N, width)`."""
         return self.blocks(self.embed(images))
 
-    def features(self, images: Tensor) -> Tensor:
-        """What a classifier sees, `(B, width)`; of two tokens the mean, `(B, feature_width)`."""
-        return self._pooled(self.tokens(images)).mean(1)
-
     def _pooled(self, tokens: Tensor) -> Tensor:
         """Features of each classifier, `(B, classifiers, width)`."""
         if not isinstance(self.conv1x1, nn.Identity):

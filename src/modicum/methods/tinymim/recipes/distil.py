@@ -7,7 +7,6 @@ gradient, as in the authors' code, and is exported as it was initialised (`reini
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +41,6 @@ from modicum.methods.tinymim.recipes.common import (
 from modicum.methods.tinymim.taps import Layer
 from modicum.options import FLAT, Ge, Interval, Options, replace
 from modicum.system.progress import Progress
-
-_log = logging.getLogger("modicum")
 
 
 @dataclass(frozen=True)
@@ -141,11 +138,11 @@ def build_student(
         block = list(teacher.blocks)[(teacher_layer(config, teacher)) - 1]
         assert isinstance(block, Block)
         heads = block.attn.num_heads
-    patch = shape.patch or teacher.arguments["patch"]
+    shape = replace(shape, patch=shape.patch or teacher.arguments["patch"])
     with torch.device("meta"):
         depth = len(shape.build(size, channels).blocks)
     rates = [config.drop_path] * (depth - 1) + [0.0]
-    student = replace(shape, patch=patch).build(size, channels, last_heads=heads, drop_path=rates)
+    student = shape.build(size, channels, last_heads=heads, drop_path=rates)
     if config.reinit_last == "identity":
         last = student.blocks[-1]
         for name in ("attn.proj", "mlp.fc2"):
