@@ -43,6 +43,9 @@ from modicum.system.files import atomic_write
 from modicum.weights.onnx import write_onnx, write_state_dict
 from modicum.weights.saved import SavedModel, believing_nothing
 
+_SHOWN = 60
+"""Images of a contact sheet: more are too small to look at."""
+
 Weights: TypeAlias = Literal["last", "best"]
 
 
@@ -282,7 +285,7 @@ def predict(
         rows = _pictured(model, files, out, batch_size, shown)
         result = predictions(rows, None) | {"folder": str(out)}
     if sheet is not None:
-        pixels, titles = zip(*shown[:60], strict=True)
+        pixels, titles = zip(*shown, strict=True)
         with atomic_write(sheet) as file:
             file.write(images.contact_sheet(pixels, titles))
         result["sheet"] = str(sheet)
@@ -297,7 +300,8 @@ def _classified(
     records = likeliest(model.network(batch), model.classes, max(1, top))
     for crop, record in zip(crops, records, strict=True):
         title = f"{record['class_1']} {100 * record['probability_1']:.0f} %"
-        shown.append((crop.permute(1, 2, 0).numpy(), title))
+        if len(shown) < _SHOWN:
+            shown.append((crop.permute(1, 2, 0).numpy(), title))
         yield record
 
 
@@ -323,7 +327,8 @@ def _pictured(
             for kind, content in written.items():
                 with atomic_write(out / f"{names[path]}{kind}.png") as file:
                     file.write(content)
-            shown.append((picture, names[path]))
+            if len(shown) < _SHOWN:
+                shown.append((picture, names[path]))
             yield record | {"written": [f"{names[path]}{kind}.png" for kind in written]}
 
     return predict_files(files, lambda path: (path, images.decode_image(path)), draw, 8)
